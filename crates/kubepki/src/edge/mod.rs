@@ -1,0 +1,8 @@
+//! Clock, randomness and keys, by argument: the doors through which the world enters pure code.
+
+mod clock;
+mod entropy;
+pub mod file;
+
+pub use clock::{Clock, FixedClock, SystemClock};
+pub use entropy::{Entropy, FreshKeys, KeySource, SystemEntropy};

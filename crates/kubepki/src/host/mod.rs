@@ -1,0 +1,165 @@
+//! Where files live and commands run: this machine, later one reached over SSH or Docker.
+//!
+//! A [`Host`] moves bytes and says what it found. It knows nothing of certificates, plans or
+//! journals, and decides nothing.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+mod local;
+
+pub use local::LocalHost;
+
+/// A machine: five verbs, all required.
+#[async_trait]
+pub trait Host: Send + Sync + fmt::Debug {
+    /// What is at `path`, without following a link at its last component; `None` if nothing.
+    async fn read(&self, path: &Path) -> Result<Option<Entry>, HostError>;
+
+    /// Makes `path` hold exactly `entry`, atomically: temporary file beside it, attributes,
+    /// fsync, rename, fsync of the directory. A directory is made if absent and given the
+    /// attributes. The parent directory must exist.
+    async fn put(&self, path: &Path, entry: &Entry) -> Result<(), HostError>;
+
+    /// Removes the file, link or empty directory at `path`, and fsyncs its parent. Nothing there
+    /// is success: the step may have been done before a crash.
+    async fn remove(&self, path: &Path) -> Result<(), HostError>;
+
+    /// Names in the directory `path`, sorted bytewise; `None` if there is no such directory.
+    async fn list(&self, path: &Path) -> Result<Option<Vec<String>>, HostError>;
+
+    /// Runs `argv` without a shell and waits. Secrets never go into `argv`.
+    async fn run(&self, argv: &[String], timeout: Duration) -> Result<Output, HostError>;
+}
+
+/// Something in a file system, whole: what it is, its content, its attributes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// File, directory or link, with the content.
+    pub kind: EntryKind,
+    /// Mode, owner, time and labels.
+    pub attributes: Attributes,
+}
+
+/// The three kinds of entry that a cluster's PKI consists of.
+#[derive(Clone, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file's bytes. They may hold a key, so they are wiped after use.
+    File(Zeroizing<Vec<u8>>),
+    /// A directory; what lies in it is not part of the entry.
+    Directory,
+    /// A symbolic link and where it points.
+    Link(PathBuf),
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.kind {
+            EntryKind::File(bytes) => format!("file of {} bytes", bytes.len()),
+            EntryKind::Directory => "directory".to_owned(),
+            EntryKind::Link(to) => format!("link to {}", to.display()),
+        };
+        f.debug_struct("Entry").field("kind", &kind).field("attributes", &self.attributes).finish()
+    }
+}
+
+impl Entry {
+    /// A file's bytes; `None` for anything else.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match &self.kind {
+            EntryKind::File(bytes) => Some(bytes),
+            EntryKind::Directory | EntryKind::Link(_) => None,
+        }
+    }
+}
+
+/// What a replacement has to keep.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attributes {
+    /// Permission bits, `0o7777` at most. Links have none of their own: `0o777`.
+    pub mode: u32,
+    /// Owner's user id; `None` when putting means "whoever this process is".
+    pub uid: Option<u32>,
+    /// Owner's group id.
+    pub gid: Option<u32>,
+    /// Modification time as (seconds, nanoseconds); `None` when putting means "now".
+    pub mtime: Option<(i64, u32)>,
+    /// POSIX ACL as the kernel stores it (`system.posix_acl_access`), base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acl: Option<String>,
+    /// SELinux label (`security.selinux`), base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
+impl Attributes {
+    /// The attributes of a new entry with `mode`, owned by this process, modified now.
+    pub fn new(mode: u32) -> Self {
+        Self { mode, uid: None, gid: None, mtime: None, acl: None, label: None }
+    }
+}
+
+/// How a command ended.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub stdout: Vec<u8>,
+    /// What it complained of.
+    pub stderr: Vec<u8>,
+}
+
+/// A host could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A file operation failed.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was tried: "read", "write", "remove", "list".
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Neither file, directory nor link.
+    #[error("{} is a socket, pipe or device, not a file", path.display())]
+    Special {
+        /// Where.
+        path: PathBuf,
+    },
+    /// A file larger than anything this tool should read into memory.
+    #[error("{} has {size} bytes; files over {limit} bytes are not read", path.display())]
+    TooLarge {
+        /// Where.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A command could not be started.
+    #[error("cannot run {program}")]
+    Run {
+        /// The program's name.
+        program: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A command ran past its time.
+    #[error("{program} did not end within {seconds} s and was stopped")]
+    Timeout {
+        /// The program's name.
+        program: String,
+        /// The limit.
+        seconds: u64,
+    },
+}

@@ -1,0 +1,5 @@
+//! The certificate lifecycle of Kubernetes clusters.
+
+pub mod edge;
+pub mod host;
+pub mod plan;
