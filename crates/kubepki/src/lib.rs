@@ -2,4 +2,8 @@
 
 pub mod edge;
 pub mod host;
+pub mod kubeconfig;
 pub mod plan;
+#[cfg(test)]
+mod test_pki;
+mod yaml;
