@@ -3,6 +3,7 @@
 pub mod edge;
 pub mod host;
 pub mod kubeconfig;
+pub mod listener;
 pub mod plan;
 #[cfg(test)]
 mod test_pki;
