@@ -1,6 +1,20 @@
 //! The certificate lifecycle of Kubernetes clusters.
 
 pub mod catalogue;
+pub mod cluster;
 pub mod edge;
 pub mod host;
+pub mod inventory;
 pub mod plan;
+
+/// An error and everything below it, on one line.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(below) = source {
+        text.push_str(": ");
+        text.push_str(&below.to_string());
+        source = below.source();
+    }
+    text
+}

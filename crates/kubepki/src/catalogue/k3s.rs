@@ -7,7 +7,9 @@ use super::Kind::{
     AdminKubeconfig, Authority, CopyOf, CurrentServiceAccountKey, FirstOf, Key, Kubeconfig, Leaf,
     Listener, Plain, Secret, ServiceAccountKeys, TokenAlias,
 };
-use super::SanRule::{KubernetesService, Literal, NodeAddresses, NodeName, ServerNames};
+use super::SanRule::{
+    KubernetesService, Literal, LiteralSince, NodeAddresses, NodeName, ServerNames,
+};
 use super::Side::{Admin, Agent, Server};
 use super::{Flavour, Kind, LeafSpec, Release, Row, Service, Since};
 
@@ -54,6 +56,25 @@ const SUPERVISOR: Since = Since(&[
     Release {
         minor: 24,
         patch: 15,
+    },
+]);
+/// kine can serve TLS on its socket with etcd's certificates (April 2024).
+const KINE_SOCKET: Since = Since(&[
+    Release {
+        minor: 30,
+        patch: 0,
+    },
+    Release {
+        minor: 29,
+        patch: 4,
+    },
+    Release {
+        minor: 28,
+        patch: 9,
+    },
+    Release {
+        minor: 27,
+        patch: 13,
     },
 ]);
 /// Serving certificates of scheduler and controller manager (May 2025), as the window of 120
@@ -402,7 +423,7 @@ const ROWS: &[Row] = &[
             organizations: &[],
             common_name: Named("etcd-server"),
             purposes: &[ServerAuth, ClientAuth],
-            sans: &[Literal("kine.sock"), ServerNames],
+            sans: &[LiteralSince("kine.sock", KINE_SOCKET), ServerNames],
         }),
         depends_on: Some("--disable-etcd leaves it out"),
         because: Some("etcd's gateway connects to its own port with its server certificate"),
@@ -417,7 +438,7 @@ const ROWS: &[Row] = &[
             organizations: &[],
             common_name: Named("etcd-peer"),
             purposes: &[ServerAuth, ClientAuth],
-            sans: &[Literal("kine.sock"), ServerNames],
+            sans: &[LiteralSince("kine.sock", KINE_SOCKET), ServerNames],
         }),
         because: Some("a member is server and client with one certificate"),
         ..ROW

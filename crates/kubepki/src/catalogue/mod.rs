@@ -146,6 +146,8 @@ pub enum CommonName {
 pub enum SanRule {
     /// Always this.
     Literal(&'static str),
+    /// This, from a release on.
+    LiteralSince(&'static str, Since),
     /// `kubernetes`, `kubernetes.default`, `kubernetes.default.svc` and that with the domain.
     KubernetesService,
     /// The list of reference section 1.5: `--tls-san`, loopback, node name and addresses, the
