@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod edge;
 pub mod host;
 pub mod inventory;
+pub mod k3s;
 pub mod kubeconfig;
 pub mod listener;
 pub mod plan;
