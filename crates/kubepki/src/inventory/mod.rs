@@ -185,6 +185,16 @@ impl Inventory {
         self.rows.iter().find(|observed| observed.row.id == id)
     }
 
+    /// What was found at `path`.
+    pub fn observed(&self, path: &Path) -> Option<&Observed> {
+        self.rows
+            .iter()
+            .flat_map(|row| [Some(&row.file), row.key.as_ref()])
+            .flatten()
+            .chain(&self.strays)
+            .find(|observed| observed.path == path)
+    }
+
     /// Every certificate of CA `authority`'s file, the signing one first.
     pub fn authority(&self, authority: &str) -> &[Certificate] {
         self.row(authority)
