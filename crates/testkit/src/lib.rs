@@ -9,6 +9,7 @@ mod fixture;
 mod golden;
 mod keys;
 mod opinion;
+mod secrets;
 mod tree;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub use fixture::{Fixture, fixture};
 pub use golden::{assert_golden, line_diff};
 pub use keys::KeyPool;
 pub use opinion::{Run, go_program, openssl, openssl_ok, run};
+pub use secrets::Secrets;
 pub use tree::{DiffOptions, Node, NodeKind, Tree};
 
 /// The folder that holds `Cargo.lock`, `fixtures/` and `crates/`.
