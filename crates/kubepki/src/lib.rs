@@ -1,5 +1,6 @@
 //! The certificate lifecycle of Kubernetes clusters.
 
+pub mod catalogue;
 pub mod edge;
 pub mod host;
 pub mod plan;

@@ -1,0 +1,5 @@
+//! This machine.
+
+/// This machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LocalHost;
