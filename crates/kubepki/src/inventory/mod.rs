@@ -6,6 +6,7 @@
 
 mod collect;
 mod detect;
+mod embedded;
 mod site;
 
 use std::path::{Path, PathBuf};
@@ -140,6 +141,10 @@ pub struct ListenerFacts {
     pub key: Option<KeyFacts>,
     /// The SANs of its annotations: what K3s will ask for next time.
     pub sans: Vec<San>,
+    /// The fingerprint annotation.
+    pub fingerprint: Option<String>,
+    /// Whether it is marked as never to be changed.
+    pub is_static: bool,
 }
 
 impl Observed {
@@ -240,11 +245,4 @@ impl Inventory {
     pub fn resolve(&self, path: &Path) -> PathBuf {
         self.site.resolve(path)
     }
-}
-
-fn kubeconfig_facts(_: &[u8]) -> Result<KubeconfigFacts, String> {
-    Ok(KubeconfigFacts::default())
-}
-fn listener_facts(_: &[u8]) -> Result<ListenerFacts, String> {
-    Err(String::new())
 }
