@@ -133,8 +133,8 @@ fn facts_of(bytes: &[u8], reader: Reader) -> Facts {
             .map(Facts::Certificates)
             .map_err(|e| e.to_string()),
         Reader::Keys => key_facts(bytes).map(Facts::Keys).map_err(|e| e.to_string()),
-        Reader::Kubeconfig => super::kubeconfig_facts(bytes).map(Facts::Kubeconfig),
-        Reader::Listener => super::listener_facts(bytes).map(Facts::Listener),
+        Reader::Kubeconfig => super::embedded::kubeconfig(bytes).map(Facts::Kubeconfig),
+        Reader::Listener => super::embedded::listener(bytes).map(Facts::Listener),
         Reader::Opaque => Ok(Facts::Opaque),
     };
     read.unwrap_or_else(Facts::Malformed)

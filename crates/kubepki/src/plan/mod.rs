@@ -7,6 +7,7 @@
 
 mod planner;
 mod select;
+mod show;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +20,7 @@ use crate::host::Attributes;
 
 pub use planner::{PlanError, Request, Selection, plan_leaves, served_chain};
 pub use select::{Due, UnknownService, due, requested, services};
+pub use show::show;
 
 /// The version that [`Plan`]s are written in; a newer one is refused.
 pub const PLAN_FORMAT: u32 = 1;

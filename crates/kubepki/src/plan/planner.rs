@@ -215,6 +215,16 @@ impl<'a> Draft<'a> {
             ));
             return Ok(());
         };
+        if inventory
+            .listener()
+            .is_some_and(|listener| listener.is_static)
+        {
+            self.plan.notes.push(format!(
+                "{} is marked static (listener.cattle.io/static): it is never changed",
+                observed.file.path.display()
+            ));
+            return Ok(());
+        }
         if sans.is_empty() {
             return Err(PlanError::NoNamesLeft {
                 row: observed.row.id,
