@@ -96,7 +96,7 @@ fn later_files_replace_or_append() {
     assert_eq!(config.node_name.unwrap().to_string(), "two (c.d/1.yaml:2)");
     assert_eq!(
         texts(&config.node_external_ip),
-        ["192.0.2.2 (c.d/2.yaml:2)"]
+        ["192.0.2.2 (c.d/2.yaml:3)"]
     );
     // A plain key throws away what was appended before.
     let config = merged(vec![base, first, yaml("c.d/3.yaml", "tls-san: z")]);
