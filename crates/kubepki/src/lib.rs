@@ -4,6 +4,7 @@ pub mod catalogue;
 pub mod cluster;
 pub mod edge;
 pub mod host;
+pub mod inspect;
 pub mod inventory;
 pub mod k3s;
 pub mod kubeconfig;

@@ -70,6 +70,14 @@ fn method(
     Ok(found)
 }
 
+/// [`algorithm_name`] of an AlgorithmIdentifier's DER.
+pub(crate) fn name_of(algorithm: &[u8]) -> String {
+    match AlgorithmIdentifierRef::from_der(algorithm) {
+        Ok(algorithm) => algorithm_name(algorithm.oid),
+        Err(_) => "unreadable".to_owned(),
+    }
+}
+
 /// A readable name for a signature algorithm; the OID where we know none.
 pub(crate) fn algorithm_name(found: ObjectIdentifier) -> String {
     let name = match found {
