@@ -1,7 +1,10 @@
 //! Which of the known forms an input has.
 
+use std::collections::BTreeMap;
+
 use pki::pem::{self, Block};
 use pki::{Certificate, CertificateRequest, Error, PrivateKey, UnixTime, public_key_algorithm};
+use serde::de::IgnoredAny;
 
 use super::bundle::bundle;
 use super::certificate::{key, name, report};
@@ -45,13 +48,16 @@ fn has_pem(bytes: &[u8]) -> bool {
 }
 
 fn looks_like_secret(bytes: &[u8]) -> bool {
-    let Ok(value) = serde_json::from_slice::<serde_json::Value>(bytes) else {
-        return false;
-    };
-    value.get("kind").is_some_and(|kind| kind == "Secret")
-        || value
-            .get("data")
-            .is_some_and(|data| data.get("tls.crt").is_some())
+    /// Only what tells a Secret from other JSON; its data is not copied.
+    #[derive(serde::Deserialize)]
+    struct Probe {
+        kind: Option<String>,
+        #[serde(default)]
+        data: BTreeMap<String, IgnoredAny>,
+    }
+    serde_json::from_slice::<Probe>(bytes).is_ok_and(|probe| {
+        probe.kind.as_deref() == Some("Secret") || probe.data.contains_key("tls.crt")
+    })
 }
 
 fn kubeconfig(bytes: &[u8], now: UnixTime) -> Result<Item, InspectError> {
@@ -83,10 +89,10 @@ fn pem_file(bytes: &[u8], now: UnixTime) -> Inspection {
         .filter(|line| line.starts_with(b"-----BEGIN "))
         .count();
     if begun > blocks.len() {
-        let broken = begun - blocks.len();
-        notes.push(format!(
-            "{broken} PEM blocks are damaged and skipped, as Kubernetes skips them"
-        ));
+        notes.push(match begun - blocks.len() {
+            1 => "1 damaged PEM block is skipped, as Kubernetes skips it".to_owned(),
+            broken => format!("{broken} damaged PEM blocks are skipped, as Kubernetes skips them"),
+        });
     }
     if blocks.len() > MOST_ITEMS {
         notes.push(format!(
