@@ -20,7 +20,7 @@ use crate::host::Attributes;
 
 pub use planner::{PlanError, Request, Selection, plan_leaves, served_chain};
 pub use select::{Due, UnknownService, due, requested, services};
-pub use show::show;
+pub use show::{headline, show};
 
 /// The version that [`Plan`]s are written in; a newer one is refused.
 pub const PLAN_FORMAT: u32 = 1;
