@@ -32,6 +32,34 @@ impl UnixTime {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// The moment of a calendar date in UTC: year, then month, day, hour, minute, second.
+    ///
+    /// `None` when no such day or second exists.
+    pub fn from_civil(year: i64, [month, day, hour, minute, second]: [i64; 5]) -> Option<Self> {
+        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let days_in_month = match month {
+            2 => 28 + i64::from(leap),
+            4 | 6 | 9 | 11 => 30,
+            1..=12 => 31,
+            _ => return None,
+        };
+        let in_range = (0..=9999).contains(&year)
+            && (1..=days_in_month).contains(&day)
+            && (0..24).contains(&hour)
+            && (0..60).contains(&minute)
+            && (0..60).contains(&second);
+        if !in_range {
+            return None;
+        }
+        let shifted_year = year - i64::from(month <= 2);
+        let era = shifted_year.div_euclid(400);
+        let year_of_era = shifted_year.rem_euclid(400);
+        let day_of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
+        let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+        let days = era * 146_097 + day_of_era - 719_468;
+        Some(Self(days * DAY + hour * 3_600 + minute * 60 + second))
+    }
+
     /// Calendar date and time of day in UTC: `(year, month, day, hour, minute, second)`.
     pub fn civil(self) -> (i64, u8, u8, u8, u8, u8) {
         let days = self.0.div_euclid(DAY);
@@ -45,7 +73,11 @@ impl UnixTime {
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let month_index = (5 * day_of_year + 2) / 153;
         let day = day_of_year - (153 * month_index + 2) / 5 + 1;
-        let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+        let month = if month_index < 10 {
+            month_index + 3
+        } else {
+            month_index - 9
+        };
         let year = year_of_era + era * 400 + i64::from(month <= 2);
         (
             year,
@@ -62,7 +94,10 @@ impl fmt::Display for UnixTime {
     /// RFC 3339 in UTC with `Z`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (year, month, day, hour, minute, second) = self.civil();
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
+        )
     }
 }
 
@@ -112,6 +147,23 @@ mod tests {
             (253_402_300_799, "9999-12-31T23:59:59Z"),
         ] {
             assert_eq!(UnixTime::from_secs(seconds).to_string(), text);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn civil_round_trips(seconds in -62_167_219_200_i64..253_402_300_800) {
+            let time = UnixTime::from_secs(seconds);
+            let (year, month, day, hour, minute, second) = time.civil();
+            let fields = [month, day, hour, minute, second].map(i64::from);
+            proptest::prop_assert_eq!(UnixTime::from_civil(year, fields), Some(time));
+        }
+    }
+
+    #[test]
+    fn days_that_do_not_exist_are_refused() {
+        for (year, month, day) in [(2026, 2, 29), (2026, 13, 1), (2026, 0, 1), (2026, 4, 31)] {
+            assert_eq!(UnixTime::from_civil(year, [month, day, 0, 0, 0]), None);
         }
     }
 

@@ -1,0 +1,266 @@
+//! Distinguished names, kept as the bytes they came in.
+
+use core::fmt;
+
+use const_oid::ObjectIdentifier;
+use der::asn1::{AnyRef, SetOfVec};
+use der::{Decode, Encode, Reader, SliceReader, Tag, Tagged};
+
+use crate::{Error, oid};
+
+/// A distinguished name (RFC 5280 section 4.1.2.4): its exact DER and its attributes.
+///
+/// Issuers are matched by these bytes, so a name that was read is never encoded again.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Name {
+    der: Vec<u8>,
+    attributes: Vec<Attribute>,
+}
+
+/// One attribute of a name: which relative distinguished name it stands in, type and value.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Attribute {
+    rdn: usize,
+    oid: ObjectIdentifier,
+    value: String,
+}
+
+/// Attribute types with the names that Go's `pkix.Name` prints (RFC 4519).
+const SHORT_NAMES: [(ObjectIdentifier, &str); 9] = [
+    (oid::COMMON_NAME, "CN"),
+    (ObjectIdentifier::new_unwrap("2.5.4.5"), "SERIALNUMBER"),
+    (ObjectIdentifier::new_unwrap("2.5.4.6"), "C"),
+    (ObjectIdentifier::new_unwrap("2.5.4.7"), "L"),
+    (ObjectIdentifier::new_unwrap("2.5.4.8"), "ST"),
+    (ObjectIdentifier::new_unwrap("2.5.4.9"), "STREET"),
+    (oid::ORGANIZATION, "O"),
+    (ObjectIdentifier::new_unwrap("2.5.4.11"), "OU"),
+    (ObjectIdentifier::new_unwrap("2.5.4.17"), "POSTALCODE"),
+];
+
+impl Name {
+    /// Reads a name; `der` is kept octet for octet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] when it is not an RDNSequence.
+    pub fn from_der(der: &[u8]) -> Result<Self, Error> {
+        let bad = |error: der::Error| Error::malformed("distinguished name", error);
+        let mut attributes = Vec::new();
+        let mut reader = SliceReader::new(der).map_err(bad)?;
+        reader
+            .sequence(|rdns| {
+                let mut rdn = 0;
+                while !rdns.is_finished() {
+                    let set = AnyRef::decode(rdns)?;
+                    set.tag().assert_eq(Tag::Set)?;
+                    let mut members = SliceReader::new(set.value())?;
+                    while !members.is_finished() {
+                        members.sequence(|member| {
+                            let oid = ObjectIdentifier::decode(member)?;
+                            let value = text_of(AnyRef::decode(member)?);
+                            attributes.push(Attribute { rdn, oid, value });
+                            Ok::<_, der::Error>(())
+                        })?;
+                    }
+                    rdn += 1;
+                }
+                Ok::<_, der::Error>(())
+            })
+            .map_err(bad)?;
+        reader.finish().map_err(bad)?;
+        Ok(Self {
+            der: der.to_vec(),
+            attributes,
+        })
+    }
+
+    /// Builds `O=…, O=…, CN=…`, each attribute an RDN of its own, in that order, as Go does for
+    /// what K3s signs: PrintableString where the text allows, else UTF8String.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unissuable`] when `common_name` is empty: Kubernetes takes it as the user.
+    pub fn new(organizations: &[String], common_name: &str) -> Result<Self, Error> {
+        if common_name.is_empty() {
+            return Err(Error::Unissuable {
+                detail: "a certificate without a common name has no user in Kubernetes".to_owned(),
+            });
+        }
+        let bad = |error: der::Error| Error::malformed("distinguished name", error);
+        let pairs = organizations
+            .iter()
+            .map(|value| (oid::ORGANIZATION, value.as_str()))
+            .chain([(oid::COMMON_NAME, common_name)]);
+        let rdns: Vec<SetOfVec<Pair<'_>>> = pairs
+            .map(|(oid, value)| {
+                let tag = if is_printable(value) {
+                    Tag::PrintableString
+                } else {
+                    Tag::Utf8String
+                };
+                let value = AnyRef::new(tag, value.as_bytes())?;
+                let mut set = SetOfVec::new();
+                set.insert(Pair { oid, value })?;
+                Ok(set)
+            })
+            .collect::<Result<_, der::Error>>()
+            .map_err(bad)?;
+        Self::from_der(&rdns.to_der().map_err(bad)?)
+    }
+
+    /// The exact bytes.
+    pub fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// The last `CN`: Kubernetes' user name.
+    pub fn common_name(&self) -> Option<&str> {
+        self.values(oid::COMMON_NAME).last()
+    }
+
+    /// Every `O`, in order: Kubernetes' groups.
+    pub fn organizations(&self) -> Vec<&str> {
+        self.values(oid::ORGANIZATION).collect()
+    }
+
+    /// Whether the name has no attributes.
+    pub fn is_empty(&self) -> bool {
+        self.attributes.is_empty()
+    }
+
+    fn values(&self, oid: ObjectIdentifier) -> impl Iterator<Item = &str> {
+        self.attributes
+            .iter()
+            .filter(move |a| a.oid == oid)
+            .map(|a| a.value.as_str())
+    }
+}
+
+#[derive(der::Sequence, PartialEq, Eq, PartialOrd, Ord, der::ValueOrd)]
+struct Pair<'a> {
+    oid: ObjectIdentifier,
+    value: AnyRef<'a>,
+}
+
+impl fmt::Display for Name {
+    /// As Go's `pkix.Name` prints: last RDN first, `CN=system:admin,O=system:masters`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut previous: Option<usize> = None;
+        let last = self.attributes.last().map_or(0, |a| a.rdn);
+        for rdn in (0..=last).rev() {
+            for attribute in self.attributes.iter().filter(|a| a.rdn == rdn) {
+                match previous {
+                    None => {}
+                    Some(before) if before == rdn => f.write_str("+")?,
+                    Some(_) => f.write_str(",")?,
+                }
+                previous = Some(rdn);
+                match SHORT_NAMES.iter().find(|(oid, _)| *oid == attribute.oid) {
+                    Some((_, short)) => write!(f, "{short}=")?,
+                    None => write!(f, "{}=", attribute.oid)?,
+                }
+                write_escaped(f, &attribute.value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// RFC 2253 section 2.4; control characters are shown by number so that a hostile name cannot
+/// drive a terminal.
+fn write_escaped(f: &mut fmt::Formatter<'_>, value: &str) -> fmt::Result {
+    use fmt::Write;
+    let last = value.chars().count().saturating_sub(1);
+    for (index, c) in value.chars().enumerate() {
+        let special = matches!(c, ',' | '+' | '"' | '\\' | '<' | '>' | ';')
+            || (c == ' ' && (index == 0 || index == last))
+            || (c == '#' && index == 0);
+        if special {
+            f.write_char('\\')?;
+            f.write_char(c)?;
+        } else if c.is_control() {
+            write!(f, "\\u{{{:x}}}", u32::from(c))?;
+        } else {
+            f.write_char(c)?;
+        }
+    }
+    Ok(())
+}
+
+/// The text of any of the string types that names are written in.
+fn text_of(value: AnyRef<'_>) -> String {
+    let bytes = value.value();
+    match value.tag() {
+        Tag::BmpString => char::decode_utf16(
+            bytes
+                .chunks(2)
+                .map(|pair| pair.iter().fold(0, |n, b| n << 8 | u16::from(*b))),
+        )
+        .map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER))
+        .collect(),
+        Tag::TeletexString => bytes.iter().map(|byte| char::from(*byte)).collect(),
+        _ => String::from_utf8_lossy(bytes).into_owned(),
+    }
+}
+
+/// X.680's PrintableString; Go adds `*` and `&` when reading only.
+fn is_printable(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b" '()+,-./:=?".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn prints_as_go_does() {
+        let name = Name::new(&["system:masters".to_owned()], "system:admin").unwrap();
+        assert_eq!(name.to_string(), "CN=system:admin,O=system:masters");
+        assert_eq!(name.common_name(), Some("system:admin"));
+        assert_eq!(name.organizations(), ["system:masters"]);
+    }
+
+    #[test]
+    fn keeps_every_group() {
+        let groups = ["a".to_owned(), "b".to_owned(), "c".to_owned()];
+        let name = Name::new(&groups, "x@y").unwrap();
+        assert_eq!(name.organizations(), ["a", "b", "c"]);
+        assert_eq!(name.to_string(), "CN=x@y,O=c,O=b,O=a");
+        // `@` is not in PrintableString, so the CN is a UTF8String (tag 12).
+        assert!(
+            name.der()
+                .windows(5)
+                .any(|w| w == [12, 3, b'x', b'@', b'y'])
+        );
+    }
+
+    #[test]
+    fn an_empty_common_name_is_refused() {
+        assert!(matches!(Name::new(&[], ""), Err(Error::Unissuable { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn round_trips(groups in proptest::collection::vec("\\PC{1,20}", 0..4), cn in "\\PC{1,30}") {
+            let name = Name::new(&groups, &cn).unwrap();
+            let again = Name::from_der(name.der()).unwrap();
+            prop_assert_eq!(again.common_name(), Some(cn.as_str()));
+            prop_assert_eq!(again.organizations(), groups);
+        }
+
+        #[test]
+        fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Name::from_der(&bytes);
+        }
+    }
+}

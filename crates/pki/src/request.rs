@@ -1,0 +1,185 @@
+//! Certificate requests (RFC 2986).
+
+use const_oid::ObjectIdentifier;
+use der::asn1::{AnyRef, BitStringRef};
+use der::{Decode, Encode, Reader, Sequence, SliceReader, Tag, TagNumber};
+
+use crate::extension::Extensions;
+use crate::issue::sans_extension;
+use crate::key::PrivateKey;
+use crate::{Error, Name, San, oid, pem};
+
+/// A PKCS#10 request whose own signature has been checked: whoever made it holds the key.
+#[derive(Clone, Debug)]
+pub struct CertificateRequest {
+    der: Vec<u8>,
+    subject: Name,
+    spki: Vec<u8>,
+    extensions: Extensions,
+}
+
+impl CertificateRequest {
+    /// Reads a request and checks its self-signature.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`]; [`Error::BadSignature`] when the sender does not hold the key.
+    pub fn from_der(der: &[u8]) -> Result<Self, Error> {
+        let bad = |error: der::Error| Error::malformed("certificate request", error);
+        let mut outer = SliceReader::new(der).map_err(bad)?;
+        let (info, algorithm, signature) = outer
+            .sequence(|fields| {
+                let info = fields.tlv_bytes()?;
+                let algorithm = fields.tlv_bytes()?;
+                let signature = BitStringRef::decode(fields)?;
+                let octets = signature.as_bytes().ok_or(Tag::BitString.value_error())?;
+                Ok::<_, der::Error>((info, algorithm, octets))
+            })
+            .map_err(bad)?;
+        outer.finish().map_err(bad)?;
+
+        let mut reader = SliceReader::new(info).map_err(bad)?;
+        let (subject, spki, requested) = reader
+            .sequence(|fields| {
+                u8::decode(fields)?;
+                let subject = fields.tlv_bytes()?;
+                let spki = fields.tlv_bytes()?;
+                let attributes = if fields.is_finished() {
+                    None
+                } else {
+                    requested_extensions(AnyRef::decode(fields)?)?
+                };
+                Ok::<_, der::Error>((subject, spki, attributes))
+            })
+            .map_err(bad)?;
+        crate::signature::verify(spki, algorithm, info, signature)?;
+        Ok(Self {
+            der: der.to_vec(),
+            subject: Name::from_der(subject)?,
+            spki: spki.to_vec(),
+            extensions: requested
+                .map(|value| Extensions::from_der(&value))
+                .transpose()?
+                .unwrap_or_default(),
+        })
+    }
+
+    /// The first request of a PEM text (`CERTIFICATE REQUEST`, or `NEW CERTIFICATE REQUEST` as
+    /// older tools write it).
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::from_der`], or [`Error::NoPemBlock`].
+    pub fn from_pem(text: &[u8]) -> Result<Self, Error> {
+        pem::blocks(text)
+            .iter()
+            .find(|block| block.label.ends_with("CERTIFICATE REQUEST"))
+            .ok_or(Error::NoPemBlock {
+                expected: "CERTIFICATE REQUEST",
+            })
+            .and_then(|block| Self::from_der(&block.der))
+    }
+
+    /// Makes a request for `key`.
+    ///
+    /// # Errors
+    ///
+    /// When a name cannot be encoded or the key cannot sign.
+    pub fn new(subject: &Name, sans: &[San], key: &PrivateKey) -> Result<Self, Error> {
+        let bad = |error: der::Error| Error::malformed("certificate request", error);
+        let mut attributes = Vec::new();
+        if !sans.is_empty() {
+            let extension = sans_extension(sans)?;
+            let list = AnyRef::new(Tag::Sequence, &extension).and_then(|any| any.to_der());
+            let list = list.map_err(bad)?;
+            let set = AnyRef::new(Tag::Set, &list).map_err(bad)?;
+            attributes = AttributeFields {
+                id: oid::EXTENSION_REQUEST,
+                values: set,
+            }
+            .to_der()
+            .map_err(bad)?;
+        }
+        let attributes_tag = Tag::ContextSpecific {
+            constructed: true,
+            number: TagNumber(0),
+        };
+        let info = InfoFields {
+            version: 0,
+            subject: AnyRef::from_der(subject.der()).map_err(bad)?,
+            spki: AnyRef::from_der(key.spki_der()).map_err(bad)?,
+            attributes: AnyRef::new(attributes_tag, &attributes).map_err(bad)?,
+        }
+        .to_der()
+        .map_err(bad)?;
+        let signature = key.sign(&info)?;
+        let signed = SignedFields {
+            info: AnyRef::from_der(&info).map_err(bad)?,
+            algorithm: AnyRef::from_der(key.signature_algorithm()).map_err(bad)?,
+            signature: BitStringRef::from_bytes(&signature).map_err(bad)?,
+        };
+        Self::from_der(&signed.to_der().map_err(bad)?)
+    }
+
+    /// The exact bytes.
+    pub fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// Canonical PEM.
+    pub fn to_pem(&self) -> String {
+        pem::encode("CERTIFICATE REQUEST", &self.der).to_string()
+    }
+
+    /// Who asks; K3s's agents leave it empty.
+    pub fn subject(&self) -> &Name {
+        &self.subject
+    }
+
+    /// The names asked for.
+    pub fn sans(&self) -> &[San] {
+        &self.extensions.sans
+    }
+
+    /// The key, a SubjectPublicKeyInfo.
+    pub fn spki_der(&self) -> &[u8] {
+        &self.spki
+    }
+}
+
+/// DER of the extension list in the `extensionRequest` attribute (RFC 2985 section 5.4.2).
+fn requested_extensions(attributes: AnyRef<'_>) -> Result<Option<Vec<u8>>, der::Error> {
+    let mut reader = SliceReader::new(attributes.value())?;
+    while !reader.is_finished() {
+        let found = reader.sequence(|attribute| {
+            let id = ObjectIdentifier::decode(attribute)?;
+            let values = AnyRef::decode(attribute)?;
+            Ok::<_, der::Error>((id == oid::EXTENSION_REQUEST).then(|| values.value().to_vec()))
+        })?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+#[derive(Sequence)]
+struct AttributeFields<'a> {
+    id: ObjectIdentifier,
+    values: AnyRef<'a>,
+}
+
+#[derive(Sequence)]
+struct InfoFields<'a> {
+    version: u8,
+    subject: AnyRef<'a>,
+    spki: AnyRef<'a>,
+    attributes: AnyRef<'a>,
+}
+
+#[derive(Sequence)]
+struct SignedFields<'a> {
+    info: AnyRef<'a>,
+    algorithm: AnyRef<'a>,
+    signature: BitStringRef<'a>,
+}

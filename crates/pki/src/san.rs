@@ -1,0 +1,129 @@
+//! Subject alternative names: the identities that a server is checked for.
+
+use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use der::asn1::{AnyRef, ContextSpecificRef};
+use der::{Decode, Encode, Reader, SliceReader, Tag, TagMode, TagNumber, Tagged};
+
+use crate::Error;
+
+/// One subject alternative name (RFC 5280 section 4.2.1.6).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum San {
+    /// dNSName.
+    Dns(String),
+    /// iPAddress of 4 or 16 octets.
+    Ip(IpAddr),
+    /// rfc822Name.
+    Email(String),
+    /// uniformResourceIdentifier.
+    Uri(String),
+    /// Any other kind, or an iPAddress of a wrong length: tag number and content.
+    Other(u32, Vec<u8>),
+}
+
+impl San {
+    /// An address if `text` is one, else a DNS name: the rule of K3s and of Go's callers.
+    pub fn from_text(text: &str) -> Self {
+        match text.parse() {
+            Ok(address) => Self::Ip(address),
+            Err(_) => Self::Dns(text.to_owned()),
+        }
+    }
+
+    /// Reads a GeneralNames SEQUENCE.
+    pub(crate) fn all_from_der(der: &[u8]) -> Result<Vec<Self>, Error> {
+        let bad = |error: der::Error| Error::malformed("subject alternative name", error);
+        let mut reader = SliceReader::new(der).map_err(bad)?;
+        let mut names = Vec::new();
+        reader
+            .sequence(|reader| {
+                while !reader.is_finished() {
+                    names.push(Self::from_any(AnyRef::decode(reader)?));
+                }
+                Ok::<_, der::Error>(())
+            })
+            .map_err(bad)?;
+        reader.finish().map_err(bad)?;
+        Ok(names)
+    }
+
+    /// One GeneralName.
+    pub(crate) fn from_any(any: AnyRef<'_>) -> Self {
+        let value = any.value();
+        let text = || String::from_utf8_lossy(value).into_owned();
+        match any.tag() {
+            Tag::ContextSpecific { number, .. } => match number.value() {
+                1 => Self::Email(text()),
+                2 => Self::Dns(text()),
+                6 => Self::Uri(text()),
+                7 => match (<[u8; 4]>::try_from(value), <[u8; 16]>::try_from(value)) {
+                    (Ok(v4), _) => Self::Ip(IpAddr::V4(Ipv4Addr::from(v4))),
+                    (_, Ok(v6)) => Self::Ip(IpAddr::V6(Ipv6Addr::from(v6))),
+                    _ => Self::Other(7, value.to_vec()),
+                },
+                other => Self::Other(other, value.to_vec()),
+            },
+            _ => Self::Other(u32::MAX, value.to_vec()),
+        }
+    }
+
+    /// DER of a GeneralNames SEQUENCE, in the given order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unissuable`] for a name that is empty, not ASCII, or of a kind that is not issued.
+    pub(crate) fn all_to_der(names: &[Self]) -> Result<Vec<u8>, Error> {
+        let bad = |error: der::Error| Error::malformed("subject alternative name", error);
+        let mut body = Vec::new();
+        for name in names {
+            let (number, value) = name.parts()?;
+            let field = ContextSpecificRef {
+                tag_number: TagNumber(number),
+                tag_mode: TagMode::Implicit,
+                value: &der::asn1::OctetStringRef::new(&value).map_err(bad)?,
+            };
+            field.encode_to_vec(&mut body).map_err(bad)?;
+        }
+        AnyRef::new(Tag::Sequence, &body)
+            .and_then(|any| any.to_der())
+            .map_err(bad)
+    }
+
+    fn parts(&self) -> Result<(u32, Vec<u8>), Error> {
+        let ascii = |number: u32, text: &str| {
+            if text.is_empty() || !text.is_ascii() {
+                return Err(Error::Unissuable {
+                    detail: format!(
+                        "subject alternative name {text:?} must be ASCII and not empty; \
+                         write international domain names in their xn-- form"
+                    ),
+                });
+            }
+            Ok((number, text.as_bytes().to_vec()))
+        };
+        match self {
+            Self::Email(text) => ascii(1, text),
+            Self::Dns(text) => ascii(2, text),
+            Self::Uri(text) => ascii(6, text),
+            Self::Ip(IpAddr::V4(address)) => Ok((7, address.octets().to_vec())),
+            Self::Ip(IpAddr::V6(address)) => Ok((7, address.octets().to_vec())),
+            Self::Other(number, _) => Err(Error::Unissuable {
+                detail: format!("general names of kind {number} are not issued"),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for San {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(text) | Self::Email(text) | Self::Uri(text) => f.write_str(text),
+            Self::Ip(address) => write!(f, "{address}"),
+            Self::Other(number, bytes) => {
+                write!(f, "[{number}]:{}", crate::hex(bytes))
+            }
+        }
+    }
+}

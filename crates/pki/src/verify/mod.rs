@@ -1,0 +1,1 @@
+//! Certification paths, answered as Go's `crypto/x509` answers.
