@@ -2,4 +2,6 @@
 
 pub mod edge;
 pub mod host;
+pub mod journal;
 pub mod plan;
+pub mod state;

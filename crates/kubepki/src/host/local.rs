@@ -152,12 +152,17 @@ async fn run(argv: &[String], timeout: Duration) -> Result<Output, HostError> {
         let mut drained = std::pin::pin!(async {
             tokio::join!(drain(stdout, &mut out), drain(stderr, &mut err));
         });
-        let status = tokio::select! {
-            status = child.wait() => status,
-            () = &mut drained => child.wait().await,
+        let mut open = true;
+        let status = loop {
+            tokio::select! {
+                status = child.wait() => break status,
+                () = &mut drained, if open => open = false,
+            }
         };
-        // A daemon that the command left behind may hold the pipes for ever.
-        let _ = tokio::time::timeout(AFTER_EXIT, drained).await;
+        if open {
+            // A daemon that the command left behind may hold the pipes for ever.
+            let _ = tokio::time::timeout(AFTER_EXIT, drained).await;
+        }
         status
     })
     .await;
