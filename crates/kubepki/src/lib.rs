@@ -1,5 +1,6 @@
 //! The certificate lifecycle of Kubernetes clusters.
 
+pub mod apply;
 pub mod edge;
 pub mod host;
 pub mod journal;

@@ -115,7 +115,10 @@ impl Replay {
         match event {
             Event::Intend(intend) => {
                 for leaf in &intend.leaves {
-                    self.leaves.insert(leaf.leaf.clone(), leaf.clone());
+                    let known = self.leaves.entry(leaf.leaf.clone()).or_insert_with(|| leaf.clone());
+                    // A step that puts only the key says nothing about the certificate.
+                    let certificate = leaf.certificate.clone().or(known.certificate.take());
+                    *known = LeafRecord { certificate, ..leaf.clone() };
                 }
                 let record = StepRecord { intend: intend.clone(), after: None };
                 self.steps.insert(intend.step, record);

@@ -26,6 +26,7 @@ mod locked;
 mod prune;
 
 pub use locked::Locked;
+pub(crate) use prune::looks_like_ca_key;
 pub use prune::{KEEP_DAYS, KEEP_PLANS};
 
 /// The directory in which kubepki remembers.

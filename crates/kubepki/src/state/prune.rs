@@ -47,6 +47,28 @@ impl Locked {
         Ok(removed)
     }
 
+    /// Removes what is staged for plans that are done or given up; a CA's key that was staged for
+    /// a plan that was given up stays, for it may be nowhere else.
+    ///
+    /// # Errors
+    ///
+    /// When listing or removing fails.
+    pub fn drop_finished_staging(&self) -> Result<(), StateError> {
+        for name in names(&self.path().join(STAGING))? {
+            let id = PlanId(name);
+            let Ok(contents) = self.journal(&id) else { continue };
+            let drop = match replay(&contents.entries).map(|replay| replay.progress) {
+                Ok(Progress::Finished) => true,
+                Ok(Progress::Abandoned) => !self.stages_ca_key(&id)?,
+                _ => false,
+            };
+            if drop {
+                self.drop_staging(&id)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes everything that is kept of one plan, copies of CA keys included. It can then not
     /// be undone.
     ///
@@ -98,6 +120,10 @@ impl StateDir {
         if in_backups && !names(&self.directory(BACKUPS, id))?.is_empty() {
             return Ok(true);
         }
+        self.stages_ca_key(id)
+    }
+
+    fn stages_ca_key(&self, id: &PlanId) -> Result<bool, StateError> {
         for name in names(&self.directory(STAGING, id))? {
             if let Ok(Some(bytes)) = self.read_staged(id, &name)
                 && looks_like_ca_key(&name, &bytes)
