@@ -11,7 +11,10 @@ pub fn fingerprint(entry: &Entry) -> Fingerprint {
         EntryKind::Directory => FingerprintKind::Directory,
         EntryKind::Link(target) => FingerprintKind::Link(target.clone()),
     };
-    Fingerprint { kind, attributes: entry.attributes.clone() }
+    Fingerprint {
+        kind,
+        attributes: entry.attributes.clone(),
+    }
 }
 
 /// What a read answered, without the bytes.
@@ -54,15 +57,22 @@ pub(super) fn difference(expected: &Found, found: &Found, care: Care) -> Option<
             })
         }
         (expected, found) if expected == found => None,
-        (expected, found) => {
-            Some(format!("expected {}, found {}", describe(expected), describe(found)))
-        }
+        (expected, found) => Some(format!(
+            "expected {}, found {}",
+            describe(expected),
+            describe(found)
+        )),
     }
 }
 
 fn kind_difference(expected: &FingerprintKind, found: &FingerprintKind) -> Option<String> {
-    (expected != found)
-        .then(|| format!("expected {}, found {}", describe_kind(expected), describe_kind(found)))
+    (expected != found).then(|| {
+        format!(
+            "expected {}, found {}",
+            describe_kind(expected),
+            describe_kind(found)
+        )
+    })
 }
 
 fn attribute_difference(
@@ -72,7 +82,10 @@ fn attribute_difference(
     is_directory: bool,
 ) -> Option<String> {
     if expected.mode != found.mode {
-        return Some(format!("expected mode {:04o}, found {:04o}", expected.mode, found.mode));
+        return Some(format!(
+            "expected mode {:04o}, found {:04o}",
+            expected.mode, found.mode
+        ));
     }
     let other = |wanted: Option<u32>, found: Option<u32>| wanted.is_some() && wanted != found;
     if other(expected.uid, found.uid) || other(expected.gid, found.gid) {
@@ -80,7 +93,11 @@ fn attribute_difference(
             let id = |id: Option<u32>| id.map_or_else(|| "any".to_owned(), |id| id.to_string());
             format!("{}:{}", id(attributes.uid), id(attributes.gid))
         };
-        return Some(format!("expected owner {}, found {}", owner(expected), owner(found)));
+        return Some(format!(
+            "expected owner {}, found {}",
+            owner(expected),
+            owner(found)
+        ));
     }
     match care {
         Care::Before if expected.acl != found.acl => Some("its access control list changed".into()),
@@ -97,7 +114,11 @@ fn time_difference(expected: Option<(i64, u32)>, found: Option<(i64, u32)>) -> O
     let ((expected, _), (found, _)) = (expected?, found?);
     (expected != found).then(|| {
         let time = pki::UnixTime::from_secs;
-        format!("expected modification time {}, found {}", time(expected), time(found))
+        format!(
+            "expected modification time {}, found {}",
+            time(expected),
+            time(found)
+        )
     })
 }
 
@@ -130,7 +151,10 @@ mod tests {
             ..Attributes::new(0o600)
         };
         change(&mut attributes);
-        Found::Present(Fingerprint { kind: FingerprintKind::File(content.to_owned()), attributes })
+        Found::Present(Fingerprint {
+            kind: FingerprintKind::File(content.to_owned()),
+            attributes,
+        })
     }
 
     #[test]
@@ -144,12 +168,28 @@ mod tests {
             (file("a", |it| it.uid = Some(1)), true, true),
             (file("a", |it| it.gid = Some(1)), true, true),
             (file("a", |it| it.acl = Some("x".to_owned())), true, false),
-            (file("a", |it| it.mtime = Some((1_700_000_001, 0))), false, true),
-            (file("a", |it| it.mtime = Some((1_700_000_000, 0))), false, false),
+            (
+                file("a", |it| it.mtime = Some((1_700_000_001, 0))),
+                false,
+                true,
+            ),
+            (
+                file("a", |it| it.mtime = Some((1_700_000_000, 0))),
+                false,
+                false,
+            ),
         ];
         for (found, before, after) in cases {
-            assert_eq!(difference(&same, &found, Care::Before).is_some(), before, "{found:?}");
-            assert_eq!(difference(&same, &found, Care::After).is_some(), after, "{found:?}");
+            assert_eq!(
+                difference(&same, &found, Care::Before).is_some(),
+                before,
+                "{found:?}"
+            );
+            assert_eq!(
+                difference(&same, &found, Care::After).is_some(),
+                after,
+                "{found:?}"
+            );
         }
     }
 

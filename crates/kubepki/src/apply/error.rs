@@ -192,7 +192,13 @@ impl ApplyError {
     /// The same for a plan of which something is done already.
     pub(super) fn when_begun(self) -> Self {
         match self {
-            Self::Stale { plan, differences, .. } => Self::Stale { plan, differences, begun: true },
+            Self::Stale {
+                plan, differences, ..
+            } => Self::Stale {
+                plan,
+                differences,
+                begun: true,
+            },
             other => other,
         }
     }
@@ -211,7 +217,13 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "step {}: {}: {}", self.step, self.path.display(), self.detail)
+        write!(
+            f,
+            "step {}: {}: {}",
+            self.step,
+            self.path.display(),
+            self.detail
+        )
     }
 }
 
@@ -225,7 +237,10 @@ fn stale_advice(begun: bool) -> &'static str {
 }
 
 fn list(differences: &[Difference]) -> String {
-    differences.iter().map(|difference| format!("\n  {difference}")).collect()
+    differences
+        .iter()
+        .map(|difference| format!("\n  {difference}"))
+        .collect()
 }
 
 /// Why a step did not succeed.
@@ -296,7 +311,11 @@ pub enum StepError {
 }
 
 fn stderr_tail(stderr: &str) -> String {
-    if stderr.is_empty() { String::new() } else { format!(": {stderr}") }
+    if stderr.is_empty() {
+        String::new()
+    } else {
+        format!(": {stderr}")
+    }
 }
 
 /// Why content, a key or a certificate cannot be made.

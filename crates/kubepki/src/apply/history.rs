@@ -2,6 +2,7 @@
 
 use pki::UnixTime;
 
+use crate::error_chain;
 use crate::journal::{Event, JournalError, Progress, replay};
 use crate::plan::PlanId;
 use crate::state::{StateDir, StateError};
@@ -57,10 +58,16 @@ pub enum Standing {
 ///
 /// When the state directory cannot be listed.
 pub fn history(state: &StateDir) -> Result<Vec<Past>, StateError> {
-    let mut past: Vec<Past> = state.plans()?.into_iter().map(|id| one(state, id)).collect();
+    let mut past: Vec<Past> = state
+        .plans()?
+        .into_iter()
+        .map(|id| one(state, id))
+        .collect();
     past.sort_by_key(|plan| plan.created);
-    let undone: Vec<Option<PlanId>> =
-        past.iter().map(|plan| undone_by(&past, &plan.id, 0)).collect();
+    let undone: Vec<Option<PlanId>> = past
+        .iter()
+        .map(|plan| undone_by(&past, &plan.id, 0))
+        .collect();
     for (plan, undone) in past.iter_mut().zip(undone) {
         plan.undone_by = undone;
     }
@@ -75,12 +82,16 @@ pub fn history(state: &StateDir) -> Result<Vec<Past>, StateError> {
 pub fn unfinished(state: &StateDir) -> Result<Option<Past>, StateError> {
     let past = history(state)?;
     let being_undone = |id: &PlanId| {
-        past.iter().any(|plan| plan.undoes.as_ref() == Some(id) && plan.is_interrupted())
+        past.iter()
+            .any(|plan| plan.undoes.as_ref() == Some(id) && plan.is_interrupted())
     };
-    let interrupted = past.iter().find(|plan| plan.is_interrupted() && !being_undone(&plan.id));
+    let interrupted = past
+        .iter()
+        .find(|plan| plan.is_interrupted() && !being_undone(&plan.id));
     // Given up for an undo, and then that undo was taken back: half done, as at the crash.
     let half = || {
-        past.iter().find(|plan| plan.standing == Standing::Abandoned && plan.undone_by.is_none())
+        past.iter()
+            .find(|plan| plan.standing == Standing::Abandoned && plan.undone_by.is_none())
     };
     Ok(interrupted.or_else(half).cloned())
 }
@@ -99,7 +110,7 @@ fn one(state: &StateDir, id: PlanId) -> Past {
             let standing = standing(&contents.entries);
             (contents.entries.last().map(|entry| entry.at), standing)
         }
-        Err(error) => (None, Standing::Unreadable(words(&error))),
+        Err(error) => (None, Standing::Unreadable(error_chain(&error))),
     };
     let mut past = Past {
         id,
@@ -118,7 +129,7 @@ fn one(state: &StateDir, id: PlanId) -> Past {
             past.steps = plan.steps.len();
             past.undoes = plan.undoes;
         }
-        Err(error) => standing = Standing::Unreadable(words(&error)),
+        Err(error) => standing = Standing::Unreadable(error_chain(&error)),
     }
     past.standing = standing;
     past
@@ -127,7 +138,9 @@ fn one(state: &StateDir, id: PlanId) -> Past {
 fn standing(entries: &[crate::journal::Entry]) -> Standing {
     let replay = match replay(entries) {
         Ok(replay) => replay,
-        Err(error) => return Standing::Unreadable(words(&JournalError::Contradiction(error))),
+        Err(error) => {
+            return Standing::Unreadable(error_chain(&JournalError::Contradiction(error)));
+        }
     };
     let (step, in_flight) = match replay.progress {
         Progress::NotStarted => return Standing::Planned,
@@ -136,9 +149,16 @@ fn standing(entries: &[crate::journal::Entry]) -> Standing {
         Progress::InProgress { next } => (next, false),
         Progress::InFlight { step } => (step, true),
     };
-    let waiting =
-        matches!(entries.last().map(|entry| &entry.event), Some(Event::Waiting { .. }));
-    Standing::Interrupted { step, in_flight, waiting, failure: replay.failure }
+    let waiting = matches!(
+        entries.last().map(|entry| &entry.event),
+        Some(Event::Waiting { .. })
+    );
+    Standing::Interrupted {
+        step,
+        in_flight,
+        waiting,
+        failure: replay.failure,
+    }
 }
 
 /// The finished undo of `id` that is not itself undone. `depth` ends a circle in damaged plans.
@@ -152,15 +172,4 @@ fn undone_by(past: &[Past], id: &PlanId, depth: usize) -> Option<PlanId> {
             && undone_by(past, &plan.id, depth + 1).is_none()
     });
     undo.map(|plan| plan.id.clone())
-}
-
-pub(super) fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -43,8 +43,10 @@ impl Workshop<'_> {
         let leaf = self.leaf(id)?;
         let name = staged_name(id, "key");
         if let Some(staged) = self.state.read_staged(&self.plan.id, &name)? {
-            let key = PrivateKey::from_pem(&staged)
-                .map_err(|source| MakeError::NoKey { place: format!("staged {name}"), source })?;
+            let key = PrivateKey::from_pem(&staged).map_err(|source| MakeError::NoKey {
+                place: format!("staged {name}"),
+                source,
+            })?;
             return match &leaf.key {
                 KeyOrigin::Keep { spki, .. } if *spki != key.spki_sha256().to_string() => {
                     Err(MakeError::Staging { leaf: id.clone() })
@@ -52,7 +54,10 @@ impl Workshop<'_> {
                 KeyOrigin::Keep { .. } | KeyOrigin::New { .. } => Ok(key),
             };
         }
-        let failed = |source| MakeError::Leaf { leaf: id.clone(), source };
+        let failed = |source| MakeError::Leaf {
+            leaf: id.clone(),
+            source,
+        };
         let key = match &leaf.key {
             KeyOrigin::New { algorithm } => {
                 let algorithm: KeyAlgorithm = algorithm.parse().map_err(failed)?;
@@ -69,18 +74,26 @@ impl Workshop<'_> {
     /// Signing twice would give two certificates with one serial number.
     pub(super) async fn certificate(&self, id: &LeafId) -> Result<Issued, MakeError> {
         let leaf = self.leaf(id)?;
-        let wanted = leaf
-            .certificate
-            .as_ref()
-            .ok_or_else(|| problem(id, "the plan wants its certificate, but not what is in it".to_owned()))?;
+        let wanted = leaf.certificate.as_ref().ok_or_else(|| {
+            problem(
+                id,
+                "the plan wants its certificate, but not what is in it".to_owned(),
+            )
+        })?;
         let key = self.key(id).await?;
         let name = staged_name(id, "crt");
-        let failed = |source| MakeError::Leaf { leaf: id.clone(), source };
+        let failed = |source| MakeError::Leaf {
+            leaf: id.clone(),
+            source,
+        };
         let staged = self.state.read_staged(&self.plan.id, &name)?;
         let certificate = match staged {
             Some(pem) => {
                 let staged = Certificate::all_from_pem(&pem).map_err(failed)?;
-                staged.into_iter().next().ok_or(MakeError::Staging { leaf: id.clone() })?
+                staged
+                    .into_iter()
+                    .next()
+                    .ok_or(MakeError::Staging { leaf: id.clone() })?
             }
             None => {
                 let authority = self.authority(&wanted.issuer).await?;
@@ -98,7 +111,10 @@ impl Workshop<'_> {
             spki: key.spki_sha256().to_string(),
             certificate: Some(certificate.fingerprint().to_string()),
         };
-        Ok(Issued { chain: format!("{}{}", certificate.to_pem(), wanted.chain), record })
+        Ok(Issued {
+            chain: format!("{}{}", certificate.to_pem(), wanted.chain),
+            record,
+        })
     }
 
     /// The key that lies in a file, whatever the file is: PEM, or something that inlines PEM in
@@ -107,7 +123,9 @@ impl Workshop<'_> {
         let place = path.display().to_string();
         let bytes = self.file(path).await?;
         let mut other = None;
-        let mut error = pki::Error::NoPemBlock { expected: "PRIVATE KEY" };
+        let mut error = pki::Error::NoPemBlock {
+            expected: "PRIVATE KEY",
+        };
         for pem in std::iter::once(bytes.clone()).chain(inlined_pem(&bytes)) {
             match PrivateKey::all_from_pem(&pem) {
                 Ok(keys) => {
@@ -124,8 +142,15 @@ impl Workshop<'_> {
             }
         }
         match other {
-            Some(found) => Err(MakeError::OtherKey { place, expected: spki.to_owned(), found }),
-            None => Err(MakeError::NoKey { place, source: error }),
+            Some(found) => Err(MakeError::OtherKey {
+                place,
+                expected: spki.to_owned(),
+                found,
+            }),
+            None => Err(MakeError::NoKey {
+                place,
+                source: error,
+            }),
         }
     }
 
@@ -139,18 +164,32 @@ impl Workshop<'_> {
                 (place.clone(), bytes.ok_or(MakeError::Missing { place })?)
             }
         };
-        let failed = |source| MakeError::NoKey { place: place.clone(), source };
+        let failed = |source| MakeError::NoKey {
+            place: place.clone(),
+            source,
+        };
         let mut keys = PrivateKey::all_from_pem(&bytes).map_err(failed)?;
-        let position = keys.iter().position(|key| key.spki_sha256().to_string() == issuer.spki);
+        let position = keys
+            .iter()
+            .position(|key| key.spki_sha256().to_string() == issuer.spki);
         let Some(position) = position else {
-            let found = keys.first().map(|key| key.spki_sha256().to_string()).unwrap_or_default();
-            return Err(MakeError::OtherKey { place, expected: issuer.spki.clone(), found });
+            let found = keys
+                .first()
+                .map(|key| key.spki_sha256().to_string())
+                .unwrap_or_default();
+            return Err(MakeError::OtherKey {
+                place,
+                expected: issuer.spki.clone(),
+                found,
+            });
         };
         let key = keys.swap_remove(position);
         let mut certificates =
             Certificate::all_from_pem(issuer.certificate.as_bytes()).map_err(failed)?;
         if certificates.is_empty() {
-            return Err(failed(pki::Error::NoPemBlock { expected: "CERTIFICATE" }));
+            return Err(failed(pki::Error::NoPemBlock {
+                expected: "CERTIFICATE",
+            }));
         }
         Authority::new(certificates.swap_remove(0), key).map_err(failed)
     }
@@ -159,7 +198,9 @@ impl Workshop<'_> {
         let entry = self.host.read(path).await?;
         match entry.map(|entry| entry.kind) {
             Some(crate::host::EntryKind::File(bytes)) => Ok(bytes),
-            _ => Err(MakeError::Missing { place: path.display().to_string() }),
+            _ => Err(MakeError::Missing {
+                place: path.display().to_string(),
+            }),
         }
     }
 }
@@ -170,7 +211,10 @@ fn issue(
     authority: &Authority,
     key: &PrivateKey,
 ) -> Result<Certificate, MakeError> {
-    let failed = |source| MakeError::Leaf { leaf: id.clone(), source };
+    let failed = |source| MakeError::Leaf {
+        leaf: id.clone(),
+        source,
+    };
     let sans: Vec<San> = wanted.sans.iter().map(|san| San::from_text(san)).collect();
     let mut purposes = Vec::new();
     for purpose in &wanted.purposes {
@@ -187,7 +231,10 @@ fn issue(
         purposes: &purposes,
         spki_der: key.spki_der(),
         serial: Serial::from_hex(&wanted.serial).map_err(failed)?,
-        validity: pki::Validity { not_before: wanted.not_before, not_after: wanted.not_after },
+        validity: pki::Validity {
+            not_before: wanted.not_before,
+            not_after: wanted.not_after,
+        },
     };
     authority.issue(&request).map_err(failed)
 }
@@ -203,7 +250,10 @@ fn inlined_pem(text: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
 }
 
 fn problem(leaf: &LeafId, problem: String) -> MakeError {
-    MakeError::Plan { leaf: leaf.clone(), problem }
+    MakeError::Plan {
+        leaf: leaf.clone(),
+        problem,
+    }
 }
 
 /// A leaf's file in the staging directory. Ids may hold characters that file names may not; each
@@ -232,18 +282,25 @@ mod tests {
         let name = |id: &str| staged_name(&LeafId(id.to_owned()), "key");
         assert_eq!(name("client-admin"), "leaf-client-admin.key");
         let names: std::collections::BTreeSet<String> =
-            ["a/b", "a.b", "a_b", "a_2f.b", "a-b", "ab"].into_iter().map(name).collect();
+            ["a/b", "a.b", "a_b", "a_2f.b", "a-b", "ab"]
+                .into_iter()
+                .map(name)
+                .collect();
         assert_eq!(names.len(), 6);
         assert!(names.iter().all(|name| !name.contains('/')));
     }
 
     #[test]
     fn finds_pem_in_yaml_and_json() {
-        let pem = format!("-----BEGIN X-----\n{}\n-----END X-----\n", "QUJD".repeat(30));
+        let pem = format!(
+            "-----BEGIN X-----\n{}\n-----END X-----\n",
+            "QUJD".repeat(30)
+        );
         let base64 = STANDARD.encode(&pem);
-        for text in
-            [format!("client-key-data: {base64}\n"), format!("{{\"tls.key\":\"{base64}\"}}")]
-        {
+        for text in [
+            format!("client-key-data: {base64}\n"),
+            format!("{{\"tls.key\":\"{base64}\"}}"),
+        ] {
             let found = inlined_pem(text.as_bytes());
             assert_eq!(found.len(), 1);
             assert_eq!(**found[0], *pem.as_bytes());

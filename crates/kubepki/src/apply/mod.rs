@@ -22,12 +22,12 @@ use std::fmt;
 use std::time::Duration;
 
 use pki::UnixTime;
-use zeroize::Zeroizing;
 
 use crate::edge::{Clock, Entropy, KeySource};
+use crate::error_chain;
 use crate::host::Host;
 use crate::journal::{Event, FORMAT, Header, Journal, JournalError, LeafRecord, Progress};
-use crate::plan::{LeafId, Plan, PlanId};
+use crate::plan::{LeafId, Plan, PlanId, Step};
 use crate::state::{Locked, StateError};
 
 mod compare;
@@ -62,55 +62,19 @@ pub struct Executor<'a> {
     pub entropy: &'a dyn Entropy,
     /// New keys for leaves.
     pub keys: &'a dyn KeySource,
-    /// Replaces certificates and keys inside other files.
-    pub editors: &'a dyn Editors,
     /// Is told of every step.
     pub observer: &'a dyn Observer,
     /// How long is waited for what.
     pub patience: Patience,
 }
 
-/// Replaces certificates and keys inside files that also hold other things. Pure.
-pub trait Editors: Send + Sync + fmt::Debug {
-    /// `file` with the certificate (PEM, leaf first, then its chain) and key (PEM) of one user
-    /// entry replaced, and the cluster's CA (PEM) if given. Everything else stays as it is.
-    ///
-    /// # Errors
-    ///
-    /// When `file` is no kubeconfig or has no such user. Must not quote key material.
-    fn kubeconfig(
-        &self,
-        file: &[u8],
-        user: &str,
-        certificate: &[u8],
-        key: &[u8],
-        authority: Option<&[u8]>,
-    ) -> Result<Zeroizing<Vec<u8>>, EditError>;
-
-    /// The dynamic listener's Secret `file` with certificate (PEM, leaf first), key (PEM) and
-    /// fingerprint annotation replaced.
-    ///
-    /// # Errors
-    ///
-    /// When `file` is no such Secret. Must not quote key material.
-    fn listener(
-        &self,
-        file: &[u8],
-        certificate: &[u8],
-        key: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, EditError>;
-}
-
-/// Why a file cannot be edited.
-pub type EditError = Box<dyn std::error::Error + Send + Sync>;
-
 /// Is told of every step, to show it.
 pub trait Observer: Send + Sync + fmt::Debug {
     /// A step is about to be taken, or looked at after a crash.
-    fn begin(&self, step: &crate::plan::Step);
+    fn begin(&self, step: &Step);
 
     /// It is done and verified.
-    fn done(&self, step: &crate::plan::Step);
+    fn done(&self, step: &Step);
 }
 
 /// Shows nothing.
@@ -118,9 +82,9 @@ pub trait Observer: Send + Sync + fmt::Debug {
 pub struct Quiet;
 
 impl Observer for Quiet {
-    fn begin(&self, _step: &crate::plan::Step) {}
+    fn begin(&self, _step: &Step) {}
 
-    fn done(&self, _step: &crate::plan::Step) {}
+    fn done(&self, _step: &Step) {}
 }
 
 /// How long is waited for what.
@@ -250,7 +214,7 @@ impl<'a> Executor<'a> {
         &self,
         plan: &Plan,
         journal: &mut Journal,
-        step: &crate::plan::Step,
+        step: &Step,
         taken: Result<Taken, StepError>,
     ) -> Result<Option<Outcome>, ApplyError> {
         match taken {
@@ -258,24 +222,39 @@ impl<'a> Executor<'a> {
                 self.observer.done(step);
                 Ok(None)
             }
-            Ok(Taken::Waiting { instruction, unmet }) => {
-                Ok(Some(Outcome::Waiting { step: step.number, instruction, unmet }))
-            }
+            Ok(Taken::Waiting { instruction, unmet }) => Ok(Some(Outcome::Waiting {
+                step: step.number,
+                instruction,
+                unmet,
+            })),
             Err(source) => {
-                let error = history::words(&source);
+                let error = error_chain(&source);
                 // The first error is the one to report; without this line the journal still says
                 // that the step is in doubt.
-                let _ = journal.append(self.now(), Event::Failed { step: step.number, error });
+                let _ = journal.append(
+                    self.now(),
+                    Event::Failed {
+                        step: step.number,
+                        error,
+                    },
+                );
                 let (plan, step) = (plan.id.clone(), step.number);
-                Err(ApplyError::Stopped { plan, step, source: Box::new(source) })
+                Err(ApplyError::Stopped {
+                    plan,
+                    step,
+                    source: Box::new(source),
+                })
             }
         }
     }
 
     fn finish(&self, plan: &Plan, journal: &Journal) -> Result<Outcome, ApplyError> {
         let leaves = self.replay(journal, &plan.id)?.leaves;
-        let tidied = self.state.drop_finished_staging().and_then(|()| self.state.prune(self.now()));
-        let untidy = tidied.err().map(|error| history::words(&error));
+        let tidied = self
+            .state
+            .drop_finished_staging()
+            .and_then(|()| self.state.prune(self.now()));
+        let untidy = tidied.err().map(|error| error_chain(&error));
         Ok(Outcome::Finished { leaves, untidy })
     }
 
@@ -302,7 +281,10 @@ impl<'a> Executor<'a> {
             .into_iter()
             .find(|past| past.undoes.as_ref() == Some(id) && past.is_interrupted());
         match undo {
-            Some(undo) => Err(ApplyError::BeingUndone { plan: id.clone(), by: undo.id }),
+            Some(undo) => Err(ApplyError::BeingUndone {
+                plan: id.clone(),
+                by: undo.id,
+            }),
             None => Ok(()),
         }
     }
@@ -312,9 +294,9 @@ impl<'a> Executor<'a> {
         let journal = self.state.open_journal(&plan.id)?;
         let saved = self.state.plan_sha256(&plan.id)?;
         match &journal.contents().header {
-            Some(header) if header.plan_sha256 != saved => {
-                Err(ApplyError::PlanChanged { plan: plan.id.clone() })
-            }
+            Some(header) if header.plan_sha256 != saved => Err(ApplyError::PlanChanged {
+                plan: plan.id.clone(),
+            }),
             _ => Ok(journal),
         }
     }
@@ -332,24 +314,31 @@ impl<'a> Executor<'a> {
         let statistics = rustix::fs::statvfs(path).map_err(file)?;
         let free = statistics.f_bavail.saturating_mul(statistics.f_frsize);
         if free < needed {
-            return Err(ApplyError::NoSpace { path: path.to_owned(), free, needed });
+            return Err(ApplyError::NoSpace {
+                path: path.to_owned(),
+                free,
+                needed,
+            });
         }
         Ok(())
     }
 
     fn workshop<'b>(&'b self, plan: &'b Plan) -> Workshop<'b> {
-        Workshop { plan, host: self.host, state: self.state, keys: self.keys }
+        Workshop {
+            plan,
+            host: self.host,
+            state: self.state,
+            keys: self.keys,
+        }
     }
 
     fn write(&self, journal: &mut Journal, plan: &Plan, event: Event) -> Result<(), ApplyError> {
-        journal.append(self.now(), event).map_err(|source| journal_error(&plan.id, source))
+        journal
+            .append(self.now(), event)
+            .map_err(|source| journal_error(&plan.id, source))
     }
 
-    fn replay(
-        &self,
-        journal: &Journal,
-        id: &PlanId,
-    ) -> Result<crate::journal::Replay, ApplyError> {
+    fn replay(&self, journal: &Journal, id: &PlanId) -> Result<crate::journal::Replay, ApplyError> {
         self.replay_entries(&journal.contents().entries, id)
     }
 
@@ -382,12 +371,16 @@ pub fn plan_id(now: UnixTime, purpose: &str, entropy: &dyn Entropy) -> Result<Pl
     )))
 }
 
-fn numbered(plan: &Plan, number: u32) -> Option<&crate::plan::Step> {
-    plan.steps.get(usize::try_from(number).ok()?.checked_sub(1)?)
+fn numbered(plan: &Plan, number: u32) -> Option<&Step> {
+    plan.steps
+        .get(usize::try_from(number).ok()?.checked_sub(1)?)
 }
 
 fn journal_error(id: &PlanId, source: JournalError) -> ApplyError {
-    ApplyError::State(StateError::Journal { id: id.clone(), source })
+    ApplyError::State(StateError::Journal {
+        id: id.clone(),
+        source,
+    })
 }
 
 /// Bytes of disk that a step may need: staged files, backup, and the target beside the old one.

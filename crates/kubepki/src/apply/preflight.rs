@@ -21,16 +21,24 @@ use crate::plan::{
 ///
 /// [`ApplyError::Hypothetical`], [`ApplyError::Unfit`], [`ApplyError::Unsupported`].
 pub fn check_fit(plan: &Plan) -> Result<(), ApplyError> {
-    let unfit = |problem| ApplyError::Unfit { plan: plan.id.clone(), problem };
+    let unfit = |problem| ApplyError::Unfit {
+        plan: plan.id.clone(),
+        problem,
+    };
     if plan.hypothetical {
-        return Err(ApplyError::Hypothetical { plan: plan.id.clone() });
+        return Err(ApplyError::Hypothetical {
+            plan: plan.id.clone(),
+        });
     }
     if plan.format != PLAN_FORMAT {
         return Err(unfit(format!("format {} is not known", plan.format)));
     }
     for (step, number) in plan.steps.iter().zip(1_u32..) {
         if step.number != number {
-            return Err(unfit(format!("step {} stands where step {number} should", step.number)));
+            return Err(unfit(format!(
+                "step {} stands where step {number} should",
+                step.number
+            )));
         }
         check_step(plan, step).map_err(|problem| unfit(format!("step {number}: {problem}")))?;
     }
@@ -63,29 +71,46 @@ fn check_step(plan: &Plan, step: &Step) -> Result<(), String> {
         {
             return Err(format!("the plan does not say what leaf {leaf} is"));
         }
-        let edits = matches!(content, Content::Kubeconfig { .. } | Content::ListenerSecret { .. });
+        let edits = matches!(
+            content,
+            Content::Kubeconfig { .. } | Content::ListenerSecret { .. }
+        );
         if edits && step.before == Before::Absent {
             return Err("it edits a file that should be absent".to_owned());
         }
     }
     for proof in proofs(step) {
         if let Proof::Serves { leaf, .. } = proof
-            && plan.leaves.get(leaf).is_none_or(|leaf| leaf.certificate.is_none())
+            && plan
+                .leaves
+                .get(leaf)
+                .is_none_or(|leaf| leaf.certificate.is_none())
         {
-            return Err(format!("leaf {leaf} that is to be served has no certificate"));
+            return Err(format!(
+                "leaf {leaf} that is to be served has no certificate"
+            ));
         }
     }
     Ok(())
 }
 
 fn check_supported(step: &Step) -> Result<(), ApplyError> {
-    let cannot = |what: String| Err(ApplyError::Unsupported { step: step.number, what });
+    let cannot = |what: String| {
+        Err(ApplyError::Unsupported {
+            step: step.number,
+            what,
+        })
+    };
     if matches!(step.action, Action::DeletePods { .. }) {
         return cannot("delete pods".to_owned());
     }
     match &step.target {
         Target::File { host, .. } | Target::Unit { host, .. } | Target::Manual { host } => {
-            if host != LOCAL { cannot(format!("reach the host {host}")) } else { Ok(()) }
+            if host != LOCAL {
+                cannot(format!("reach the host {host}"))
+            } else {
+                Ok(())
+            }
         }
         Target::DatastoreKey { key } => cannot(format!("write the datastore key {key}")),
         Target::Container { name, .. } => cannot(format!("restart the container {name}")),
@@ -117,18 +142,31 @@ pub(super) async fn check_before_from(
     first: u32,
     host: &dyn Host,
 ) -> Result<(), ApplyError> {
-    let mut foresight = Foresight { host, expected: BTreeMap::new() };
+    let mut foresight = Foresight {
+        host,
+        expected: BTreeMap::new(),
+    };
     let mut differences = Vec::new();
     for step in plan.steps.iter().filter(|step| step.number >= first) {
-        let Target::File { path, .. } = &step.target else { continue };
+        let Target::File { path, .. } = &step.target else {
+            continue;
+        };
         if let Some(detail) = foresight.take(step, path).await? {
-            differences.push(Difference { step: step.number, path: path.clone(), detail });
+            differences.push(Difference {
+                step: step.number,
+                path: path.clone(),
+                detail,
+            });
         }
     }
     if differences.is_empty() {
         return Ok(());
     }
-    Err(ApplyError::Stale { plan: plan.id.clone(), differences, begun: false })
+    Err(ApplyError::Stale {
+        plan: plan.id.clone(),
+        differences,
+        begun: false,
+    })
 }
 
 /// What paths will hold when a step comes to them.
@@ -148,12 +186,18 @@ impl Foresight<'_> {
         let mut problem = required(&step.before)
             .and_then(|required| difference(&fill_unknown(required, &now), &now, Care::Before));
         let after = match &step.action {
-            Action::Put { attributes, content } => {
+            Action::Put {
+                attributes,
+                content,
+            } => {
                 if problem.is_none() {
                     problem = self.parent_problem(path).await?;
                 }
                 let kind = foreseen_kind(content);
-                Found::Present(Fingerprint { kind, attributes: attributes.clone() })
+                Found::Present(Fingerprint {
+                    kind,
+                    attributes: attributes.clone(),
+                })
             }
             _ => {
                 if problem.is_none() && is_directory(&now) {
@@ -167,7 +211,9 @@ impl Foresight<'_> {
     }
 
     async fn parent_problem(&self, path: &Path) -> Result<Option<String>, ApplyError> {
-        let Some(parent) = path.parent() else { return Ok(None) };
+        let Some(parent) = path.parent() else {
+            return Ok(None);
+        };
         let there = match self.expected.get(parent) {
             Some(expected) => is_directory(expected),
             None => self.host.list(parent).await?.is_some(),
@@ -182,8 +228,11 @@ impl Foresight<'_> {
             left.insert(path.join(name));
         }
         // What a crash left beside a file is taken away when its plan is continued or undone.
-        let temporary: BTreeSet<PathBuf> =
-            self.expected.keys().filter_map(|path| temporary_beside(path)).collect();
+        let temporary: BTreeSet<PathBuf> = self
+            .expected
+            .keys()
+            .filter_map(|path| temporary_beside(path))
+            .collect();
         left.retain(|path| !temporary.contains(path));
         for (changed, expected) in &self.expected {
             if changed.parent() == Some(path) {
@@ -193,7 +242,9 @@ impl Foresight<'_> {
                 };
             }
         }
-        Ok(left.first().map(|first| format!("the directory still holds {}", first.display())))
+        Ok(left
+            .first()
+            .map(|first| format!("the directory still holds {}", first.display())))
     }
 }
 
@@ -227,22 +278,19 @@ fn fill_unknown(mut required: Found, now: &Found) -> Found {
 
 /// Whether everything that the steps from `first` on take from elsewhere is there: copies, kept
 /// keys, the keys of issuers. What an earlier step of the plan provides is left to its moment.
-pub(super) async fn check_sources(
-    workshop: &Workshop<'_>,
-    first: u32,
-) -> Result<(), ApplyError> {
+pub(super) async fn check_sources(workshop: &Workshop<'_>, first: u32) -> Result<(), ApplyError> {
     let mut provided: BTreeSet<&Path> = BTreeSet::new();
     for step in &workshop.plan.steps {
         if step.number >= first
             && let Action::Put { content, .. } = &step.action
         {
-            check_source(workshop, content, &provided).await.map_err(|source| {
-                ApplyError::Unprepared {
+            check_source(workshop, content, &provided)
+                .await
+                .map_err(|source| ApplyError::Unprepared {
                     plan: workshop.plan.id.clone(),
                     step: step.number,
                     source: Box::new(source),
-                }
-            })?;
+                })?;
         }
         if let Target::File { path, .. } = &step.target {
             provided.insert(path);
@@ -264,7 +312,9 @@ async fn check_source(
         }
         _ => {}
     }
-    let Some(id) = leaf_of(content) else { return Ok(()) };
+    let Some(id) = leaf_of(content) else {
+        return Ok(());
+    };
     let leaf = workshop.leaf(id)?;
     match &leaf.key {
         KeyOrigin::Keep { path, spki } if !comes(path) => {
@@ -275,7 +325,11 @@ async fn check_source(
     if matches!(content, Content::LeafKey(_)) {
         return Ok(());
     }
-    match leaf.certificate.as_ref().map(|certificate| &certificate.issuer) {
+    match leaf
+        .certificate
+        .as_ref()
+        .map(|certificate| &certificate.issuer)
+    {
         Some(issuer) if !matches!(&issuer.key, SecretRef::File(path) if comes(path)) => {
             workshop.authority(issuer).await?;
         }

@@ -13,6 +13,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::error_chain;
 use crate::host::{Entry, Host};
 use crate::journal::LeafRecord;
 use crate::plan::{LeafId, Proof};
@@ -41,11 +42,15 @@ async fn look(
 ) -> Result<(), String> {
     match proof {
         Proof::Serves { address, leaf } => {
-            let wanted = leaves.get(leaf).and_then(|record| record.certificate.as_deref());
+            let wanted = leaves
+                .get(leaf)
+                .and_then(|record| record.certificate.as_deref());
             let served = served_digest(address, timeout).await?;
             match wanted {
                 Some(wanted) if wanted == served => Ok(()),
-                _ => Err(format!("{address} serves another certificate (SHA-256 {served})")),
+                _ => Err(format!(
+                    "{address} serves another certificate (SHA-256 {served})"
+                )),
             }
         }
         Proof::ServesOther { address, sha256 } => {
@@ -53,7 +58,9 @@ async fn look(
             if served != *sha256 {
                 return Ok(());
             }
-            Err(format!("{address} still serves the certificate with SHA-256 {sha256}"))
+            Err(format!(
+                "{address} still serves the certificate with SHA-256 {sha256}"
+            ))
         }
         Proof::Listens { address } => match connect(address, timeout).await {
             Ok(_) => Ok(()),
@@ -61,32 +68,34 @@ async fn look(
         },
         Proof::Active { unit } => {
             let argv = ["systemctl", "is-active", unit].map(str::to_owned);
-            let output = host.run(&argv, timeout).await.map_err(|error| with_cause(&error))?;
+            let output = host
+                .run(&argv, timeout)
+                .await
+                .map_err(|error| error_chain(&error))?;
             if output.code == Some(0) {
                 return Ok(());
             }
-            Err(format!("{unit} is {}", String::from_utf8_lossy(&output.stdout).trim()))
+            Err(format!(
+                "{unit} is {}",
+                String::from_utf8_lossy(&output.stdout).trim()
+            ))
         }
         Proof::FileRenewed { path, sha256 } => {
             let at = path.display();
-            let entry = host.read(path).await.map_err(|error| with_cause(&error))?;
+            let entry = host.read(path).await.map_err(|error| error_chain(&error))?;
             let Some(bytes) = entry.as_ref().and_then(Entry::bytes) else {
                 return Err(format!("{at} is not there"));
             };
             let certificates =
                 Certificate::all_from_pem(bytes).map_err(|error| format!("{at}: {error}"))?;
-            match certificates.first().map(|first| first.fingerprint().to_string()) {
+            match certificates
+                .first()
+                .map(|first| first.fingerprint().to_string())
+            {
                 Some(found) if Some(&found) != sha256.as_ref() => Ok(()),
                 _ => Err(format!("{at} holds the certificate of before")),
             }
         }
-    }
-}
-
-fn with_cause(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
     }
 }
 
@@ -110,7 +119,10 @@ pub async fn served_certificate(address: &str, timeout: Duration) -> io::Result<
     let name = ServerName::try_from(host.to_owned())
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let witness = Arc::new(Witness { provider: provider.clone(), seen: Mutex::default() });
+    let witness = Arc::new(Witness {
+        provider: provider.clone(),
+        seen: Mutex::default(),
+    });
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?
@@ -143,7 +155,10 @@ async fn connect(address: &str, timeout: Duration) -> io::Result<TcpStream> {
 /// `host:port`, an IPv6 address in brackets.
 fn split(address: &str) -> io::Result<(&str, u16)> {
     let parts = address.rsplit_once(':').and_then(|(host, port)| {
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let host = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
         Some((host, port.parse().ok()?))
     });
     parts.ok_or_else(|| {
@@ -209,6 +224,8 @@ impl ServerCertVerifier for Witness {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -2,12 +2,12 @@
 
 use zeroize::Zeroizing;
 
-use super::Editors;
 use super::error::MakeError;
 use super::leaves::Workshop;
 use crate::host::{Entry, EntryKind};
 use crate::journal::LeafRecord;
 use crate::plan::{Content, LeafId};
+use crate::{kubeconfig, listener};
 
 /// What a step will put in place, attributes excepted.
 pub(super) struct Rendered {
@@ -17,52 +17,84 @@ pub(super) struct Rendered {
 
 impl Rendered {
     fn plain(bytes: impl Into<Zeroizing<Vec<u8>>>) -> Self {
-        Self { kind: EntryKind::File(bytes.into()), leaves: Vec::new() }
+        Self {
+            kind: EntryKind::File(bytes.into()),
+            leaves: Vec::new(),
+        }
     }
 }
 
 /// Renders `content`. `base` is what is at the target now.
 pub(super) async fn render(
     workshop: &Workshop<'_>,
-    editors: &dyn Editors,
     content: &Content,
     base: Option<&Entry>,
 ) -> Result<Rendered, MakeError> {
     match content {
-        Content::Directory => Ok(Rendered { kind: EntryKind::Directory, leaves: Vec::new() }),
-        Content::Link(target) => {
-            Ok(Rendered { kind: EntryKind::Link(target.clone()), leaves: Vec::new() })
-        }
+        Content::Directory => Ok(Rendered {
+            kind: EntryKind::Directory,
+            leaves: Vec::new(),
+        }),
+        Content::Link(target) => Ok(Rendered {
+            kind: EntryKind::Link(target.clone()),
+            leaves: Vec::new(),
+        }),
         Content::Text(text) => Ok(Rendered::plain(text.clone().into_bytes())),
         Content::Staged { .. } | Content::Backup { .. } | Content::CopyOf { .. } => {
             Ok(Rendered::plain(copied(workshop, content).await?))
         }
         Content::LeafKey(leaf) => {
-            let (key, record) = key(workshop, leaf).await?;
-            Ok(Rendered { kind: EntryKind::File(key), leaves: vec![record] })
+            let pem = key_pem(workshop, leaf).await?;
+            let spki = workshop.key(leaf).await?.spki_sha256().to_string();
+            let record = LeafRecord {
+                leaf: leaf.clone(),
+                spki,
+                certificate: None,
+            };
+            let kind = EntryKind::File(pem.as_bytes().to_vec().into());
+            Ok(Rendered {
+                kind,
+                leaves: vec![record],
+            })
         }
         Content::LeafCertificate(leaf) => {
             let issued = workshop.certificate(leaf).await?;
             let kind = EntryKind::File(issued.chain.into_bytes().into());
-            Ok(Rendered { kind, leaves: vec![issued.record] })
+            Ok(Rendered {
+                kind,
+                leaves: vec![issued.record],
+            })
         }
-        Content::Kubeconfig { user, leaf, authority } => {
-            let (key, _) = key(workshop, leaf).await?;
-            let issued = workshop.certificate(leaf).await?;
-            let chain = issued.chain.as_bytes();
-            let authority = authority.as_deref().map(str::as_bytes);
-            let edited = editors
-                .kubeconfig(base_bytes(base, "kubeconfig")?, user, chain, &key, authority)
-                .map_err(|source| MakeError::Edit { what: "kubeconfig", source })?;
-            Ok(Rendered { kind: EntryKind::File(edited), leaves: vec![issued.record] })
+        Content::Kubeconfig {
+            user,
+            leaf,
+            authority,
+        } => {
+            let (key, issued) = (
+                key_pem(workshop, leaf).await?,
+                workshop.certificate(leaf).await?,
+            );
+            let base = base_bytes(base, "kubeconfig")?;
+            let authority = authority.as_deref();
+            let edited = kubeconfig::replace_user(base, user, &issued.chain, &key, authority)
+                .map_err(|source| edit_error("kubeconfig", source))?;
+            Ok(Rendered {
+                kind: EntryKind::File(edited),
+                leaves: vec![issued.record],
+            })
         }
         Content::ListenerSecret { leaf } => {
-            let (key, _) = key(workshop, leaf).await?;
-            let issued = workshop.certificate(leaf).await?;
-            let edited = editors
-                .listener(base_bytes(base, "listener Secret")?, issued.chain.as_bytes(), &key)
-                .map_err(|source| MakeError::Edit { what: "listener Secret", source })?;
-            Ok(Rendered { kind: EntryKind::File(edited), leaves: vec![issued.record] })
+            let (key, issued) = (
+                key_pem(workshop, leaf).await?,
+                workshop.certificate(leaf).await?,
+            );
+            let base = base_bytes(base, "listener Secret")?;
+            let edited = listener::replace(base, &issued.chain, &key)
+                .map_err(|source| edit_error("listener Secret", source))?;
+            Ok(Rendered {
+                kind: EntryKind::File(edited),
+                leaves: vec![issued.record],
+            })
         }
     }
 }
@@ -79,21 +111,39 @@ pub(super) async fn copied(
         }
         Content::Backup { plan, step, sha256 } => {
             let bytes = workshop.state.read_backup(plan, *step)?;
-            (format!("the backup of step {step} of plan {plan}"), bytes, sha256)
+            (
+                format!("the backup of step {step} of plan {plan}"),
+                bytes,
+                sha256,
+            )
         }
         Content::CopyOf { path, sha256 } => {
-            let bytes = workshop.host.read(path).await?.and_then(|entry| match entry.kind {
-                EntryKind::File(bytes) => Some(bytes),
-                EntryKind::Directory | EntryKind::Link(_) => None,
-            });
+            let bytes = workshop
+                .host
+                .read(path)
+                .await?
+                .and_then(|entry| match entry.kind {
+                    EntryKind::File(bytes) => Some(bytes),
+                    EntryKind::Directory | EntryKind::Link(_) => None,
+                });
             (path.display().to_string(), bytes, sha256)
         }
-        _ => return Err(MakeError::Missing { place: "content by value".to_owned() }),
+        _ => {
+            return Err(MakeError::Missing {
+                place: "content by value".to_owned(),
+            });
+        }
     };
-    let Some(bytes) = bytes else { return Err(MakeError::Missing { place }) };
+    let Some(bytes) = bytes else {
+        return Err(MakeError::Missing { place });
+    };
     let found = pki::sha256(&bytes).to_string();
     if found != *expected {
-        return Err(MakeError::OtherBytes { place, expected: expected.clone(), found });
+        return Err(MakeError::OtherBytes {
+            place,
+            expected: expected.clone(),
+            found,
+        });
     }
     Ok(bytes)
 }
@@ -109,19 +159,27 @@ pub(super) fn leaf_of(content: &Content) -> Option<&LeafId> {
     }
 }
 
-async fn key(
-    workshop: &Workshop<'_>,
-    leaf: &LeafId,
-) -> Result<(Zeroizing<Vec<u8>>, LeafRecord), MakeError> {
+async fn key_pem(workshop: &Workshop<'_>, leaf: &LeafId) -> Result<Zeroizing<String>, MakeError> {
     let key = workshop.key(leaf).await?;
-    let failed = |source| MakeError::Leaf { leaf: leaf.clone(), source };
-    let pem = key.to_pem().map_err(failed)?;
-    let spki = key.spki_sha256().to_string();
-    let record = LeafRecord { leaf: leaf.clone(), spki, certificate: None };
-    Ok((Zeroizing::new(pem.as_bytes().to_vec()), record))
+    key.to_pem().map_err(|source| MakeError::Leaf {
+        leaf: leaf.clone(),
+        source,
+    })
+}
+
+fn edit_error(
+    what: &'static str,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> MakeError {
+    MakeError::Edit {
+        what,
+        source: Box::new(source),
+    }
 }
 
 fn base_bytes<'a>(base: Option<&'a Entry>, what: &'static str) -> Result<&'a [u8], MakeError> {
     base.and_then(Entry::bytes)
-        .ok_or_else(|| MakeError::Missing { place: format!("the {what} to edit") })
+        .ok_or_else(|| MakeError::Missing {
+            place: format!("the {what} to edit"),
+        })
 }

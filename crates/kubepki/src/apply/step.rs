@@ -17,7 +17,10 @@ use crate::state::looks_like_ca_key;
 pub(super) enum Taken {
     Done,
     /// A person has to act first.
-    Waiting { instruction: String, unmet: Vec<String> },
+    Waiting {
+        instruction: String,
+        unmet: Vec<String>,
+    },
 }
 
 /// What the target of a step in flight says about the step.
@@ -84,7 +87,10 @@ impl Executor<'_> {
                     return self.done(journal, step, Found::Stateless);
                 }
                 journal.append(self.now(), Event::Waiting { step: step.number })?;
-                Ok(Taken::Waiting { instruction: instruction.clone(), unmet })
+                Ok(Taken::Waiting {
+                    instruction: instruction.clone(),
+                    unmet,
+                })
             }
             // Refused before the first step; a plan that gets here was never checked.
             (target, _) => Err(StepError::Changed {
@@ -117,7 +123,10 @@ impl Executor<'_> {
                     Action::Put { attributes, .. } => attributes.clone(),
                     _ => return Err(conflict(path, &record.intend, &now)),
                 };
-                let entry = Entry { kind: EntryKind::Directory, attributes };
+                let entry = Entry {
+                    kind: EntryKind::Directory,
+                    attributes,
+                };
                 self.host.put(path, &entry).await?;
                 self.verify(journal, step, path, &record.intend.after).await
             }
@@ -142,17 +151,29 @@ impl Executor<'_> {
     ) -> Result<Taken, StepError> {
         let present = self.host.read(path).await?;
         let before = found(present.as_ref());
-        let changed =
-            required(&step.before).and_then(|required| difference(&required, &before, Care::Before));
+        let changed = required(&step.before)
+            .and_then(|required| difference(&required, &before, Care::Before));
         if let Some(detail) = changed {
-            return Err(StepError::Changed { path: path.to_owned(), detail });
+            return Err(StepError::Changed {
+                path: path.to_owned(),
+                detail,
+            });
         }
         let (entry, leaves) = match &step.action {
-            Action::Put { attributes, content } => {
+            Action::Put {
+                attributes,
+                content,
+            } => {
                 let workshop = self.workshop(plan);
                 let Rendered { kind, leaves } =
-                    render(&workshop, self.editors, content, present.as_ref()).await?;
-                (Some(Entry { kind, attributes: attributes.clone() }), leaves)
+                    render(&workshop, content, present.as_ref()).await?;
+                (
+                    Some(Entry {
+                        kind,
+                        attributes: attributes.clone(),
+                    }),
+                    leaves,
+                )
             }
             _ => (None, Vec::new()),
         };
@@ -166,7 +187,13 @@ impl Executor<'_> {
         }
         let after = found(entry.as_ref());
         let number = step.number;
-        let intend = Intend { step: number, before, after: after.clone(), leaves, holds_ca_key };
+        let intend = Intend {
+            step: number,
+            before,
+            after: after.clone(),
+            leaves,
+            holds_ca_key,
+        };
         journal.append(self.now(), Event::Intend(intend))?;
 
         match &entry {
@@ -187,12 +214,21 @@ impl Executor<'_> {
         let now = found(self.host.read(path).await?.as_ref());
         match difference(after, &now, Care::After) {
             None => self.done(journal, step, now),
-            Some(detail) => Err(StepError::Unverified { path: path.to_owned(), detail }),
+            Some(detail) => Err(StepError::Unverified {
+                path: path.to_owned(),
+                detail,
+            }),
         }
     }
 
     fn done(&self, journal: &mut Journal, step: &Step, after: Found) -> Result<Taken, StepError> {
-        journal.append(self.now(), Event::Done { step: step.number, after })?;
+        journal.append(
+            self.now(),
+            Event::Done {
+                step: step.number,
+                after,
+            },
+        )?;
         Ok(Taken::Done)
     }
 
@@ -217,9 +253,18 @@ impl Executor<'_> {
             None => "a signal".to_owned(),
         };
         let stderr = String::from_utf8_lossy(&output.stderr);
-        let tail = stderr.trim().lines().rev().take(STDERR_LINES).collect::<Vec<_>>();
+        let tail = stderr
+            .trim()
+            .lines()
+            .rev()
+            .take(STDERR_LINES)
+            .collect::<Vec<_>>();
         let stderr = tail.into_iter().rev().collect::<Vec<_>>().join(" / ");
-        Err(StepError::Command { command: argv.join(" "), ending, stderr })
+        Err(StepError::Command {
+            command: argv.join(" "),
+            ending,
+            stderr,
+        })
     }
 
     /// Looks at the proofs until all hold or patience ends.
@@ -232,7 +277,10 @@ impl Executor<'_> {
                 return Ok(());
             }
             if tokio::time::Instant::now() >= deadline {
-                return Err(StepError::Unproven { seconds: self.patience.proof.as_secs(), unmet });
+                return Err(StepError::Unproven {
+                    seconds: self.patience.proof.as_secs(),
+                    unmet,
+                });
             }
             tokio::time::sleep(self.patience.pause).await;
         }
@@ -250,7 +298,9 @@ fn refuse_other_leaves(
             known.spki != leaf.spki || certificates.is_some_and(|(known, new)| known != new)
         };
         if replay.leaves.get(&leaf.leaf).is_some_and(other) {
-            return Err(MakeError::Staging { leaf: leaf.leaf.clone() });
+            return Err(MakeError::Staging {
+                leaf: leaf.leaf.clone(),
+            });
         }
     }
     Ok(())
@@ -266,19 +316,34 @@ mod tests {
 
     fn directory(mode: u32) -> Found {
         let kind = FingerprintKind::Directory;
-        Found::Present(Fingerprint { kind, attributes: Attributes::new(mode) })
+        Found::Present(Fingerprint {
+            kind,
+            attributes: Attributes::new(mode),
+        })
     }
 
     fn file(digest: &str, mtime: i64) -> Found {
         let kind = FingerprintKind::File(digest.to_owned());
-        let attributes = Attributes { mtime: Some((mtime, 0)), ..Attributes::new(0o600) };
+        let attributes = Attributes {
+            mtime: Some((mtime, 0)),
+            ..Attributes::new(0o600)
+        };
         Found::Present(Fingerprint { kind, attributes })
     }
 
     fn judge(before: &Found, after: &Found, found: &Found) -> Option<Verdict> {
         let (before, after) = (before.clone(), after.clone());
         let leaves = Vec::new();
-        verdict(&Intend { step: 1, before, after, leaves, holds_ca_key: false }, found)
+        verdict(
+            &Intend {
+                step: 1,
+                before,
+                after,
+                leaves,
+                holds_ca_key: false,
+            },
+            found,
+        )
     }
 
     #[test]
@@ -288,14 +353,29 @@ mod tests {
         assert_eq!(judge(&old, &new, &old), Some(Verdict::NotDone));
         assert_eq!(judge(&old, &new, &other), None);
         assert_eq!(judge(&old, &new, &Found::Absent), None);
-        assert_eq!(judge(&old, &Found::Absent, &Found::Absent), Some(Verdict::Done));
-        assert_eq!(judge(&Found::Absent, &new, &Found::Absent), Some(Verdict::NotDone));
+        assert_eq!(
+            judge(&old, &Found::Absent, &Found::Absent),
+            Some(Verdict::Done)
+        );
+        assert_eq!(
+            judge(&Found::Absent, &new, &Found::Absent),
+            Some(Verdict::NotDone)
+        );
         // Same content, another time: only the time tells.
-        assert_eq!(judge(&file("a", 1), &file("a", 2), &file("a", 1)), Some(Verdict::NotDone));
-        assert_eq!(judge(&file("a", 1), &file("a", 2), &file("a", 2)), Some(Verdict::Done));
+        assert_eq!(
+            judge(&file("a", 1), &file("a", 2), &file("a", 1)),
+            Some(Verdict::NotDone)
+        );
+        assert_eq!(
+            judge(&file("a", 1), &file("a", 2), &file("a", 2)),
+            Some(Verdict::Done)
+        );
         // A directory born 0700 that did not get its mode.
         let wanted = directory(0o755);
-        assert_eq!(judge(&Found::Absent, &wanted, &directory(0o700)), Some(Verdict::HalfDone));
+        assert_eq!(
+            judge(&Found::Absent, &wanted, &directory(0o700)),
+            Some(Verdict::HalfDone)
+        );
         assert_eq!(judge(&Found::Absent, &wanted, &new), None);
     }
 }

@@ -33,8 +33,15 @@ impl Executor<'_> {
         }
         self.refuse_being_undone(id)?;
         let past = history(self.state)?;
-        if let Some(by) = past.into_iter().find(|past| past.id == *id).and_then(|it| it.undone_by) {
-            return Err(ApplyError::Undone { plan: id.clone(), by });
+        if let Some(by) = past
+            .into_iter()
+            .find(|past| past.id == *id)
+            .and_then(|it| it.undone_by)
+        {
+            return Err(ApplyError::Undone {
+                plan: id.clone(),
+                by,
+            });
         }
         if let Some(other) = unfinished(self.state)?
             && other.id != *id
@@ -46,13 +53,21 @@ impl Executor<'_> {
         }
         let now = self.now();
         let undo_id = plan_id(now, "undo", self.entropy).map_err(ApplyError::Entropy)?;
-        let undo = Plan { id: undo_id, created: now, ..inverse(&plan, &replay) };
-        check_before(&undo, self.host).await.map_err(|error| match error {
-            ApplyError::Stale { differences, .. } => {
-                ApplyError::Stale { plan: id.clone(), differences, begun: true }
-            }
-            other => other,
-        })?;
+        let undo = Plan {
+            id: undo_id,
+            created: now,
+            ..inverse(&plan, &replay)
+        };
+        check_before(&undo, self.host)
+            .await
+            .map_err(|error| match error {
+                ApplyError::Stale { differences, .. } => ApplyError::Stale {
+                    plan: id.clone(),
+                    differences,
+                    begun: true,
+                },
+                other => other,
+            })?;
         Ok(undo)
     }
 
@@ -77,7 +92,11 @@ impl Executor<'_> {
                     None => {
                         let source = Box::new(conflict(path, &record.intend, &now));
                         let plan = plan.id.clone();
-                        return Err(ApplyError::Stopped { plan, step: number, source });
+                        return Err(ApplyError::Stopped {
+                            plan,
+                            step: number,
+                            source,
+                        });
                     }
                 }
             }
@@ -95,7 +114,9 @@ impl Executor<'_> {
     /// Gives up the interrupted plan that `undo` takes back, once `undo` has begun. Does nothing
     /// if that is done already, or if `undo` is no undo.
     pub(super) async fn give_up_undone(&self, undo: &Plan) -> Result<(), ApplyError> {
-        let Some(id) = &undo.undoes else { return Ok(()) };
+        let Some(id) = &undo.undoes else {
+            return Ok(());
+        };
         let plan = self.state.load_plan(id)?;
         let mut journal = self.begun_journal(&plan)?;
         let mut replay = self.replay(&journal, id)?;
@@ -104,9 +125,13 @@ impl Executor<'_> {
             replay = self.replay(&journal, id)?;
         }
         match replay.progress {
-            Progress::InProgress { .. } => {
-                self.write(&mut journal, &plan, Event::Abandoned { by: undo.id.clone() })
-            }
+            Progress::InProgress { .. } => self.write(
+                &mut journal,
+                &plan,
+                Event::Abandoned {
+                    by: undo.id.clone(),
+                },
+            ),
             _ => Ok(()),
         }
     }
@@ -119,14 +144,19 @@ impl Executor<'_> {
         replay: &mut Replay,
     ) -> Result<(), ApplyError> {
         if let Some(Target::File { path, .. }) = numbered(plan, number).map(|step| &step.target) {
-            self.remove_temporary(path).await.map_err(|source| ApplyError::Stopped {
-                plan: plan.id.clone(),
-                step: number,
-                source: Box::new(source),
-            })?;
+            self.remove_temporary(path)
+                .await
+                .map_err(|source| ApplyError::Stopped {
+                    plan: plan.id.clone(),
+                    step: number,
+                    source: Box::new(source),
+                })?;
         }
         let event = match self.judge_in_flight(plan, number, replay).await? {
-            Some(after) => Event::Done { step: number, after },
+            Some(after) => Event::Done {
+                step: number,
+                after,
+            },
             None => Event::Withdrawn { step: number },
         };
         self.write(journal, plan, event)
@@ -138,7 +168,9 @@ fn inverse(plan: &Plan, replay: &Replay) -> Plan {
     let mut notes = Vec::new();
     let mut parts = vec![Part::default()];
     for step in &plan.steps {
-        let Some(record) = replay.steps.get(&step.number) else { continue };
+        let Some(record) = replay.steps.get(&step.number) else {
+            continue;
+        };
         match (&step.target, &step.action) {
             (Target::File { .. }, _) => {
                 if parts.last().is_some_and(|part| !part.restarts.is_empty()) {
@@ -152,11 +184,18 @@ fn inverse(plan: &Plan, replay: &Replay) -> Plan {
             (_, Action::Restart { command, proof }) => {
                 let action = Action::Restart {
                     command: command.clone(),
-                    proof: proof.iter().map(|proof| proof_of_undo(proof, replay)).collect(),
+                    proof: proof
+                        .iter()
+                        .map(|proof| proof_of_undo(proof, replay))
+                        .collect(),
                 };
                 let reason = format!("so that what step {} put in place is given up", step.number);
                 if let Some(part) = parts.last_mut() {
-                    part.restarts.push(Step { action, reason, ..step.clone() });
+                    part.restarts.push(Step {
+                        action,
+                        reason,
+                        ..step.clone()
+                    });
                 }
             }
             (_, Action::Manual { instruction, .. }) => notes.push(format!(
@@ -166,7 +205,11 @@ fn inverse(plan: &Plan, replay: &Replay) -> Plan {
             _ => notes.push(format!("Step {} cannot be taken back.", step.number)),
         }
     }
-    if replay.leaves.values().any(|leaf| leaf.certificate.is_some()) {
+    if replay
+        .leaves
+        .values()
+        .any(|leaf| leaf.certificate.is_some())
+    {
         notes.push(format!(
             "Certificates that plan {} issued stay valid until they end: Kubernetes looks at no \
              revocation lists.",
@@ -177,7 +220,10 @@ fn inverse(plan: &Plan, replay: &Replay) -> Plan {
         let files = part.files.into_iter().rev();
         files.chain(part.restarts)
     });
-    let steps = in_order.zip(1_u32..).map(|(step, number)| Step { number, ..step }).collect();
+    let steps = in_order
+        .zip(1_u32..)
+        .map(|(step, number)| Step { number, ..step })
+        .collect();
     Plan {
         format: PLAN_FORMAT,
         undoes: Some(plan.id.clone()),
@@ -229,7 +275,12 @@ fn take_back(plan: &PlanId, step: &Step, record: &StepRecord) -> Option<Step> {
         Action::Remove => format!("step {} made it", step.number),
         _ => format!("as it was before step {}", step.number),
     };
-    Some(Step { before, action, reason, ..step.clone() })
+    Some(Step {
+        before,
+        action,
+        reason,
+        ..step.clone()
+    })
 }
 
 /// What must hold after the restart that takes a restart back: where the new certificate had to
@@ -239,11 +290,18 @@ fn proof_of_undo(proof: &Proof, replay: &Replay) -> Proof {
         Proof::Serves { address, leaf } => {
             let record = replay.leaves.get(leaf);
             match record.and_then(|record| record.certificate.clone()) {
-                Some(sha256) => Proof::ServesOther { address: address.clone(), sha256 },
-                None => Proof::Listens { address: address.clone() },
+                Some(sha256) => Proof::ServesOther {
+                    address: address.clone(),
+                    sha256,
+                },
+                None => Proof::Listens {
+                    address: address.clone(),
+                },
             }
         }
-        Proof::ServesOther { address, .. } => Proof::Listens { address: address.clone() },
+        Proof::ServesOther { address, .. } => Proof::Listens {
+            address: address.clone(),
+        },
         other => other.clone(),
     }
 }
