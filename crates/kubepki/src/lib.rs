@@ -1,13 +1,16 @@
 //! The certificate lifecycle of Kubernetes clusters.
 
+pub mod apply;
 pub mod catalogue;
 pub mod cluster;
 pub mod edge;
 pub mod host;
 pub mod inventory;
+pub mod journal;
 pub mod kubeconfig;
 pub mod listener;
 pub mod plan;
+pub mod state;
 #[cfg(test)]
 mod test_pki;
 mod yaml;
