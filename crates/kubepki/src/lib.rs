@@ -7,6 +7,7 @@ pub mod edge;
 pub mod host;
 pub mod inventory;
 pub mod journal;
+pub mod k3s;
 pub mod kubeconfig;
 pub mod listener;
 pub mod plan;
