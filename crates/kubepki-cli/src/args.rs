@@ -11,7 +11,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// mends it. Commands that change something print their plan and ask first; whatever they do can
 /// be resumed after a crash (`kubepki resume`) and taken back (`kubepki undo`).
 #[derive(Debug, Parser)]
-#[command(name = "kubepki", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(
+    name = "kubepki",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

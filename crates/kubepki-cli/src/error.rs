@@ -43,17 +43,29 @@ pub struct CliError {
 impl CliError {
     /// A failure before anything was changed.
     pub fn failed(error: &dyn std::error::Error) -> Self {
-        Self { exit: Exit::Failed, message: error_chain(error), hint: None }
+        Self {
+            exit: Exit::Failed,
+            message: error_chain(error),
+            hint: None,
+        }
     }
 
     /// A refusal.
     pub fn refused(message: impl Into<String>) -> Self {
-        Self { exit: Exit::Refused, message: message.into(), hint: None }
+        Self {
+            exit: Exit::Refused,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// A failure in words.
     pub fn message(message: impl Into<String>) -> Self {
-        Self { exit: Exit::Failed, message: message.into(), hint: None }
+        Self {
+            exit: Exit::Failed,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// With something to try.

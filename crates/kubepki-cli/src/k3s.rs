@@ -40,7 +40,10 @@ impl Settings {
     ///
     /// When the configuration cannot be understood.
     pub async fn load(host: &dyn Host, site: &SiteArgs) -> Result<Self, CliError> {
-        let places = Places { config: site.k3s_config.clone(), ..Places::default() };
+        let places = Places {
+            config: site.k3s_config.clone(),
+            ..Places::default()
+        };
         let config = discover(host, &places).await?;
         let configured = resolved(&config.data_dir.value);
         let data_dir = match &site.data_dir {
@@ -62,13 +65,24 @@ impl Settings {
             service_address: service_address(&config),
         };
         if ours {
-            settings.tls_sans =
-                config.tls_san.iter().map(|found| San::from_text(&found.value)).collect();
+            settings.tls_sans = config
+                .tls_san
+                .iter()
+                .map(|found| San::from_text(&found.value))
+                .collect();
             settings.node = config.node_name.as_ref().map(|name| NodeSpec {
                 name: name.value.to_lowercase(),
                 addresses: config.node_ip.iter().map(|found| found.value).collect(),
-                external_addresses: config.node_external_ip.iter().map(|found| found.value).collect(),
-                tls_sans: config.tls_san.iter().map(|found| found.value.clone()).collect(),
+                external_addresses: config
+                    .node_external_ip
+                    .iter()
+                    .map(|found| found.value)
+                    .collect(),
+                tls_sans: config
+                    .tls_san
+                    .iter()
+                    .map(|found| found.value.clone())
+                    .collect(),
                 ..settings.unnamed_node()
             });
         }
@@ -119,24 +133,33 @@ pub struct Running {
 /// K3s changes its title to `k3s server` without its flags, so a process without `--data-dir` in
 /// its arguments is taken to work on the default one.
 pub fn running(site: &Site) -> Option<Running> {
-    std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let arguments = std::fs::read(entry.path().join("cmdline")).ok()?;
-        let arguments = String::from_utf8_lossy(&arguments).into_owned();
-        let words: Vec<&str> = arguments.split(['\0', ' ']).filter(|word| !word.is_empty()).collect();
-        let program = Path::new(words.first()?).file_name()?.to_str()?;
-        let role = words.get(1).copied().unwrap_or_default();
-        if program != "k3s" || !matches!(role, "server" | "agent") {
-            return None;
-        }
-        let named = words.iter().enumerate().find_map(|(index, word)| {
-            word.strip_prefix("--data-dir=").or_else(|| {
-                matches!(*word, "--data-dir" | "-d").then(|| words.get(index + 1).copied())?
+    std::fs::read_dir("/proc")
+        .ok()?
+        .flatten()
+        .find_map(|entry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let arguments = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let arguments = String::from_utf8_lossy(&arguments).into_owned();
+            let words: Vec<&str> = arguments
+                .split(['\0', ' '])
+                .filter(|word| !word.is_empty())
+                .collect();
+            let program = Path::new(words.first()?).file_name()?.to_str()?;
+            let role = words.get(1).copied().unwrap_or_default();
+            if program != "k3s" || !matches!(role, "server" | "agent") {
+                return None;
+            }
+            let named = words.iter().enumerate().find_map(|(index, word)| {
+                word.strip_prefix("--data-dir=").or_else(|| {
+                    matches!(*word, "--data-dir" | "-d").then(|| words.get(index + 1).copied())?
+                })
+            });
+            let data_dir = resolved(Path::new(named.unwrap_or(DEFAULT_DATA_DIR)));
+            (data_dir == site.data_dir).then(|| Running {
+                name: format!("k3s {role}"),
+                pid,
             })
-        });
-        let data_dir = resolved(Path::new(named.unwrap_or(DEFAULT_DATA_DIR)));
-        (data_dir == site.data_dir).then(|| Running { name: format!("k3s {role}"), pid })
-    })
+        })
 }
 
 #[cfg(test)]
@@ -151,7 +174,11 @@ mod tests {
             ("10.43.0.0", None),
             ("x/16", None),
         ] {
-            assert_eq!(first_usable(cidr), first.map(|text| text.parse().unwrap()), "{cidr}");
+            assert_eq!(
+                first_usable(cidr),
+                first.map(|text| text.parse().unwrap()),
+                "{cidr}"
+            );
         }
     }
 }

@@ -11,7 +11,10 @@ use crate::error::CliError;
 /// When stdout cannot be written for another reason: a full disk loses data.
 pub fn data(text: &str) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::from(error)),
         _ => Ok(()),
     }
@@ -34,8 +37,10 @@ pub fn confirm(question: &str, yes: bool) -> Result<(), CliError> {
         return Ok(());
     }
     if !io::stdin().is_terminal() {
-        return Err(CliError::refused("there is no terminal to ask on, so nothing was changed")
-            .hint("say --yes to go on without asking, or --dry-run to see the plan only"));
+        return Err(
+            CliError::refused("there is no terminal to ask on, so nothing was changed")
+                .hint("say --yes to go on without asking, or --dry-run to see the plan only"),
+        );
     }
     let mut stderr = io::stderr().lock();
     let _ = write!(stderr, "{question} [y/N] ");

@@ -25,13 +25,20 @@ pub fn add(plan: &mut Plan, inventory: &Inventory, command: Option<&str>) -> Res
     };
     let mut proof = Vec::new();
     if command.is_none() {
-        proof.push(Proof::Active { unit: unit.to_owned() });
+        proof.push(Proof::Active {
+            unit: unit.to_owned(),
+        });
     }
     proof.extend(serving_proofs(plan, inventory));
-    let number = u32::try_from(plan.steps.len()).unwrap_or(u32::MAX).saturating_add(1);
+    let number = u32::try_from(plan.steps.len())
+        .unwrap_or(u32::MAX)
+        .saturating_add(1);
     plan.steps.push(Step {
         number,
-        target: Target::Unit { host: "local".to_owned(), name: unit.to_owned() },
+        target: Target::Unit {
+            host: "local".to_owned(),
+            name: unit.to_owned(),
+        },
         before: Before::Any,
         action: Action::Restart { command, proof },
         reason: "K3s takes certificates up at its start".to_owned(),
@@ -43,8 +50,10 @@ pub fn add(plan: &mut Plan, inventory: &Inventory, command: Option<&str>) -> Res
 /// them, else at least an open port.
 fn serving_proofs(plan: &Plan, inventory: &Inventory) -> Vec<Proof> {
     // Which kubeconfig tells the port, and which leaf is served there.
-    const PORTS: [(&str, &str); 2] =
-        [("admin-kubeconfig", "dynamic-listener"), ("cred/admin.kubeconfig", "serving-kube-apiserver")];
+    const PORTS: [(&str, &str); 2] = [
+        ("admin-kubeconfig", "dynamic-listener"),
+        ("cred/admin.kubeconfig", "serving-kube-apiserver"),
+    ];
     PORTS
         .into_iter()
         .filter_map(|(kubeconfig, leaf)| {

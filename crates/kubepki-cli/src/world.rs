@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kubepki::apply::{EditError, Editors, Executor, Observer, Patience};
+use kubepki::apply::{Executor, Observer, Patience};
 use kubepki::catalogue::{K3S, Release};
 use kubepki::cluster::{NodeSpec, Policy, Wishes};
 use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
@@ -10,9 +10,7 @@ use kubepki::host::LocalHost;
 use kubepki::inventory::{DetectedRelease, Inventory, Site, collect};
 use kubepki::plan::Step;
 use kubepki::state::{Locked, StateDir};
-use kubepki::{kubeconfig, listener};
-use pki::{Certificate, DAY, San, UnixTime};
-use zeroize::Zeroizing;
+use pki::{DAY, San, UnixTime};
 
 use crate::args::{LeafArgs, NameArgs, SiteArgs};
 use crate::error::CliError;
@@ -49,7 +47,11 @@ impl World {
     /// The real one at another moment.
     pub fn at(moment: UnixTime) -> Self {
         let clock = Box::new(kubepki::edge::FixedClock(moment));
-        Self { clock, hypothetical: true, ..Self::real() }
+        Self {
+            clock,
+            hypothetical: true,
+            ..Self::real()
+        }
     }
 
     /// Now.
@@ -65,7 +67,6 @@ impl World {
             clock: self.clock.as_ref(),
             entropy: &self.entropy,
             keys: &self.keys,
-            editors: &FileEditors,
             observer: &Teller,
             patience: Patience::default(),
         }
@@ -78,9 +79,13 @@ impl World {
 ///
 /// With an example when it is not one.
 pub fn moment(text: &str) -> Result<UnixTime, CliError> {
-    text.parse::<jiff::Timestamp>().map(|at| UnixTime::from_secs(at.as_second())).map_err(|_| {
-        CliError::message(format!("{text:?} is not a moment; write it as 2027-01-31T12:00:00Z"))
-    })
+    text.parse::<jiff::Timestamp>()
+        .map(|at| UnixTime::from_secs(at.as_second()))
+        .map_err(|_| {
+            CliError::message(format!(
+                "{text:?} is not a moment; write it as 2027-01-31T12:00:00Z"
+            ))
+        })
 }
 
 /// A node, looked at.
@@ -94,8 +99,6 @@ pub struct Node {
     pub policy: Policy,
     /// Where plans are kept.
     pub state: StateDir,
-    /// K3s's configuration.
-    pub settings: Settings,
 }
 
 impl Node {
@@ -111,8 +114,12 @@ impl Node {
         leaves: Option<&LeafArgs>,
     ) -> Result<Self, CliError> {
         let settings = Settings::load(&world.host, site).await?;
-        let opened =
-            Site::open(&world.host, &settings.data_dir, settings.admin_kubeconfig.clone()).await?;
+        let opened = Site::open(
+            &world.host,
+            &settings.data_dir,
+            settings.admin_kubeconfig.clone(),
+        )
+        .await?;
         let mut inventory = collect(&world.host, &opened, &K3S, world.now()).await;
         if let Some(text) = &site.k3s_version {
             let release: Release = text.parse()?;
@@ -121,7 +128,12 @@ impl Node {
         let wishes = wishes(&settings, names, inventory.release);
         let policy = policy(leaves, inventory.release)?;
         let state = state_dir(site, &opened);
-        Ok(Self { inventory, wishes, policy, state, settings })
+        Ok(Self {
+            inventory,
+            wishes,
+            policy,
+            state,
+        })
     }
 }
 
@@ -147,7 +159,12 @@ fn wishes(settings: &Settings, names: Option<&NameArgs>, release: DetectedReleas
     // What the configuration still asks for cannot be dropped on the command line alone: K3s
     // would add it again. The caller says so; here the command line wins.
     add_sans.retain(|san| !drop_sans.contains(san));
-    Wishes { node, add_sans, drop_sans, release }
+    Wishes {
+        node,
+        add_sans,
+        drop_sans,
+        release,
+    }
 }
 
 fn named(settings: &Settings, names: &NameArgs, node: Option<NodeSpec>) -> NodeSpec {
@@ -189,9 +206,7 @@ fn lifetime_from_environment() -> Result<Option<i64>, CliError> {
         .and_then(|text| text.parse().ok())
         .filter(|days| (1..=3650).contains(days))
         .map(Some)
-        .ok_or_else(|| {
-            CliError::message(format!("{NAME} must be a number of days from 1 to 3650"))
-        })
+        .ok_or_else(|| CliError::message(format!("{NAME} must be a number of days from 1 to 3650")))
 }
 
 /// Links in the path of a directory, resolved once.
@@ -207,48 +222,10 @@ impl Observer for Teller {
     fn begin(&self, _step: &Step) {}
 
     fn done(&self, step: &Step) {
-        output::talk(&format!("done {}: {}", step.number, kubepki::plan::headline(step)));
-    }
-}
-
-/// Edits kubeconfigs and the listener's Secret.
-#[derive(Clone, Copy, Debug)]
-pub struct FileEditors;
-
-impl Editors for FileEditors {
-    fn kubeconfig(
-        &self,
-        file: &[u8],
-        user: &str,
-        certificate: &[u8],
-        key: &[u8],
-        authority: Option<&[u8]>,
-    ) -> Result<Zeroizing<Vec<u8>>, EditError> {
-        let authority = authority.map(std::str::from_utf8).transpose()?;
-        let (certificate, key) = (std::str::from_utf8(certificate)?, std::str::from_utf8(key)?);
-        Ok(kubeconfig::replace_user(file, user, certificate, key, authority)?)
-    }
-
-    fn listener(
-        &self,
-        file: &[u8],
-        certificate: &[u8],
-        key: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, EditError> {
-        let (chain, key) = (std::str::from_utf8(certificate)?, std::str::from_utf8(key)?);
-        let replaced = listener::replace(file, chain, key)?;
-        // K3s takes its names from the annotations, so they have to say what the leaf says.
-        let leaf = Certificate::all_from_pem(certificate)?;
-        let carried: Vec<String> =
-            leaf.iter().take(1).flat_map(|leaf| leaf.sans()).map(ToString::to_string).collect();
-        let annotated = listener::Listener::parse(&replaced)?.sans;
-        let missing = |from: &[String], than: &[String]| -> Vec<String> {
-            from.iter().filter(|name| !than.contains(name)).cloned().collect()
-        };
-        let (add, drop) = (missing(&carried, &annotated), missing(&annotated, &carried));
-        if add.is_empty() && drop.is_empty() {
-            return Ok(replaced);
-        }
-        Ok(listener::edit_sans(&replaced, &add, &drop)?)
+        output::talk(&format!(
+            "done {}: {}",
+            step.number,
+            kubepki::plan::headline(step)
+        ));
     }
 }

@@ -83,7 +83,11 @@ pub async fn carry_out(
     change: &ChangeArgs,
 ) -> Result<Exit, CliError> {
     if change.restart || change.restart_command.is_some() {
-        restart::add(&mut plan, &node.inventory, change.restart_command.as_deref())?;
+        restart::add(
+            &mut plan,
+            &node.inventory,
+            change.restart_command.as_deref(),
+        )?;
     }
     print_plan(&plan, Some(&node.inventory), change.output)?;
     if plan.steps.is_empty() {
@@ -94,7 +98,10 @@ pub async fn carry_out(
         output::talk("Dry run: nothing was changed.");
         return Ok(Exit::Fine);
     }
-    output::confirm(&format!("Carry out these {} steps?", plan.steps.len()), change.yes)?;
+    output::confirm(
+        &format!("Carry out these {} steps?", plan.steps.len()),
+        change.yes,
+    )?;
     let state = node.state.lock()?;
     let outcome = world.executor(&state).apply(&plan).await.map_err(failed)?;
     finish(world, &state, node, &plan, outcome)
@@ -168,7 +175,13 @@ fn failed(error: ApplyError) -> CliError {
             Some("run `kubepki resume` to go on or `kubepki undo` to take it back".to_owned()),
         ),
     };
-    CliError { hint, ..CliError { exit, ..CliError::failed(&error) } }
+    CliError {
+        hint,
+        ..CliError {
+            exit,
+            ..CliError::failed(&error)
+        }
+    }
 }
 
 fn finish(
@@ -190,7 +203,11 @@ fn finish(
             output::talk(&closing(plan, node));
             Ok(Exit::Fine)
         }
-        Outcome::Waiting { step, instruction, unmet } => {
+        Outcome::Waiting {
+            step,
+            instruction,
+            unmet,
+        } => {
             let mut text = format!("Step {step} waits for you: {instruction}");
             for unmet in unmet {
                 let _ = write!(text, "\n  not yet: {unmet}");
@@ -204,12 +221,17 @@ fn finish(
 
 /// What the operator has to do now.
 fn closing(plan: &Plan, node: &Node) -> String {
-    let mut text = format!("Done: {}. Take it back with: kubepki undo {}", plan.title, plan.id);
+    let mut text = format!(
+        "Done: {}. Take it back with: kubepki undo {}",
+        plan.title, plan.id
+    );
     if plan.undoes.is_some() {
         text = format!("Done: {}.", plan.title);
     }
-    let restarted =
-        plan.steps.iter().any(|step| matches!(step.action, plan::Action::Restart { .. }));
+    let restarted = plan
+        .steps
+        .iter()
+        .any(|step| matches!(step.action, plan::Action::Restart { .. }));
     if !restarted {
         let unit = match node.inventory.site.role {
             Role::Server => "k3s",
@@ -222,4 +244,3 @@ fn closing(plan: &Plan, node: &Node) -> String {
     }
     text
 }
-

@@ -43,8 +43,10 @@ pub async fn run(args: &HistoryArgs) -> Result<Exit, CliError> {
 fn forget(node: &Node, id: &str, yes: bool) -> Result<Exit, CliError> {
     let id = PlanId(id.to_owned());
     let plan = node.state.load_plan(&id)?;
-    let question =
-        format!("Forget {id} ({}) with its backups? It cannot be undone afterwards.", plan.title);
+    let question = format!(
+        "Forget {id} ({}) with its backups? It cannot be undone afterwards.",
+        plan.title
+    );
     output::confirm(&question, yes)?;
     node.state.lock()?.forget(&id)?;
     output::talk(&format!("{id} is forgotten."));
@@ -52,7 +54,9 @@ fn forget(node: &Node, id: &str, yes: bool) -> Result<Exit, CliError> {
 }
 
 fn line(past: &Past) -> String {
-    let when = past.created.map_or_else(|| "?".to_owned(), |at| at.to_string());
+    let when = past
+        .created
+        .map_or_else(|| "?".to_owned(), |at| at.to_string());
     let mut text = format!("{when}  {}  {}  {} steps", past.id, past.title, past.steps);
     let _ = writeln!(text, "  {}", standing(past));
     text
@@ -65,11 +69,20 @@ fn standing(past: &Past) -> String {
         (Standing::Planned, _) => "planned".to_owned(),
         (Standing::Abandoned, _) => "given up".to_owned(),
         (Standing::Unreadable(why), _) => format!("cannot be read: {why}"),
-        (Standing::Interrupted { step, waiting: true, .. }, _) => {
+        (
+            Standing::Interrupted {
+                step,
+                waiting: true,
+                ..
+            },
+            _,
+        ) => {
             format!("waits at step {step}: kubepki resume")
         }
         (Standing::Interrupted { step, failure, .. }, _) => {
-            let why = failure.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
+            let why = failure
+                .as_ref()
+                .map_or_else(String::new, |why| format!(" ({why})"));
             format!("interrupted at step {step}{why}: kubepki resume, or kubepki undo")
         }
     }

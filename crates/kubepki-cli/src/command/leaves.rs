@@ -83,7 +83,13 @@ fn requested(node: &Node, names: &[String]) -> Result<(String, Vec<Selection>), 
 
 fn due(world: &World, node: &Node) -> Result<Plan, CliError> {
     let due = plan::due(&node.inventory, &node.wishes, &node.policy, world.now())?;
-    let mut made = make(world, node, "renew", "renew what is due".to_owned(), &due.selected)?;
+    let mut made = make(
+        world,
+        node,
+        "renew",
+        "renew what is due".to_owned(),
+        &due.selected,
+    )?;
     made.notes.extend(due.notes);
     Ok(made)
 }

@@ -13,7 +13,9 @@ use crate::error::{CliError, Exit};
 ///
 /// What the operator is told, with the exit code.
 pub fn run(cli: Cli) -> Result<Exit, CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         match cli.command {
             Command::Rotate(args) => leaves::rotate(&args).await,
