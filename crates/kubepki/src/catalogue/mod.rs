@@ -8,6 +8,7 @@
 mod check;
 mod k3s;
 mod release;
+mod row;
 
 use std::path::{Path, PathBuf};
 

@@ -44,22 +44,10 @@ impl DetectedRelease {
     /// controller manager came with the same releases, so a tree that has them has the new window.
     pub fn renewal_window_days(self) -> i64 {
         const LONGER: crate::catalogue::Since = crate::catalogue::Since(&[
-            Release {
-                minor: 33,
-                patch: 1,
-            },
-            Release {
-                minor: 32,
-                patch: 5,
-            },
-            Release {
-                minor: 31,
-                patch: 9,
-            },
-            Release {
-                minor: 30,
-                patch: 13,
-            },
+            Release::of(33, 1),
+            Release::of(32, 5),
+            Release::of(31, 9),
+            Release::of(30, 13),
         ]);
         let longer = match self {
             Self::Known(release) => LONGER.includes(release),
