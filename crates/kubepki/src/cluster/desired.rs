@@ -139,7 +139,7 @@ fn resolve(inventory: &Inventory, rule: &SanRule, wishes: &Wishes) -> Option<Vec
         SanRule::Literal(text) | SanRule::LiteralSince(text, _) => Some(vec![San::from_text(text)]),
         SanRule::KubernetesService => match node {
             Some(node) => Some(node.service_names()),
-            None => names_of(inventory, "dynamic-listener", |san| is_service_name(san)),
+            None => names_of(inventory, "dynamic-listener", is_service_name),
         },
         SanRule::ServerNames => match node {
             Some(node) => Some(node.server_names()),

@@ -19,8 +19,19 @@ impl DetectedRelease {
     /// From the rows that are there: the newest among the oldest releases that can have them.
     pub(super) fn from_rows(rows: &[ObservedRow]) -> Self {
         let oldest = |row: &Row| row.since.oldest();
+        // A key that older releases keep beside a certificate says nothing while that is there.
+        let told = |observed: &&ObservedRow| {
+            observed.file.present().is_some()
+                && !rows.iter().any(|other| {
+                    other.file.present().is_some()
+                        && other
+                            .key
+                            .as_ref()
+                            .is_some_and(|key| key.path == observed.file.path)
+                })
+        };
         rows.iter()
-            .filter(|observed| observed.file.present().is_some())
+            .filter(told)
             .filter_map(|observed| oldest(observed.row))
             .max()
             .map_or(Self::Unknown, Self::AtLeast)
