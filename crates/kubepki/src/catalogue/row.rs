@@ -64,6 +64,12 @@ impl LeafSpec {
         self
     }
 
+    /// What older releases called it, without any `O`.
+    pub(super) const fn formerly(mut self, common_name: &'static str) -> Self {
+        self.formerly = Some(common_name);
+        self
+    }
+
     /// Subject alternative names.
     pub(super) const fn with_names(mut self, sans: &'static [SanRule]) -> Self {
         self.sans = sans;
@@ -101,6 +107,7 @@ const fn leaf(
         common_name,
         purposes,
         sans: &[],
+        formerly: None,
     }
 }
 

@@ -120,7 +120,11 @@ pub(super) const ROWS: &[Row] = &[
     Row::new(
         "client-kube-apiserver",
         "tls/client-kube-apiserver",
-        Leaf(client("client-ca", Named("system:apiserver")).in_groups(MASTERS)),
+        Leaf(
+            client("client-ca", Named("system:apiserver"))
+                .in_groups(MASTERS)
+                .formerly("kube-apiserver"),
+        ),
         "the API server towards kubelets",
     )
     .because(MASTERS_BYPASS),
