@@ -147,13 +147,20 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotYetValid { at, not_before } => {
-                write!(f, "is not valid before {not_before}; it is looked at for {at}")
+                write!(
+                    f,
+                    "is not valid before {not_before}; it is looked at for {at}"
+                )
             }
             Self::Expired { at, not_after } => {
                 write!(f, "expired at {not_after}; it is looked at for {at}")
             }
             Self::UnknownCritical(oids) => {
-                write!(f, "has critical extensions that are not understood: {}", oids.join(", "))
+                write!(
+                    f,
+                    "has critical extensions that are not understood: {}",
+                    oids.join(", ")
+                )
             }
             Self::NotACa => f.write_str("is not a CA (basic constraints)"),
             Self::NoCertSign => f.write_str("may not sign certificates (key usage)"),
@@ -165,7 +172,10 @@ impl fmt::Display for Reason {
                 "allows {allowed} CAs below it (path length), the path has {below}"
             ),
             Self::IssuerNotFound { issuer } => {
-                write!(f, "was issued by {issuer}, and no certificate of that name is at hand")
+                write!(
+                    f,
+                    "was issued by {issuer}, and no certificate of that name is at hand"
+                )
             }
             Self::PurposeExcluded { wanted, allowed } => write!(
                 f,
@@ -174,7 +184,10 @@ impl fmt::Display for Reason {
                 Listed(wanted)
             ),
             Self::NameNotPermitted { child, name } => {
-                write!(f, "does not permit the name {name} of {child} (name constraints)")
+                write!(
+                    f,
+                    "does not permit the name {name} of {child} (name constraints)"
+                )
             }
             Self::NameExcluded {
                 child,
@@ -189,7 +202,10 @@ impl fmt::Display for Reason {
                 "has the name {name:?}, which cannot be held against name constraints: {detail}"
             ),
             Self::TooManyConstraints { limit } => {
-                write!(f, "needs over {limit} comparisons of names with name constraints")
+                write!(
+                    f,
+                    "needs over {limit} comparisons of names with name constraints"
+                )
             }
         }
     }
@@ -272,7 +288,11 @@ impl fmt::Display for VerifyError {
                 certificate,
                 wanted,
                 names,
-            } => write!(f, "{certificate} is for {}, not for {wanted}", Listed(names)),
+            } => write!(
+                f,
+                "{certificate} is for {}, not for {wanted}",
+                Listed(names)
+            ),
             Self::NoPath {
                 certificate,
                 rejected,
@@ -284,7 +304,10 @@ impl fmt::Display for VerifyError {
                 certificate,
                 rejected,
             } => {
-                write!(f, "{certificate} has a trusted root, but may not be used so")?;
+                write!(
+                    f,
+                    "{certificate} has a trusted root, but may not be used so"
+                )?;
                 write_list(f, rejected)
             }
             Self::TooManySignatures { certificate, limit } => write!(
