@@ -55,10 +55,7 @@ impl Certificate {
     pub fn from_der(der: &[u8]) -> Result<Self, Error> {
         let bad = |error: der::Error| Error::malformed("certificate", error);
         let whole = AnyRef::from_der(der).map_err(bad)?;
-        whole
-            .tag()
-            .assert_eq(Tag::Sequence)
-            .map_err(|error| bad(error.into()))?;
+        whole.tag().assert_eq(Tag::Sequence).map_err(bad)?;
         let mut outer = SliceReader::new(whole.value()).map_err(bad)?;
         let tbs_der = outer.tlv_bytes().map_err(bad)?;
         let algorithm = outer.tlv_bytes().map_err(bad)?;
@@ -270,9 +267,7 @@ impl<'a> TbsFields<'a> {
     fn from_der(der: &'a [u8]) -> Result<Self, Error> {
         let bad = |error: der::Error| Error::malformed("certificate", error);
         let tbs = AnyRef::from_der(der).map_err(bad)?;
-        tbs.tag()
-            .assert_eq(Tag::Sequence)
-            .map_err(|error| bad(error.into()))?;
+        tbs.tag().assert_eq(Tag::Sequence).map_err(bad)?;
         let mut fields = SliceReader::new(tbs.value()).map_err(bad)?;
         let version = version(&mut fields).map_err(bad)?;
         if !(1..=3).contains(&version) {

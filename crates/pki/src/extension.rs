@@ -258,10 +258,7 @@ impl Extensions {
 fn content<'a>(der: &'a [u8], what: &'static str) -> Result<SliceReader<'a>, Error> {
     let bad = |error: der::Error| Error::malformed(what, error);
     let whole = AnyRef::from_der(der).map_err(bad)?;
-    whole
-        .tag()
-        .assert_eq(Tag::Sequence)
-        .map_err(|error| bad(error.into()))?;
+    whole.tag().assert_eq(Tag::Sequence).map_err(bad)?;
     SliceReader::new(whole.value()).map_err(bad)
 }
 

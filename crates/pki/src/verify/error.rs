@@ -16,13 +16,13 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The identity of `certificate`.
-    pub fn of(certificate: &Certificate) -> Self {
-        Self {
+    /// The identity of `certificate`; boxed, as errors carry several.
+    pub fn of(certificate: &Certificate) -> Box<Self> {
+        Box::new(Self {
             subject: certificate.subject().to_string(),
             serial: certificate.serial().clone(),
             fingerprint: certificate.fingerprint(),
-        }
+        })
     }
 }
 
@@ -42,7 +42,7 @@ impl fmt::Display for Identity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathError {
     /// The one that is to blame.
-    pub certificate: Identity,
+    pub certificate: Box<Identity>,
     /// Why.
     pub reason: Reason,
 }
@@ -90,7 +90,7 @@ pub enum Reason {
     /// Its signature over the certificate below does not hold.
     Signature {
         /// The certificate below.
-        child: Identity,
+        child: Box<Identity>,
         /// [`Error::BadSignature`] for another key of the same name, else what is not supported.
         error: Error,
     },
@@ -116,14 +116,14 @@ pub enum Reason {
     /// Its name constraints do not allow a name of a certificate below.
     NameNotPermitted {
         /// The certificate below.
-        child: Identity,
+        child: Box<Identity>,
         /// The name.
         name: String,
     },
     /// Its name constraints exclude a name of a certificate below.
     NameExcluded {
         /// The certificate below.
-        child: Identity,
+        child: Box<Identity>,
         /// The name.
         name: String,
         /// The subtree that the name lies in.
@@ -232,7 +232,7 @@ pub enum VerifyError {
     /// The leaf is not for that host.
     Host {
         /// The leaf.
-        certificate: Identity,
+        certificate: Box<Identity>,
         /// The host.
         wanted: String,
         /// Its names of that kind: addresses for an address, else DNS names. The common name
@@ -242,21 +242,21 @@ pub enum VerifyError {
     /// No path leads to a root.
     NoPath {
         /// The leaf.
-        certificate: Identity,
+        certificate: Box<Identity>,
         /// Every candidate issuer that was looked at, nearest first, and every dead end.
         rejected: Vec<PathError>,
     },
     /// Paths lead to a root, but none may be used for what is wanted.
     Unusable {
         /// The leaf.
-        certificate: Identity,
+        certificate: Box<Identity>,
         /// What is wrong with each.
         rejected: Vec<PathError>,
     },
     /// The search was given up.
     TooManySignatures {
         /// The leaf.
-        certificate: Identity,
+        certificate: Box<Identity>,
         /// Candidate issuers that were looked at.
         limit: usize,
     },
