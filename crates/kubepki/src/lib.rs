@@ -1,15 +1,18 @@
 //! The certificate lifecycle of Kubernetes clusters.
 
+pub mod apply;
 pub mod catalogue;
 pub mod cluster;
 pub mod edge;
 pub mod host;
 pub mod inspect;
 pub mod inventory;
+pub mod journal;
 pub mod k3s;
 pub mod kubeconfig;
 pub mod listener;
 pub mod plan;
+pub mod state;
 #[cfg(test)]
 mod test_pki;
 mod yaml;
