@@ -211,13 +211,13 @@ fn server(node: &Node, said: Option<&str>) -> Result<String, CliError> {
 /// A span of time as people write it: `8h`, `30d`.
 fn duration(text: &str) -> Result<i64, CliError> {
     let span: jiff::Span = text.parse().map_err(|_| {
-        CliError::message(format!(
+        CliError::usage(format!(
             "{text:?} is not a span of time; write it as 8h or 30d"
         ))
     })?;
     let relative = jiff::SpanRelativeTo::days_are_24_hours();
     let total = span.total((jiff::Unit::Second, relative)).map_err(|_| {
-        CliError::message(format!(
+        CliError::usage(format!(
             "{text:?} has no fixed length; write it in days or hours"
         ))
     })?;

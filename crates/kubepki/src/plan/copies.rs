@@ -43,6 +43,8 @@ pub fn plan_copies(request: &Request<'_>, copies: &[StaleCopy<'_>]) -> Result<Pl
             sans: Vec::new(),
             purposes: vec![Purpose::ClientAuth],
         };
+        // A short-lived certificate stays one.
+        draft.lifetime = identity.lifetime.min(request.policy.lifetime);
         let leaf = LeafId(format!("kubeconfig-{}", index + 1));
         draft.add_leaf_as(leaf.clone(), want, AUTHORITY, None)?;
         let authority = (!stale.trusts_server && !bundle.is_empty()).then(|| bundle.clone());

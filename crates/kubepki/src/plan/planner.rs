@@ -128,6 +128,8 @@ pub fn plan_leaves(request: &Request<'_>, selected: &[Selection]) -> Result<Plan
 pub(super) struct Draft<'a> {
     request: &'a Request<'a>,
     plan: Plan,
+    /// Seconds that the next leaves live.
+    pub(super) lifetime: i64,
 }
 
 impl<'a> Draft<'a> {
@@ -148,7 +150,11 @@ impl<'a> Draft<'a> {
             steps: Vec::new(),
             notes: Vec::new(),
         };
-        Self { request, plan }
+        Self {
+            request,
+            plan,
+            lifetime: request.policy.lifetime,
+        }
     }
 
     fn issue(
@@ -275,7 +281,7 @@ impl<'a> Draft<'a> {
         let not_before = request.now.plus(-request.policy.backdate);
         let validity = Validity {
             not_before,
-            not_after: not_before.plus(request.policy.lifetime),
+            not_after: not_before.plus(self.lifetime),
         }
         .clamped_to(ca.validity());
         let serial = Serial::random(|bytes| request.entropy.fill(bytes)).map_err(PlanError::Pki)?;
