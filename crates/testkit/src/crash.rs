@@ -145,7 +145,9 @@ fn points(log: &str) -> Vec<CrashPoint> {
         // Standard output and error of a test are pipes.
         let to_reader = call.contains("write")
             && arguments.split(',').next().is_some_and(|file| {
-                file.contains("<pipe:") || file.contains("</dev/") || file.contains("<socket:")
+                ["<pipe:", "<socket:", "</dev/null", "</dev/pts", "</dev/tty"]
+                    .iter()
+                    .any(|to| file.contains(to))
             });
         let opens_to_read = call.starts_with("open") && !arguments.contains("O_CREAT");
         // Tokio wakes itself through an event descriptor.
