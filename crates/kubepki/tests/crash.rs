@@ -9,7 +9,8 @@
     reason = "tests fail by panicking"
 )]
 
-mod common;
+#[path = "engine/node.rs"]
+mod node;
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,7 @@ use kubepki::plan::{Plan, PlanId};
 use kubepki::state::StateError;
 use testkit::Victim;
 
-use common::{Node, executor, scratch};
+use node::{Node, executor, scratch};
 
 const FOLDER: &str = "KUBEPKI_TEST_CRASH_FOLDER";
 
