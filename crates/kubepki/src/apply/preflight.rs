@@ -53,6 +53,9 @@ fn check_step(plan: &Plan, step: &Step) -> Result<(), String> {
             if !plain {
                 return Err(format!("{} is no absolute path of a file", path.display()));
             }
+            if !matches!(step.before, Before::Absent | Before::Present(_)) {
+                return Err("it does not say what must be there before".to_owned());
+            }
         }
         (Target::DatastoreKey { .. }, Action::Txn { .. })
         | (Target::Unit { .. } | Target::Container { .. }, Action::Restart { .. })

@@ -49,7 +49,11 @@ impl Case {
     }
 
     pub fn one_step(&self, target: Target, action: Action) -> Plan {
-        let (before, reason) = (Before::Any, String::new());
+        let before = match target {
+            Target::File { .. } => Before::Absent,
+            _ => Before::Any,
+        };
+        let reason = String::new();
         self.node.plan_of(
             "one",
             vec![Step {

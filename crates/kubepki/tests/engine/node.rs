@@ -25,10 +25,10 @@ pub const CLOCK: FixedClock = FixedClock(NOW);
 /// A folder for a node, in memory where there is such a place: these tests sync a lot.
 pub fn scratch() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
-    if memory.is_dir() {
-        if let Ok(folder) = tempfile::tempdir_in(memory) {
-            return folder;
-        }
+    if memory.is_dir()
+        && let Ok(folder) = tempfile::tempdir_in(memory)
+    {
+        return folder;
     }
     tempfile::tempdir().unwrap()
 }
@@ -114,7 +114,6 @@ impl Node {
 
     /// A plan with every kind of file step, and one path touched twice.
     pub async fn plan(&self) -> Plan {
-        let mut steps = Vec::new();
         let fresh = Attributes::new(0o644);
         let dated = Attributes {
             mtime: Some((1_750_000_000, 1)),
@@ -133,7 +132,7 @@ impl Node {
             authority: None,
         };
         let private = |mode| Attributes::new(mode);
-        for (name, action) in [
+        let actions = [
             ("backup", put(private(0o700), Content::Directory)),
             ("backup/admin.crt", put(private(0o600), copy)),
             (
@@ -155,7 +154,23 @@ impl Node {
             ("empty", Action::Remove),
             ("new.txt", put(dated, text("new\n"))),
             ("twice.txt", put(fresh, text("two\n"))),
-        ] {
+        ];
+        let mut steps = self.steps(actions).await;
+        // The second step of a path finds what the first one leaves.
+        let (one, two) = (steps[7].clone(), &mut steps[11]);
+        if let (Before::Present(there), Action::Put { attributes, .. }) =
+            (&mut two.before, one.action)
+        {
+            there.kind = FingerprintKind::File(pki::sha256(b"one\n").to_string());
+            there.attributes.mtime = attributes.mtime;
+        }
+        self.plan_of("20261122T061911Z-test-0001", steps)
+    }
+
+    /// Steps on files of the node, each on the condition of what is there now.
+    pub async fn steps(&self, actions: impl IntoIterator<Item = (&str, Action)>) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for (name, action) in actions {
             let path = self.path(name);
             let before = match LocalHost.read(&path).await.unwrap() {
                 Some(entry) => Before::Present(fingerprint(&entry)),
@@ -174,15 +189,7 @@ impl Node {
                 reason: "test".to_owned(),
             });
         }
-        // The second step of a path finds what the first one leaves.
-        let (one, two) = (steps[7].clone(), &mut steps[11]);
-        if let (Before::Present(there), Action::Put { attributes, .. }) =
-            (&mut two.before, one.action)
-        {
-            there.kind = FingerprintKind::File(pki::sha256(b"one\n").to_string());
-            there.attributes.mtime = attributes.mtime;
-        }
-        self.plan_of("20261122T061911Z-test-0001", steps)
+        steps
     }
 
     pub fn plan_of(&self, id: &str, steps: Vec<Step>) -> Plan {

@@ -206,25 +206,19 @@ async fn a_restart_is_proven_by_what_is_served_and_so_is_its_undo() {
         .await
         .unwrap();
     let leaf = || LeafId("client-admin".to_owned());
-    let file = |name: &str| Target::File {
-        host: "local".to_owned(),
-        path: case.node.path(name),
-    };
-    let mut steps = Vec::new();
-    for (name, mode, content) in [
-        ("tls/admin.key", 0o600, Content::LeafKey(leaf())),
-        ("tls/admin.crt", 0o644, Content::LeafCertificate(leaf())),
-    ] {
-        let (action, target) = (put(Attributes::new(mode), content), file(name));
-        let (before, reason) = (Before::Any, String::new());
-        steps.push(Step {
-            number: steps.len() as u32 + 1,
-            target,
-            before,
-            action,
-            reason,
-        });
-    }
+    let mut steps = case
+        .node
+        .steps([
+            (
+                "tls/admin.key",
+                put(Attributes::new(0o600), Content::LeafKey(leaf())),
+            ),
+            (
+                "tls/admin.crt",
+                put(Attributes::new(0o644), Content::LeafCertificate(leaf())),
+            ),
+        ])
+        .await;
     let other = pki::sha256(&before).to_string();
     let proof = vec![
         Proof::Listens {

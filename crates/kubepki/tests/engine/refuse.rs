@@ -67,6 +67,8 @@ async fn what_cannot_be_applied_changes_nothing() {
         Attributes::new(0o600),
         Content::LeafKey(LeafId("none".to_owned())),
     );
+    let mut any = case.plan.clone();
+    any.steps[0].before = Before::Any;
     let mut gap = case.plan.clone();
     gap.steps.remove(3);
     let plans = [
@@ -89,6 +91,7 @@ async fn what_cannot_be_applied_changes_nothing() {
                 ..case.plan.clone()
             },
         ),
+        ("unfit", any),
         ("unfit", gap),
         ("stale", case.one_step(near("/no/such/directory/x"), text())),
     ];
