@@ -92,7 +92,7 @@ async fn edited(
         }
         _ => {
             let base = base_bytes(base, "listener Secret")?;
-            listener::replace(base, &issued.chain, &key)
+            listener::reissue(base, &issued.chain, &key)
                 .map_err(|source| edit_error("listener Secret", source))?
         }
     };

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use pki::{Certificate, Purpose, San, Serial, UnixTime, Validity};
 
+use super::issuer::issuer;
 use super::{
-    Action, Before, Content, IssuerRef, KeyOrigin, Leaf, LeafCertificate, LeafId, PLAN_FORMAT,
-    Plan, PlanId, SecretRef, Step, Target,
+    Action, Before, Content, KeyOrigin, Leaf, LeafCertificate, LeafId, PLAN_FORMAT, Plan, PlanId,
+    Step, Target,
 };
 use crate::catalogue::{Kind, LeafSpec, Row};
 use crate::cluster::{LeafWant, Policy, WantError, Wishes, listener_sans, want};
@@ -120,40 +121,19 @@ pub fn plan_leaves(request: &Request<'_>, selected: &[Selection]) -> Result<Plan
         }
     }
     draft.refresh_admin_kubeconfig()?;
-    Ok(draft.plan)
-}
-
-/// The certificates of a CA's file that follow a leaf of it.
-///
-/// K3s appends the whole file. Where the file holds a cross-certificate, that order makes every
-/// OpenSSL client with the old CA fail, so what is self-signed stays out: the peer has its own
-/// roots (reference section 13.2).
-pub fn served_chain(authority: &[Certificate]) -> Vec<&Certificate> {
-    let crosses = |candidate: &Certificate| {
-        !candidate.is_self_issued()
-            && authority.iter().any(|root| {
-                root.is_self_issued()
-                    && root.subject().der() == candidate.subject().der()
-                    && root.spki_der() == candidate.spki_der()
-            })
-    };
-    let crossed = authority.iter().any(crosses);
-    authority
-        .iter()
-        .enumerate()
-        .filter(|(index, certificate)| *index == 0 || !crossed || !certificate.is_self_issued())
-        .map(|(_, certificate)| certificate)
-        .collect()
+    Ok(draft.finish())
 }
 
 /// A plan in the making.
-struct Draft<'a> {
+pub(super) struct Draft<'a> {
     request: &'a Request<'a>,
     plan: Plan,
+    /// Seconds that the next leaves live.
+    pub(super) lifetime: i64,
 }
 
 impl<'a> Draft<'a> {
-    fn new(request: &'a Request<'a>) -> Self {
+    pub(super) fn new(request: &'a Request<'a>) -> Self {
         let plan = Plan {
             format: PLAN_FORMAT,
             id: request.id.clone(),
@@ -170,7 +150,11 @@ impl<'a> Draft<'a> {
             steps: Vec::new(),
             notes: Vec::new(),
         };
-        Self { request, plan }
+        Self {
+            request,
+            plan,
+            lifetime: request.policy.lifetime,
+        }
     }
 
     fn issue(
@@ -261,6 +245,11 @@ impl<'a> Draft<'a> {
         self.put(&observed.file, 0o600, Content::LeafKey(leaf), reason)
     }
 
+    /// The plan as it stands.
+    pub(super) fn finish(self) -> Plan {
+        self.plan
+    }
+
     /// Registers the leaf of `row` and says under which id.
     fn add_leaf(
         &mut self,
@@ -269,6 +258,19 @@ impl<'a> Draft<'a> {
         authority: &'static str,
         key: Option<&Observed>,
     ) -> Result<LeafId, PlanError> {
+        let id = LeafId(row.id.to_owned());
+        self.add_leaf_as(id.clone(), want, authority, key)?;
+        Ok(id)
+    }
+
+    /// Registers a leaf under `id`.
+    pub(super) fn add_leaf_as(
+        &mut self,
+        id: LeafId,
+        want: LeafWant,
+        authority: &'static str,
+        key: Option<&Observed>,
+    ) -> Result<(), PlanError> {
         let request = self.request;
         let (issuer, chain) = issuer(request, authority)?;
         let ca = chain.first().ok_or_else(|| PlanError::Authority {
@@ -279,7 +281,7 @@ impl<'a> Draft<'a> {
         let not_before = request.now.plus(-request.policy.backdate);
         let validity = Validity {
             not_before,
-            not_after: not_before.plus(request.policy.lifetime),
+            not_after: not_before.plus(self.lifetime),
         }
         .clamped_to(ca.validity());
         let serial = Serial::random(|bytes| request.entropy.fill(bytes)).map_err(PlanError::Pki)?;
@@ -297,7 +299,6 @@ impl<'a> Draft<'a> {
                 .map(|certificate| certificate.to_pem())
                 .collect(),
         };
-        let id = LeafId(row.id.to_owned());
         let key = self.key_origin(key);
         self.plan.leaves.insert(
             id.clone(),
@@ -306,7 +307,7 @@ impl<'a> Draft<'a> {
                 certificate: Some(certificate),
             },
         );
-        Ok(id)
+        Ok(())
     }
 
     /// The present key if it is to be kept and can be read, else a new one.
@@ -399,7 +400,7 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    fn put(
+    pub(super) fn put(
         &mut self,
         observed: &Observed,
         mode: u32,
@@ -461,70 +462,6 @@ fn before(observed: &Observed) -> Result<Before, PlanError> {
             Facts::Directory => Err(unreadable("is a directory, not a file".to_owned())),
             _ => Ok(Before::Present(present.fingerprint.clone())),
         },
-    }
-}
-
-/// Who signs for `authority`, and what follows its leaves.
-fn issuer<'a>(
-    request: &Request<'a>,
-    authority: &'static str,
-) -> Result<(IssuerRef, Vec<&'a Certificate>), PlanError> {
-    let inventory = request.inventory;
-    let observed = inventory.row(authority);
-    let path = observed.map_or_else(String::new, |o| o.file.path.display().to_string());
-    let unusable = |detail: String| PlanError::Authority {
-        authority,
-        path: path.clone(),
-        detail,
-    };
-    let (observed, ca) = observed
-        .and_then(|o| o.file.first_certificate().map(|ca| (o, ca)))
-        .ok_or_else(|| unusable(missing_authority(observed)))?;
-    if ca.validity().not_after < request.now {
-        let not_after = ca.validity().not_after;
-        return Err(PlanError::AuthorityExpired {
-            authority,
-            path,
-            not_after,
-        });
-    }
-    let key = observed
-        .key
-        .as_ref()
-        .ok_or_else(|| unusable("it has no key file".to_owned()))?;
-    let Some(facts) = key.keys().first() else {
-        return Err(unusable(format!(
-            "its key {} is missing or cannot be read; take it from the datastore or a backup",
-            key.path.display()
-        )));
-    };
-    if facts.spki != ca.spki_sha256() {
-        return Err(unusable(format!(
-            "{} holds another key",
-            key.path.display()
-        )));
-    }
-    if !ca.is_ca() {
-        return Err(unusable("its first certificate is not a CA".to_owned()));
-    }
-    let issuer = IssuerRef {
-        certificate: ca.to_pem(),
-        key: SecretRef::File(key.path.clone()),
-        spki: facts.spki.to_string(),
-    };
-    Ok((issuer, served_chain(observed.file.certificates())))
-}
-
-fn missing_authority(observed: Option<&ObservedRow>) -> String {
-    match observed.map(|o| &o.file.found) {
-        Some(Found::Unreadable(detail)) => detail.clone(),
-        Some(Found::Present(present)) => match &present.facts {
-            Facts::Malformed(detail) => detail.clone(),
-            _ => "it is not a file of certificates".to_owned(),
-        },
-        Some(Found::Absent) | None => {
-            "it is missing; take it from the datastore or a backup".to_owned()
-        }
     }
 }
 
