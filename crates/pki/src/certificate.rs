@@ -6,7 +6,7 @@ use der::asn1::{AnyRef, BitStringRef};
 use der::{Decode, Reader, SliceReader, Tag, TagNumber, Tagged};
 
 use crate::extension::Extensions;
-use crate::key::check_public_key;
+use crate::public_key::check_public_key;
 use crate::{
     BasicConstraints, Digest, Error, KeyUsage, Name, NameConstraints, Purpose, San, Serial,
     UnixTime, Validity, pem, sha256,

@@ -5,7 +5,8 @@ use der::asn1::{AnyRef, BitStringRef, OctetStringRef, UintRef};
 use der::{Decode, Encode, Sequence, Tag};
 
 use crate::certificate::Certificate;
-use crate::key::{KeyAlgorithm, PrivateKey, public_key_algorithm, public_key_bits};
+use crate::key::{KeyAlgorithm, PrivateKey};
+use crate::public_key::{public_key_algorithm, public_key_bits};
 use crate::{
     BasicConstraints, Error, KeyUsage, Name, Purpose, San, Serial, UnixTime, Validity, oid, sha1,
 };
