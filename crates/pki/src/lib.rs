@@ -11,6 +11,7 @@
 
 mod certificate;
 mod digest;
+mod encode;
 mod error;
 mod extension;
 mod issue;

@@ -120,15 +120,41 @@ fn serials_are_positive_distinct_and_of_one_length() {
 }
 
 #[test]
+fn years_that_x509_cannot_write_are_refused() {
+    let name = Name::new(&[], "far").unwrap();
+    for seconds in [i64::MIN, i64::MAX, 253_402_300_800, -62_167_219_201] {
+        let not_after = UnixTime::from_secs(seconds);
+        let validity = Validity {
+            not_before: not_after.plus(-1),
+            not_after,
+        };
+        let key = PrivateKey::generate(KeyAlgorithm::P256).unwrap();
+        let serial = Serial::random(pki::random).unwrap();
+        let refused = Authority::self_signed(&name, key, serial, validity);
+        assert!(
+            matches!(refused.err(), Some(Error::Unissuable { .. })),
+            "{seconds}"
+        );
+    }
+}
+
+#[test]
 fn a_passphrase_protects_every_kind_of_key() {
-    for algorithm in [KeyAlgorithm::P256, KeyAlgorithm::Ed25519, KeyAlgorithm::Rsa(2048)] {
+    for algorithm in [
+        KeyAlgorithm::P256,
+        KeyAlgorithm::Ed25519,
+        KeyAlgorithm::Rsa(2048),
+    ] {
         let key = PrivateKey::generate(algorithm).unwrap();
         let text = key.to_encrypted_pem(b"pass").unwrap();
         let again = PrivateKey::from_encrypted_pem(text.as_bytes(), b"pass").unwrap();
         assert_eq!(again.spki_sha256(), key.spki_sha256());
         let wrong = PrivateKey::from_encrypted_pem(text.as_bytes(), b"Pass");
         assert_eq!(wrong.err(), Some(Error::WrongPassphrase));
-        assert_eq!(key.to_encrypted_pem(b"").err(), Some(Error::PassphraseNeeded));
+        assert_eq!(
+            key.to_encrypted_pem(b"").err(),
+            Some(Error::PassphraseNeeded)
+        );
     }
 }
 
