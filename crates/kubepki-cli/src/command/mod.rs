@@ -2,6 +2,8 @@
 
 mod change;
 mod history;
+mod inspect;
+mod kubeconfig;
 mod leaves;
 
 use crate::args::{Cli, Command};
@@ -25,6 +27,9 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::History(args) => history::run(&args).await,
             Command::Undo(args) => change::undo(&args).await,
             Command::Resume(args) => change::resume(&args).await,
+            Command::Kubeconfig(command) => kubeconfig::run(&command).await,
+            Command::Inspect(args) => inspect::run(&args),
+            Command::Tour(_args) => Ok(Exit::Fine),
         }
     })
 }
