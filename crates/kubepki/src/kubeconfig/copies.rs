@@ -340,7 +340,7 @@ fn validity(
     if !ca.validity().contains(now) || period.not_after > ca.validity().not_after {
         return Err(CreateError::OutlivesAuthority {
             subject: ca.subject().to_string(),
-            period: Box::new([ca.validity().not_before, ca.validity().not_after]),
+            period: ca.validity(),
         });
     }
     Ok(period.clamped_to(ca.validity()))
@@ -392,13 +392,13 @@ pub enum CreateError {
     /// Beyond what the CA can promise.
     #[error(
         "it would have to end before its CA: {subject} is valid from {} to {}",
-        period[0], period[1]
+        period.not_before, period.not_after
     )]
     OutlivesAuthority {
         /// The CA.
         subject: String,
-        /// Its first and last second.
-        period: Box<[UnixTime; 2]>,
+        /// Its period.
+        period: Validity,
     },
     /// The CA or a key refused.
     #[error("the certificate cannot be issued")]
