@@ -3,7 +3,11 @@
 //!
 //! Without libtest: it runs tests in threads, and the program to be killed is this one itself,
 //! whose main thread does all the work.
-#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
 
 #[path = "engine/node.rs"]
 mod node;
