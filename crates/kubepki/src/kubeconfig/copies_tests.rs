@@ -24,7 +24,7 @@ fn copies_are_sorted_by_what_they_are_to_this_cluster() {
     let (twin, stranger) = (authority("k3s-client-ca@2"), authority("other"));
     let files = [
         copy_of(&issuing, "a", 200),
-        copy_of(&issuing, "b", 130),
+        copy_of(&issuing, "b", 14),
         copy_of(&issuing, "c", 9),
         copy_of(&former, "d", 365),
         copy_of(&twin, "e", 365),
@@ -73,7 +73,8 @@ fn copies_are_sorted_by_what_they_are_to_this_cluster() {
         Some(Identity {
             user: "b".into(),
             groups: vec!["system:masters".into()],
-            not_after: START.plus(130 * DAY),
+            not_after: START.plus(14 * DAY),
+            lifetime: 14 * DAY,
             key_matches: true,
         })
     );
