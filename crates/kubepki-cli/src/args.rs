@@ -50,8 +50,46 @@ pub enum Command {
     ///
     /// Never prints a private key.
     Inspect(InspectArgs),
+    /// Print systemd units that renew and check from a timer or before K3s starts.
+    ///
+    /// Each file's place stands above it; nothing is installed.
+    Unit(UnitArgs),
     /// Show the main job on a made-up server in a temporary directory.
     Tour(TourArgs),
+}
+
+/// `unit`.
+#[derive(Clone, Debug, Args)]
+pub struct UnitArgs {
+    /// Which one.
+    #[arg(value_enum)]
+    pub kind: UnitKind,
+    /// The kind of node that a drop-in is for.
+    #[arg(long, value_enum, default_value_t = UnitRole::Server)]
+    pub role: UnitRole,
+    /// Where kubepki is installed.
+    #[arg(long, value_name = "FILE", default_value = "/usr/local/bin/kubepki")]
+    pub program: PathBuf,
+}
+
+/// A unit that can be printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnitKind {
+    /// A drop-in for K3s's own unit: renew before every start.
+    DropIn,
+    /// A service and timer: renew every day.
+    Timer,
+    /// A service and timer: check every hour, for Prometheus.
+    Metrics,
+}
+
+/// The kind of node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnitRole {
+    /// `k3s.service`.
+    Server,
+    /// `k3s-agent.service`.
+    Agent,
 }
 
 /// `kubeconfig`.
@@ -140,6 +178,9 @@ pub struct TourArgs {
     /// Keep the directory.
     #[arg(long)]
     pub keep: bool,
+    /// Act as the process that dies: renew in this directory and be killed on the way.
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub die_in: Option<PathBuf>,
 }
 
 /// Which node.

@@ -5,6 +5,7 @@ mod history;
 mod inspect;
 mod kubeconfig;
 mod leaves;
+mod unit;
 
 use crate::args::{Cli, Command};
 use crate::error::{CliError, Exit};
@@ -29,6 +30,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::Resume(args) => change::resume(&args).await,
             Command::Kubeconfig(command) => kubeconfig::run(&command).await,
             Command::Inspect(args) => inspect::run(&args),
+            Command::Unit(args) => unit::run(&args),
             Command::Tour(_args) => Ok(Exit::Fine),
         }
     })

@@ -100,6 +100,23 @@ fn the_window_begins_with_its_first_second() {
     assert_eq!(state(START.plus(365 * DAY + 1)), CopyState::Expired);
 }
 
+#[test]
+fn a_short_lived_certificate_is_due_in_its_last_third() {
+    let ca = authority("ca");
+    let file = copy_of(&ca, "u", 9);
+    let state = |now| {
+        let candidate = Candidate {
+            path: Path::new("/p"),
+            bytes: &file,
+        };
+        find_copies(&[candidate], &[ca.certificate().clone()], now, 120 * DAY)[0]
+            .state
+            .clone()
+    };
+    assert_eq!(state(START.plus(6 * DAY - 1)), CopyState::Current);
+    assert_eq!(state(START.plus(6 * DAY)), CopyState::Due);
+}
+
 fn wanted(ca_pem: &str) -> NewCopy<'_> {
     NewCopy {
         user: "ann@example.com",
