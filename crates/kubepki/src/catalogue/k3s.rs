@@ -76,6 +76,17 @@ const COMPONENT_SERVING: Since = Since(&[
         patch: 13,
     },
 ]);
+/// How many days before its end K3s renews a certificate, and warns of it.
+///
+/// 120 since May 2025, 90 before (K3s `pkg/daemons/config/types.go`); 120 when the release is
+/// not known.
+pub fn renewal_window_days(release: Option<Release>) -> u16 {
+    match release {
+        Some(release) if !COMPONENT_SERVING.includes(release) => 90,
+        _ => 120,
+    }
+}
+
 /// Certificates beside the shared keys of kube-proxy and the k3s controller are deleted at
 /// every start (June 2025).
 const SHARED_CERTIFICATES_GONE: Since = Since(&[
@@ -690,14 +701,14 @@ const fn agent_reference(path: &'static str, summary: &'static str, leaf: &'stat
 
 const SERVICES: &[Service] = &[
     Service {
-        name: "admin",
-        side: Server,
-        rows: &["client-admin"],
-    },
-    Service {
         name: "api-server",
         side: Server,
         rows: &["client-kube-apiserver", "serving-kube-apiserver"],
+    },
+    Service {
+        name: "admin",
+        side: Server,
+        rows: &["client-admin"],
     },
     Service {
         name: "auth-proxy",
