@@ -32,8 +32,10 @@ fn main() -> ExitCode {
 }
 
 fn tidy_repository() -> ExitCode {
-    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    let repository = match tidy::Repository::read(root) {
+    // Cargo says at run time which checkout was asked, also when two share their build output.
+    let manifest =
+        std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let repository = match tidy::Repository::read(&Path::new(&manifest).join("..")) {
         Ok(repository) => repository,
         Err(error) => {
             eprintln!("tidy: {error}");

@@ -1,7 +1,30 @@
 //! The certificate lifecycle of Kubernetes clusters.
 
+pub mod apply;
 pub mod catalogue;
+pub mod cluster;
 pub mod dropin;
 pub mod edge;
 pub mod host;
+pub mod inventory;
+pub mod journal;
+pub mod k3s;
+pub mod kubeconfig;
+pub mod listener;
 pub mod plan;
+pub mod state;
+#[cfg(test)]
+mod test_pki;
+mod yaml;
+
+/// An error and everything below it, on one line.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(below) = source {
+        text.push_str(": ");
+        text.push_str(&below.to_string());
+        source = below.source();
+    }
+    text
+}

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use kubepki::catalogue::K3S;
 use kubepki::dropin::{
-    DropinError, Layout, Level, Line, LineStyle, Rotation, RotationRequest, describe, plan_id,
-    rotate_plan, select,
+    DropinError, Layout, Level, Line, LineStyle, Rotation, RotationRequest, rotate_plan, select,
 };
+use kubepki::error_chain;
 use kubepki::host::{Entry, EntryKind, Host, LocalHost};
-use kubepki::plan::{Action, Before, Content, FingerprintKind, Plan, Target};
+use kubepki::plan::{Action, Before, Content, FingerprintKind, Plan, PlanId, Target};
 use pki::UnixTime;
 use testkit::{DiffOptions, Fixture, Tree};
 
@@ -56,7 +56,7 @@ async fn rotation(
         Err(error) => return (Vec::new(), Err(error)),
     };
     let request = RotationRequest {
-        id: plan_id(now, [0, 1]),
+        id: PlanId(format!("{}-rotate-0001", now.as_secs())),
         node: "k3s-fixture".to_owned(),
         now,
     };
@@ -144,7 +144,8 @@ fn messages(log: &str) -> Vec<String> {
 }
 
 fn printed(lines: &[Line], error: Option<&DropinError>) -> String {
-    let fatal = error.map(|error| Line::new(Level::Fatal, format!("Error: {}", describe(error))));
+    let fatal =
+        error.map(|error| Line::new(Level::Fatal, format!("Error: {}", error_chain(error))));
     lines
         .iter()
         .filter(|line| line.level > Level::Debug)
@@ -373,7 +374,7 @@ async fn refusal(root: &Path, service: &str) -> String {
     let before = Tree::snapshot(root);
     let error = rotation(root, service, NOW).await.1.unwrap_err();
     Tree::assert_equal(&before, &Tree::snapshot(root), &DiffOptions::exact());
-    describe(&error)
+    error_chain(&error)
 }
 
 #[tokio::test]
@@ -402,11 +403,7 @@ async fn what_cannot_be_backed_up_stops_the_rotation() {
         .open(root.join("server/tls/huge"))
         .unwrap();
     huge.set_len(17 << 20).unwrap();
-    assert!(
-        refusal(&root, "admin")
-            .await
-            .contains("17825792 bytes")
-    );
+    assert!(refusal(&root, "admin").await.contains("17825792 bytes"));
 }
 
 #[tokio::test]

@@ -106,7 +106,8 @@ impl Repository {
                 let file_type = entry.file_type()?;
                 if file_type.is_dir() {
                     // Build output and git's own are nobody's text.
-                    if name != ".git" && name != "target" {
+                    let ours = name != ".git" && (name != "target" || folder != root);
+                    if ours {
                         open.push(entry.path());
                     }
                 } else if file_type.is_file() {

@@ -7,7 +7,9 @@ use super::Kind::{
     AdminKubeconfig, Authority, CopyOf, CurrentServiceAccountKey, FirstOf, Key, Kubeconfig, Leaf,
     Listener, Plain, Secret, ServiceAccountKeys, TokenAlias,
 };
-use super::SanRule::{KubernetesService, Literal, NodeAddresses, NodeName, ServerNames};
+use super::SanRule::{
+    KubernetesService, Literal, LiteralSince, NodeAddresses, NodeName, ServerNames,
+};
 use super::Side::{Admin, Agent, Server};
 use super::{Flavour, Kind, LeafSpec, Release, Row, Service, Since};
 
@@ -56,6 +58,25 @@ const SUPERVISOR: Since = Since(&[
         patch: 15,
     },
 ]);
+/// kine can serve TLS on its socket with etcd's certificates (April 2024).
+const KINE_SOCKET: Since = Since(&[
+    Release {
+        minor: 30,
+        patch: 0,
+    },
+    Release {
+        minor: 29,
+        patch: 4,
+    },
+    Release {
+        minor: 28,
+        patch: 9,
+    },
+    Release {
+        minor: 27,
+        patch: 13,
+    },
+]);
 /// Serving certificates of scheduler and controller manager (May 2025), as the window of 120
 /// days.
 const COMPONENT_SERVING: Since = Since(&[
@@ -76,17 +97,6 @@ const COMPONENT_SERVING: Since = Since(&[
         patch: 13,
     },
 ]);
-/// How many days before its end K3s renews a certificate, and warns of it.
-///
-/// 120 since May 2025, 90 before (K3s `pkg/daemons/config/types.go`); 120 when the release is
-/// not known.
-pub fn renewal_window_days(release: Option<Release>) -> u16 {
-    match release {
-        Some(release) if !COMPONENT_SERVING.includes(release) => 90,
-        _ => 120,
-    }
-}
-
 /// Certificates beside the shared keys of kube-proxy and the k3s controller are deleted at
 /// every start (June 2025).
 const SHARED_CERTIFICATES_GONE: Since = Since(&[
@@ -413,7 +423,7 @@ const ROWS: &[Row] = &[
             organizations: &[],
             common_name: Named("etcd-server"),
             purposes: &[ServerAuth, ClientAuth],
-            sans: &[Literal("kine.sock"), ServerNames],
+            sans: &[LiteralSince("kine.sock", KINE_SOCKET), ServerNames],
         }),
         depends_on: Some("--disable-etcd leaves it out"),
         because: Some("etcd's gateway connects to its own port with its server certificate"),
@@ -428,7 +438,7 @@ const ROWS: &[Row] = &[
             organizations: &[],
             common_name: Named("etcd-peer"),
             purposes: &[ServerAuth, ClientAuth],
-            sans: &[Literal("kine.sock"), ServerNames],
+            sans: &[LiteralSince("kine.sock", KINE_SOCKET), ServerNames],
         }),
         because: Some("a member is server and client with one certificate"),
         ..ROW

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use pki::Purpose;
 
 pub use check::{TableFault, check_table};
-pub use k3s::{K3S, renewal_window_days};
+pub use k3s::K3S;
 pub use release::{Release, ReleaseError, Since};
 
 /// A Kubernetes distribution's certificates.
@@ -147,6 +147,8 @@ pub enum CommonName {
 pub enum SanRule {
     /// Always this.
     Literal(&'static str),
+    /// This, from a release on.
+    LiteralSince(&'static str, Since),
     /// `kubernetes`, `kubernetes.default`, `kubernetes.default.svc` and that with the domain.
     KubernetesService,
     /// The list of reference section 1.5: `--tls-san`, loopback, node name and addresses, the

@@ -31,7 +31,7 @@ impl Flavour {
 
 #[cfg(test)]
 mod tests {
-    use crate::catalogue::{K3S, Release, Side, renewal_window_days};
+    use crate::catalogue::{K3S, Release, Side};
 
     /// Reference section 2.2, written out: `t` is `<server>/tls`, `a` is `<agent>`.
     const TABLE: &[(&str, Side, &[&str])] = &[
@@ -185,22 +185,5 @@ mod tests {
             ["t/client-scheduler.crt", "t/client-scheduler.key"]
         );
         assert_eq!(files_of("kube-proxy", old).len(), 4);
-    }
-
-    #[test]
-    fn the_window_grew_in_may_2025() {
-        for (release, days) in [
-            (None, 120),
-            (Some((36, 3)), 120),
-            (Some((33, 1)), 120),
-            (Some((33, 0)), 90),
-            (Some((32, 5)), 120),
-            (Some((31, 8)), 90),
-            (Some((30, 13)), 120),
-            (Some((21, 2)), 90),
-        ] {
-            let release = release.map(|(minor, patch)| Release { minor, patch });
-            assert_eq!(renewal_window_days(release), days, "{release:?}");
-        }
     }
 }

@@ -12,6 +12,9 @@ use super::read::follow;
 use crate::catalogue::{Flavour, Service, Side};
 use crate::host::Host;
 
+/// The window of K3s from May 2025 on, in days.
+pub const WINDOW_DAYS: i64 = 120;
+
 /// What K3s says about a certificate's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -37,14 +40,14 @@ impl Status {
     }
 
     /// To the nanosecond: a certificate is valid through its last second's first instant.
-    fn of(certificate: &pki::Certificate, now: Moment, window_days: u16) -> Self {
+    fn of(certificate: &pki::Certificate, now: Moment, window_days: i64) -> Self {
         let validity = certificate.validity();
-        let day = 24 * 3_600 * 1_000_000_000;
+        let day: i128 = 24 * 3_600 * 1_000_000_000;
         let left = now.until(validity.not_after);
         match () {
             () if now.until(validity.not_before) > 0 => Self::NotYetValid,
             () if left < 0 => Self::Expired,
-            () if left < i64::from(window_days) * day => Self::Warning,
+            () if i128::from(left) < i128::from(window_days) * day => Self::Warning,
             () => Self::Ok,
         }
     }
@@ -75,7 +78,7 @@ pub struct CheckReport {
     /// In the order of services, files, and certificates in a file.
     pub certificates: Vec<CertificateLine>,
     /// How many days before the end K3s warns.
-    pub window_days: u16,
+    pub window_days: i64,
     /// Files that were passed over, for `--debug`: keys, and what is missing or damaged.
     pub skipped: Vec<Line>,
 }
@@ -89,7 +92,7 @@ pub async fn check(
     layout: &Layout,
     services: &[&Service],
     now: Moment,
-    window_days: u16,
+    window_days: i64,
 ) -> CheckReport {
     let mut report = CheckReport {
         certificates: Vec::new(),
@@ -145,7 +148,7 @@ fn line(
     path: &Path,
     certificate: &pki::Certificate,
     now: Moment,
-    window_days: u16,
+    window_days: i64,
 ) -> CertificateLine {
     let status = Status::of(certificate, now, window_days);
     let validity = certificate.validity();

@@ -1,12 +1,12 @@
 //! What K3s ends with `level=fatal msg="Error: …"`.
 
-use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use pki::UnixTime;
 
 use super::go;
+use crate::error_chain;
 use crate::host::HostError;
 
 /// Why a drop-in command failed; its text, with what it came from, follows `Error: ` in the last
@@ -88,7 +88,7 @@ impl DropinError {
     pub(super) fn file(operation: &'static str, path: &Path, error: &HostError) -> Self {
         let reason = match error {
             HostError::File { source, .. } => go::io_error(source),
-            other => describe(other),
+            other => error_chain(other),
         };
         Self::File {
             operation,
@@ -108,16 +108,4 @@ impl DropinError {
             reason,
         }
     }
-}
-
-/// An error and everything that it came from, in one line.
-pub fn describe(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
 }

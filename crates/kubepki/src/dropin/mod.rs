@@ -22,11 +22,11 @@ mod rotate;
 mod services;
 mod yaml;
 
-pub use check::{CertificateLine, CheckReport, Status, check};
-pub use error::{DropinError, describe};
+pub use check::{CertificateLine, CheckReport, Status, WINDOW_DAYS, check};
+pub use error::DropinError;
 pub use layout::Layout;
 pub use log::{Level, Line, LineStyle};
 pub use moment::Moment;
 pub use render::{Format, Rendered, render};
-pub use rotate::{Rotation, RotationRequest, plan_id, rotate_plan};
+pub use rotate::{Rotation, RotationRequest, rotate_plan};
 pub use services::{Selection, select};

@@ -69,7 +69,7 @@ pub fn render(report: &CheckReport, format: Format) -> Rendered {
     }
 }
 
-fn text(line: &CertificateLine, window_days: u16) -> Line {
+fn text(line: &CertificateLine, window_days: i64) -> Line {
     let (level, verdict) = match line.status {
         Status::NotYetValid => (Level::Error, "is not valid before".to_owned()),
         Status::Expired => (Level::Error, "expired at".to_owned()),

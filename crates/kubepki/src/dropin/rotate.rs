@@ -12,16 +12,15 @@ use super::layout::Layout;
 use super::log::{Level, Line};
 use super::read::follow;
 use super::services::Selection;
+use crate::apply::fingerprint;
 use crate::catalogue::{Flavour, Kind, Service, Side};
 use crate::host::{Attributes, Entry, EntryKind, Host, HostError};
-use crate::plan::{
-    Action, Before, Content, Fingerprint, FingerprintKind, PLAN_FORMAT, Plan, PlanId, Step, Target,
-};
+use crate::plan::{Action, Before, Content, PLAN_FORMAT, Plan, PlanId, Step, Target};
 
 /// What a rotation is called, where and when.
 #[derive(Clone, Debug)]
 pub struct RotationRequest {
-    /// The plan's name: [`plan_id`].
+    /// The plan's name: [`plan_id`](crate::apply::plan_id).
     pub id: PlanId,
     /// The node.
     pub node: String,
@@ -38,19 +37,6 @@ pub struct Rotation {
     pub lines: Vec<Line>,
     /// The backup's directory as the operator would write it.
     pub backup: PathBuf,
-}
-
-/// `20261122T101500Z-rotate-1f0c`.
-pub fn plan_id(now: UnixTime, suffix: [u8; 2]) -> PlanId {
-    let compact: String = now
-        .to_string()
-        .chars()
-        .filter(|c| !matches!(c, '-' | ':'))
-        .collect();
-    PlanId(format!(
-        "{compact}-rotate-{:04x}",
-        u16::from_be_bytes(suffix)
-    ))
 }
 
 /// The plan that does what K3s does for the services of `selection`.
@@ -301,28 +287,5 @@ impl Steps<'_> {
             action,
             reason,
         });
-    }
-}
-
-fn fingerprint(entry: &Entry) -> Fingerprint {
-    let kind = match &entry.kind {
-        EntryKind::File(bytes) => FingerprintKind::File(pki::sha256(bytes).to_string()),
-        EntryKind::Directory => FingerprintKind::Directory,
-        EntryKind::Link(target) => FingerprintKind::Link(target.clone()),
-    };
-    Fingerprint {
-        kind,
-        attributes: entry.attributes.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_sort_by_time_and_say_what_for() {
-        let id = plan_id(UnixTime::from_secs(1_795_332_595), [0x1f, 0x0c]);
-        assert_eq!(id.0, "20261122T072955Z-rotate-1f0c");
     }
 }

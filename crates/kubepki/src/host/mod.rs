@@ -64,7 +64,10 @@ impl fmt::Debug for Entry {
             EntryKind::Directory => "directory".to_owned(),
             EntryKind::Link(to) => format!("link to {}", to.display()),
         };
-        f.debug_struct("Entry").field("kind", &kind).field("attributes", &self.attributes).finish()
+        f.debug_struct("Entry")
+            .field("kind", &kind)
+            .field("attributes", &self.attributes)
+            .finish()
     }
 }
 
@@ -100,7 +103,14 @@ pub struct Attributes {
 impl Attributes {
     /// The attributes of a new entry with `mode`, owned by this process, modified now.
     pub fn new(mode: u32) -> Self {
-        Self { mode, uid: None, gid: None, mtime: None, acl: None, label: None }
+        Self {
+            mode,
+            uid: None,
+            gid: None,
+            mtime: None,
+            acl: None,
+            label: None,
+        }
     }
 }
 

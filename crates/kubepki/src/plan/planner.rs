@@ -1,0 +1,538 @@
+//! From what should be and what is to a [`Plan`]: pure, and changing nothing.
+
+use std::collections::BTreeMap;
+
+use pki::{Certificate, Purpose, San, Serial, UnixTime, Validity};
+
+use super::{
+    Action, Before, Content, IssuerRef, KeyOrigin, Leaf, LeafCertificate, LeafId, PLAN_FORMAT,
+    Plan, PlanId, SecretRef, Step, Target,
+};
+use crate::catalogue::{Kind, LeafSpec, Row};
+use crate::cluster::{LeafWant, Policy, WantError, Wishes, listener_sans, want};
+use crate::edge::Entropy;
+use crate::host::Attributes;
+use crate::inventory::{Facts, Found, Inventory, Observed, ObservedRow, Role};
+
+/// A row to issue or make anew, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// The row's id.
+    pub row: &'static str,
+    /// Why, for the operator.
+    pub reason: String,
+}
+
+/// What a plan is made from.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The plan's name.
+    pub id: PlanId,
+    /// What it is for.
+    pub title: String,
+    /// What is.
+    pub inventory: &'a Inventory,
+    /// What is wanted beyond that.
+    pub wishes: &'a Wishes,
+    /// Lifetimes and keys.
+    pub policy: Policy,
+    /// Now.
+    pub now: UnixTime,
+    /// Whether `now` is made up.
+    pub hypothetical: bool,
+    /// Where serial numbers come from.
+    pub entropy: &'a dyn Entropy,
+}
+
+/// Why there can be no plan.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PlanError {
+    /// A CA's certificate cannot be used.
+    #[error("{path} cannot be used as {authority}: {detail}")]
+    Authority {
+        /// The CA's row.
+        authority: &'static str,
+        /// Its file.
+        path: String,
+        /// What is wrong and what to do.
+        detail: String,
+    },
+    /// A CA has expired: nothing that it signs would be accepted.
+    #[error(
+        "{authority} ({path}) expired {not_after}: no leaf that it signs would be accepted. \
+         Rotate the CA first: `k3s certificate rotate-ca`"
+    )]
+    AuthorityExpired {
+        /// The CA's row.
+        authority: &'static str,
+        /// Its file.
+        path: String,
+        /// When it ended.
+        not_after: UnixTime,
+    },
+    /// What a leaf should say is not known.
+    #[error(transparent)]
+    Want(#[from] WantError),
+    /// The names cannot be reduced so far.
+    #[error("{row} would have no name left; K3s could not serve with it")]
+    NoNamesLeft {
+        /// The row.
+        row: &'static str,
+    },
+    /// A file is in the way or cannot be read.
+    #[error("{path}: {detail}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// Why.
+        detail: String,
+    },
+    /// The cryptographic library failed.
+    #[error("cannot prepare a certificate")]
+    Pki(#[source] pki::Error),
+}
+
+/// Plans the issue of every selected row, with the kubeconfigs that inline them.
+///
+/// On an agent-only node there is no CA key: the files are removed, and the agent gets new ones
+/// at its next start (reference section 1.6).
+///
+/// # Errors
+///
+/// [`PlanError`] when one of the rows cannot be issued; then there is no plan at all.
+pub fn plan_leaves(request: &Request<'_>, selected: &[Selection]) -> Result<Plan, PlanError> {
+    let mut draft = Draft::new(request);
+    for selection in selected {
+        let Some(observed) = request.inventory.row(selection.row) else {
+            continue;
+        };
+        if request.inventory.site.role == Role::AgentOnly {
+            draft.remove_pair(observed, &selection.reason)?;
+            continue;
+        }
+        match &observed.row.kind {
+            Kind::Leaf(spec) => draft.issue(observed, spec, &selection.reason)?,
+            Kind::Key => draft.make_key(observed, &selection.reason)?,
+            Kind::Listener { authority } => {
+                draft.issue_listener(observed, authority, &selection.reason)?;
+            }
+            _ => {}
+        }
+    }
+    draft.refresh_admin_kubeconfig()?;
+    Ok(draft.plan)
+}
+
+/// The certificates of a CA's file that follow a leaf of it.
+///
+/// K3s appends the whole file. Where the file holds a cross-certificate, that order makes every
+/// OpenSSL client with the old CA fail, so what is self-signed stays out: the peer has its own
+/// roots (reference section 13.2).
+pub fn served_chain(authority: &[Certificate]) -> Vec<&Certificate> {
+    let crosses = |candidate: &Certificate| {
+        !candidate.is_self_issued()
+            && authority.iter().any(|root| {
+                root.is_self_issued()
+                    && root.subject().der() == candidate.subject().der()
+                    && root.spki_der() == candidate.spki_der()
+            })
+    };
+    let crossed = authority.iter().any(crosses);
+    authority
+        .iter()
+        .enumerate()
+        .filter(|(index, certificate)| *index == 0 || !crossed || !certificate.is_self_issued())
+        .map(|(_, certificate)| certificate)
+        .collect()
+}
+
+/// A plan in the making.
+struct Draft<'a> {
+    request: &'a Request<'a>,
+    plan: Plan,
+}
+
+impl<'a> Draft<'a> {
+    fn new(request: &'a Request<'a>) -> Self {
+        let plan = Plan {
+            format: PLAN_FORMAT,
+            id: request.id.clone(),
+            undoes: None,
+            title: request.title.clone(),
+            node: request
+                .inventory
+                .node_name()
+                .unwrap_or_else(|| "unknown".to_owned()),
+            root: request.inventory.site.data_dir.clone(),
+            created: request.now,
+            hypothetical: request.hypothetical,
+            leaves: BTreeMap::new(),
+            steps: Vec::new(),
+            notes: Vec::new(),
+        };
+        Self { request, plan }
+    }
+
+    fn issue(
+        &mut self,
+        observed: &ObservedRow,
+        spec: &LeafSpec,
+        reason: &str,
+    ) -> Result<(), PlanError> {
+        let request = self.request;
+        let want = want(request.inventory, observed.row, spec, request.wishes)?;
+        if !spec.sans.is_empty() && want.sans.is_empty() {
+            return Err(PlanError::NoNamesLeft {
+                row: observed.row.id,
+            });
+        }
+        let leaf = self.add_leaf(observed.row, want, spec.authority, observed.key.as_ref())?;
+        if let Some(key) = &observed.key
+            && !self.keeps_key(&leaf)
+        {
+            self.put(key, 0o600, Content::LeafKey(leaf.clone()), reason)?;
+        }
+        self.put(
+            &observed.file,
+            observed.row.mode(),
+            Content::LeafCertificate(leaf),
+            reason,
+        )
+    }
+
+    fn issue_listener(
+        &mut self,
+        observed: &ObservedRow,
+        authority: &'static str,
+        reason: &str,
+    ) -> Result<(), PlanError> {
+        let inventory = self.request.inventory;
+        let Some(sans) = listener_sans(inventory, self.request.wishes) else {
+            self.plan.notes.push(format!(
+                "{} is not there or cannot be read: K3s makes the listener's certificate at its \
+                 next start",
+                observed.file.path.display()
+            ));
+            return Ok(());
+        };
+        if inventory
+            .listener()
+            .is_some_and(|listener| listener.is_static)
+        {
+            self.plan.notes.push(format!(
+                "{} is marked static (listener.cattle.io/static): it is never changed",
+                observed.file.path.display()
+            ));
+            return Ok(());
+        }
+        if sans.is_empty() {
+            return Err(PlanError::NoNamesLeft {
+                row: observed.row.id,
+            });
+        }
+        let want = LeafWant {
+            organizations: vec!["k3s".to_owned()],
+            common_name: "k3s".to_owned(),
+            sans,
+            purposes: vec![Purpose::ServerAuth],
+        };
+        let leaf = self.add_leaf(observed.row, want, authority, None)?;
+        self.put(
+            &observed.file,
+            0o600,
+            Content::ListenerSecret { leaf },
+            reason,
+        )
+    }
+
+    fn make_key(&mut self, observed: &ObservedRow, reason: &str) -> Result<(), PlanError> {
+        if self.request.policy.keep_key && observed.file.present().is_some() {
+            return Ok(());
+        }
+        let leaf = LeafId(observed.row.id.to_owned());
+        let algorithm = self.request.policy.algorithm.to_string();
+        self.plan.leaves.insert(
+            leaf.clone(),
+            Leaf {
+                key: KeyOrigin::New { algorithm },
+                certificate: None,
+            },
+        );
+        self.put(&observed.file, 0o600, Content::LeafKey(leaf), reason)
+    }
+
+    /// Registers the leaf of `row` and says under which id.
+    fn add_leaf(
+        &mut self,
+        row: &'static Row,
+        want: LeafWant,
+        authority: &'static str,
+        key: Option<&Observed>,
+    ) -> Result<LeafId, PlanError> {
+        let request = self.request;
+        let (issuer, chain) = issuer(request, authority)?;
+        let ca = chain.first().ok_or_else(|| PlanError::Authority {
+            authority,
+            path: String::new(),
+            detail: "it holds no certificate".to_owned(),
+        })?;
+        let not_before = request.now.plus(-request.policy.backdate);
+        let validity = Validity {
+            not_before,
+            not_after: not_before.plus(request.policy.lifetime),
+        }
+        .clamped_to(ca.validity());
+        let serial = Serial::random(|bytes| request.entropy.fill(bytes)).map_err(PlanError::Pki)?;
+        let certificate = LeafCertificate {
+            organizations: want.organizations,
+            common_name: want.common_name,
+            sans: want.sans.iter().map(San::to_string).collect(),
+            purposes: want.purposes.iter().map(purpose_name).collect(),
+            serial: serial.to_string(),
+            not_before: validity.not_before,
+            not_after: validity.not_after,
+            issuer,
+            chain: chain
+                .iter()
+                .map(|certificate| certificate.to_pem())
+                .collect(),
+        };
+        let id = LeafId(row.id.to_owned());
+        let key = self.key_origin(key);
+        self.plan.leaves.insert(
+            id.clone(),
+            Leaf {
+                key,
+                certificate: Some(certificate),
+            },
+        );
+        Ok(id)
+    }
+
+    /// The present key if it is to be kept and can be read, else a new one.
+    fn key_origin(&self, key: Option<&Observed>) -> KeyOrigin {
+        let policy = &self.request.policy;
+        match key.and_then(|key| key.keys().first().map(|facts| (key, facts))) {
+            Some((key, facts)) if policy.keep_key => KeyOrigin::Keep {
+                path: key.path.clone(),
+                spki: facts.spki.to_string(),
+            },
+            _ => KeyOrigin::New {
+                algorithm: policy.algorithm.to_string(),
+            },
+        }
+    }
+
+    fn keeps_key(&self, leaf: &LeafId) -> bool {
+        self.plan
+            .leaves
+            .get(leaf)
+            .is_some_and(|leaf| matches!(leaf.key, KeyOrigin::Keep { .. }))
+    }
+
+    /// The admin kubeconfig inlines a leaf: a new one has to be inlined too.
+    fn refresh_admin_kubeconfig(&mut self) -> Result<(), PlanError> {
+        let inventory = self.request.inventory;
+        for observed in &inventory.rows {
+            let Kind::AdminKubeconfig { leaf, authority } = observed.row.kind else {
+                continue;
+            };
+            let id = LeafId(leaf.to_owned());
+            let Some(common_name) = self
+                .plan
+                .leaves
+                .get(&id)
+                .and_then(|leaf| leaf.certificate.as_ref())
+                .map(|certificate| certificate.common_name.clone())
+            else {
+                continue;
+            };
+            let path = observed.file.path.display();
+            let Some(Facts::Kubeconfig(facts)) = observed.file.present().map(|p| &p.facts) else {
+                self.plan.notes.push(format!(
+                    "{path} cannot be read as a kubeconfig; K3s writes it at its next start"
+                ));
+                continue;
+            };
+            let user = facts.users.iter().find(|user| {
+                user.certificates
+                    .first()
+                    .and_then(|c| c.subject().common_name())
+                    == Some(common_name.as_str())
+            });
+            let Some(user) = user else {
+                self.plan
+                    .notes
+                    .push(format!("{path} inlines no certificate of {common_name}"));
+                continue;
+            };
+            let present = inventory.authority(authority);
+            let trusted = facts
+                .authorities
+                .iter()
+                .any(|(_, bundle)| bundle == present);
+            let bundle = (!trusted && !present.is_empty())
+                .then(|| present.iter().map(Certificate::to_pem).collect());
+            let content = Content::Kubeconfig {
+                user: user.name.clone(),
+                leaf: id,
+                authority: bundle,
+            };
+            let reason = format!("inlines {leaf}");
+            self.put(&observed.file, 0o600, content, &reason)?;
+        }
+        Ok(())
+    }
+
+    fn remove_pair(&mut self, observed: &ObservedRow, reason: &str) -> Result<(), PlanError> {
+        let key = observed
+            .key
+            .as_ref()
+            .filter(|_| !self.request.policy.keep_key);
+        for file in [Some(&observed.file), key].into_iter().flatten() {
+            if file.is_absent() {
+                continue;
+            }
+            let before = before(file)?;
+            self.step(file, before, Action::Remove, reason);
+        }
+        Ok(())
+    }
+
+    fn put(
+        &mut self,
+        observed: &Observed,
+        mode: u32,
+        content: Content,
+        reason: &str,
+    ) -> Result<(), PlanError> {
+        // A replacement keeps owner, mode and labels; only its time is new.
+        let attributes = match observed.present() {
+            Some(present) => Attributes {
+                mtime: None,
+                ..present.fingerprint.attributes.clone()
+            },
+            None => Attributes::new(mode),
+        };
+        let before = before(observed)?;
+        self.step(
+            observed,
+            before,
+            Action::Put {
+                attributes,
+                content,
+            },
+            reason,
+        );
+        Ok(())
+    }
+
+    fn step(&mut self, observed: &Observed, before: Before, action: Action, reason: &str) {
+        let number = u32::try_from(self.plan.steps.len())
+            .unwrap_or(u32::MAX)
+            .saturating_add(1);
+        self.plan.steps.push(Step {
+            number,
+            target: Target::File {
+                host: "local".to_owned(),
+                path: observed.path.clone(),
+            },
+            before,
+            action,
+            reason: reason.to_owned(),
+        });
+    }
+}
+
+/// The condition that what was seen is still there.
+fn before(observed: &Observed) -> Result<Before, PlanError> {
+    let unreadable = |detail: String| PlanError::Unreadable {
+        path: observed.path.display().to_string(),
+        detail,
+    };
+    match &observed.found {
+        Found::Absent => Ok(Before::Absent),
+        Found::Unreadable(detail) => Err(unreadable(detail.clone())),
+        Found::Present(present) => match &present.facts {
+            Facts::Link(to) => Err(unreadable(format!(
+                "is a link to {}; replace it with a file, or name the real data directory",
+                to.display()
+            ))),
+            Facts::Directory => Err(unreadable("is a directory, not a file".to_owned())),
+            _ => Ok(Before::Present(present.fingerprint.clone())),
+        },
+    }
+}
+
+/// Who signs for `authority`, and what follows its leaves.
+fn issuer<'a>(
+    request: &Request<'a>,
+    authority: &'static str,
+) -> Result<(IssuerRef, Vec<&'a Certificate>), PlanError> {
+    let inventory = request.inventory;
+    let observed = inventory.row(authority);
+    let path = observed.map_or_else(String::new, |o| o.file.path.display().to_string());
+    let unusable = |detail: String| PlanError::Authority {
+        authority,
+        path: path.clone(),
+        detail,
+    };
+    let (observed, ca) = observed
+        .and_then(|o| o.file.first_certificate().map(|ca| (o, ca)))
+        .ok_or_else(|| unusable(missing_authority(observed)))?;
+    if ca.validity().not_after < request.now {
+        let not_after = ca.validity().not_after;
+        return Err(PlanError::AuthorityExpired {
+            authority,
+            path,
+            not_after,
+        });
+    }
+    let key = observed
+        .key
+        .as_ref()
+        .ok_or_else(|| unusable("it has no key file".to_owned()))?;
+    let Some(facts) = key.keys().first() else {
+        return Err(unusable(format!(
+            "its key {} is missing or cannot be read; take it from the datastore or a backup",
+            key.path.display()
+        )));
+    };
+    if facts.spki != ca.spki_sha256() {
+        return Err(unusable(format!(
+            "{} holds another key",
+            key.path.display()
+        )));
+    }
+    if !ca.is_ca() {
+        return Err(unusable("its first certificate is not a CA".to_owned()));
+    }
+    let issuer = IssuerRef {
+        certificate: ca.to_pem(),
+        key: SecretRef::File(key.path.clone()),
+        spki: facts.spki.to_string(),
+    };
+    Ok((issuer, served_chain(observed.file.certificates())))
+}
+
+fn missing_authority(observed: Option<&ObservedRow>) -> String {
+    match observed.map(|o| &o.file.found) {
+        Some(Found::Unreadable(detail)) => detail.clone(),
+        Some(Found::Present(present)) => match &present.facts {
+            Facts::Malformed(detail) => detail.clone(),
+            _ => "it is not a file of certificates".to_owned(),
+        },
+        Some(Found::Absent) | None => {
+            "it is missing; take it from the datastore or a backup".to_owned()
+        }
+    }
+}
+
+fn purpose_name(purpose: &Purpose) -> String {
+    match purpose {
+        Purpose::ServerAuth => "server-auth".to_owned(),
+        Purpose::ClientAuth => "client-auth".to_owned(),
+        Purpose::Any => "any".to_owned(),
+        Purpose::Other(oid) => oid.clone(),
+    }
+}
