@@ -5,6 +5,7 @@
 //! The vocabulary is the same for files, datastore rows, units and calls, so that one journal and
 //! one undo serve all of them.
 
+mod issuer;
 mod planner;
 mod select;
 mod show;
@@ -18,7 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::Attributes;
 
-pub use planner::{PlanError, Request, Selection, plan_leaves, served_chain};
+pub use issuer::served_chain;
+pub use planner::{PlanError, Request, Selection, plan_leaves};
 pub use select::{Due, UnknownService, due, requested, services};
 pub use show::{headline, show};
 
