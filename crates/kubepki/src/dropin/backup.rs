@@ -17,13 +17,13 @@ pub(super) struct Backup {
     /// Its directory.
     pub(super) folder: PathBuf,
     /// Path below the directory, which is empty for itself; parents stand before children.
-    pub(super) copies: BTreeMap<PathBuf, Copy>,
+    pub(super) copies: BTreeMap<PathBuf, Kept>,
     /// Whether the node has `<data>/server/tls`.
     pub(super) has_tls: bool,
 }
 
 /// One entry of a backup.
-pub(super) struct Copy {
+pub(super) struct Kept {
     pub(super) mode: u32,
     pub(super) content: Content,
 }
@@ -155,14 +155,14 @@ async fn add_agent_file(
         });
     }
     let mode = match in_the_way {
-        Some(Copy {
+        Some(Kept {
             content: Content::CopyOf { .. },
             mode,
         }) => *mode,
         _ => 0o644,
     };
     if backup.copies.is_empty() {
-        let folder = Copy {
+        let folder = Kept {
             mode: 0o755,
             content: Content::Directory,
         };
@@ -172,13 +172,13 @@ async fn add_agent_file(
     Ok(())
 }
 
-fn copy_of(path: &Path, entry: &Entry, mode: u32) -> Copy {
+fn copy_of(path: &Path, entry: &Entry, mode: u32) -> Kept {
     match &entry.kind {
-        EntryKind::Directory => Copy {
+        EntryKind::Directory => Kept {
             mode,
             content: Content::Directory,
         },
-        EntryKind::Link(target) => Copy {
+        EntryKind::Link(target) => Kept {
             mode,
             content: Content::Link(target.clone()),
         },
@@ -189,7 +189,7 @@ fn copy_of(path: &Path, entry: &Entry, mode: u32) -> Copy {
             } else {
                 mode
             };
-            Copy {
+            Kept {
                 mode,
                 content: Content::CopyOf {
                     path: path.to_owned(),
