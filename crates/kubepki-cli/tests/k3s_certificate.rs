@@ -110,79 +110,77 @@ fn fraction(format: &str, stdout: &str) -> Option<String> {
     Some(end.checked_sub(residual).unwrap().to_string())
 }
 
-/// Rotates, holds the tree to the recording, takes it back, holds the tree to what it was.
 #[test]
 fn rotate_does_what_k3s_did_and_can_be_taken_back() {
     let recordings = Fixture::new("k3s-1.36-rotate-recordings");
-    for case in [
-        "all",
-        "admin",
-        "api-server",
-        "auth-proxy",
-        "cloud-controller",
-        "controller-manager",
-        "etcd",
-        "k3s-controller",
-        "k3s-server",
-        "kube-proxy",
-        "kubelet",
-        "scheduler",
-        "supervisor",
-        "agent-only-admin",
-        "agent-only-all",
-        "agent-only-kubelet",
-    ] {
-        let agent_only = case.starts_with("agent-only-");
-        let tree = if agent_only {
-            "k3s-1.36-agent-only"
-        } else {
-            "k3s-1.36-sqlite"
-        };
-        let fixture = Fixture::without_datastore(tree);
-        let root = fixture.data_dir();
-        let before = Tree::snapshot(&root);
-        let service: &[&str] = match case.trim_start_matches("agent-only-") {
-            "all" => &[],
-            name => &["--service", name],
-        };
-        let run = certificate(&root, "rotate", service);
-        assert_eq!(
-            (run.code, text(&run.stdout)),
-            (Some(0), String::new()),
-            "{case}: {}",
-            run.text()
-        );
-
-        let after = Tree::snapshot(&root).without("kubepki").listing();
-        let recorded = recordings.extra_text(&format!("{case}.after.txt"));
-        assert_eq!(
-            undated(&after),
-            named_differences(&undated(&recorded)),
-            "{case}"
-        );
-        let stderr = text(&run.stderr).replace(root.to_str().unwrap(), DATA);
-        let recorded = recordings.extra_text(&format!("{case}.stderr"));
-        assert_eq!(
-            sorted(&undated(&stderr)),
-            sorted(&undated(&recorded)),
-            "{case}"
-        );
-
-        // Nothing was done where there was nothing to remove: nothing can be taken back.
-        if case == "agent-only-admin" {
-            assert!(!root.join("kubepki").exists());
-            continue;
+    // They wait for the disk most of the time.
+    std::thread::scope(|scope| {
+        for case in [
+            "all",
+            "admin",
+            "api-server",
+            "auth-proxy",
+            "cloud-controller",
+            "controller-manager",
+            "etcd",
+            "k3s-controller",
+            "k3s-server",
+            "kube-proxy",
+            "kubelet",
+            "scheduler",
+            "supervisor",
+            "agent-only-admin",
+            "agent-only-all",
+            "agent-only-kubelet",
+        ] {
+            let recordings = &recordings;
+            scope.spawn(move || there_and_back(recordings, case));
         }
-        let secrets = Secrets::below(&root);
-        secrets.assert_absent("rotate's output", run.text());
-        let undo = kubepki(
-            &[],
-            &["undo", "--yes", "--data-dir", root.to_str().unwrap()],
-        );
-        assert_eq!(undo.code, Some(0), "{case}: {}", undo.text());
-        let options = DiffOptions::exact().without_directory_mtimes();
-        Tree::assert_equal(&before, &Tree::snapshot(&root).without("kubepki"), &options);
+    });
+}
+
+/// Rotates, holds the tree to the recording, takes it back, holds the tree to what it was.
+fn there_and_back(recordings: &Fixture, case: &str) {
+    let agent_only = case.starts_with("agent-only-");
+    let tree = if agent_only {
+        "k3s-1.36-agent-only"
+    } else {
+        "k3s-1.36-sqlite"
+    };
+    let fixture = Fixture::without_datastore(tree);
+    let root = fixture.data_dir();
+    let secrets = Secrets::below(&root);
+    let before = Tree::snapshot(&root);
+    let service: &[&str] = match case.trim_start_matches("agent-only-") {
+        "all" => &[],
+        name => &["--service", name],
+    };
+    let run = certificate(&root, "rotate", service);
+    let ended = (run.code, text(&run.stdout));
+    assert_eq!(ended, (Some(0), String::new()), "{case}: {}", run.text());
+
+    let after = Tree::snapshot(&root).without("kubepki").listing();
+    let recorded = undated(&recordings.extra_text(&format!("{case}.after.txt")));
+    assert_eq!(undated(&after), named_differences(&recorded), "{case}");
+    let stderr = undated(&text(&run.stderr).replace(root.to_str().unwrap(), DATA));
+    let recorded = undated(&recordings.extra_text(&format!("{case}.stderr")));
+    assert_eq!(sorted(&stderr), sorted(&recorded), "{case}");
+
+    let state = root.join("kubepki");
+    if case == "agent-only-admin" {
+        // There was nothing to remove, so there is nothing to take back.
+        assert!(!state.exists());
+        return;
     }
+    let undo = kubepki(
+        &[],
+        &["undo", "--yes", "--data-dir", root.to_str().unwrap()],
+    );
+    assert_eq!(undo.code, Some(0), "{case}: {}", undo.text());
+    let options = DiffOptions::exact().without_directory_mtimes();
+    Tree::assert_equal(&before, &Tree::snapshot(&root).without("kubepki"), &options);
+    secrets.assert_absent(case, run.text() + &undo.text());
+    secrets.assert_absent_below(&state, |path| path.starts_with(state.join("backups")));
 }
 
 /// Without the moment: `time="…"` and the backup's seconds.

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod dropin;
 pub mod edge;
 pub mod host;
+pub mod inspect;
 pub mod inventory;
 pub mod journal;
 pub mod k3s;

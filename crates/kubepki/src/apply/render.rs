@@ -65,38 +65,41 @@ pub(super) async fn render(
                 leaves: vec![issued.record],
             })
         }
-        Content::Kubeconfig {
-            user,
-            leaf,
-            authority,
-        } => {
-            let (key, issued) = (
-                key_pem(workshop, leaf).await?,
-                workshop.certificate(leaf).await?,
-            );
-            let base = base_bytes(base, "kubeconfig")?;
-            let authority = authority.as_deref();
-            let edited = kubeconfig::replace_user(base, user, &issued.chain, &key, authority)
-                .map_err(|source| edit_error("kubeconfig", source))?;
-            Ok(Rendered {
-                kind: EntryKind::File(edited),
-                leaves: vec![issued.record],
-            })
-        }
-        Content::ListenerSecret { leaf } => {
-            let (key, issued) = (
-                key_pem(workshop, leaf).await?,
-                workshop.certificate(leaf).await?,
-            );
-            let base = base_bytes(base, "listener Secret")?;
-            let edited = listener::reissue(base, &issued.chain, &key)
-                .map_err(|source| edit_error("listener Secret", source))?;
-            Ok(Rendered {
-                kind: EntryKind::File(edited),
-                leaves: vec![issued.record],
-            })
+        Content::Kubeconfig { leaf, .. } | Content::ListenerSecret { leaf } => {
+            edited(workshop, content, leaf, base).await
         }
     }
+}
+
+/// A file that inlines certificate and key, with both replaced.
+async fn edited(
+    workshop: &Workshop<'_>,
+    content: &Content,
+    leaf: &LeafId,
+    base: Option<&Entry>,
+) -> Result<Rendered, MakeError> {
+    let (key, issued) = (
+        key_pem(workshop, leaf).await?,
+        workshop.certificate(leaf).await?,
+    );
+    let edited = match content {
+        Content::Kubeconfig {
+            user, authority, ..
+        } => {
+            let base = base_bytes(base, "kubeconfig")?;
+            kubeconfig::replace_user(base, user, &issued.chain, &key, authority.as_deref())
+                .map_err(|source| edit_error("kubeconfig", source))?
+        }
+        _ => {
+            let base = base_bytes(base, "listener Secret")?;
+            listener::reissue(base, &issued.chain, &key)
+                .map_err(|source| edit_error("listener Secret", source))?
+        }
+    };
+    Ok(Rendered {
+        kind: EntryKind::File(edited),
+        leaves: vec![issued.record],
+    })
 }
 
 /// Bytes that exist already, held to the digest that the plan names.

@@ -5,6 +5,7 @@
 //! The vocabulary is the same for files, datastore rows, units and calls, so that one journal and
 //! one undo serve all of them.
 
+mod copies;
 mod issuer;
 mod planner;
 mod select;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::Attributes;
 
+pub use copies::{StaleCopy, plan_copies};
 pub use issuer::served_chain;
 pub use planner::{PlanError, Request, Selection, plan_leaves};
 pub use select::{Due, UnknownService, due, requested, services};

@@ -121,17 +121,19 @@ pub fn plan_leaves(request: &Request<'_>, selected: &[Selection]) -> Result<Plan
         }
     }
     draft.refresh_admin_kubeconfig()?;
-    Ok(draft.plan)
+    Ok(draft.finish())
 }
 
 /// A plan in the making.
-struct Draft<'a> {
+pub(super) struct Draft<'a> {
     request: &'a Request<'a>,
     plan: Plan,
+    /// Seconds that the next leaves live.
+    pub(super) lifetime: i64,
 }
 
 impl<'a> Draft<'a> {
-    fn new(request: &'a Request<'a>) -> Self {
+    pub(super) fn new(request: &'a Request<'a>) -> Self {
         let plan = Plan {
             format: PLAN_FORMAT,
             id: request.id.clone(),
@@ -148,7 +150,11 @@ impl<'a> Draft<'a> {
             steps: Vec::new(),
             notes: Vec::new(),
         };
-        Self { request, plan }
+        Self {
+            request,
+            plan,
+            lifetime: request.policy.lifetime,
+        }
     }
 
     fn issue(
@@ -239,6 +245,11 @@ impl<'a> Draft<'a> {
         self.put(&observed.file, 0o600, Content::LeafKey(leaf), reason)
     }
 
+    /// The plan as it stands.
+    pub(super) fn finish(self) -> Plan {
+        self.plan
+    }
+
     /// Registers the leaf of `row` and says under which id.
     fn add_leaf(
         &mut self,
@@ -247,6 +258,19 @@ impl<'a> Draft<'a> {
         authority: &'static str,
         key: Option<&Observed>,
     ) -> Result<LeafId, PlanError> {
+        let id = LeafId(row.id.to_owned());
+        self.add_leaf_as(id.clone(), want, authority, key)?;
+        Ok(id)
+    }
+
+    /// Registers a leaf under `id`.
+    pub(super) fn add_leaf_as(
+        &mut self,
+        id: LeafId,
+        want: LeafWant,
+        authority: &'static str,
+        key: Option<&Observed>,
+    ) -> Result<(), PlanError> {
         let request = self.request;
         let (issuer, chain) = issuer(request, authority)?;
         let ca = chain.first().ok_or_else(|| PlanError::Authority {
@@ -257,7 +281,7 @@ impl<'a> Draft<'a> {
         let not_before = request.now.plus(-request.policy.backdate);
         let validity = Validity {
             not_before,
-            not_after: not_before.plus(request.policy.lifetime),
+            not_after: not_before.plus(self.lifetime),
         }
         .clamped_to(ca.validity());
         let serial = Serial::random(|bytes| request.entropy.fill(bytes)).map_err(PlanError::Pki)?;
@@ -275,7 +299,6 @@ impl<'a> Draft<'a> {
                 .map(|certificate| certificate.to_pem())
                 .collect(),
         };
-        let id = LeafId(row.id.to_owned());
         let key = self.key_origin(key);
         self.plan.leaves.insert(
             id.clone(),
@@ -284,7 +307,7 @@ impl<'a> Draft<'a> {
                 certificate: Some(certificate),
             },
         );
-        Ok(id)
+        Ok(())
     }
 
     /// The present key if it is to be kept and can be read, else a new one.
@@ -377,7 +400,7 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    fn put(
+    pub(super) fn put(
         &mut self,
         observed: &Observed,
         mode: u32,
