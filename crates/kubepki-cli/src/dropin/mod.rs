@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use kubepki::apply::{Aftermath, ApplyError, Executor, Outcome, Patience, Quiet, plan_id};
+use kubepki::apply::{Executor, Outcome, Patience, Quiet, plan_id};
 use kubepki::catalogue::K3S;
 use kubepki::dropin::{
     Format, Layout, Level, Line, Moment, RotationRequest, WINDOW_DAYS, check, render, rotate_plan,
@@ -121,23 +121,13 @@ async fn carry_out(world: &World, plan: &Plan) -> Result<(), CliError> {
         observer: &Quiet,
         patience: Patience::default(),
     };
-    match executor.apply(plan).await.map_err(failed)? {
+    match executor.apply(plan).await? {
         Outcome::Finished { .. } => {
             // Old plans that could not be pruned are pruned another time.
             let _ = state.prune(world.now());
             Ok(())
         }
         Outcome::Waiting { instruction, .. } => Err(CliError::message(instruction)),
-    }
-}
-
-fn failed(error: ApplyError) -> CliError {
-    let failed = CliError::failed(&error);
-    match error.aftermath() {
-        Aftermath::Unchanged | Aftermath::Refused => failed,
-        Aftermath::Interrupted => {
-            failed.hint("run `kubepki resume` to go on or `kubepki undo` to take it back")
-        }
     }
 }
 
