@@ -43,6 +43,9 @@ pub enum Command {
     Undo(UndoArgs),
     /// Go on after an interruption.
     Resume(ResumeArgs),
+    /// K3s's own commands, with its flags, messages and exit codes.
+    #[command(name = "k3s")]
+    K3s(crate::dropin::K3sArgs),
     /// Find, refresh and make kubeconfigs with certificates of this cluster.
     #[command(subcommand)]
     Kubeconfig(KubeconfigCommand),

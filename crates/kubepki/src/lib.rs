@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod catalogue;
 pub mod cluster;
+pub mod dropin;
 pub mod edge;
 pub mod host;
 pub mod inspect;
