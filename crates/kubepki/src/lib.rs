@@ -5,7 +5,14 @@ pub mod cluster;
 pub mod edge;
 pub mod host;
 pub mod inventory;
+pub mod journal;
+pub mod kubeconfig;
+pub mod listener;
 pub mod plan;
+pub mod state;
+#[cfg(test)]
+mod test_pki;
+mod yaml;
 
 /// An error and everything below it, on one line.
 pub fn error_chain(error: &dyn std::error::Error) -> String {
