@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use pki::{Certificate, PrivateKey, UnixTime, sha256};
 
+use super::facts::{kubeconfig_facts, listener_facts};
 use super::{
     DetectedRelease, Facts, Found, Inventory, KeyFacts, Observed, ObservedRow, Present, Role, Site,
 };
@@ -133,8 +134,8 @@ fn facts_of(bytes: &[u8], reader: Reader) -> Facts {
             .map(Facts::Certificates)
             .map_err(|e| e.to_string()),
         Reader::Keys => key_facts(bytes).map(Facts::Keys).map_err(|e| e.to_string()),
-        Reader::Kubeconfig => super::kubeconfig_facts(bytes).map(Facts::Kubeconfig),
-        Reader::Listener => super::listener_facts(bytes).map(Facts::Listener),
+        Reader::Kubeconfig => kubeconfig_facts(bytes).map(Facts::Kubeconfig),
+        Reader::Listener => listener_facts(bytes).map(Facts::Listener),
         Reader::Opaque => Ok(Facts::Opaque),
     };
     read.unwrap_or_else(Facts::Malformed)
@@ -152,6 +153,16 @@ pub(super) fn key_facts(bytes: &[u8]) -> Result<Vec<KeyFacts>, pki::Error> {
         .collect())
 }
 
+/// Where CA keys come to lie: beside the CAs, in the API server's own directory, and in the
+/// directory that `rotate-ca` and its script use by default.
+const STRAY_DIRECTORIES: [&str; 5] = [
+    "tls",
+    "tls/etcd",
+    "tls/temporary-certs",
+    "rotate-ca/tls",
+    "rotate-ca/tls/etcd",
+];
+
 /// PEM files in the directories of the server's CAs that no row names.
 async fn strays(host: &dyn Host, site: &Site, rows: &[ObservedRow]) -> Vec<Observed> {
     if site.role != Role::Server {
@@ -164,7 +175,7 @@ async fn strays(host: &dyn Host, site: &Site, rows: &[ObservedRow]) -> Vec<Obser
         .map(|observed| observed.path.as_path())
         .collect();
     let mut strays = Vec::new();
-    for directory in ["tls", "tls/etcd"] {
+    for directory in STRAY_DIRECTORIES {
         let directory = site.server().join(directory);
         let names = host
             .list(&directory)

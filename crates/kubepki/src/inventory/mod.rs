@@ -6,6 +6,7 @@
 
 mod collect;
 mod detect;
+mod facts;
 mod site;
 
 use std::path::{Path, PathBuf};
@@ -140,6 +141,10 @@ pub struct ListenerFacts {
     pub key: Option<KeyFacts>,
     /// The SANs of its annotations: what K3s will ask for next time.
     pub sans: Vec<San>,
+    /// The fingerprint of its annotations: `SHA1=` and upper-case hex of the leaf's.
+    pub fingerprint: Option<String>,
+    /// Whether it is marked as one that K3s never changes.
+    pub is_static: bool,
 }
 
 impl Observed {
@@ -230,11 +235,4 @@ impl Inventory {
     pub fn resolve(&self, path: &Path) -> PathBuf {
         self.site.resolve(path)
     }
-}
-
-fn kubeconfig_facts(_: &[u8]) -> Result<KubeconfigFacts, String> {
-    Ok(KubeconfigFacts::default())
-}
-fn listener_facts(_: &[u8]) -> Result<ListenerFacts, String> {
-    Err(String::new())
 }
