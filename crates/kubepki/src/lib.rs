@@ -1,6 +1,7 @@
 //! The certificate lifecycle of Kubernetes clusters.
 
 pub mod catalogue;
+pub mod check;
 pub mod cluster;
 pub mod edge;
 pub mod host;
