@@ -1,5 +1,6 @@
 //! The certificate lifecycle of Kubernetes clusters.
 
+pub mod apply;
 pub mod catalogue;
 pub mod check;
 pub mod cluster;
@@ -7,6 +8,7 @@ pub mod edge;
 pub mod host;
 pub mod inventory;
 pub mod journal;
+pub mod k3s;
 pub mod kubeconfig;
 pub mod listener;
 pub mod plan;

@@ -5,6 +5,7 @@
 
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
+mod crash;
 mod fixture;
 mod golden;
 mod keys;
@@ -14,6 +15,7 @@ mod tree;
 
 use std::path::PathBuf;
 
+pub use crash::{CrashPoint, Victim};
 pub use fixture::{Fixture, fixture};
 pub use golden::{assert_golden, line_diff};
 pub use keys::KeyPool;

@@ -101,7 +101,11 @@ pub fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    if metadata.is_dir() { std::fs::remove_dir(path)? } else { std::fs::remove_file(path)? }
+    if metadata.is_dir() {
+        std::fs::remove_dir(path)?
+    } else {
+        std::fs::remove_file(path)?
+    }
     sync_parent(path)
 }
 
@@ -148,12 +152,12 @@ pub(crate) const POSIX_ACL: &str = "system.posix_acl_access";
 /// The extended attribute of SELinux labels.
 pub(crate) const SELINUX: &str = "security.selinux";
 
-fn via_temporary(
-    path: &Path,
-    make: impl FnOnce(&Path) -> io::Result<()>,
-) -> io::Result<()> {
+fn via_temporary(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let temporary = temporary_beside(path).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidInput, "the path does not end in a file name")
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the path does not end in a file name",
+        )
     })?;
     match std::fs::remove_file(&temporary) {
         Ok(()) => {}
@@ -212,7 +216,9 @@ fn read_xattr(file: &File, name: &str) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Turns "this file system has no extended attributes" into `None`.
-pub(crate) fn unsupported_is_none(found: io::Result<Option<Vec<u8>>>) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn unsupported_is_none(
+    found: io::Result<Option<Vec<u8>>>,
+) -> io::Result<Option<Vec<u8>>> {
     match found {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(None),
         found => found,
@@ -229,17 +235,28 @@ fn set_mtime(file: &File, attributes: &Attributes) -> io::Result<()> {
 fn times(attributes: &Attributes) -> Option<Timestamps> {
     let (tv_sec, nanoseconds) = attributes.mtime?;
     Some(Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec, tv_nsec: nanoseconds.into() },
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec,
+            tv_nsec: nanoseconds.into(),
+        },
     })
 }
 
 fn owner(attributes: &Attributes) -> (Option<Uid>, Option<Gid>) {
-    (attributes.uid.map(Uid::from_raw), attributes.gid.map(Gid::from_raw))
+    (
+        attributes.uid.map(Uid::from_raw),
+        attributes.gid.map(Gid::from_raw),
+    )
 }
 
 fn decoded(base64: &str) -> io::Result<Vec<u8>> {
-    STANDARD.decode(base64).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    STANDARD
+        .decode(base64)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -254,8 +271,10 @@ mod tests {
     fn replaces_with_mode_and_time_and_leaves_nothing_beside() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.key");
-        let attributes =
-            Attributes { mtime: Some((1_700_000_000, 123_456_789)), ..Attributes::new(0o640) };
+        let attributes = Attributes {
+            mtime: Some((1_700_000_000, 123_456_789)),
+            ..Attributes::new(0o640)
+        };
         std::os::unix::fs::symlink("/nowhere", &path).unwrap();
         // A crash left this; it must neither stop the next attempt nor be written through.
         std::os::unix::fs::symlink("/nowhere", temporary_beside(&path).unwrap()).unwrap();
@@ -264,7 +283,10 @@ mod tests {
         let metadata = std::fs::symlink_metadata(&path).unwrap();
         assert!(metadata.is_file());
         assert_eq!(metadata.permissions().mode() & 0o7777, 0o640);
-        assert_eq!((metadata.mtime(), metadata.mtime_nsec()), (1_700_000_000, 123_456_789));
+        assert_eq!(
+            (metadata.mtime(), metadata.mtime_nsec()),
+            (1_700_000_000, 123_456_789)
+        );
         assert_eq!(std::fs::read(&path).unwrap(), b"one");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     }
@@ -274,7 +296,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.key");
         replace(&path, b"old", &Attributes::new(0o600)).unwrap();
-        let broken = Attributes { acl: Some("no base64!".to_owned()), ..Attributes::new(0o600) };
+        let broken = Attributes {
+            acl: Some("no base64!".to_owned()),
+            ..Attributes::new(0o600)
+        };
         replace(&path, b"new", &broken).unwrap_err();
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
@@ -293,7 +318,10 @@ mod tests {
         replace(&path, b"secret", &Attributes::new(0o600)).unwrap();
         assert_eq!(xattr::get(&path, POSIX_ACL).unwrap(), None);
 
-        let kept = Attributes { acl: Some(STANDARD.encode(&acl)), ..Attributes::new(0o670) };
+        let kept = Attributes {
+            acl: Some(STANDARD.encode(&acl)),
+            ..Attributes::new(0o670)
+        };
         replace(&path, b"secret", &kept).unwrap();
         assert_eq!(xattr::get(&path, POSIX_ACL).unwrap(), Some(acl));
     }
@@ -321,7 +349,10 @@ mod tests {
         let inner = directory.path().join("d");
         make_directory(&inner, &Attributes::new(0o755)).unwrap();
         make_directory(&inner, &Attributes::new(0o711)).unwrap();
-        assert_eq!(std::fs::metadata(&inner).unwrap().permissions().mode() & 0o7777, 0o711);
+        assert_eq!(
+            std::fs::metadata(&inner).unwrap().permissions().mode() & 0o7777,
+            0o711
+        );
         replace(&inner.join("f"), b"", &Attributes::new(0o600)).unwrap();
         remove(&inner).unwrap_err();
         remove(&inner.join("f")).unwrap();

@@ -68,14 +68,22 @@ fn read(path: &Path) -> Result<Option<Entry>, HostError> {
     if metadata.is_symlink() {
         let target = std::fs::read_link(path).map_err(failed)?;
         let attributes = attributes(path, &metadata).map_err(failed)?;
-        return Ok(Some(Entry { kind: EntryKind::Link(target), attributes }));
+        return Ok(Some(Entry {
+            kind: EntryKind::Link(target),
+            attributes,
+        }));
     }
     if metadata.is_dir() {
         let attributes = attributes(path, &metadata).map_err(failed)?;
-        return Ok(Some(Entry { kind: EntryKind::Directory, attributes }));
+        return Ok(Some(Entry {
+            kind: EntryKind::Directory,
+            attributes,
+        }));
     }
     if !metadata.is_file() {
-        return Err(HostError::Special { path: path.to_owned() });
+        return Err(HostError::Special {
+            path: path.to_owned(),
+        });
     }
     // Between looking and opening the file may have become something else: never follow a link,
     // never wait for a pipe's writer.
@@ -84,21 +92,32 @@ fn read(path: &Path) -> Result<Option<Entry>, HostError> {
     let opened = File::from(opened.map_err(|error| failed(error.into()))?);
     let metadata = opened.metadata().map_err(failed)?;
     if !metadata.is_file() {
-        return Err(HostError::Special { path: path.to_owned() });
+        return Err(HostError::Special {
+            path: path.to_owned(),
+        });
     }
     let bytes = read_to_limit(opened, metadata.len()).map_err(failed)?;
     let size = metadata.len().max(bytes.len() as u64);
     if size > READ_LIMIT {
-        return Err(HostError::TooLarge { path: path.to_owned(), size, limit: READ_LIMIT });
+        return Err(HostError::TooLarge {
+            path: path.to_owned(),
+            size,
+            limit: READ_LIMIT,
+        });
     }
     let attributes = attributes(path, &metadata).map_err(failed)?;
-    Ok(Some(Entry { kind: EntryKind::File(bytes), attributes }))
+    Ok(Some(Entry {
+        kind: EntryKind::File(bytes),
+        attributes,
+    }))
 }
 
 /// Reads at most one byte more than [`READ_LIMIT`], without reallocating for a file of `size`
 /// bytes: a buffer that moves leaves a copy of a key behind.
 fn read_to_limit(file: File, size: u64) -> io::Result<Zeroizing<Vec<u8>>> {
-    let capacity = usize::try_from(size.min(READ_LIMIT)).unwrap_or(0).saturating_add(1);
+    let capacity = usize::try_from(size.min(READ_LIMIT))
+        .unwrap_or(0)
+        .saturating_add(1);
     let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
     file.take(READ_LIMIT + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
@@ -108,11 +127,19 @@ fn attributes(path: &Path, metadata: &Metadata) -> io::Result<Attributes> {
     let link = metadata.is_symlink();
     let mtime_nanoseconds = u32::try_from(metadata.mtime_nsec()).unwrap_or(0);
     Ok(Attributes {
-        mode: if link { 0o777 } else { metadata.mode() & 0o7777 },
+        mode: if link {
+            0o777
+        } else {
+            metadata.mode() & 0o7777
+        },
         uid: Some(metadata.uid()),
         gid: Some(metadata.gid()),
         mtime: Some((metadata.mtime(), mtime_nanoseconds)),
-        acl: if link { None } else { xattr_of(path, file::POSIX_ACL)? },
+        acl: if link {
+            None
+        } else {
+            xattr_of(path, file::POSIX_ACL)?
+        },
         label: xattr_of(path, file::SELINUX)?,
     })
 }
@@ -142,9 +169,15 @@ fn list(path: &Path) -> io::Result<Option<Vec<String>>> {
 async fn run(argv: &[String], timeout: Duration) -> Result<Output, HostError> {
     let Some((program, arguments)) = argv.split_first() else {
         let source = io::Error::new(io::ErrorKind::InvalidInput, "the command is empty");
-        return Err(HostError::Run { program: String::new(), source });
+        return Err(HostError::Run {
+            program: String::new(),
+            source,
+        });
     };
-    let failed = |source| HostError::Run { program: program.clone(), source };
+    let failed = |source| HostError::Run {
+        program: program.clone(),
+        source,
+    };
     let mut child = command(program, arguments).spawn().map_err(failed)?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -169,16 +202,26 @@ async fn run(argv: &[String], timeout: Duration) -> Result<Output, HostError> {
     match ended {
         Ok(status) => {
             let code = status.map_err(failed)?.code();
-            Ok(Output { code, stdout: out, stderr: err })
+            Ok(Output {
+                code,
+                stdout: out,
+                stderr: err,
+            })
         }
         Err(_) => {
             stop(&mut child).await;
-            Err(HostError::Timeout { program: program.clone(), seconds: timeout.as_secs() })
+            Err(HostError::Timeout {
+                program: program.clone(),
+                seconds: timeout.as_secs(),
+            })
         }
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this host is where processes are run")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this host is where processes are run"
+)]
 fn command(program: &str, arguments: &[String]) -> Command {
     let mut command = std::process::Command::new(program);
     command.args(arguments).env_clear().process_group(0);
@@ -187,7 +230,10 @@ fn command(program: &str, arguments: &[String]) -> Command {
             command.env(name, value);
         }
     }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut command = Command::from(command);
     command.kill_on_drop(true);
     command
@@ -206,7 +252,10 @@ async fn drain(pipe: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) {
 
 /// Kills the child with everything that it started, and reaps it.
 async fn stop(child: &mut Child) {
-    if let Some(pid) = child.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
+    if let Some(pid) = child
+        .id()
+        .and_then(|id| rustix::process::Pid::from_raw(id.cast_signed()))
+    {
         // It may have ended in this moment, which is as good.
         let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
     }
@@ -214,7 +263,11 @@ async fn stop(child: &mut Child) {
 }
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> HostError {
-    HostError::File { action, path: path.to_owned(), source }
+    HostError::File {
+        action,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// How long a command's pipes are read after it has ended.
@@ -244,22 +297,48 @@ mod tests {
             ..Attributes::new(mode)
         };
         let entries = [
-            ("file", EntryKind::File(Zeroizing::new(b"bytes".to_vec())), 0o604),
+            (
+                "file",
+                EntryKind::File(Zeroizing::new(b"bytes".to_vec())),
+                0o604,
+            ),
             ("directory", EntryKind::Directory, 0o750),
-            ("link", EntryKind::Link(PathBuf::from("../elsewhere")), 0o777),
+            (
+                "link",
+                EntryKind::Link(PathBuf::from("../elsewhere")),
+                0o777,
+            ),
         ];
         for (name, kind, mode) in entries {
             let path = directory.path().join(name);
             assert_eq!(LocalHost.read(&path).await.unwrap(), None);
-            let entry = Entry { kind, attributes: attributes(mode) };
+            let entry = Entry {
+                kind,
+                attributes: attributes(mode),
+            };
             LocalHost.put(&path, &entry).await.unwrap();
             assert_eq!(LocalHost.read(&path).await.unwrap(), Some(entry));
         }
         let names = LocalHost.list(directory.path()).await.unwrap();
         assert_eq!(names, Some(argv(&["directory", "file", "link"])));
-        assert_eq!(LocalHost.list(&directory.path().join("none")).await.unwrap(), None);
-        LocalHost.remove(&directory.path().join("link")).await.unwrap();
-        assert_eq!(LocalHost.read(&directory.path().join("link")).await.unwrap(), None);
+        assert_eq!(
+            LocalHost
+                .list(&directory.path().join("none"))
+                .await
+                .unwrap(),
+            None
+        );
+        LocalHost
+            .remove(&directory.path().join("link"))
+            .await
+            .unwrap();
+        assert_eq!(
+            LocalHost
+                .read(&directory.path().join("link"))
+                .await
+                .unwrap(),
+            None
+        );
     }
 
     #[tokio::test]
@@ -272,7 +351,10 @@ mod tests {
 
         let large = directory.path().join("large");
         file::replace(&large, b"", &Attributes::new(0o600)).unwrap();
-        let opened = std::fs::OpenOptions::new().write(true).open(&large).unwrap();
+        let opened = std::fs::OpenOptions::new()
+            .write(true)
+            .open(&large)
+            .unwrap();
         opened.set_len(READ_LIMIT + 1).unwrap();
         let error = LocalHost.read(&large).await.unwrap_err();
         assert!(matches!(error, HostError::TooLarge { .. }), "{error}");
@@ -284,7 +366,10 @@ mod tests {
     async fn runs_without_our_environment_and_reports_the_exit_code() {
         let script = "env | cut -d= -f1 | sort | tr '\\n' ' '; echo bad >&2; exit 3";
         let limit = Duration::from_secs(20);
-        let output = LocalHost.run(&argv(&["/bin/sh", "-c", script]), limit).await.unwrap();
+        let output = LocalHost
+            .run(&argv(&["/bin/sh", "-c", script]), limit)
+            .await
+            .unwrap();
         assert_eq!(output.code, Some(3));
         let names = String::from_utf8(output.stdout).unwrap();
         for name in names.split_whitespace() {
@@ -301,9 +386,16 @@ mod tests {
         let pid_file = directory.path().join("pid");
         let script = format!("sleep 600 & echo $! > {}; wait", pid_file.display());
         let limit = Duration::from_millis(700);
-        let error = LocalHost.run(&argv(&["/bin/sh", "-c", &script]), limit).await.unwrap_err();
+        let error = LocalHost
+            .run(&argv(&["/bin/sh", "-c", &script]), limit)
+            .await
+            .unwrap_err();
         assert!(matches!(error, HostError::Timeout { .. }), "{error}");
-        let pid: i32 = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
+        let pid: i32 = std::fs::read_to_string(&pid_file)
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap();
         let pid = rustix::process::Pid::from_raw(pid).unwrap();
         // The orphan is reaped by init, which takes a moment.
         for _ in 0..200 {
@@ -320,9 +412,15 @@ mod tests {
     async fn a_daemon_left_behind_does_not_hold_the_command() {
         let script = "sleep 60 & echo started";
         let limit = Duration::from_secs(50);
-        let output = LocalHost.run(&argv(&["/bin/sh", "-c", script]), limit).await.unwrap();
+        let output = LocalHost
+            .run(&argv(&["/bin/sh", "-c", script]), limit)
+            .await
+            .unwrap();
         assert_eq!(output.stdout, b"started\n");
-        let missing = LocalHost.run(&argv(&["/nonexistent/program"]), limit).await.unwrap_err();
+        let missing = LocalHost
+            .run(&argv(&["/nonexistent/program"]), limit)
+            .await
+            .unwrap_err();
         assert!(matches!(missing, HostError::Run { .. }), "{missing}");
     }
 }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use pki::{Certificate, PrivateKey, UnixTime, sha256};
 
-use super::facts::{kubeconfig_facts, listener_facts};
 use super::{
     DetectedRelease, Facts, Found, Inventory, KeyFacts, Observed, ObservedRow, Present, Role, Site,
 };
@@ -22,8 +21,13 @@ pub async fn collect(
     flavour: &'static Flavour,
     now: UnixTime,
 ) -> Inventory {
+    // A server's tree can be without its agent: copied in part, or from before 1.22.
+    let without_agent = matches!(host.list(&site.agent()).await, Ok(None));
     let mut rows = Vec::new();
     for row in flavour.rows {
+        if row.side == Side::Agent && without_agent {
+            continue;
+        }
         let Some(base) = base_of(site, row) else {
             continue;
         };
@@ -134,8 +138,8 @@ fn facts_of(bytes: &[u8], reader: Reader) -> Facts {
             .map(Facts::Certificates)
             .map_err(|e| e.to_string()),
         Reader::Keys => key_facts(bytes).map(Facts::Keys).map_err(|e| e.to_string()),
-        Reader::Kubeconfig => kubeconfig_facts(bytes).map(Facts::Kubeconfig),
-        Reader::Listener => listener_facts(bytes).map(Facts::Listener),
+        Reader::Kubeconfig => super::embedded::kubeconfig(bytes).map(Facts::Kubeconfig),
+        Reader::Listener => super::embedded::listener(bytes).map(Facts::Listener),
         Reader::Opaque => Ok(Facts::Opaque),
     };
     read.unwrap_or_else(Facts::Malformed)

@@ -6,7 +6,7 @@
 
 mod collect;
 mod detect;
-mod facts;
+mod embedded;
 mod site;
 
 use std::path::{Path, PathBuf};
@@ -141,9 +141,9 @@ pub struct ListenerFacts {
     pub key: Option<KeyFacts>,
     /// The SANs of its annotations: what K3s will ask for next time.
     pub sans: Vec<San>,
-    /// The fingerprint of its annotations: `SHA1=` and upper-case hex of the leaf's.
+    /// The fingerprint annotation.
     pub fingerprint: Option<String>,
-    /// Whether it is marked as one that K3s never changes.
+    /// Whether it is marked as never to be changed.
     pub is_static: bool,
 }
 
@@ -188,6 +188,16 @@ impl Inventory {
     /// What was found of the row `id`.
     pub fn row(&self, id: &str) -> Option<&ObservedRow> {
         self.rows.iter().find(|observed| observed.row.id == id)
+    }
+
+    /// What was found at `path`.
+    pub fn observed(&self, path: &Path) -> Option<&Observed> {
+        self.rows
+            .iter()
+            .flat_map(|row| [Some(&row.file), row.key.as_ref()])
+            .flatten()
+            .chain(&self.strays)
+            .find(|observed| observed.path == path)
     }
 
     /// Every certificate of CA `authority`'s file, the signing one first.

@@ -28,7 +28,11 @@ impl Journal {
     ///
     /// When the file cannot be opened or its lines cannot be used.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
-        let failed = |source| JournalError::File { action: "open", path: path.to_owned(), source };
+        let failed = |source| JournalError::File {
+            action: "open",
+            path: path.to_owned(),
+            source,
+        };
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR);
         let mut opened = File::from(opened.map_err(|error| failed(error.into()))?);
@@ -36,7 +40,12 @@ impl Journal {
         opened.read_to_end(&mut bytes).map_err(failed)?;
         file::sync_parent(path).map_err(failed)?;
         let contents = parse(&bytes)?;
-        Ok(Self { path: path.to_owned(), file: opened, contents, poisoned: false })
+        Ok(Self {
+            path: path.to_owned(),
+            file: opened,
+            contents,
+            poisoned: false,
+        })
     }
 
     /// What the lines say.
@@ -71,7 +80,8 @@ impl Journal {
         self.poisoned = true;
         let (line, sum) = render_line(&self.contents.sum, entries.len(), &entry)
             .map_err(|error| self.failed(error.into()))?;
-        self.write(line.as_bytes()).map_err(|error| self.failed(error))?;
+        self.write(line.as_bytes())
+            .map_err(|error| self.failed(error))?;
         self.poisoned = false;
 
         if let (None, Event::Begin(header)) = (&self.contents.header, &entry.event) {
@@ -93,7 +103,11 @@ impl Journal {
     }
 
     fn failed(&self, source: std::io::Error) -> JournalError {
-        JournalError::File { action: "append to", path: self.path.clone(), source }
+        JournalError::File {
+            action: "append to",
+            path: self.path.clone(),
+            source,
+        }
     }
 }
 
@@ -108,7 +122,12 @@ mod tests {
 
     fn begin() -> Event {
         let plan = PlanId("p".to_owned());
-        Event::Begin(Header { format: FORMAT, plan, plan_sha256: String::new(), steps: 1 })
+        Event::Begin(Header {
+            format: FORMAT,
+            plan,
+            plan_sha256: String::new(),
+            steps: 1,
+        })
     }
 
     fn intend() -> Event {
@@ -131,16 +150,28 @@ mod tests {
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
 
-        let mut tail = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        let mut tail = std::fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap();
         tail.write_all(b"{\"sum\":\"half of a li").unwrap();
         let mut journal = Journal::open(&path).unwrap();
-        assert_eq!(journal.contents().torn.map(|torn| (torn.line, torn.bytes)), Some((2, 20)));
-        assert_eq!(journal.replay().unwrap().progress, Progress::InProgress { next: 1 });
+        assert_eq!(
+            journal.contents().torn.map(|torn| (torn.line, torn.bytes)),
+            Some((2, 20))
+        );
+        assert_eq!(
+            journal.replay().unwrap().progress,
+            Progress::InProgress { next: 1 }
+        );
         journal.append(at, intend()).unwrap();
 
         let journal = Journal::open(&path).unwrap();
         assert_eq!(journal.contents().torn, None);
-        assert_eq!(journal.replay().unwrap().progress, Progress::InFlight { step: 1 });
+        assert_eq!(
+            journal.replay().unwrap().progress,
+            Progress::InFlight { step: 1 }
+        );
     }
 
     #[test]

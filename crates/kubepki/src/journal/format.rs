@@ -24,7 +24,13 @@ pub struct Contents {
 impl Contents {
     /// A journal without a line.
     pub fn empty() -> Self {
-        Self { header: None, entries: Vec::new(), torn: None, end: 0, sum: START.to_owned() }
+        Self {
+            header: None,
+            entries: Vec::new(),
+            torn: None,
+            end: 0,
+            sum: START.to_owned(),
+        }
     }
 }
 
@@ -103,7 +109,10 @@ pub fn parse(bytes: &[u8]) -> Result<Contents, JournalError> {
                 if !after.is_empty() {
                     return Err(JournalError::Damaged { line, detail });
                 }
-                contents.torn = Some(Torn { line, bytes: rest.len() });
+                contents.torn = Some(Torn {
+                    line,
+                    bytes: rest.len(),
+                });
             }
         }
         rest = after;
@@ -111,7 +120,9 @@ pub fn parse(bytes: &[u8]) -> Result<Contents, JournalError> {
     if let Some(header) = &contents.header
         && header.format > FORMAT
     {
-        return Err(JournalError::Newer { found: header.format.into() });
+        return Err(JournalError::Newer {
+            found: header.format.into(),
+        });
     }
     Ok(contents)
 }
@@ -133,7 +144,10 @@ pub(super) fn render_line(
     number: usize,
     entry: &Entry,
 ) -> Result<(String, String), serde_json::Error> {
-    let numbered = serde_json::to_string(&Numbered { line: number, entry })?;
+    let numbered = serde_json::to_string(&Numbered {
+        line: number,
+        entry,
+    })?;
     // All of the object but its opening brace.
     let rest = numbered.get(1..).unwrap_or_default();
     let sum = chain(previous, rest.as_bytes());
@@ -165,7 +179,10 @@ fn refuse_newer(line: usize, text: &[u8]) -> Result<(), JournalError> {
     }
     let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let value: serde_json::Value = serde_json::from_slice(first).unwrap_or_default();
-    match value.pointer("/entry/event/begin/format").and_then(serde_json::Value::as_u64) {
+    match value
+        .pointer("/entry/event/begin/format")
+        .and_then(serde_json::Value::as_u64)
+    {
         Some(found) if found > u64::from(FORMAT) => Err(JournalError::Newer { found }),
         _ => Ok(()),
     }
@@ -205,7 +222,10 @@ mod tests {
         let mut sum = START.to_owned();
         let mut entries = Vec::new();
         for (index, event) in events.iter().enumerate() {
-            let entry = Entry { at: UnixTime::from_secs(1_800_000_000), event: event.clone() };
+            let entry = Entry {
+                at: UnixTime::from_secs(1_800_000_000),
+                event: event.clone(),
+            };
             let (line, next) = render_line(&sum, index + 1, &entry).unwrap();
             bytes.extend(line.into_bytes());
             sum = next;
@@ -216,10 +236,18 @@ mod tests {
 
     fn example() -> (Vec<u8>, Vec<Entry>) {
         let plan = PlanId("p".to_owned());
-        let header = Header { format: FORMAT, plan, plan_sha256: "00".to_owned(), steps: 1 };
+        let header = Header {
+            format: FORMAT,
+            plan,
+            plan_sha256: "00".to_owned(),
+            steps: 1,
+        };
         journal(&[
             Event::Begin(header),
-            Event::Failed { step: 1, error: "no\nspace".to_owned() },
+            Event::Failed {
+                step: 1,
+                error: "no\nspace".to_owned(),
+            },
             Event::Finished,
         ])
     }
@@ -229,10 +257,16 @@ mod tests {
         let (bytes, entries) = example();
         for length in 0..=bytes.len() {
             let contents = parse(&bytes[..length]).unwrap();
-            let whole = bytes[..length].iter().filter(|byte| **byte == b'\n').count();
+            let whole = bytes[..length]
+                .iter()
+                .filter(|byte| **byte == b'\n')
+                .count();
             assert_eq!(contents.entries, entries[..whole]);
             let end = usize::try_from(contents.end).unwrap();
-            let torn = (end < length).then_some(Torn { line: whole + 1, bytes: length - end });
+            let torn = (end < length).then_some(Torn {
+                line: whole + 1,
+                bytes: length - end,
+            });
             assert_eq!(contents.torn, torn);
         }
     }
@@ -240,7 +274,10 @@ mod tests {
     #[test]
     fn every_changed_byte_is_noticed() {
         let (bytes, entries) = example();
-        let last = bytes[..bytes.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap();
+        let last = bytes[..bytes.len() - 1]
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .unwrap();
         for position in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[position] ^= 1;
@@ -266,7 +303,10 @@ mod tests {
         for order in [[0, 2, 1], [1, 0, 2], [0, 0, 1], [1, 2, 2]] {
             let shuffled = order.map(|index| lines[index]).concat();
             let error = parse(&shuffled).unwrap_err();
-            assert!(matches!(error, JournalError::Damaged { .. }), "{order:?}: {error}");
+            assert!(
+                matches!(error, JournalError::Damaged { .. }),
+                "{order:?}: {error}"
+            );
         }
     }
 

@@ -77,7 +77,11 @@ pub fn replay(entries: &[Entry]) -> Result<Replay, Misplaced> {
     for (index, entry) in entries.iter().enumerate() {
         let progress = next(replay.progress, &entry.event, &mut total).ok_or_else(|| {
             let event = entry.event.to_string();
-            Misplaced { line: index + 1, event, progress: replay.progress }
+            Misplaced {
+                line: index + 1,
+                event,
+                progress: replay.progress,
+            }
         })?;
         replay.progress = progress;
         replay.note(&entry.event);
@@ -101,7 +105,9 @@ fn next(progress: Progress, event: &Event, total: &mut u32) -> Option<Progress> 
         (InProgress { .. }, Event::Abandoned { .. }) => Some(Abandoned),
         (InFlight { step }, event) if event.step() == Some(step) => match event {
             Event::Intend(_) | Event::Failed { .. } | Event::Waiting { .. } => Some(progress),
-            Event::Done { .. } => Some(InProgress { next: step.saturating_add(1) }),
+            Event::Done { .. } => Some(InProgress {
+                next: step.saturating_add(1),
+            }),
             Event::Withdrawn { .. } => Some(InProgress { next: step }),
             Event::Begin(_) | Event::Finished | Event::Abandoned { .. } => None,
         },
@@ -115,9 +121,21 @@ impl Replay {
         match event {
             Event::Intend(intend) => {
                 for leaf in &intend.leaves {
-                    self.leaves.insert(leaf.leaf.clone(), leaf.clone());
+                    let known = self
+                        .leaves
+                        .entry(leaf.leaf.clone())
+                        .or_insert_with(|| leaf.clone());
+                    // A step that puts only the key says nothing about the certificate.
+                    let certificate = leaf.certificate.clone().or(known.certificate.take());
+                    *known = LeafRecord {
+                        certificate,
+                        ..leaf.clone()
+                    };
                 }
-                let record = StepRecord { intend: intend.clone(), after: None };
+                let record = StepRecord {
+                    intend: intend.clone(),
+                    after: None,
+                };
                 self.steps.insert(intend.step, record);
             }
             Event::Done { step, after } => {
@@ -129,10 +147,8 @@ impl Replay {
                 self.steps.remove(step);
             }
             Event::Failed { error, .. } => self.failure = Some(error.clone()),
-            Event::Begin(_)
-            | Event::Waiting { .. }
-            | Event::Finished
-            | Event::Abandoned { .. } => {}
+            Event::Begin(_) | Event::Waiting { .. } | Event::Finished | Event::Abandoned { .. } => {
+            }
         }
     }
 }
@@ -163,7 +179,9 @@ mod tests {
                     if next > steps && *choice > 120 {
                         Event::Finished
                     } else {
-                        Event::Abandoned { by: PlanId("u".to_owned()) }
+                        Event::Abandoned {
+                            by: PlanId("u".to_owned()),
+                        }
                     }
                 }
                 Progress::InProgress { next: step } | Progress::InFlight { step } => {
@@ -175,7 +193,10 @@ mod tests {
             events.push(event);
         }
         let at = UnixTime::from_secs(0);
-        events.into_iter().map(|event| Entry { at, event }).collect()
+        events
+            .into_iter()
+            .map(|event| Entry { at, event })
+            .collect()
     }
 
     fn in_flight(step: u32, progress: Progress, choice: u8) -> Event {
@@ -188,10 +209,16 @@ mod tests {
         };
         match (progress, choice) {
             (Progress::InProgress { .. }, _) | (_, 0..20) => Event::Intend(intend),
-            (_, 20..40) => Event::Failed { step, error: "no".to_owned() },
+            (_, 20..40) => Event::Failed {
+                step,
+                error: "no".to_owned(),
+            },
             (_, 40..60) => Event::Waiting { step },
             (_, 60..80) => Event::Withdrawn { step },
-            _ => Event::Done { step, after: Found::Stateless },
+            _ => Event::Done {
+                step,
+                after: Found::Stateless,
+            },
         }
     }
 

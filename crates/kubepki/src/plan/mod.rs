@@ -5,8 +5,10 @@
 //! The vocabulary is the same for files, datastore rows, units and calls, so that one journal and
 //! one undo serve all of them.
 
+mod issuer;
 mod planner;
 mod select;
+mod show;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,8 +19,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::Attributes;
 
-pub use planner::{PlanError, Request, Selection, plan_leaves, served_chain};
+pub use issuer::served_chain;
+pub use planner::{PlanError, Request, Selection, plan_leaves};
 pub use select::{Due, UnknownService, due, requested, services};
+pub use show::{headline, show};
 
 /// The version that [`Plan`]s are written in; a newer one is refused.
 pub const PLAN_FORMAT: u32 = 1;

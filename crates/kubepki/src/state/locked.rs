@@ -59,17 +59,27 @@ impl StateDir {
                 // The holder may not have written its pid yet; the lock is what counts.
                 let _ = lock.take(20).read_to_string(&mut holder);
                 let holder = holder.trim().parse().ok();
-                return Err(StateError::Locked { path: self.path.clone(), holder });
+                return Err(StateError::Locked {
+                    path: self.path.clone(),
+                    holder,
+                });
             }
             Err(error) => return Err(failed(error.into())),
         }
         lock.set_len(0).map_err(failed)?;
-        lock.write_all(format!("{}\n", std::process::id()).as_bytes()).map_err(failed)?;
-        Ok(Locked { state: self.clone(), _lock: lock })
+        lock.write_all(format!("{}\n", std::process::id()).as_bytes())
+            .map_err(failed)?;
+        Ok(Locked {
+            state: self.clone(),
+            _lock: lock,
+        })
     }
 
     fn refuse_unsafe(&self) -> Result<(), StateError> {
-        let unsafe_because = |problem| StateError::Unsafe { path: self.path.clone(), problem };
+        let unsafe_because = |problem| StateError::Unsafe {
+            path: self.path.clone(),
+            problem,
+        };
         let metadata = std::fs::symlink_metadata(&self.path)
             .map_err(|source| failed("read", &self.path, source))?;
         if !metadata.is_dir() {
@@ -93,12 +103,18 @@ impl Locked {
     /// [`StateError::PlanDiffers`] when another plan has that id.
     pub fn save_plan(&self, plan: &Plan) -> Result<(), StateError> {
         let path = self.plan_path(&plan.id);
-        let mut bytes = serde_json::to_vec_pretty(plan)
-            .map_err(|source| StateError::BadPlan { path: path.clone(), source })?;
+        let mut bytes = serde_json::to_vec_pretty(plan).map_err(|source| StateError::BadPlan {
+            path: path.clone(),
+            source,
+        })?;
         bytes.push(b'\n');
         match self.plan_bytes(&plan.id)? {
             Some(saved) if *saved == bytes => return Ok(()),
-            Some(_) => return Err(StateError::PlanDiffers { id: plan.id.clone() }),
+            Some(_) => {
+                return Err(StateError::PlanDiffers {
+                    id: plan.id.clone(),
+                });
+            }
             None => {}
         }
         self.directory_for(&self.path.join(PLANS))?;
@@ -139,8 +155,10 @@ impl Locked {
     pub fn open_journal(&self, id: &PlanId) -> Result<Journal, StateError> {
         plan_name(id)?;
         self.directory_for(&self.path.join(JOURNALS))?;
-        Journal::open(&self.journal_path(id))
-            .map_err(|source| StateError::Journal { id: id.clone(), source })
+        Journal::open(&self.journal_path(id)).map_err(|source| StateError::Journal {
+            id: id.clone(),
+            source,
+        })
     }
 
     /// Removes what was staged for a plan. Nothing there is success.

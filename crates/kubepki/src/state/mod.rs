@@ -26,6 +26,7 @@ mod locked;
 mod prune;
 
 pub use locked::Locked;
+pub(crate) use prune::looks_like_ca_key;
 pub use prune::{KEEP_DAYS, KEEP_PLANS};
 
 /// The directory in which kubepki remembers.
@@ -151,7 +152,10 @@ impl StateDir {
     pub fn plans(&self) -> Result<Vec<PlanId>, StateError> {
         let names = names(&self.path.join(PLANS))?;
         let ids = names.iter().filter_map(|name| name.strip_suffix(".json"));
-        Ok(ids.map(|id| PlanId(id.to_owned())).filter(|id| plan_name(id).is_ok()).collect())
+        Ok(ids
+            .map(|id| PlanId(id.to_owned()))
+            .filter(|id| plan_name(id).is_ok())
+            .collect())
     }
 
     /// A saved plan.
@@ -160,14 +164,21 @@ impl StateDir {
     ///
     /// [`StateError::NoPlan`], [`StateError::NewerPlan`], [`StateError::BadPlan`].
     pub fn load_plan(&self, id: &PlanId) -> Result<Plan, StateError> {
-        let no_plan = || StateError::NoPlan { id: id.clone(), path: self.path.clone() };
+        let no_plan = || StateError::NoPlan {
+            id: id.clone(),
+            path: self.path.clone(),
+        };
         let bytes = self.plan_bytes(id)?.ok_or_else(no_plan)?;
-        let bad = |source| StateError::BadPlan { path: self.plan_path(id), source };
+        let bad = |source| StateError::BadPlan {
+            path: self.plan_path(id),
+            source,
+        };
         let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(bad)?;
         match value.get("format").and_then(serde_json::Value::as_u64) {
-            Some(found) if found > u64::from(PLAN_FORMAT) => {
-                Err(StateError::NewerPlan { id: id.clone(), found })
-            }
+            Some(found) if found > u64::from(PLAN_FORMAT) => Err(StateError::NewerPlan {
+                id: id.clone(),
+                found,
+            }),
             _ => serde_json::from_value(value).map_err(bad),
         }
     }
@@ -178,7 +189,10 @@ impl StateDir {
     ///
     /// [`StateError::NoPlan`], or when it cannot be read.
     pub fn plan_sha256(&self, id: &PlanId) -> Result<String, StateError> {
-        let no_plan = || StateError::NoPlan { id: id.clone(), path: self.path.clone() };
+        let no_plan = || StateError::NoPlan {
+            id: id.clone(),
+            path: self.path.clone(),
+        };
         Ok(pki::sha256(&self.plan_bytes(id)?.ok_or_else(no_plan)?).to_string())
     }
 
@@ -193,7 +207,10 @@ impl StateDir {
             Some(bytes) => parse(&bytes),
             None => Ok(Contents::empty()),
         };
-        contents.map_err(|source| StateError::Journal { id: id.clone(), source })
+        contents.map_err(|source| StateError::Journal {
+            id: id.clone(),
+            source,
+        })
     }
 
     /// A staged file of a plan; `None` if there is none of that name.
@@ -243,7 +260,10 @@ impl StateDir {
     fn staged_path(&self, id: &PlanId, name: &str) -> Result<PathBuf, StateError> {
         plan_name(id)?;
         if !fit_for_a_file(name) {
-            return Err(StateError::Name { what: "staged file", name: name.to_owned() });
+            return Err(StateError::Name {
+                what: "staged file",
+                name: name.to_owned(),
+            });
         }
         Ok(self.directory(STAGING, id).join(name))
     }
@@ -254,14 +274,19 @@ fn plan_name(id: &PlanId) -> Result<(), StateError> {
     if fit_for_a_file(&id.0) {
         return Ok(());
     }
-    Err(StateError::Name { what: "plan", name: id.0.clone() })
+    Err(StateError::Name {
+        what: "plan",
+        name: id.0.clone(),
+    })
 }
 
 fn fit_for_a_file(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= MAX_NAME
         && !name.starts_with('.')
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
@@ -281,8 +306,14 @@ fn names(path: &Path) -> Result<Vec<String>, StateError> {
     };
     let mut names = Vec::new();
     for entry in entries {
-        let name = entry.map_err(|source| failed("list", path, source))?.file_name();
-        names.extend(name.into_string().ok().filter(|name| !name.starts_with('.')));
+        let name = entry
+            .map_err(|source| failed("list", path, source))?
+            .file_name();
+        names.extend(
+            name.into_string()
+                .ok()
+                .filter(|name| !name.starts_with('.')),
+        );
     }
     names.sort_unstable();
     Ok(names)
@@ -295,7 +326,11 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
 }
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> StateError {
-    StateError::File { action, path: path.to_owned(), source }
+    StateError::File {
+        action,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 const PLANS: &str = "plans";

@@ -47,6 +47,30 @@ impl Locked {
         Ok(removed)
     }
 
+    /// Removes what is staged for plans that are done or given up; a CA's key that was staged for
+    /// a plan that was given up stays, for it may be nowhere else.
+    ///
+    /// # Errors
+    ///
+    /// When listing or removing fails.
+    pub fn drop_finished_staging(&self) -> Result<(), StateError> {
+        for name in names(&self.path().join(STAGING))? {
+            let id = PlanId(name);
+            let Ok(contents) = self.journal(&id) else {
+                continue;
+            };
+            let drop = match replay(&contents.entries).map(|replay| replay.progress) {
+                Ok(Progress::Finished) => true,
+                Ok(Progress::Abandoned) => !self.stages_ca_key(&id)?,
+                _ => false,
+            };
+            if drop {
+                self.drop_staging(&id)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes everything that is kept of one plan, copies of CA keys included. It can then not
     /// be undone.
     ///
@@ -56,8 +80,11 @@ impl Locked {
     /// unfinished undo needs; [`StateError::NoPlan`] if there is none.
     pub fn forget(&self, id: &PlanId) -> Result<(), StateError> {
         self.plan_sha256(id)?;
-        let plans: Vec<Plan> =
-            self.plans()?.iter().filter_map(|other| self.load_plan(other).ok()).collect();
+        let plans: Vec<Plan> = self
+            .plans()?
+            .iter()
+            .filter_map(|other| self.load_plan(other).ok())
+            .collect();
         if self.is_open(id) || self.needed_by_others(&plans).contains(id) {
             return Err(StateError::StillNeeded { id: id.clone() });
         }
@@ -69,7 +96,10 @@ impl Locked {
         let open = plans.iter().filter(|plan| self.is_open(&plan.id));
         open.flat_map(|plan| &plan.steps)
             .filter_map(|step| match &step.action {
-                Action::Put { content: Content::Backup { plan, .. }, .. } => Some(plan.clone()),
+                Action::Put {
+                    content: Content::Backup { plan, .. },
+                    ..
+                } => Some(plan.clone()),
                 _ => None,
             })
             .collect()
@@ -79,7 +109,9 @@ impl Locked {
 impl StateDir {
     /// Whether a plan is begun and neither finished nor abandoned, or nobody can tell.
     fn is_open(&self, id: &PlanId) -> bool {
-        let Ok(contents) = self.journal(id) else { return true };
+        let Ok(contents) = self.journal(id) else {
+            return true;
+        };
         match replay(&contents.entries).map(|replay| replay.progress) {
             Ok(Progress::NotStarted | Progress::Finished | Progress::Abandoned) => false,
             Ok(Progress::InProgress { .. } | Progress::InFlight { .. }) | Err(_) => true,
@@ -92,12 +124,18 @@ impl StateDir {
     ///
     /// When journal or staging directory cannot be read.
     pub fn holds_ca_key(&self, id: &PlanId) -> Result<bool, StateError> {
-        let in_backups = self.journal(id)?.entries.iter().any(|entry| {
-            matches!(&entry.event, Event::Intend(intend) if intend.holds_ca_key)
-        });
+        let in_backups = self
+            .journal(id)?
+            .entries
+            .iter()
+            .any(|entry| matches!(&entry.event, Event::Intend(intend) if intend.holds_ca_key));
         if in_backups && !names(&self.directory(BACKUPS, id))?.is_empty() {
             return Ok(true);
         }
+        self.stages_ca_key(id)
+    }
+
+    fn stages_ca_key(&self, id: &PlanId) -> Result<bool, StateError> {
         for name in names(&self.directory(STAGING, id))? {
             if let Ok(Some(bytes)) = self.read_staged(id, &name)
                 && looks_like_ca_key(&name, &bytes)

@@ -41,7 +41,10 @@ fn reading_makes_nothing() {
     let state = StateDir::of_data_dir(directory.path());
     let id = PlanId("p".to_owned());
     assert_eq!(state.plans().unwrap(), []);
-    assert!(matches!(state.load_plan(&id), Err(StateError::NoPlan { .. })));
+    assert!(matches!(
+        state.load_plan(&id),
+        Err(StateError::NoPlan { .. })
+    ));
     assert!(state.journal(&id).unwrap().entries.is_empty());
     assert_eq!(state.read_backup(&id, 1).unwrap(), None);
     assert!(!state.path().exists());
@@ -55,15 +58,24 @@ fn everything_is_private_and_comes_back() {
     let plan = plan("p", 0);
     locked.save_plan(&plan).unwrap();
     locked.save_plan(&plan).unwrap();
-    let other = Plan { title: "other".to_owned(), ..plan.clone() };
-    assert!(matches!(locked.save_plan(&other), Err(StateError::PlanDiffers { .. })));
+    let other = Plan {
+        title: "other".to_owned(),
+        ..plan.clone()
+    };
+    assert!(matches!(
+        locked.save_plan(&other),
+        Err(StateError::PlanDiffers { .. })
+    ));
     locked.stage(&plan.id, "a.key", b"secret").unwrap();
     locked.backup(&plan.id, 3, b"old").unwrap();
     begin(&locked, &plan);
 
     assert_eq!(state.plans().unwrap(), [plan.id.clone()]);
     assert_eq!(state.load_plan(&plan.id).unwrap(), plan);
-    assert_eq!(**state.read_staged(&plan.id, "a.key").unwrap().unwrap(), *b"secret");
+    assert_eq!(
+        **state.read_staged(&plan.id, "a.key").unwrap().unwrap(),
+        *b"secret"
+    );
     assert_eq!(**state.read_backup(&plan.id, 3).unwrap().unwrap(), *b"old");
     let mut pending = vec![state.path().to_owned()];
     let mut files = 0;
@@ -72,7 +84,11 @@ fn everything_is_private_and_comes_back() {
         let mode = metadata.permissions().mode() & 0o7777;
         if metadata.is_dir() {
             assert_eq!(mode, 0o700, "{}", path.display());
-            pending.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            pending.extend(
+                std::fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
         } else {
             assert_eq!(mode, 0o600, "{}", path.display());
             files += 1;
@@ -89,10 +105,15 @@ fn names_stay_inside() {
     let directory = tempfile::tempdir().unwrap();
     let locked = StateDir::of_data_dir(directory.path()).lock().unwrap();
     let long = "x".repeat(MAX_NAME + 1);
-    for name in ["", ".", "..", "../p", "a/b", "a\0b", ".hidden", "ü", "a b", &long] {
+    for name in [
+        "", ".", "..", "../p", "a/b", "a\0b", ".hidden", "ü", "a b", &long,
+    ] {
         let id = PlanId(name.to_owned());
         let refused = |result: Result<(), StateError>| {
-            assert!(matches!(result, Err(StateError::Name { .. })), "{name:?}: {result:?}");
+            assert!(
+                matches!(result, Err(StateError::Name { .. })),
+                "{name:?}: {result:?}"
+            );
         };
         refused(locked.save_plan(&plan(name, 0)));
         refused(locked.load_plan(&id).map(drop));
@@ -136,10 +157,17 @@ fn a_newer_plan_and_a_broken_one_are_refused() {
     let state = StateDir::of_data_dir(directory.path());
     let locked = state.lock().unwrap();
     locked.save_plan(&plan("p", 0)).unwrap();
-    write_private(&state.plan_path(&PlanId("n".to_owned())), b"{\"format\": 99}").unwrap();
+    write_private(
+        &state.plan_path(&PlanId("n".to_owned())),
+        b"{\"format\": 99}",
+    )
+    .unwrap();
     write_private(&state.plan_path(&PlanId("b".to_owned())), b"{").unwrap();
     let load = |id: &str| state.load_plan(&PlanId(id.to_owned()));
-    assert!(matches!(load("n"), Err(StateError::NewerPlan { found: 99, .. })));
+    assert!(matches!(
+        load("n"),
+        Err(StateError::NewerPlan { found: 99, .. })
+    ));
     assert!(matches!(load("b"), Err(StateError::BadPlan { .. })));
 }
 
@@ -154,9 +182,18 @@ fn prune_keeps_what_is_new_few_open_needed_or_holds_a_ca_key() {
         locked.save_plan(&plan).unwrap();
         plan
     };
-    for (id, days) in [("old", 90), ("young", 29), ("n1", 1), ("n2", 2), ("n3", 3), ("n4", 4)] {
+    for (id, days) in [
+        ("old", 90),
+        ("young", 29),
+        ("n1", 1),
+        ("n2", 2),
+        ("n3", 3),
+        ("n4", 4),
+    ] {
         let plan = save(id, days);
-        begin(&locked, &plan).append(plan.created, Event::Finished).unwrap();
+        begin(&locked, &plan)
+            .append(plan.created, Event::Finished)
+            .unwrap();
         locked.backup(&plan.id, 1, b"bytes").unwrap();
     }
     save("n5", 5);
@@ -175,7 +212,10 @@ fn prune_keeps_what_is_new_few_open_needed_or_holds_a_ca_key() {
             leaves: Vec::new(),
             holds_ca_key: true,
         }),
-        Event::Done { step: 1, after: Found::Absent },
+        Event::Done {
+            step: 1,
+            after: Found::Absent,
+        },
         Event::Finished,
     ] {
         journal.append(with_key.created, event).unwrap();
@@ -183,36 +223,58 @@ fn prune_keeps_what_is_new_few_open_needed_or_holds_a_ca_key() {
     locked.backup(&with_key.id, 1, b"key").unwrap();
 
     save("needed", 60);
-    let content =
-        Content::Backup { plan: PlanId("needed".to_owned()), step: 1, sha256: String::new() };
+    let content = Content::Backup {
+        plan: PlanId("needed".to_owned()),
+        step: 1,
+        sha256: String::new(),
+    };
     let mut undo = plan("undo", days_ago(59));
     undo.steps.push(step_from(content));
     locked.save_plan(&undo).unwrap();
     begin(&locked, &undo);
 
     let removed = locked.prune(UnixTime::from_secs(now)).unwrap();
-    assert_eq!(removed, [PlanId("unused".to_owned()), PlanId("old".to_owned())]);
-    assert_eq!(locked.read_backup(&PlanId("old".to_owned()), 1).unwrap(), None);
+    assert_eq!(
+        removed,
+        [PlanId("unused".to_owned()), PlanId("old".to_owned())]
+    );
+    assert_eq!(
+        locked.read_backup(&PlanId("old".to_owned()), 1).unwrap(),
+        None
+    );
     let kept: Vec<String> = locked.plans().unwrap().into_iter().map(|id| id.0).collect();
-    let expected =
-        ["n1", "n2", "n3", "n4", "n5", "needed", "open", "undo", "with-key", "young"];
+    let expected = [
+        "n1", "n2", "n3", "n4", "n5", "needed", "open", "undo", "with-key", "young",
+    ];
     assert_eq!(kept, expected);
 
     for id in ["open", "needed", "undo"] {
         let error = locked.forget(&PlanId(id.to_owned())).unwrap_err();
-        assert!(matches!(error, StateError::StillNeeded { .. }), "{id}: {error}");
+        assert!(
+            matches!(error, StateError::StillNeeded { .. }),
+            "{id}: {error}"
+        );
     }
     locked.forget(&with_key.id).unwrap();
     assert_eq!(locked.read_backup(&with_key.id, 1).unwrap(), None);
-    assert!(matches!(locked.load_plan(&with_key.id), Err(StateError::NoPlan { .. })));
+    assert!(matches!(
+        locked.load_plan(&with_key.id),
+        Err(StateError::NoPlan { .. })
+    ));
 }
 
 fn step_from(content: Content) -> Step {
     Step {
         number: 1,
-        target: Target::File { host: "local".to_owned(), path: PathBuf::from("/x") },
+        target: Target::File {
+            host: "local".to_owned(),
+            path: PathBuf::from("/x"),
+        },
         before: Before::Absent,
-        action: Action::Put { attributes: Attributes::new(0o600), content },
+        action: Action::Put {
+            attributes: Attributes::new(0o600),
+            content,
+        },
         reason: String::new(),
     }
 }
@@ -222,6 +284,9 @@ fn ca_keys_are_known_by_name_and_content() {
     let key = b"-----BEGIN EC PRIVATE KEY-----\n";
     assert!(prune::looks_like_ca_key("server-ca.key", key));
     assert!(prune::looks_like_ca_key("kube-ca-key.pem", key));
-    assert!(!prune::looks_like_ca_key("server-ca.crt", b"-----BEGIN CERTIFICATE-----\n"));
+    assert!(!prune::looks_like_ca_key(
+        "server-ca.crt",
+        b"-----BEGIN CERTIFICATE-----\n"
+    ));
     assert!(!prune::looks_like_ca_key("client-admin.key", key));
 }
