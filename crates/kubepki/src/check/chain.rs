@@ -195,14 +195,17 @@ pub(super) fn first_of(context: &Context<'_>, findings: &mut Vec<Finding>) {
 /// writes that order.
 pub(super) fn root_before_cross(context: &Context<'_>, findings: &mut Vec<Finding>) {
     for observed in context.authorities() {
-        let Some((root, cross)) = misordered(observed.file.certificates()) else {
+        let serving = serving_rows(context, observed)
+            .filter_map(|leaf| Some((&leaf.file.path, misordered(leaf.file.certificates())?)));
+        let (paths, served): (Vec<_>, Vec<_>) = serving.unzip();
+        let served_paths: Vec<_> = paths.into_iter().cloned().collect();
+        // Leaves issued before the file was put right still carry the old order.
+        let Some((root, cross)) =
+            misordered(observed.file.certificates()).or(served.first().copied())
+        else {
             continue;
         };
-        let served: Vec<_> = serving_rows(context, observed)
-            .filter(|leaf| misordered(leaf.file.certificates()).is_some())
-            .map(|leaf| leaf.file.path.clone())
-            .collect();
-        let severity = match served.is_empty() {
+        let severity = match served_paths.is_empty() {
             true => Severity::Note,
             false => Severity::Warning,
         };
@@ -210,11 +213,11 @@ pub(super) fn root_before_cross(context: &Context<'_>, findings: &mut Vec<Findin
         let mend = context
             .rotate("serving-kube-apiserver")
             .replace("--service api-server", "--service api-server,k3s-server");
-        let mend = (!served.is_empty()).then_some(mend);
+        let mend = (!served_paths.is_empty()).then_some(mend);
         let kind = FindingKind::RootBeforeCross {
             root: root.subject().to_string(),
             old: cross.issuer().to_string(),
-            served,
+            served: served_paths,
         };
         let finding = Finding::new(severity, &observed.file.path, kind)
             .row(observed.row.id)

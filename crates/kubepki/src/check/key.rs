@@ -56,12 +56,17 @@ fn listener_pair(context: &Context<'_>, findings: &mut Vec<Finding>) {
         let Some(Facts::Listener(listener)) = observed.file.present().map(|p| &p.facts) else {
             continue;
         };
-        let (Some(leaf), Some(key)) = (listener.certificates.first(), listener.key) else {
+        let Some(leaf) = listener.certificates.first() else {
             continue;
         };
-        if key.spki != leaf.spki_sha256() {
+        if listener.key.map(|key| key.spki) != Some(leaf.spki_sha256()) {
             let path = &observed.file.path;
-            let kind = FindingKind::KeyMismatch { key: path.clone() };
+            let kind = match listener.key {
+                Some(_) => FindingKind::KeyMismatch { key: path.clone() },
+                None => FindingKind::KeyMissing {
+                    certificate: path.clone(),
+                },
+            };
             let finding = Finding::new(Severity::Broken, path, kind).row(observed.row.id);
             findings.push(
                 finding

@@ -13,13 +13,6 @@ use crate::inventory::{DetectedRelease, Inventory};
 /// Each leaf says what its row says.
 pub(super) fn leaves(context: &Context<'_>, findings: &mut Vec<Finding>) {
     let inventory = context.inventory();
-    // A server without any file that came since 1.22 is older than some subjects and names of
-    // the table; a newer K3s issues those leaves anew at its first start.
-    let older = context.is_server() && inventory.release == DetectedRelease::Unknown;
-    let severity = match older {
-        true => Severity::Note,
-        false => Severity::Broken,
-    };
     for (observed, spec) in context.leaves() {
         let row = observed.row;
         let Some(leaf) = observed.file.first_certificate() else {
@@ -29,23 +22,33 @@ pub(super) fn leaves(context: &Context<'_>, findings: &mut Vec<Finding>) {
         let Ok(wanted) = want(inventory, row, spec, context.question().wishes) else {
             continue;
         };
-        let mut add = |kind| {
+        let mut add = |kind, mend: String| {
             findings.push(
-                Finding::new(severity, &observed.file.path, kind)
+                Finding::new(Severity::Broken, &observed.file.path, kind)
                     .row(row.id)
                     .certificate(leaf)
-                    .mend(context.renew(row.id)),
+                    .mend(mend),
             );
         };
         if let Some(kind) = wrong_subject(leaf, &wanted) {
-            add(kind);
+            add(kind, context.renew(row.id));
         }
         if let Some(kind) = wrong_purposes(leaf, &wanted.purposes) {
-            add(kind);
+            add(kind, context.rotate(row.id));
         }
         let missing = missing_names(inventory, leaf, spec, &wanted);
         if !missing.is_empty() {
-            add(FindingKind::SanMissing { missing });
+            // A renewal adds what is configured and keeps what is there; the rest must be said.
+            let unasked: Vec<String> = missing
+                .iter()
+                .filter(|san| !wanted.sans.contains(san))
+                .map(ToString::to_string)
+                .collect();
+            let mend = match unasked.is_empty() || !context.is_server() {
+                true => context.renew(row.id),
+                false => format!("{} --tls-san {}", context.rotate(row.id), unasked.join(",")),
+            };
+            add(FindingKind::SanMissing { missing }, mend);
         }
     }
 }
@@ -97,7 +100,11 @@ fn missing_names(
                 ["kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(San::from_text),
             ),
             SanRule::ServerNames => {
-                names.extend(["127.0.0.1", "::1", "localhost"].map(San::from_text));
+                names.extend(["127.0.0.1", "localhost"].map(San::from_text));
+                // Releases before 1.22 know no `::1`, and none of their files tells the release.
+                if inventory.release != DetectedRelease::Unknown {
+                    names.push(San::from_text("::1"));
+                }
                 names.extend(server_name(inventory, leaf));
             }
             SanRule::NodeName => names.extend(inventory.node_name().map(San::Dns)),
