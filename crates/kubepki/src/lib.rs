@@ -12,6 +12,7 @@ pub mod k3s;
 pub mod kubeconfig;
 pub mod listener;
 pub mod plan;
+pub mod report;
 pub mod state;
 #[cfg(test)]
 mod test_pki;
