@@ -6,6 +6,7 @@ use der::asn1::{AnyRef, BitStringRef};
 use der::{Decode, Reader, SliceReader, Tag, TagNumber, Tagged};
 
 use crate::extension::Extensions;
+use crate::key::check_public_key;
 use crate::{
     BasicConstraints, Digest, Error, KeyUsage, Name, NameConstraints, Purpose, San, Serial,
     UnixTime, Validity, pem, sha256,
@@ -20,6 +21,7 @@ use crate::{
 pub struct Certificate {
     der: Vec<u8>,
     tbs: core::ops::Range<usize>,
+    version: u8,
     serial: Serial,
     signature_algorithm: Vec<u8>,
     signature: Vec<u8>,
@@ -52,24 +54,16 @@ impl Certificate {
     /// [`Error::Malformed`] with what is wrong.
     pub fn from_der(der: &[u8]) -> Result<Self, Error> {
         let bad = |error: der::Error| Error::malformed("certificate", error);
-        let mut outer = SliceReader::new(der).map_err(bad)?;
-        let (tbs_der, algorithm, signature) = outer
-            .sequence(|fields| {
-                let tbs = fields.tlv_bytes()?;
-                let algorithm = fields.tlv_bytes()?;
-                let signature = BitStringRef::decode(fields)?;
-                let octets = signature.as_bytes().ok_or(Tag::BitString.value_error())?;
-                Ok::<_, der::Error>((tbs, algorithm.to_vec(), octets.to_vec()))
-            })
-            .map_err(bad)?;
+        let whole = AnyRef::from_der(der).map_err(bad)?;
+        whole.tag().assert_eq(Tag::Sequence).map_err(|error| bad(error.into()))?;
+        let mut outer = SliceReader::new(whole.value()).map_err(bad)?;
+        let tbs_der = outer.tlv_bytes().map_err(bad)?;
+        let algorithm = outer.tlv_bytes().map_err(bad)?;
+        let signature = BitStringRef::decode(&mut outer).map_err(bad)?;
         outer.finish().map_err(bad)?;
-        // The TBS is the first element of the outer SEQUENCE, so it ends where the algorithm and
-        // the signature begin.
-        let start = der
-            .windows(tbs_der.len().max(1))
-            .position(|window| window == tbs_der)
-            .unwrap_or_default();
-        let tbs = start..start + tbs_der.len();
+        let signature = signature
+            .as_bytes()
+            .ok_or_else(|| Error::malformed("certificate", "signature is not whole octets"))?;
         let fields = TbsFields::from_der(tbs_der)?;
         if fields.algorithm != algorithm {
             return Err(Error::malformed(
@@ -77,12 +71,15 @@ impl Certificate {
                 "inner and outer signature algorithms differ",
             ));
         }
+        // The TBS is the first element, so it begins right after the outer header.
+        let start = der.len() - whole.value().len();
         Ok(Self {
             der: der.to_vec(),
-            tbs,
+            tbs: start..start + tbs_der.len(),
+            version: fields.version,
             serial: fields.serial,
-            signature_algorithm: algorithm,
-            signature,
+            signature_algorithm: algorithm.to_vec(),
+            signature: signature.to_vec(),
             issuer: fields.issuer,
             subject: fields.subject,
             validity: fields.validity,
@@ -185,7 +182,17 @@ impl Certificate {
 
     /// Whether there is a subject alternative name extension, even an empty one.
     pub fn has_sans(&self) -> bool {
-        self.extensions.has_sans
+        self.extensions.sans_der.is_some()
+    }
+
+    /// The content of the subject alternative name extension: a GeneralNames SEQUENCE.
+    pub fn sans_der(&self) -> Option<&[u8]> {
+        self.extensions.sans_der.as_deref()
+    }
+
+    /// 1, 2 or 3; extensions exist in version 3 only.
+    pub fn version(&self) -> u8 {
+        self.version
     }
 
     /// The subject key identifier's octets, opaque.
@@ -245,9 +252,10 @@ impl Certificate {
     }
 }
 
-struct TbsFields {
+struct TbsFields<'a> {
+    version: u8,
     serial: Serial,
-    algorithm: Vec<u8>,
+    algorithm: &'a [u8],
     issuer: Name,
     subject: Name,
     validity: Validity,
@@ -255,46 +263,37 @@ struct TbsFields {
     extensions: Extensions,
 }
 
-impl TbsFields {
-    fn from_der(der: &[u8]) -> Result<Self, Error> {
+impl<'a> TbsFields<'a> {
+    fn from_der(der: &'a [u8]) -> Result<Self, Error> {
         let bad = |error: der::Error| Error::malformed("certificate", error);
-        let mut reader = SliceReader::new(der).map_err(bad)?;
-        let (serial, algorithm, issuer, times, subject, spki, extensions) = reader
-            .sequence(|fields| {
-                if is_context(Tag::peek(fields)?, 0) {
-                    fields.tlv_bytes()?;
-                }
-                let serial = AnyRef::decode(fields)?;
-                serial.tag().assert_eq(Tag::Integer)?;
-                let algorithm = fields.tlv_bytes()?;
-                let issuer = fields.tlv_bytes()?;
-                let times = fields.sequence(|period| {
-                    Ok::<_, der::Error>((AnyRef::decode(period)?, AnyRef::decode(period)?))
-                })?;
-                let subject = fields.tlv_bytes()?;
-                let spki = fields.tlv_bytes()?;
-                let mut extensions = None;
-                while !fields.is_finished() {
-                    let tag = Tag::peek(fields)?;
-                    let field = AnyRef::decode(fields)?;
-                    if is_context(tag, 3) {
-                        extensions = Some(field.value());
-                    }
-                }
-                Ok::<_, der::Error>((
-                    serial.value(),
-                    algorithm,
-                    issuer,
-                    times,
-                    subject,
-                    spki,
-                    extensions,
-                ))
-            })
+        let tbs = AnyRef::from_der(der).map_err(bad)?;
+        tbs.tag().assert_eq(Tag::Sequence).map_err(|error| bad(error.into()))?;
+        let mut fields = SliceReader::new(tbs.value()).map_err(bad)?;
+        let version = version(&mut fields).map_err(bad)?;
+        if !(1..=3).contains(&version) {
+            return Err(Error::malformed("certificate", "no such version"));
+        }
+        let serial = serial(AnyRef::decode(&mut fields).map_err(bad)?)?;
+        let algorithm = fields.tlv_bytes().map_err(bad)?;
+        let issuer = fields.tlv_bytes().map_err(bad)?;
+        let times: (AnyRef<'_>, AnyRef<'_>) = fields
+            .sequence(|period| Ok((AnyRef::decode(period)?, AnyRef::decode(period)?)))
             .map_err(bad)?;
+        let subject = fields.tlv_bytes().map_err(bad)?;
+        let spki = fields.tlv_bytes().map_err(bad)?;
+        let mut extensions = None;
+        while !fields.is_finished() {
+            let field = AnyRef::decode(&mut fields).map_err(bad)?;
+            // Unique identifiers (tags 1 and 2) are obsolete; extensions belong to version 3.
+            if is_context(field.tag(), 3) && version == 3 {
+                extensions = Some(field.value());
+            }
+        }
+        check_public_key(spki)?;
         Ok(Self {
-            serial: Serial::from_octets(serial),
-            algorithm: algorithm.to_vec(),
+            version,
+            serial,
+            algorithm,
             issuer: Name::from_der(issuer)?,
             subject: Name::from_der(subject)?,
             validity: Validity {
@@ -307,6 +306,26 @@ impl TbsFields {
                 .transpose()?
                 .unwrap_or_default(),
         })
+    }
+}
+
+/// The version as people count it; version 1 is left out in DER.
+fn version(fields: &mut SliceReader<'_>) -> Result<u8, der::Error> {
+    if !is_context(Tag::peek(fields)?, 0) {
+        return Ok(1);
+    }
+    let number = AnyRef::decode(fields)?;
+    Ok(u8::from_der(number.value())?.saturating_add(1))
+}
+
+/// A serial number; negative ones are refused, as in Go since 1.23. K3s's own CAs have zero.
+fn serial(value: AnyRef<'_>) -> Result<Serial, Error> {
+    let bad = |detail| Error::malformed("serial number", detail);
+    match (value.tag(), value.value()) {
+        (Tag::Integer, [] | [0, 0..=0x7f, ..]) => Err(bad("not the shortest form")),
+        (Tag::Integer, [0x80..=0xff, ..]) => Err(bad("negative")),
+        (Tag::Integer, octets) => Ok(Serial::from_octets(octets)),
+        _ => Err(bad("not an INTEGER")),
     }
 }
 

@@ -6,6 +6,7 @@ use const_oid::ObjectIdentifier;
 use der::asn1::{AnyRef, BitStringRef, OctetStringRef};
 use der::{Decode, Reader, SliceReader, Tag, TagNumber, Tagged};
 
+use crate::name_form::{Mailbox, domain_is_valid};
 use crate::{Error, San, oid};
 
 /// What a key may be used for (RFC 5280 section 4.2.1.3), as the first two octets of the bits:
@@ -153,7 +154,7 @@ pub(crate) struct Extensions {
     pub(crate) basic_constraints: Option<BasicConstraints>,
     pub(crate) purposes: Vec<Purpose>,
     pub(crate) sans: Vec<San>,
-    pub(crate) has_sans: bool,
+    pub(crate) sans_der: Option<Vec<u8>>,
     pub(crate) name_constraints: Option<NameConstraints>,
     pub(crate) unknown_critical: Vec<String>,
 }
@@ -168,27 +169,18 @@ impl Extensions {
         let bad = |error: der::Error| Error::malformed("extensions", error);
         let mut found = Self::default();
         let mut seen = Vec::new();
-        let mut reader = SliceReader::new(der).map_err(bad)?;
-        let mut raw = Vec::new();
-        reader
-            .sequence(|list| {
-                while !list.is_finished() {
-                    list.sequence(|extension| {
-                        let oid = ObjectIdentifier::decode(extension)?;
-                        let critical = match Tag::peek(extension)? {
-                            Tag::Boolean => bool::decode(extension)?,
-                            _ => false,
-                        };
-                        let value = <&OctetStringRef>::decode(extension)?.as_bytes().to_vec();
-                        raw.push((oid, critical, value));
-                        Ok::<_, der::Error>(())
-                    })?;
-                }
-                Ok::<_, der::Error>(())
-            })
-            .map_err(bad)?;
-        reader.finish().map_err(bad)?;
-        for (oid, critical, value) in raw {
+        let mut list = content(der, "extensions")?;
+        while !list.is_finished() {
+            let (oid, critical, value) = list
+                .sequence(|extension| {
+                    let oid = ObjectIdentifier::decode(extension)?;
+                    let critical = match Tag::peek(extension)? {
+                        Tag::Boolean => bool::decode(extension)?,
+                        _ => false,
+                    };
+                    Ok((oid, critical, <&OctetStringRef>::decode(extension)?))
+                })
+                .map_err(bad)?;
             if seen.contains(&oid) {
                 return Err(Error::malformed(
                     "extensions",
@@ -196,13 +188,25 @@ impl Extensions {
                 ));
             }
             seen.push(oid);
-            found.take(oid, critical, &value)?;
+            found.take(oid, critical, value.as_bytes())?;
         }
         Ok(found)
     }
 
     fn take(&mut self, oid: ObjectIdentifier, critical: bool, value: &[u8]) -> Result<(), Error> {
+        let mut understood = true;
         match oid {
+            oid::SUBJECT_KEY_IDENTIFIER
+            | oid::AUTHORITY_KEY_IDENTIFIER
+            | oid::AUTHORITY_INFO_ACCESS
+                if critical =>
+            {
+                // RFC 5280 forbids it, and Go refuses such a certificate altogether.
+                return Err(Error::malformed(
+                    "extensions",
+                    format!("{oid} must not be critical"),
+                ));
+            }
             oid::SUBJECT_KEY_IDENTIFIER => {
                 let octets = <&OctetStringRef>::from_der(value)
                     .map_err(|error| Error::malformed("subject key identifier", error))?;
@@ -218,51 +222,58 @@ impl Extensions {
             }
             oid::SUBJECT_ALT_NAME => {
                 self.sans = San::all_from_der(value)?;
-                self.has_sans = true;
-                // Go leaves a critical SAN of unknown kinds alone unhandled.
-                if critical && self.sans.iter().all(|san| matches!(san, San::Other(..))) {
-                    self.unknown_critical.push(oid.to_string());
-                }
+                self.sans_der = Some(value.to_vec());
+                // Go leaves a SAN of unknown kinds alone unhandled.
+                understood = !self.sans.iter().all(|san| matches!(san, San::Other(..)));
             }
             oid::NAME_CONSTRAINTS => {
                 let constraints = name_constraints(value)?;
-                let unsupported = constraints
+                understood = !constraints
                     .permitted
                     .iter()
                     .chain(&constraints.excluded)
                     .any(|subtree| matches!(subtree, Subtree::Unsupported(_)));
-                if critical && unsupported {
-                    self.unknown_critical.push(oid.to_string());
-                }
                 self.name_constraints = Some(constraints);
             }
-            other if critical => self.unknown_critical.push(other.to_string()),
-            _ => {}
+            // Nothing in Kubernetes looks at them, and none of them narrows what a path allows.
+            oid::CRL_DISTRIBUTION_POINTS
+            | oid::CERTIFICATE_POLICIES
+            | oid::INHIBIT_ANY_POLICY
+            | oid::AUTHORITY_INFO_ACCESS => {}
+            _ => understood = false,
+        }
+        if critical && !understood {
+            self.unknown_critical.push(oid.to_string());
         }
         Ok(())
     }
 }
 
+/// A reader over the content of the SEQUENCE that `der` is.
+fn content<'a>(der: &'a [u8], what: &'static str) -> Result<SliceReader<'a>, Error> {
+    let bad = |error: der::Error| Error::malformed(what, error);
+    let whole = AnyRef::from_der(der).map_err(bad)?;
+    whole
+        .tag()
+        .assert_eq(Tag::Sequence)
+        .map_err(|error| bad(error.into()))?;
+    SliceReader::new(whole.value()).map_err(bad)
+}
+
 fn key_id(value: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-    let bad = |error: der::Error| Error::malformed("authority key identifier", error);
-    let mut reader = SliceReader::new(value).map_err(bad)?;
-    let mut id = None;
-    reader
-        .sequence(|fields| {
-            while !fields.is_finished() {
-                let field = AnyRef::decode(fields)?;
-                if let Tag::ContextSpecific {
-                    number: TagNumber(0),
-                    ..
-                } = field.tag()
-                {
-                    id = Some(field.value().to_vec());
-                }
-            }
-            Ok::<_, der::Error>(())
-        })
-        .map_err(bad)?;
-    Ok(id)
+    let mut fields = content(value, "authority key identifier")?;
+    while !fields.is_finished() {
+        let field = AnyRef::decode(&mut fields)
+            .map_err(|error| Error::malformed("authority key identifier", error))?;
+        if let Tag::ContextSpecific {
+            number: TagNumber(0),
+            constructed: false,
+        } = field.tag()
+        {
+            return Ok(Some(field.value().to_vec()));
+        }
+    }
+    Ok(None)
 }
 
 fn key_usage(value: &[u8]) -> Result<KeyUsage, Error> {
@@ -270,73 +281,133 @@ fn key_usage(value: &[u8]) -> Result<KeyUsage, Error> {
         BitStringRef::from_der(value).map_err(|error| Error::malformed("key usage", error))?;
     let octets = bits.raw_bytes();
     let octet = |index: usize| u16::from(octets.get(index).copied().unwrap_or(0));
-    Ok(KeyUsage(octet(0) << 8 | octet(1)))
+    // Nine bits have a meaning; what stands after them, or in the unused ones, has none.
+    Ok(KeyUsage((octet(0) << 8 | octet(1)) & 0xff80))
 }
 
 fn basic_constraints(value: &[u8]) -> Result<BasicConstraints, Error> {
     let bad = |error: der::Error| Error::malformed("basic constraints", error);
-    let mut reader = SliceReader::new(value).map_err(bad)?;
+    let mut fields = content(value, "basic constraints")?;
     let mut constraints = BasicConstraints {
         ca: false,
         path_len: None,
     };
-    reader
-        .sequence(|fields| {
-            if !fields.is_finished() && Tag::peek(fields)? == Tag::Boolean {
-                constraints.ca = bool::decode(fields)?;
-            }
-            if !fields.is_finished() {
-                constraints.path_len = Some(u32::decode(fields)?);
-            }
-            Ok::<_, der::Error>(())
-        })
-        .map_err(bad)?;
+    if !fields.is_finished() && Tag::peek(&fields).map_err(bad)? == Tag::Boolean {
+        constraints.ca = bool::decode(&mut fields).map_err(bad)?;
+    }
+    if !fields.is_finished() && Tag::peek(&fields).map_err(bad)? == Tag::Integer {
+        let number = u64::decode(&mut fields).map_err(bad)?;
+        // No path is that long, so the largest number stands for every larger one.
+        constraints.path_len = Some(u32::try_from(number).unwrap_or(u32::MAX));
+    }
     Ok(constraints)
 }
 
+/// At least one subtree, of valid form: a constraint that nobody can read must not be skipped.
 fn name_constraints(value: &[u8]) -> Result<NameConstraints, Error> {
     let bad = |error: der::Error| Error::malformed("name constraints", error);
-    let mut reader = SliceReader::new(value).map_err(bad)?;
+    let mut fields = content(value, "name constraints")?;
     let mut constraints = NameConstraints::default();
-    reader
-        .sequence(|fields| {
-            while !fields.is_finished() {
-                let list = AnyRef::decode(fields)?;
-                let into = match list.tag() {
-                    Tag::ContextSpecific {
-                        number: TagNumber(0),
-                        ..
-                    } => &mut constraints.permitted,
-                    _ => &mut constraints.excluded,
-                };
-                let mut subtrees = SliceReader::new(list.value())?;
-                while !subtrees.is_finished() {
-                    let subtree = AnyRef::decode(&mut subtrees)?;
-                    let mut fields = SliceReader::new(subtree.value())?;
-                    into.push(Subtree::from_san(San::from_any(AnyRef::decode(
-                        &mut fields,
-                    )?)));
+    let mut last = None;
+    while !fields.is_finished() {
+        let list = AnyRef::decode(&mut fields).map_err(bad)?;
+        let into = match list.tag() {
+            Tag::ContextSpecific {
+                number: TagNumber(number @ (0 | 1)),
+                constructed: true,
+            } if last.is_none_or(|last| last < number) => {
+                last = Some(number);
+                if number == 0 {
+                    &mut constraints.permitted
+                } else {
+                    &mut constraints.excluded
                 }
             }
-            Ok::<_, der::Error>(())
-        })
-        .map_err(bad)?;
+            other => {
+                return Err(Error::malformed(
+                    "name constraints",
+                    format!("unexpected {other}"),
+                ));
+            }
+        };
+        let mut subtrees = SliceReader::new(list.value()).map_err(bad)?;
+        while !subtrees.is_finished() {
+            let subtree = subtrees.tlv_bytes().map_err(bad)?;
+            let mut parts = content(subtree, "name constraints")?;
+            into.push(Subtree::from_base(
+                AnyRef::decode(&mut parts).map_err(bad)?,
+            )?);
+        }
+    }
+    if constraints.permitted.is_empty() && constraints.excluded.is_empty() {
+        return Err(Error::malformed("name constraints", "no subtree"));
+    }
     Ok(constraints)
 }
 
 impl Subtree {
-    fn from_san(base: San) -> Self {
-        match base {
-            San::Dns(text) => Self::Dns(text),
-            San::Email(text) => Self::Email(text),
-            San::Uri(text) => Self::Uri(text),
-            // In a constraint an iPAddress is address and mask (section 4.2.1.10), so the 8
-            // octets of an IPv4 subtree do not fit San::Ip; the 16 of IPv4-length would.
-            San::Other(7, octets) if matches!(octets.len(), 8 | 32) => {
-                let (address, mask) = octets.split_at(octets.len() / 2);
-                Self::Ip(address.to_vec(), mask.to_vec())
+    fn from_base(base: AnyRef<'_>) -> Result<Self, Error> {
+        let bad = |detail: String| Error::malformed("name constraints", detail);
+        // An address stands with its mask here (section 4.2.1.10): twice an iPAddress's octets,
+        // so the 16 of an IPv6 address make no subtree of either family.
+        let is_address = matches!(
+            base.tag(),
+            Tag::ContextSpecific {
+                number: TagNumber(7),
+                constructed: false
             }
-            other => Self::Unsupported(other.to_string()),
+        );
+        if is_address {
+            let octets = base.value();
+            let (address, mask) = octets.split_at(octets.len() / 2);
+            let ones = mask.iter().take_while(|octet| **octet == 0xff).count();
+            let prefix_only = match mask.get(ones..).unwrap_or_default() {
+                [] => true,
+                [border, zeros @ ..] => {
+                    border.leading_ones() + border.trailing_zeros() == 8
+                        && zeros.iter().all(|octet| *octet == 0)
+                }
+            };
+            if !matches!(octets.len(), 8 | 32) || !prefix_only {
+                return Err(bad(format!("{} is no network", crate::hex(octets))));
+            }
+            return Ok(Self::Ip(address.to_vec(), mask.to_vec()));
+        }
+        let valid = |text: &str| domain_is_valid(text, true);
+        match San::from_any(base)? {
+            San::Dns(text) if valid(&text) => Ok(Self::Dns(text)),
+            San::Email(text)
+                if valid(&text) && !text.contains('@') || Mailbox::parse(&text).is_some() =>
+            {
+                Ok(Self::Email(text))
+            }
+            San::Uri(text) if valid(&text) && text.parse::<core::net::IpAddr>().is_err() => {
+                Ok(Self::Uri(text))
+            }
+            San::Dns(text) | San::Email(text) | San::Uri(text) => {
+                Err(bad(format!("{text:?} is no subtree of its kind")))
+            }
+            other => Ok(Self::Unsupported(other.to_string())),
+        }
+    }
+}
+
+impl fmt::Display for Subtree {
+    /// As configuration files have them: `.example.com`, `10.0.0.0/8`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(text) | Self::Email(text) | Self::Uri(text) | Self::Unsupported(text) => {
+                f.write_str(text)
+            }
+            Self::Ip(address, mask) => {
+                let bits: u32 = mask.iter().map(|octet| octet.count_ones()).sum();
+                let v4 = <[u8; 4]>::try_from(address.as_slice()).map(core::net::IpAddr::from);
+                let v6 = <[u8; 16]>::try_from(address.as_slice()).map(core::net::IpAddr::from);
+                match v4.or(v6) {
+                    Ok(address) => write!(f, "{address}/{bits}"),
+                    Err(_) => write!(f, "{}/{bits}", crate::hex(address)),
+                }
+            }
         }
     }
 }

@@ -414,6 +414,44 @@ pub fn public_key_algorithm(spki: &[u8]) -> Option<KeyAlgorithm> {
     }
 }
 
+/// Refuses the SubjectPublicKeyInfo that Go's `crypto/x509` refuses to read: a wrong form of a
+/// known kind. Unknown kinds pass; they can sign nothing.
+///
+/// # Errors
+///
+/// [`Error::Malformed`].
+pub(crate) fn check_public_key(spki: &[u8]) -> Result<(), Error> {
+    let bad = |detail: &'static str| Err(Error::malformed("public key", detail));
+    let info = spki::SubjectPublicKeyInfoRef::from_der(spki)
+        .map_err(|error| Error::malformed("public key", error))?;
+    let bits = info.subject_public_key.raw_bytes();
+    let parameters = info.algorithm.parameters;
+    match info.algorithm.oid {
+        oid::RSA_ENCRYPTION if !parameters.is_some_and(|any| any.is_null()) => {
+            bad("RSA without NULL parameters")
+        }
+        oid::RSA_ENCRYPTION => match RsaPublicKey::from_der(bits) {
+            Ok(key) if key.modulus.as_bytes() != [0] && key.exponent.as_bytes() != [0] => Ok(()),
+            _ => bad("not an RSA key"),
+        },
+        oid::EC_PUBLIC_KEY => {
+            let width = match info.algorithm.parameters_oid() {
+                Ok(oid::CURVE_P224) => 28,
+                Ok(oid::CURVE_P256) => 32,
+                Ok(oid::CURVE_P384) => 48,
+                Ok(oid::CURVE_P521) => 66,
+                _ => return bad("not on a named curve of NIST"),
+            };
+            match bits {
+                [4, point @ ..] if point.len() == 2 * width => Ok(()),
+                _ => bad("not an uncompressed point of its curve"),
+            }
+        }
+        oid::ED25519 if parameters.is_some() || bits.len() != 32 => bad("not an Ed25519 key"),
+        _ => Ok(()),
+    }
+}
+
 /// RFC 8017 appendix A.1.1.
 #[derive(der::Sequence)]
 struct RsaPublicKey<'a> {

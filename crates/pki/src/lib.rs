@@ -16,6 +16,7 @@ mod extension;
 mod issue;
 mod key;
 mod name;
+mod name_form;
 mod oid;
 pub mod pem;
 mod request;

@@ -25,17 +25,18 @@ struct Attribute {
     value: String,
 }
 
-/// Attribute types with the names that Go's `pkix.Name` prints (RFC 4519).
-const SHORT_NAMES: [(ObjectIdentifier, &str); 9] = [
-    (oid::COMMON_NAME, "CN"),
-    (ObjectIdentifier::new_unwrap("2.5.4.5"), "SERIALNUMBER"),
-    (ObjectIdentifier::new_unwrap("2.5.4.6"), "C"),
-    (ObjectIdentifier::new_unwrap("2.5.4.7"), "L"),
-    (ObjectIdentifier::new_unwrap("2.5.4.8"), "ST"),
-    (ObjectIdentifier::new_unwrap("2.5.4.9"), "STREET"),
-    (oid::ORGANIZATION, "O"),
-    (ObjectIdentifier::new_unwrap("2.5.4.11"), "OU"),
-    (ObjectIdentifier::new_unwrap("2.5.4.17"), "POSTALCODE"),
+/// Attribute types that Go's `pkix.Name` prints by name (RFC 4519), in its order, and whether it
+/// keeps one value only.
+const PRINT_ORDER: [(ObjectIdentifier, &str, bool); 9] = [
+    (ObjectIdentifier::new_unwrap("2.5.4.5"), "SERIALNUMBER", true),
+    (oid::COMMON_NAME, "CN", true),
+    (ObjectIdentifier::new_unwrap("2.5.4.11"), "OU", false),
+    (oid::ORGANIZATION, "O", false),
+    (ObjectIdentifier::new_unwrap("2.5.4.17"), "POSTALCODE", false),
+    (ObjectIdentifier::new_unwrap("2.5.4.9"), "STREET", false),
+    (ObjectIdentifier::new_unwrap("2.5.4.7"), "L", false),
+    (ObjectIdentifier::new_unwrap("2.5.4.8"), "ST", false),
+    (ObjectIdentifier::new_unwrap("2.5.4.6"), "C", false),
 ];
 
 impl Name {
@@ -58,7 +59,7 @@ impl Name {
                     while !members.is_finished() {
                         members.sequence(|member| {
                             let oid = ObjectIdentifier::decode(member)?;
-                            let value = text_of(AnyRef::decode(member)?);
+                            let value = text_of(AnyRef::decode(member)?)?;
                             attributes.push(Attribute { rdn, oid, value });
                             Ok::<_, der::Error>(())
                         })?;
@@ -144,24 +145,41 @@ struct Pair<'a> {
 }
 
 impl fmt::Display for Name {
-    /// As Go's `pkix.Name` prints: last RDN first, `CN=system:admin,O=system:masters`.
+    /// As Go's `pkix.Name` prints, and K3s therefore shows and logs: the known types in a fixed
+    /// order, the last first, equal ones joined by `+`: `CN=system:admin,O=system:masters`; then
+    /// what has no name there, the value as hex. Only control characters differ.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut previous: Option<usize> = None;
-        let last = self.attributes.last().map_or(0, |a| a.rdn);
-        for rdn in (0..=last).rev() {
-            for attribute in self.attributes.iter().filter(|a| a.rdn == rdn) {
-                match previous {
-                    None => {}
-                    Some(before) if before == rdn => f.write_str("+")?,
-                    Some(_) => f.write_str(",")?,
-                }
-                previous = Some(rdn);
-                match SHORT_NAMES.iter().find(|(oid, _)| *oid == attribute.oid) {
-                    Some((_, short)) => write!(f, "{short}=")?,
-                    None => write!(f, "{}=", attribute.oid)?,
-                }
-                write_escaped(f, &attribute.value)?;
+        let mut separator = "";
+        for (oid, short, single) in PRINT_ORDER {
+            let values: Vec<&str> = self.values(oid).collect();
+            let values = match values.as_slice() {
+                // Go keeps the last of those that a name should have once.
+                [.., last] if single => core::slice::from_ref(last),
+                values => values,
+            };
+            for value in values.iter().filter(|value| !single || !value.is_empty()) {
+                write!(f, "{separator}{short}=")?;
+                write_escaped(f, value)?;
+                separator = "+";
             }
+            if separator == "+" {
+                separator = ",";
+            }
+        }
+        let is_known = |oid| PRINT_ORDER.iter().any(|(known, ..)| *known == oid);
+        for attribute in self.attributes.iter().rev().filter(|a| !is_known(a.oid)) {
+            let printable = is_printable(&attribute.value);
+            let tag = if printable {
+                Tag::PrintableString
+            } else {
+                Tag::Utf8String
+            };
+            let value = AnyRef::new(tag, attribute.value.as_bytes())
+                .and_then(|any| any.to_der())
+                .map_err(|_| fmt::Error)?;
+            let oid = attribute.oid;
+            write!(f, "{separator}{oid}=#{}", crate::hex(&value))?;
+            separator = ",";
         }
         Ok(())
     }
@@ -194,26 +212,48 @@ fn write_escaped(f: &mut fmt::Formatter<'_>, value: &str) -> fmt::Result {
     Ok(())
 }
 
-/// The text of any of the string types that names are written in.
-fn text_of(value: AnyRef<'_>) -> String {
+/// The text of any of the string types that Go reads names in.
+fn text_of(value: AnyRef<'_>) -> Result<String, der::Error> {
     let bytes = value.value();
-    match value.tag() {
-        Tag::BmpString => char::decode_utf16(
-            bytes
-                .chunks(2)
-                .map(|pair| pair.iter().fold(0, |n, b| n << 8 | u16::from(*b))),
-        )
-        .map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER))
-        .collect(),
-        Tag::TeletexString => bytes.iter().map(|byte| char::from(*byte)).collect(),
-        _ => String::from_utf8_lossy(bytes).into_owned(),
+    let tag = value.tag();
+    let ascii = |fits: fn(&u8) -> bool| match core::str::from_utf8(bytes) {
+        Ok(text) if bytes.iter().all(fits) => Ok(text.to_owned()),
+        _ => Err(tag.value_error().into()),
+    };
+    match tag {
+        Tag::PrintableString => ascii(|byte| is_printable_byte(*byte) || b"*&".contains(byte)),
+        Tag::Ia5String => ascii(u8::is_ascii),
+        Tag::NumericString => ascii(|byte| byte.is_ascii_digit() || *byte == b' '),
+        Tag::Utf8String => ascii(|_| true),
+        // T.61 was never implemented by anyone; all read it as Latin-1.
+        Tag::TeletexString => Ok(bytes.iter().map(|byte| char::from(*byte)).collect()),
+        Tag::BmpString => bmp_text(bytes).ok_or_else(|| tag.value_error().into()),
+        _ => Err(tag.value_error().into()),
     }
+}
+
+/// UCS-2: no surrogates, none of the code points that are no characters. A final NUL is dropped.
+fn bmp_text(bytes: &[u8]) -> Option<String> {
+    let bytes = bytes.strip_suffix(&[0, 0]).unwrap_or(bytes);
+    let (pairs, []) = bytes.as_chunks::<2>() else {
+        return None;
+    };
+    pairs
+        .iter()
+        .map(|pair| match u32::from(u16::from_be_bytes(*pair)) {
+            0xfdd0..=0xfdef | 0xfffe | 0xffff => None,
+            point => char::from_u32(point),
+        })
+        .collect()
 }
 
 /// X.680's PrintableString; Go adds `*` and `&` when reading only.
 fn is_printable(text: &str) -> bool {
-    text.bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b" '()+,-./:=?".contains(&byte))
+    text.bytes().all(is_printable_byte)
+}
+
+fn is_printable_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b" '()+,-./:=?".contains(&byte)
 }
 
 #[cfg(test)]
@@ -235,7 +275,7 @@ mod tests {
         let groups = ["a".to_owned(), "b".to_owned(), "c".to_owned()];
         let name = Name::new(&groups, "x@y").unwrap();
         assert_eq!(name.organizations(), ["a", "b", "c"]);
-        assert_eq!(name.to_string(), "CN=x@y,O=c,O=b,O=a");
+        assert_eq!(name.to_string(), "CN=x@y,O=a+O=b+O=c");
         // `@` is not in PrintableString, so the CN is a UTF8String (tag 12).
         assert!(
             name.der()

@@ -8,6 +8,8 @@ pub(crate) const RSA_ENCRYPTION: ObjectIdentifier =
 /// `id-ecPublicKey` (RFC 5480).
 pub(crate) const EC_PUBLIC_KEY: ObjectIdentifier =
     ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+/// `secp224r1` (RFC 5480): read, never trusted.
+pub(crate) const CURVE_P224: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.33");
 /// `secp256r1` (RFC 5480).
 pub(crate) const CURVE_P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 /// `secp384r1` (RFC 5480).
@@ -69,6 +71,17 @@ pub(crate) const AUTHORITY_KEY_IDENTIFIER: ObjectIdentifier =
     ObjectIdentifier::new_unwrap("2.5.29.35");
 /// `id-ce-extKeyUsage` (RFC 5280 section 4.2.1.12).
 pub(crate) const EXTENDED_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37");
+/// `id-ce-cRLDistributionPoints` (RFC 5280 section 4.2.1.13).
+pub(crate) const CRL_DISTRIBUTION_POINTS: ObjectIdentifier =
+    ObjectIdentifier::new_unwrap("2.5.29.31");
+/// `id-ce-certificatePolicies` (RFC 5280 section 4.2.1.4).
+pub(crate) const CERTIFICATE_POLICIES: ObjectIdentifier =
+    ObjectIdentifier::new_unwrap("2.5.29.32");
+/// `id-ce-inhibitAnyPolicy` (RFC 5280 section 4.2.1.14).
+pub(crate) const INHIBIT_ANY_POLICY: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.54");
+/// `id-pe-authorityInfoAccess` (RFC 5280 section 4.2.2.1).
+pub(crate) const AUTHORITY_INFO_ACCESS: ObjectIdentifier =
+    ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.1.1");
 /// `pkcs-9-at-extensionRequest` (RFC 2985).
 pub(crate) const EXTENSION_REQUEST: ObjectIdentifier =
     ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.14");

@@ -35,29 +35,38 @@ impl San {
     /// Reads a GeneralNames SEQUENCE.
     pub(crate) fn all_from_der(der: &[u8]) -> Result<Vec<Self>, Error> {
         let bad = |error: der::Error| Error::malformed("subject alternative name", error);
-        let mut reader = SliceReader::new(der).map_err(bad)?;
+        let list = AnyRef::from_der(der).map_err(bad)?;
+        list.tag().assert_eq(Tag::Sequence).map_err(|error| bad(error.into()))?;
+        let mut reader = SliceReader::new(list.value()).map_err(bad)?;
         let mut names = Vec::new();
-        reader
-            .sequence(|reader| {
-                while !reader.is_finished() {
-                    names.push(Self::from_any(AnyRef::decode(reader)?));
-                }
-                Ok::<_, der::Error>(())
-            })
-            .map_err(bad)?;
-        reader.finish().map_err(bad)?;
+        while !reader.is_finished() {
+            let name = Self::from_any(AnyRef::decode(&mut reader).map_err(bad)?)?;
+            if let Self::Other(7, octets) = &name {
+                return Err(Error::malformed(
+                    "subject alternative name",
+                    format!("address of {} octets", octets.len()),
+                ));
+            }
+            names.push(name);
+        }
         Ok(names)
     }
 
-    /// One GeneralName.
-    pub(crate) fn from_any(any: AnyRef<'_>) -> Self {
+    /// One GeneralName; text must be ASCII (IA5String).
+    pub(crate) fn from_any(any: AnyRef<'_>) -> Result<Self, Error> {
         let value = any.value();
-        let text = || String::from_utf8_lossy(value).into_owned();
-        match any.tag() {
-            Tag::ContextSpecific { number, .. } => match number.value() {
-                1 => Self::Email(text()),
-                2 => Self::Dns(text()),
-                6 => Self::Uri(text()),
+        let text = || match core::str::from_utf8(value) {
+            Ok(text) if text.is_ascii() => Ok(text.to_owned()),
+            _ => Err(Error::malformed("general name", "text is not ASCII")),
+        };
+        Ok(match any.tag() {
+            Tag::ContextSpecific {
+                number,
+                constructed: false,
+            } => match number.value() {
+                1 => Self::Email(text()?),
+                2 => Self::Dns(text()?),
+                6 => Self::Uri(text()?),
                 7 => match (<[u8; 4]>::try_from(value), <[u8; 16]>::try_from(value)) {
                     (Ok(v4), _) => Self::Ip(IpAddr::V4(Ipv4Addr::from(v4))),
                     (_, Ok(v6)) => Self::Ip(IpAddr::V6(Ipv6Addr::from(v6))),
@@ -65,8 +74,13 @@ impl San {
                 },
                 other => Self::Other(other, value.to_vec()),
             },
+            Tag::ContextSpecific { number, .. } => match number.value() {
+                // A constructed form of a primitive name is no name at all.
+                1 | 2 | 6 | 7 => Self::Other(u32::MAX, value.to_vec()),
+                other => Self::Other(other, value.to_vec()),
+            },
             _ => Self::Other(u32::MAX, value.to_vec()),
-        }
+        })
     }
 
     /// DER of a GeneralNames SEQUENCE, in the given order.

@@ -40,6 +40,12 @@ impl Serial {
     pub fn from_hex(text: &str) -> Result<Self, Error> {
         let octets = crate::unhex(text)
             .ok_or_else(|| Error::malformed("serial number", format!("{text:?} is not hex")))?;
+        // DER knows one form of a number only: the shortest.
+        let padding = octets
+            .windows(2)
+            .take_while(|pair| matches!(pair, [0, 0..=0x7f]))
+            .count();
+        let octets = octets.get(padding..).unwrap_or_default().to_vec();
         let positive = octets.first().is_some_and(|first| *first < 0x80)
             && octets.iter().any(|octet| *octet != 0);
         if !positive || octets.len() > 20 {

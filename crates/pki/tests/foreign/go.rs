@@ -1,0 +1,182 @@
+//! Path building and checking, held to Go's `crypto/x509`.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use pki::verify::{Options, VerifyError, verify};
+use pki::{Certificate, Purpose, UnixTime};
+use serde::{Deserialize, Serialize};
+
+/// Where the two answer differently on purpose: case, Go's class, our class, why.
+const DIFFERENCES: [(&str, &str, &str, &str); 0] = [];
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Case {
+    pub id: String,
+    pub op: String,
+    pub leaf: String,
+    pub intermediates: Vec<String>,
+    pub roots: Vec<String>,
+    pub at: i64,
+    pub purposes: Vec<String>,
+    pub host: String,
+    pub data: String,
+    pub chains: Option<Vec<Vec<String>>>,
+    pub class: String,
+    pub detail: String,
+    pub facts: Option<super::parse::Facts>,
+    pub blocks: Vec<super::parse::Block>,
+}
+
+/// Builds the oracle once and runs it.
+pub fn oracle(arguments: &[&str], input: &[u8]) -> Vec<Case> {
+    static BUILT: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let (directory, program) = BUILT.get_or_init(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("oracle");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/go");
+        let built = Command::new("go")
+            .args(["build", "-o"])
+            .arg(&program)
+            .arg(".")
+            .current_dir(source)
+            .env("GOFLAGS", "-mod=mod")
+            .env("GOPROXY", "off")
+            .env("GOTOOLCHAIN", "local")
+            .output()
+            .unwrap_or_else(|error| panic!("go: {error}; see the head of tests/foreign"));
+        assert!(
+            built.status.success(),
+            "go build: {}",
+            String::from_utf8_lossy(&built.stderr)
+        );
+        (directory, program)
+    });
+    // The module says Go 1.19 so that old toolchains build it; a new one must still answer as
+    // it does for a current Kubernetes.
+    let settings = "GODEBUG=x509negativeserial=0,x509usepolicies=1,rsa1024min=1";
+    let program = program.to_str().unwrap();
+    let mut all = vec![settings, program];
+    all.extend(arguments);
+    let output = super::run(directory.path(), "env", &all, input);
+    assert!(
+        output.status.success(),
+        "oracle: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::Deserializer::from_slice(&output.stdout)
+        .into_iter()
+        .collect::<Result<_, _>>()
+        .unwrap()
+}
+
+pub fn ask(cases: &[Case]) -> Vec<Case> {
+    let lines: Vec<u8> = cases
+        .iter()
+        .flat_map(|case| serde_json::to_vec(case).unwrap())
+        .collect();
+    oracle(&["answer"], &lines)
+}
+
+fn read(text: &str) -> Result<Certificate, pki::Error> {
+    Certificate::from_der(&STANDARD.decode(text).unwrap())
+}
+
+fn read_all(texts: &[String]) -> Result<Vec<Certificate>, pki::Error> {
+    texts.iter().map(|text| read(text)).collect()
+}
+
+/// Our answer in Go's words: chains, class, detail.
+fn answer(case: &Case) -> (Vec<Vec<String>>, &'static str, String) {
+    let certificates = || {
+        Ok::<_, pki::Error>((
+            read(&case.leaf)?,
+            read_all(&case.roots)?,
+            read_all(&case.intermediates)?,
+        ))
+    };
+    let (leaf, roots, intermediates) = match certificates() {
+        Ok(read) => read,
+        Err(error) => return (Vec::new(), "parse", error.to_string()),
+    };
+    let purposes: Vec<Purpose> = case
+        .purposes
+        .iter()
+        .map(|name| match name.as_str() {
+            "server" => Purpose::ServerAuth,
+            "client" => Purpose::ClientAuth,
+            "code" => Purpose::Other("1.3.6.1.5.5.7.3.3".to_owned()),
+            _ => Purpose::Any,
+        })
+        .collect();
+    let mut options = Options::at(UnixTime::from_secs(case.at)).purposes(&purposes);
+    // To Go the empty name is none.
+    if !case.host.is_empty() {
+        options = options.host(&case.host);
+    }
+    match verify(&leaf, &intermediates, &roots, &options) {
+        Ok(paths) => {
+            let sums = |path: &pki::verify::Path<'_>| {
+                path.certificates()
+                    .iter()
+                    .map(|certificate| certificate.fingerprint().to_string())
+                    .collect()
+            };
+            (paths.iter().map(sums).collect(), "", String::new())
+        }
+        Err(error) => {
+            let class = match &error {
+                VerifyError::Leaf(_) => "leaf",
+                VerifyError::Host { .. } => "host",
+                VerifyError::NoPath { .. } => "path",
+                VerifyError::Unusable { .. } => "unusable",
+                VerifyError::TooManySignatures { .. } => "limit",
+            };
+            (Vec::new(), class, error.to_string())
+        }
+    }
+}
+
+#[test]
+fn paths_and_verdicts_are_those_of_go() {
+    if super::without("go") {
+        return;
+    }
+    let mut deviations = Vec::new();
+    let mut verdicts = BTreeSet::new();
+    for case in oracle(&["generate", "20261122", "4000"], b"") {
+        let (chains, class, detail) = answer(&case);
+        verdicts.insert(class);
+        let listed = DIFFERENCES.iter().find(|(id, ..)| *id == case.id);
+        let theirs = case.chains.clone().unwrap_or_default();
+        let agree = chains == theirs && class == case.class;
+        let expected = match listed {
+            None => agree,
+            Some((_, go, ours, _)) => !agree && case.class == *go && class == *ours,
+        };
+        if !expected {
+            deviations.push(format!(
+                "{}: Go {:?} ({} paths, {}), we {class:?} ({} paths, {detail})",
+                case.id,
+                case.class,
+                theirs.len(),
+                case.detail,
+                chains.len()
+            ));
+        }
+    }
+    assert!(
+        deviations.is_empty(),
+        "{} deviations:\n{}",
+        deviations.len(),
+        deviations.join("\n")
+    );
+    // The random PKIs are worth something only as long as every verdict turns up.
+    let wanted = ["", "host", "leaf", "limit", "path", "unusable"];
+    assert!(wanted.iter().all(|verdict| verdicts.contains(verdict)));
+}
