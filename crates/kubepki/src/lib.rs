@@ -5,6 +5,7 @@ pub mod catalogue;
 pub mod cluster;
 pub mod edge;
 pub mod host;
+pub mod init;
 pub mod inventory;
 pub mod journal;
 pub mod kubeconfig;

@@ -96,7 +96,48 @@ pub(super) async fn render(
                 leaves: vec![issued.record],
             })
         }
+        Content::NewKubeconfig { .. } | Content::NewListenerSecret { .. } => {
+            new_file(workshop, content).await
+        }
     }
+}
+
+/// A file that inlines a leaf, where there was none to edit.
+async fn new_file(workshop: &Workshop<'_>, content: &Content) -> Result<Rendered, MakeError> {
+    let Some(leaf) = leaf_of(content) else {
+        let place = "a leaf to inline".to_owned();
+        return Err(MakeError::Missing { place });
+    };
+    let (key, issued) = (
+        key_pem(workshop, leaf).await?,
+        workshop.certificate(leaf).await?,
+    );
+    let text = match content {
+        Content::NewKubeconfig {
+            name,
+            server,
+            authority,
+            preferences,
+            ..
+        } => kubeconfig::render_inline(&kubeconfig::Inline {
+            name,
+            server,
+            authority: authority.as_bytes(),
+            certificate: issued.chain.as_bytes(),
+            key: key.as_bytes(),
+            preferences: *preferences,
+        }),
+        _ => {
+            let certificate = workshop.leaf(leaf)?.certificate.as_ref();
+            let names = certificate.map_or(&[][..], |it| it.sans.as_slice());
+            listener::render(&issued.chain, &key, names)
+                .map_err(|source| edit_error("listener Secret", source))?
+        }
+    };
+    Ok(Rendered {
+        kind: EntryKind::File(text),
+        leaves: vec![issued.record],
+    })
 }
 
 /// Bytes that exist already, held to the digest that the plan names.
@@ -154,7 +195,9 @@ pub(super) fn leaf_of(content: &Content) -> Option<&LeafId> {
         Content::LeafKey(leaf)
         | Content::LeafCertificate(leaf)
         | Content::Kubeconfig { leaf, .. }
-        | Content::ListenerSecret { leaf } => Some(leaf),
+        | Content::ListenerSecret { leaf }
+        | Content::NewKubeconfig { leaf, .. }
+        | Content::NewListenerSecret { leaf } => Some(leaf),
         _ => None,
     }
 }

@@ -269,34 +269,7 @@ impl<'a> Draft<'a> {
         authority: &'static str,
         key: Option<&Observed>,
     ) -> Result<LeafId, PlanError> {
-        let request = self.request;
-        let (issuer, chain) = issuer(request, authority)?;
-        let ca = chain.first().ok_or_else(|| PlanError::Authority {
-            authority,
-            path: String::new(),
-            detail: "it holds no certificate".to_owned(),
-        })?;
-        let not_before = request.now.plus(-request.policy.backdate);
-        let validity = Validity {
-            not_before,
-            not_after: not_before.plus(request.policy.lifetime),
-        }
-        .clamped_to(ca.validity());
-        let serial = Serial::random(|bytes| request.entropy.fill(bytes)).map_err(PlanError::Pki)?;
-        let certificate = LeafCertificate {
-            organizations: want.organizations,
-            common_name: want.common_name,
-            sans: want.sans.iter().map(San::to_string).collect(),
-            purposes: want.purposes.iter().map(purpose_name).collect(),
-            serial: serial.to_string(),
-            not_before: validity.not_before,
-            not_after: validity.not_after,
-            issuer,
-            chain: chain
-                .iter()
-                .map(|certificate| certificate.to_pem())
-                .collect(),
-        };
+        let certificate = certificate(self.request, want, authority)?;
         let id = LeafId(row.id.to_owned());
         let key = self.key_origin(key);
         self.plan.leaves.insert(
@@ -462,6 +435,41 @@ fn before(observed: &Observed) -> Result<Before, PlanError> {
             _ => Ok(Before::Present(present.fingerprint.clone())),
         },
     }
+}
+
+/// What a leaf of `authority` will say, serial number and dates included.
+pub(crate) fn certificate(
+    request: &Request<'_>,
+    want: LeafWant,
+    authority: &'static str,
+) -> Result<LeafCertificate, PlanError> {
+    let (issuer, chain) = issuer(request, authority)?;
+    let ca = chain.first().ok_or_else(|| PlanError::Authority {
+        authority,
+        path: String::new(),
+        detail: "it holds no certificate".to_owned(),
+    })?;
+    let not_before = request.now.plus(-request.policy.backdate);
+    let validity = Validity {
+        not_before,
+        not_after: not_before.plus(request.policy.lifetime),
+    }
+    .clamped_to(ca.validity());
+    let serial = Serial::random(|bytes| request.entropy.fill(bytes)).map_err(PlanError::Pki)?;
+    Ok(LeafCertificate {
+        organizations: want.organizations,
+        common_name: want.common_name,
+        sans: want.sans.iter().map(San::to_string).collect(),
+        purposes: want.purposes.iter().map(purpose_name).collect(),
+        serial: serial.to_string(),
+        not_before: validity.not_before,
+        not_after: validity.not_after,
+        issuer,
+        chain: chain
+            .iter()
+            .map(|certificate| certificate.to_pem())
+            .collect(),
+    })
 }
 
 /// Who signs for `authority`, and what follows its leaves.
