@@ -55,7 +55,7 @@ impl Certificate {
     pub fn from_der(der: &[u8]) -> Result<Self, Error> {
         let bad = |error: der::Error| Error::malformed("certificate", error);
         let whole = AnyRef::from_der(der).map_err(bad)?;
-        whole.tag().assert_eq(Tag::Sequence).map_err(|error| bad(error.into()))?;
+        whole.tag().assert_eq(Tag::Sequence).map_err(bad)?;
         let mut outer = SliceReader::new(whole.value()).map_err(bad)?;
         let tbs_der = outer.tlv_bytes().map_err(bad)?;
         let algorithm = outer.tlv_bytes().map_err(bad)?;
@@ -236,6 +236,11 @@ impl Certificate {
         &self.signature_algorithm
     }
 
+    /// Name of the signature's algorithm: `ecdsa-with-SHA256`; the OID where there is none.
+    pub fn signature_algorithm(&self) -> String {
+        crate::signature::name_of(&self.signature_algorithm)
+    }
+
     /// Checks that the key `issuer_spki` signed this certificate. Names, dates and usages are
     /// not looked at.
     ///
@@ -267,7 +272,7 @@ impl<'a> TbsFields<'a> {
     fn from_der(der: &'a [u8]) -> Result<Self, Error> {
         let bad = |error: der::Error| Error::malformed("certificate", error);
         let tbs = AnyRef::from_der(der).map_err(bad)?;
-        tbs.tag().assert_eq(Tag::Sequence).map_err(|error| bad(error.into()))?;
+        tbs.tag().assert_eq(Tag::Sequence).map_err(bad)?;
         let mut fields = SliceReader::new(tbs.value()).map_err(bad)?;
         let version = version(&mut fields).map_err(bad)?;
         if !(1..=3).contains(&version) {
@@ -282,10 +287,22 @@ impl<'a> TbsFields<'a> {
         let subject = fields.tlv_bytes().map_err(bad)?;
         let spki = fields.tlv_bytes().map_err(bad)?;
         let mut extensions = None;
+        let mut last = 0;
         while !fields.is_finished() {
-            let field = AnyRef::decode(&mut fields).map_err(bad)?;
             // Unique identifiers (tags 1 and 2) are obsolete; extensions belong to version 3.
-            if is_context(field.tag(), 3) && version == 3 {
+            let field = AnyRef::decode(&mut fields).map_err(bad)?;
+            match field.tag() {
+                Tag::ContextSpecific {
+                    number,
+                    constructed,
+                } if (last + 1..=3).contains(&number.value())
+                    && constructed == (number.value() == 3) =>
+                {
+                    last = number.value();
+                }
+                tag => return Err(Error::malformed("certificate", format!("unexpected {tag}"))),
+            }
+            if last == 3 && version == 3 {
                 extensions = Some(field.value());
             }
         }
@@ -330,7 +347,7 @@ fn serial(value: AnyRef<'_>) -> Result<Serial, Error> {
 }
 
 fn is_context(tag: Tag, wanted: u32) -> bool {
-    matches!(tag, Tag::ContextSpecific { number: TagNumber(number), .. } if number == wanted)
+    matches!(tag, Tag::ContextSpecific { number: TagNumber(number), constructed: true } if number == wanted)
 }
 
 /// UTCTime (two digits of year, 1950 to 2049) or GeneralizedTime, both in whole seconds of UTC

@@ -173,7 +173,7 @@ impl Extensions {
         while !list.is_finished() {
             let (oid, critical, value) = list
                 .sequence(|extension| {
-                    let oid = ObjectIdentifier::decode(extension)?;
+                    let oid = oid::read(extension)?;
                     let critical = match Tag::peek(extension)? {
                         Tag::Boolean => bool::decode(extension)?,
                         _ => false,
@@ -216,9 +216,12 @@ impl Extensions {
             oid::KEY_USAGE => self.key_usage = Some(key_usage(value)?),
             oid::BASIC_CONSTRAINTS => self.basic_constraints = Some(basic_constraints(value)?),
             oid::EXTENDED_KEY_USAGE => {
-                let oids = Vec::<ObjectIdentifier>::from_der(value)
-                    .map_err(|error| Error::malformed("extended key usage", error))?;
-                self.purposes = oids.into_iter().map(Purpose::from_oid).collect();
+                let mut list = content(value, "extended key usage")?;
+                while !list.is_finished() {
+                    let oid = oid::read(&mut list)
+                        .map_err(|error| Error::malformed("extended key usage", error))?;
+                    self.purposes.push(Purpose::from_oid(oid));
+                }
             }
             oid::SUBJECT_ALT_NAME => {
                 self.sans = San::all_from_der(value)?;
@@ -240,6 +243,8 @@ impl Extensions {
             | oid::CERTIFICATE_POLICIES
             | oid::INHIBIT_ANY_POLICY
             | oid::AUTHORITY_INFO_ACCESS => {}
+            // This one narrows it whether critical or not.
+            oid::POLICY_CONSTRAINTS => self.unknown_critical.push(oid.to_string()),
             _ => understood = false,
         }
         if critical && !understood {
@@ -253,10 +258,7 @@ impl Extensions {
 fn content<'a>(der: &'a [u8], what: &'static str) -> Result<SliceReader<'a>, Error> {
     let bad = |error: der::Error| Error::malformed(what, error);
     let whole = AnyRef::from_der(der).map_err(bad)?;
-    whole
-        .tag()
-        .assert_eq(Tag::Sequence)
-        .map_err(|error| bad(error.into()))?;
+    whole.tag().assert_eq(Tag::Sequence).map_err(bad)?;
     SliceReader::new(whole.value()).map_err(bad)
 }
 
@@ -276,12 +278,22 @@ fn key_id(value: &[u8]) -> Result<Option<Vec<u8>>, Error> {
     Ok(None)
 }
 
+/// DER wants the unused bits of a BIT STRING to be zero (X.690 section 11.2.1).
+pub(crate) fn no_stray_bits(bits: BitStringRef<'_>) -> Result<BitStringRef<'_>, der::Error> {
+    let unused = (1_u8 << bits.unused_bits()) - 1;
+    match bits.raw_bytes().last() {
+        Some(last) if last & unused != 0 => Err(Tag::BitString.value_error().into()),
+        _ => Ok(bits),
+    }
+}
+
 fn key_usage(value: &[u8]) -> Result<KeyUsage, Error> {
-    let bits =
-        BitStringRef::from_der(value).map_err(|error| Error::malformed("key usage", error))?;
+    let bits = BitStringRef::from_der(value)
+        .and_then(no_stray_bits)
+        .map_err(|error| Error::malformed("key usage", error))?;
     let octets = bits.raw_bytes();
     let octet = |index: usize| u16::from(octets.get(index).copied().unwrap_or(0));
-    // Nine bits have a meaning; what stands after them, or in the unused ones, has none.
+    // Nine bits have a meaning; what stands after them has none.
     Ok(KeyUsage((octet(0) << 8 | octet(1)) & 0xff80))
 }
 

@@ -5,6 +5,7 @@ use core::str::FromStr;
 
 use aws_lc_rs::encoding::{AsDer, EcPrivateKeyRfc5915Der, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature as alg;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, ECDSA_P521_SHA512_ASN1_SIGNING,
     EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
@@ -391,7 +392,6 @@ pub(crate) fn public_key_bits(spki: &[u8]) -> Result<Vec<u8>, Error> {
 /// The algorithm of a SubjectPublicKeyInfo, for reports; `None` for kinds we cannot name.
 pub fn public_key_algorithm(spki: &[u8]) -> Option<KeyAlgorithm> {
     let info = spki::SubjectPublicKeyInfoRef::from_der(spki).ok()?;
-    let bits = info.subject_public_key.raw_bytes();
     match info.algorithm.oid {
         oid::ED25519 => Some(KeyAlgorithm::Ed25519),
         oid::EC_PUBLIC_KEY => match info.algorithm.parameters_oid().ok()? {
@@ -400,18 +400,20 @@ pub fn public_key_algorithm(spki: &[u8]) -> Option<KeyAlgorithm> {
             oid::CURVE_P521 => Some(KeyAlgorithm::P521),
             _ => None,
         },
-        oid::RSA_ENCRYPTION => {
-            let key = RsaPublicKey::from_der(bits).ok()?;
-            let octets = key.modulus.as_bytes();
-            let leading = octets
-                .first()
-                .map_or(0, |byte| byte.leading_zeros() as usize);
-            u32::try_from(octets.len() * 8 - leading)
-                .ok()
-                .map(KeyAlgorithm::Rsa)
-        }
+        oid::RSA_ENCRYPTION => rsa_bits(&info).map(KeyAlgorithm::Rsa),
         _ => None,
     }
+}
+
+/// The size of an RSA key's modulus; `None` for other keys.
+pub(crate) fn rsa_bits(info: &spki::SubjectPublicKeyInfoRef<'_>) -> Option<u32> {
+    if info.algorithm.oid != oid::RSA_ENCRYPTION {
+        return None;
+    }
+    let key = RsaPublicKey::from_der(info.subject_public_key.raw_bytes()).ok()?;
+    let octets = key.modulus.as_bytes();
+    let leading = octets.first().map_or(0, |byte| byte.leading_zeros());
+    u32::try_from(octets.len() * 8).ok()?.checked_sub(leading)
 }
 
 /// Refuses the SubjectPublicKeyInfo that Go's `crypto/x509` refuses to read: a wrong form of a
@@ -424,7 +426,10 @@ pub(crate) fn check_public_key(spki: &[u8]) -> Result<(), Error> {
     let bad = |detail: &'static str| Err(Error::malformed("public key", detail));
     let info = spki::SubjectPublicKeyInfoRef::from_der(spki)
         .map_err(|error| Error::malformed("public key", error))?;
-    let bits = info.subject_public_key.raw_bytes();
+    oid::shortest(info.algorithm.oid).map_err(|error| Error::malformed("public key", error))?;
+    let Some(bits) = info.subject_public_key.as_bytes() else {
+        return bad("not whole octets");
+    };
     let parameters = info.algorithm.parameters;
     match info.algorithm.oid {
         oid::RSA_ENCRYPTION if !parameters.is_some_and(|any| any.is_null()) => {
@@ -435,15 +440,18 @@ pub(crate) fn check_public_key(spki: &[u8]) -> Result<(), Error> {
             _ => bad("not an RSA key"),
         },
         oid::EC_PUBLIC_KEY => {
-            let width = match info.algorithm.parameters_oid() {
-                Ok(oid::CURVE_P224) => 28,
-                Ok(oid::CURVE_P256) => 32,
-                Ok(oid::CURVE_P384) => 48,
-                Ok(oid::CURVE_P521) => 66,
+            let curve: &alg::EcdsaVerificationAlgorithm = match info.algorithm.parameters_oid() {
+                // aws-lc has no signatures on this one; its form will do.
+                Ok(oid::CURVE_P224) if matches!(bits, [4, point @ ..] if point.len() == 56) => {
+                    return Ok(());
+                }
+                Ok(oid::CURVE_P256) => &alg::ECDSA_P256_SHA256_ASN1,
+                Ok(oid::CURVE_P384) => &alg::ECDSA_P384_SHA384_ASN1,
+                Ok(oid::CURVE_P521) => &alg::ECDSA_P521_SHA512_ASN1,
                 _ => return bad("not on a named curve of NIST"),
             };
-            match bits {
-                [4, point @ ..] if point.len() == 2 * width => Ok(()),
+            match alg::ParsedPublicKey::new(curve, bits) {
+                Ok(_) if bits.first() == Some(&4) => Ok(()),
                 _ => bad("not an uncompressed point of its curve"),
             }
         }

@@ -28,11 +28,19 @@ struct Attribute {
 /// Attribute types that Go's `pkix.Name` prints by name (RFC 4519), in its order, and whether it
 /// keeps one value only.
 const PRINT_ORDER: [(ObjectIdentifier, &str, bool); 9] = [
-    (ObjectIdentifier::new_unwrap("2.5.4.5"), "SERIALNUMBER", true),
+    (
+        ObjectIdentifier::new_unwrap("2.5.4.5"),
+        "SERIALNUMBER",
+        true,
+    ),
     (oid::COMMON_NAME, "CN", true),
     (ObjectIdentifier::new_unwrap("2.5.4.11"), "OU", false),
     (oid::ORGANIZATION, "O", false),
-    (ObjectIdentifier::new_unwrap("2.5.4.17"), "POSTALCODE", false),
+    (
+        ObjectIdentifier::new_unwrap("2.5.4.17"),
+        "POSTALCODE",
+        false,
+    ),
     (ObjectIdentifier::new_unwrap("2.5.4.9"), "STREET", false),
     (ObjectIdentifier::new_unwrap("2.5.4.7"), "L", false),
     (ObjectIdentifier::new_unwrap("2.5.4.8"), "ST", false),
@@ -58,7 +66,7 @@ impl Name {
                     let mut members = SliceReader::new(set.value())?;
                     while !members.is_finished() {
                         members.sequence(|member| {
-                            let oid = ObjectIdentifier::decode(member)?;
+                            let oid = oid::read(member)?;
                             let value = text_of(AnyRef::decode(member)?)?;
                             attributes.push(Attribute { rdn, oid, value });
                             Ok::<_, der::Error>(())

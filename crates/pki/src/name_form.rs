@@ -97,11 +97,17 @@ pub(crate) fn uri_host(uri: &str) -> Option<&str> {
         .split(['/', '?'])
         .next()
         .unwrap_or_default();
-    Some(authority.rsplit_once('@').map_or(authority, |(_, host)| host))
+    Some(
+        authority
+            .rsplit_once('@')
+            .map_or(authority, |(_, host)| host),
+    )
 }
 
 fn is_scheme(text: &str) -> bool {
-    text.bytes().next().is_some_and(|first| first.is_ascii_alphabetic())
+    text.bytes()
+        .next()
+        .is_some_and(|first| first.is_ascii_alphabetic())
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
@@ -122,7 +128,9 @@ mod tests {
             parts("\"a @\\\"b\"@x"),
             Some((b"a @\"b".to_vec(), "x".to_owned()))
         );
-        for bad in ["", "a", "@x", ".a@x", "a.@x", "a..b@x", "a@x.", "a@x..y", "\"a@x"] {
+        for bad in [
+            "", "a", "@x", ".a@x", "a.@x", "a..b@x", "a@x.", "a@x..y", "\"a@x",
+        ] {
             assert_eq!(parts(bad), None, "{bad}");
         }
     }

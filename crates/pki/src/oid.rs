@@ -1,6 +1,25 @@
 //! Object identifiers, one constant each.
 
 use const_oid::ObjectIdentifier;
+use der::{Decode, SliceReader, Tag};
+
+/// Reads an OBJECT IDENTIFIER. An arc that begins with a zero septet is not in its shortest form;
+/// two spellings of one identifier must not pass as two.
+pub(crate) fn read(reader: &mut SliceReader<'_>) -> Result<ObjectIdentifier, der::Error> {
+    shortest(ObjectIdentifier::decode(reader)?)
+}
+
+/// `found`, if each of its arcs is in the shortest form.
+pub(crate) fn shortest(found: ObjectIdentifier) -> Result<ObjectIdentifier, der::Error> {
+    let mut at_start = true;
+    for byte in found.as_bytes() {
+        if at_start && *byte == 0x80 {
+            return Err(Tag::ObjectIdentifier.value_error().into());
+        }
+        at_start = byte & 0x80 == 0;
+    }
+    Ok(found)
+}
 
 /// `rsaEncryption` (RFC 8017).
 pub(crate) const RSA_ENCRYPTION: ObjectIdentifier =
@@ -75,8 +94,9 @@ pub(crate) const EXTENDED_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_un
 pub(crate) const CRL_DISTRIBUTION_POINTS: ObjectIdentifier =
     ObjectIdentifier::new_unwrap("2.5.29.31");
 /// `id-ce-certificatePolicies` (RFC 5280 section 4.2.1.4).
-pub(crate) const CERTIFICATE_POLICIES: ObjectIdentifier =
-    ObjectIdentifier::new_unwrap("2.5.29.32");
+pub(crate) const CERTIFICATE_POLICIES: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.32");
+/// `id-ce-policyConstraints` (RFC 5280 section 4.2.1.11).
+pub(crate) const POLICY_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.36");
 /// `id-ce-inhibitAnyPolicy` (RFC 5280 section 4.2.1.14).
 pub(crate) const INHIBIT_ANY_POLICY: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.54");
 /// `id-pe-authorityInfoAccess` (RFC 5280 section 4.2.2.1).

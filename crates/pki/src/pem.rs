@@ -6,7 +6,7 @@
 //! written is canonical (RFC 7468): 64 columns, LF, no headers.
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use zeroize::Zeroizing;
 
 /// One PEM block.
@@ -19,62 +19,122 @@ pub struct Block {
     pub der: Zeroizing<Vec<u8>>,
 }
 
-const BEGIN: &str = "-----BEGIN ";
-const END: &str = "-----END ";
-const DASHES: &str = "-----";
+const BEGIN: &[u8] = b"-----BEGIN ";
+const END: &[u8] = b"\n-----END ";
+const DASHES: &[u8] = b"-----";
+
+/// Go's decoder does not look at the bits that padding leaves over.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
 
 /// Every well-formed block of `text`, in order; anything else is skipped.
+///
+/// A block reaches from an `END` line back to the last `BEGIN` line before it, so a block that
+/// was cut off does not swallow the next one.
 pub fn blocks(text: &[u8]) -> Vec<Block> {
-    let text = String::from_utf8_lossy(text);
-    let mut lines = text.lines();
     let mut found = Vec::new();
-    let mut pending: Option<&str> = None;
+    let mut from = 0;
+    while let Some(end) = text.get(from..).and_then(|rest| find(rest, END)) {
+        let end = from + end;
+        let trailer = end + END.len();
+        from = match block_between(text, from, end) {
+            Attempt::Found(block, next) => {
+                found.push(block);
+                next
+            }
+            Attempt::Nothing { read_to } if read_to <= trailer => trailer,
+            // A line that looks like a header went past the `END`: Go gives up here.
+            Attempt::Nothing { .. } => return found,
+        };
+    }
+    found
+}
+
+enum Attempt {
+    /// A block, and where to go on.
+    Found(Block, usize),
+    /// No block, and how far lines were read.
+    Nothing { read_to: usize },
+}
+
+/// The block that ends with the line feed at `end`, if it begins after `from`.
+fn block_between(text: &[u8], from: usize, end: usize) -> Attempt {
+    let nothing = Attempt::Nothing { read_to: from };
+    let head = text.get(from..end).unwrap_or_default();
+    let Some(begin) = head.windows(BEGIN.len()).rposition(|w| w == BEGIN) else {
+        return nothing;
+    };
+    let starts_line = begin == 0 || head.get(begin - 1) == Some(&b'\n');
+    let (line, mut at) = line_at(text, from + begin + BEGIN.len());
+    let Some(label) = line.strip_suffix(DASHES).filter(|_| starts_line) else {
+        return nothing;
+    };
+    let mut headers = Vec::new();
     loop {
-        let Some(line) = pending.take().or_else(|| lines.next()) else {
-            return found;
-        };
-        let Some(label) = label_of(line, BEGIN) else {
-            continue;
-        };
-        let mut headers = Vec::new();
-        let mut data = Zeroizing::new(String::new());
-        for line in lines.by_ref() {
-            if let Some(end) = label_of(line, END) {
-                if end == label
-                    && let Ok(der) = STANDARD.decode(data.as_bytes())
-                {
-                    let der = Zeroizing::new(der);
-                    found.push(Block {
-                        label: label.to_owned(),
-                        headers,
-                        der,
-                    });
-                }
-                break;
-            }
-            if label_of(line, BEGIN).is_some() {
-                pending = Some(line);
-                break;
-            }
-            if data.is_empty() && line.contains(':') {
-                headers.push(line.trim().to_owned());
-            } else {
-                data.extend(line.chars().filter(|c| !c.is_ascii_whitespace()));
-            }
+        let (line, next) = line_at(text, at);
+        if !line.contains(&b':') {
+            break;
         }
+        headers.push(String::from_utf8_lossy(line).trim().to_owned());
+        at = next;
+    }
+    let nothing = Attempt::Nothing { read_to: at };
+    if !headers.is_empty() && end < at {
+        return nothing;
+    }
+    let (last, next) = line_at(text, end + END.len());
+    if last.strip_suffix(DASHES) != Some(label) {
+        return nothing;
+    }
+    let body = text.get(at..end).unwrap_or_default();
+    match decode(body) {
+        None => nothing,
+        Some(der) => Attempt::Found(
+            Block {
+                label: String::from_utf8_lossy(label).into_owned(),
+                headers,
+                der,
+            },
+            next,
+        ),
     }
 }
 
-/// The label of a `BEGIN` or `END` line.
-fn label_of<'a>(line: &'a str, marker: &str) -> Option<&'a str> {
-    line.trim_end().strip_prefix(marker)?.strip_suffix(DASHES)
+fn decode(body: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let mut data = Zeroizing::new(Vec::with_capacity(body.len()));
+    data.extend(body.iter().filter(|byte| !b" \t\r\n".contains(byte)));
+    LENIENT.decode(data.as_slice()).ok().map(Zeroizing::new)
+}
+
+/// The line that begins at `at`, without what is blank at its end, and where the next one begins.
+fn line_at(text: &[u8], at: usize) -> (&[u8], usize) {
+    let rest = text.get(at..).unwrap_or_default();
+    // A carriage return belongs to the line feed after it; alone it is text.
+    let (mut line, next) = match rest.iter().position(|byte| *byte == b'\n') {
+        Some(feed) => {
+            let line = rest.get(..feed).unwrap_or_default();
+            (line.strip_suffix(b"\r").unwrap_or(line), feed + 1)
+        }
+        None => (rest, rest.len()),
+    };
+    while let [shorter @ .., b' ' | b'\t'] = line {
+        line = shorter;
+    }
+    (line, at + next)
+}
+
+fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
+    text.windows(wanted.len())
+        .position(|window| window == wanted)
 }
 
 /// One block in canonical form, with the final LF.
 pub fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {
     let body = Zeroizing::new(STANDARD.encode(der));
     let mut text = Zeroizing::new(String::with_capacity(body.len() + body.len() / 64 + 64));
-    text.push_str(BEGIN);
+    text.push_str("-----BEGIN ");
     text.push_str(label);
     text.push_str("-----\n");
     let mut rest = body.as_str();
@@ -84,7 +144,7 @@ pub fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {
         text.push('\n');
         rest = tail;
     }
-    text.push_str(END);
+    text.push_str("-----END ");
     text.push_str(label);
     text.push_str("-----\n");
     text

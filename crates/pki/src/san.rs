@@ -36,7 +36,7 @@ impl San {
     pub(crate) fn all_from_der(der: &[u8]) -> Result<Vec<Self>, Error> {
         let bad = |error: der::Error| Error::malformed("subject alternative name", error);
         let list = AnyRef::from_der(der).map_err(bad)?;
-        list.tag().assert_eq(Tag::Sequence).map_err(|error| bad(error.into()))?;
+        list.tag().assert_eq(Tag::Sequence).map_err(bad)?;
         let mut reader = SliceReader::new(list.value()).map_err(bad)?;
         let mut names = Vec::new();
         while !reader.is_finished() {

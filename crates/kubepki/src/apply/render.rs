@@ -89,7 +89,7 @@ pub(super) async fn render(
                 workshop.certificate(leaf).await?,
             );
             let base = base_bytes(base, "listener Secret")?;
-            let edited = listener::replace(base, &issued.chain, &key)
+            let edited = listener::reissue(base, &issued.chain, &key)
                 .map_err(|source| edit_error("listener Secret", source))?;
             Ok(Rendered {
                 kind: EntryKind::File(edited),

@@ -8,6 +8,7 @@
 mod check;
 mod k3s;
 mod release;
+mod row;
 
 use std::path::{Path, PathBuf};
 
@@ -130,6 +131,9 @@ pub struct LeafSpec {
     pub purposes: &'static [Purpose],
     /// Subject alternative names, in order.
     pub sans: &'static [SanRule],
+    /// The `CN` that older releases gave it, without any `O`. A leaf that has it keeps it: only
+    /// K3s knows when it changes over.
+    pub formerly: Option<&'static str>,
 }
 
 /// A subject's common name.

@@ -21,8 +21,13 @@ pub async fn collect(
     flavour: &'static Flavour,
     now: UnixTime,
 ) -> Inventory {
+    // A server's tree can be without its agent: copied in part, or from before 1.22.
+    let without_agent = matches!(host.list(&site.agent()).await, Ok(None));
     let mut rows = Vec::new();
     for row in flavour.rows {
+        if row.side == Side::Agent && without_agent {
+            continue;
+        }
         let Some(base) = base_of(site, row) else {
             continue;
         };

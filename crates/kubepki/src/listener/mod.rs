@@ -14,8 +14,10 @@ use serde_json::{Map, Value, json};
 use zeroize::{Zeroize, Zeroizing};
 
 mod names;
+mod reissue;
 
 pub use names::{annotation_key, is_listener_name};
+pub use reissue::reissue;
 
 const FINGERPRINT: &str = "listener.cattle.io/fingerprint";
 const STATIC: &str = "listener.cattle.io/static";

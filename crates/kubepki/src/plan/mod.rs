@@ -5,6 +5,7 @@
 //! The vocabulary is the same for files, datastore rows, units and calls, so that one journal and
 //! one undo serve all of them.
 
+mod issuer;
 mod planner;
 mod select;
 mod show;
@@ -18,10 +19,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::Attributes;
 
+pub use issuer::served_chain;
 pub(crate) use planner::certificate;
-pub use planner::{PlanError, Request, Selection, plan_leaves, served_chain};
+pub use planner::{PlanError, Request, Selection, plan_leaves};
 pub use select::{Due, UnknownService, due, requested, services};
-pub use show::show;
+pub use show::{headline, show};
 
 /// The version that [`Plan`]s are written in; a newer one is refused.
 pub const PLAN_FORMAT: u32 = 1;

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use pki::{Certificate, Purpose, San, Serial, UnixTime, Validity};
 
+use super::issuer::issuer;
 use super::{
-    Action, Before, Content, IssuerRef, KeyOrigin, Leaf, LeafCertificate, LeafId, PLAN_FORMAT,
-    Plan, PlanId, SecretRef, Step, Target,
+    Action, Before, Content, KeyOrigin, Leaf, LeafCertificate, LeafId, PLAN_FORMAT, Plan, PlanId,
+    Step, Target,
 };
 use crate::catalogue::{Kind, LeafSpec, Row};
 use crate::cluster::{LeafWant, Policy, WantError, Wishes, listener_sans, want};
@@ -121,29 +122,6 @@ pub fn plan_leaves(request: &Request<'_>, selected: &[Selection]) -> Result<Plan
     }
     draft.refresh_admin_kubeconfig()?;
     Ok(draft.plan)
-}
-
-/// The certificates of a CA's file that follow a leaf of it.
-///
-/// K3s appends the whole file. Where the file holds a cross-certificate, that order makes every
-/// OpenSSL client with the old CA fail, so what is self-signed stays out: the peer has its own
-/// roots (reference section 13.2).
-pub fn served_chain(authority: &[Certificate]) -> Vec<&Certificate> {
-    let crosses = |candidate: &Certificate| {
-        !candidate.is_self_issued()
-            && authority.iter().any(|root| {
-                root.is_self_issued()
-                    && root.subject().der() == candidate.subject().der()
-                    && root.spki_der() == candidate.spki_der()
-            })
-    };
-    let crossed = authority.iter().any(crosses);
-    authority
-        .iter()
-        .enumerate()
-        .filter(|(index, certificate)| *index == 0 || !crossed || !certificate.is_self_issued())
-        .map(|(_, certificate)| certificate)
-        .collect()
 }
 
 /// A plan in the making.
@@ -470,70 +448,6 @@ pub(crate) fn certificate(
             .map(|certificate| certificate.to_pem())
             .collect(),
     })
-}
-
-/// Who signs for `authority`, and what follows its leaves.
-fn issuer<'a>(
-    request: &Request<'a>,
-    authority: &'static str,
-) -> Result<(IssuerRef, Vec<&'a Certificate>), PlanError> {
-    let inventory = request.inventory;
-    let observed = inventory.row(authority);
-    let path = observed.map_or_else(String::new, |o| o.file.path.display().to_string());
-    let unusable = |detail: String| PlanError::Authority {
-        authority,
-        path: path.clone(),
-        detail,
-    };
-    let (observed, ca) = observed
-        .and_then(|o| o.file.first_certificate().map(|ca| (o, ca)))
-        .ok_or_else(|| unusable(missing_authority(observed)))?;
-    if ca.validity().not_after < request.now {
-        let not_after = ca.validity().not_after;
-        return Err(PlanError::AuthorityExpired {
-            authority,
-            path,
-            not_after,
-        });
-    }
-    let key = observed
-        .key
-        .as_ref()
-        .ok_or_else(|| unusable("it has no key file".to_owned()))?;
-    let Some(facts) = key.keys().first() else {
-        return Err(unusable(format!(
-            "its key {} is missing or cannot be read; take it from the datastore or a backup",
-            key.path.display()
-        )));
-    };
-    if facts.spki != ca.spki_sha256() {
-        return Err(unusable(format!(
-            "{} holds another key",
-            key.path.display()
-        )));
-    }
-    if !ca.is_ca() {
-        return Err(unusable("its first certificate is not a CA".to_owned()));
-    }
-    let issuer = IssuerRef {
-        certificate: ca.to_pem(),
-        key: SecretRef::File(key.path.clone()),
-        spki: facts.spki.to_string(),
-    };
-    Ok((issuer, served_chain(observed.file.certificates())))
-}
-
-fn missing_authority(observed: Option<&ObservedRow>) -> String {
-    match observed.map(|o| &o.file.found) {
-        Some(Found::Unreadable(detail)) => detail.clone(),
-        Some(Found::Present(present)) => match &present.facts {
-            Facts::Malformed(detail) => detail.clone(),
-            _ => "it is not a file of certificates".to_owned(),
-        },
-        Some(Found::Absent) | None => {
-            "it is missing; take it from the datastore or a backup".to_owned()
-        }
-    }
 }
 
 fn purpose_name(purpose: &Purpose) -> String {

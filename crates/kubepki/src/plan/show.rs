@@ -64,6 +64,27 @@ fn show_step(text: &mut String, plan: &Plan, step: &Step, inventory: Option<&Inv
     let _ = writeln!(text, "      reason: {reason}");
 }
 
+/// What a step does to what, on one line.
+pub fn headline(step: &Step) -> String {
+    let verb = match &step.action {
+        Action::Put { .. } => "put",
+        Action::Remove => "remove",
+        Action::Txn { .. } => "write",
+        Action::Restart { .. } => "restart",
+        Action::DeletePods { .. } => "delete pods of",
+        Action::Manual { .. } => "wait for",
+    };
+    let target = match &step.target {
+        Target::File { path, .. } => path.display().to_string(),
+        Target::DatastoreKey { key } => format!("datastore key {key}"),
+        Target::Unit { name, .. } => name.clone(),
+        Target::Container { name, .. } => format!("container {name}"),
+        Target::Http { method, url } => format!("{method} {url}"),
+        Target::Manual { host } => format!("a person on {host}"),
+    };
+    format!("{verb} {target}")
+}
+
 fn was(before: &Before, path: Option<&Path>, inventory: Option<&Inventory>) -> String {
     let known = path.and_then(|path| inventory.and_then(|i| i.observed(path)));
     match before {

@@ -127,7 +127,8 @@ fn check_against(
             let (child, name) = (Identity::of(child), name.text());
             return Err(PathError::new(ca, Reason::NameNotPermitted { child, name }));
         }
-        let excluded = |subtree: &&Subtree| is_of_kind(subtree, name) && lies_in(name, subtree, true);
+        let excluded =
+            |subtree: &&Subtree| is_of_kind(subtree, name) && lies_in(name, subtree, true);
         if let Some(subtree) = constraints.excluded.iter().find(excluded) {
             let (child, name) = (Identity::of(child), name.text());
             let subtree = subtree.to_string();
@@ -177,7 +178,10 @@ fn domain_lies_in(name: &str, domain: &str, excluding: bool) -> bool {
     {
         return true;
     }
-    let after_first = |text: &str| text.find('.').and_then(|dot| text.get(dot..).map(str::to_owned));
+    let after_first = |text: &str| {
+        text.find('.')
+            .and_then(|dot| text.get(dot..).map(str::to_owned))
+    };
     excluding
         && name.starts_with('*')
         && matches!(
@@ -206,7 +210,9 @@ fn address_lies_in(address: IpAddr, base: &[u8], mask: &[u8]) -> bool {
         .ok()
         .map(|octets| octets_of_canonical(IpAddr::from(octets)));
     let base = mapped.as_deref().unwrap_or(base);
-    let mask = mask.get(mask.len() - base.len().min(mask.len())..).unwrap_or_default();
+    let mask = mask
+        .get(mask.len() - base.len().min(mask.len())..)
+        .unwrap_or_default();
     let own = octets_of_canonical(address);
     own.len() == base.len()
         && own

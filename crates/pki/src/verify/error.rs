@@ -16,13 +16,13 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The identity of `certificate`.
-    pub fn of(certificate: &Certificate) -> Self {
-        Self {
+    /// The identity of `certificate`; boxed, as errors carry several.
+    pub fn of(certificate: &Certificate) -> Box<Self> {
+        Box::new(Self {
             subject: certificate.subject().to_string(),
             serial: certificate.serial().clone(),
             fingerprint: certificate.fingerprint(),
-        }
+        })
     }
 }
 
@@ -42,7 +42,7 @@ impl fmt::Display for Identity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathError {
     /// The one that is to blame.
-    pub certificate: Identity,
+    pub certificate: Box<Identity>,
     /// Why.
     pub reason: Reason,
 }
@@ -90,7 +90,7 @@ pub enum Reason {
     /// Its signature over the certificate below does not hold.
     Signature {
         /// The certificate below.
-        child: Identity,
+        child: Box<Identity>,
         /// [`Error::BadSignature`] for another key of the same name, else what is not supported.
         error: Error,
     },
@@ -116,14 +116,14 @@ pub enum Reason {
     /// Its name constraints do not allow a name of a certificate below.
     NameNotPermitted {
         /// The certificate below.
-        child: Identity,
+        child: Box<Identity>,
         /// The name.
         name: String,
     },
     /// Its name constraints exclude a name of a certificate below.
     NameExcluded {
         /// The certificate below.
-        child: Identity,
+        child: Box<Identity>,
         /// The name.
         name: String,
         /// The subtree that the name lies in.
@@ -147,13 +147,20 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotYetValid { at, not_before } => {
-                write!(f, "is not valid before {not_before}; it is looked at for {at}")
+                write!(
+                    f,
+                    "is not valid before {not_before}; it is looked at for {at}"
+                )
             }
             Self::Expired { at, not_after } => {
                 write!(f, "expired at {not_after}; it is looked at for {at}")
             }
             Self::UnknownCritical(oids) => {
-                write!(f, "has critical extensions that are not understood: {}", oids.join(", "))
+                write!(
+                    f,
+                    "has critical extensions that are not understood: {}",
+                    oids.join(", ")
+                )
             }
             Self::NotACa => f.write_str("is not a CA (basic constraints)"),
             Self::NoCertSign => f.write_str("may not sign certificates (key usage)"),
@@ -165,7 +172,10 @@ impl fmt::Display for Reason {
                 "allows {allowed} CAs below it (path length), the path has {below}"
             ),
             Self::IssuerNotFound { issuer } => {
-                write!(f, "was issued by {issuer}, and no certificate of that name is at hand")
+                write!(
+                    f,
+                    "was issued by {issuer}, and no certificate of that name is at hand"
+                )
             }
             Self::PurposeExcluded { wanted, allowed } => write!(
                 f,
@@ -174,7 +184,10 @@ impl fmt::Display for Reason {
                 Listed(wanted)
             ),
             Self::NameNotPermitted { child, name } => {
-                write!(f, "does not permit the name {name} of {child} (name constraints)")
+                write!(
+                    f,
+                    "does not permit the name {name} of {child} (name constraints)"
+                )
             }
             Self::NameExcluded {
                 child,
@@ -189,7 +202,10 @@ impl fmt::Display for Reason {
                 "has the name {name:?}, which cannot be held against name constraints: {detail}"
             ),
             Self::TooManyConstraints { limit } => {
-                write!(f, "needs over {limit} comparisons of names with name constraints")
+                write!(
+                    f,
+                    "needs over {limit} comparisons of names with name constraints"
+                )
             }
         }
     }
@@ -216,7 +232,7 @@ pub enum VerifyError {
     /// The leaf is not for that host.
     Host {
         /// The leaf.
-        certificate: Identity,
+        certificate: Box<Identity>,
         /// The host.
         wanted: String,
         /// Its names of that kind: addresses for an address, else DNS names. The common name
@@ -226,21 +242,21 @@ pub enum VerifyError {
     /// No path leads to a root.
     NoPath {
         /// The leaf.
-        certificate: Identity,
+        certificate: Box<Identity>,
         /// Every candidate issuer that was looked at, nearest first, and every dead end.
         rejected: Vec<PathError>,
     },
     /// Paths lead to a root, but none may be used for what is wanted.
     Unusable {
         /// The leaf.
-        certificate: Identity,
+        certificate: Box<Identity>,
         /// What is wrong with each.
         rejected: Vec<PathError>,
     },
     /// The search was given up.
     TooManySignatures {
         /// The leaf.
-        certificate: Identity,
+        certificate: Box<Identity>,
         /// Candidate issuers that were looked at.
         limit: usize,
     },
@@ -272,7 +288,11 @@ impl fmt::Display for VerifyError {
                 certificate,
                 wanted,
                 names,
-            } => write!(f, "{certificate} is for {}, not for {wanted}", Listed(names)),
+            } => write!(
+                f,
+                "{certificate} is for {}, not for {wanted}",
+                Listed(names)
+            ),
             Self::NoPath {
                 certificate,
                 rejected,
@@ -284,7 +304,10 @@ impl fmt::Display for VerifyError {
                 certificate,
                 rejected,
             } => {
-                write!(f, "{certificate} has a trusted root, but may not be used so")?;
+                write!(
+                    f,
+                    "{certificate} has a trusted root, but may not be used so"
+                )?;
                 write_list(f, rejected)
             }
             Self::TooManySignatures { certificate, limit } => write!(

@@ -34,7 +34,12 @@ pub fn check_host(certificate: &Certificate, host: &str) -> Result<(), VerifyErr
     Err(VerifyError::Host {
         certificate: Identity::of(certificate),
         wanted: host.to_owned(),
-        names: certificate.sans().iter().filter(same_kind).cloned().collect(),
+        names: certificate
+            .sans()
+            .iter()
+            .filter(same_kind)
+            .cloned()
+            .collect(),
     })
 }
 

@@ -12,7 +12,23 @@ use pki::{Certificate, Purpose, UnixTime};
 use serde::{Deserialize, Serialize};
 
 /// Where the two answer differently on purpose: case, Go's class, our class, why.
-const DIFFERENCES: [(&str, &str, &str, &str); 0] = [];
+const DIFFERENCES: [(&str, &str, &str, &str); 7] = [
+    ("RSA 1024 SHA384-RSA", "", "path", SHORT_RSA),
+    ("RSA 1024 SHA256-RSAPSS", "", "path", SHORT_RSA),
+    ("RSA 1024 SHA384-RSAPSS", "", "path", SHORT_RSA),
+    (
+        "curve P-224",
+        "",
+        "path",
+        "aws-lc has no signatures on P-224",
+    ),
+    ("extension 33 critical true", "", "leaf", NO_POLICIES),
+    ("extension 36 critical true", "path", "leaf", NO_POLICIES),
+    ("extension 36 critical false", "path", "leaf", NO_POLICIES),
+];
+
+const SHORT_RSA: &str = "aws-lc checks RSA under 2048 bits with PKCS#1 and SHA-256 or SHA-512 only";
+const NO_POLICIES: &str = "policies are not evaluated, so what depends on them is refused";
 
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]

@@ -1,8 +1,8 @@
 //! Strangers' opinions: Go, whose word decides in Kubernetes, and OpenSSL and GnuTLS, which
 //! everyone else uses.
 //!
-//! Needs `go` (1.19 or later) and `openssl`; `certtool` if it is there. Where Go cannot be
-//! had, `KUBEPKI_TEST_WITHOUT=go,openssl` leaves the named programs out.
+//! Needs `go` (1.19 or later), `openssl` and `certtool`. Where one cannot be had,
+//! `KUBEPKI_TEST_WITHOUT=go,openssl,certtool` leaves the named ones out.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,

@@ -27,7 +27,7 @@ type spec struct {
 	key        crypto.Signer
 	issuer     *spec // nil: self-signed
 	signer     crypto.Signer
-	from, to   int64 // days from now; both zero: one year around now
+	from, to   int64  // days from now; both zero: one year around now
 	ca         string // "", "true", "false"
 	pathLen    int    // -1: none
 	usage      x509.KeyUsage

@@ -141,6 +141,21 @@ func (w *world) build() {
 	}
 }
 
+// dn is a name as people and other programs make them: several groups, other types, odd text.
+func (w *world) dn() pkix.Name {
+	words := []string{"system:masters", "a,b", " x ", "#1", "ü", "", "a+b=c", "quo\"te", "k3s"}
+	pick := func() (found []string) { return w.some(words, 20) }
+	name := pkix.Name{
+		CommonName: words[w.Intn(len(words))], SerialNumber: words[w.Intn(len(words))], Organization: pick(), OrganizationalUnit: pick(),
+		Country: pick(), Locality: pick(), Province: pick(), StreetAddress: pick(), PostalCode: pick(),
+	}
+	for n := w.Intn(3); n > 0; n-- {
+		id := asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 25}
+		name.ExtraNames = append(name.ExtraNames, pkix.AttributeTypeAndValue{Type: id, Value: words[w.Intn(len(words))]})
+	}
+	return name
+}
+
 func (w *world) question(id string) *Case {
 	var l *spec
 	switch {
@@ -151,6 +166,9 @@ func (w *world) question(id string) *Case {
 		l = leaf(issuer, w.names()...)
 		l.key = w.keys[6+w.Intn(len(w.keys)-6)]
 		l.purposes = w.eku()
+		if w.chance(30) {
+			l.subject = w.dn()
+		}
 		w.harm(l, 2)
 		if w.chance(3) {
 			l.issuer = nil

@@ -1,0 +1,30 @@
+//! The commands: each looks, makes one library call, and prints.
+
+mod change;
+mod history;
+mod leaves;
+
+use crate::args::{Cli, Command};
+use crate::error::{CliError, Exit};
+
+/// Runs a command.
+///
+/// # Errors
+///
+/// What the operator is told, with the exit code.
+pub fn run(cli: Cli) -> Result<Exit, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Rotate(args) => leaves::rotate(&args).await,
+            Command::Renew(args) => leaves::renew(&args).await,
+            Command::Plan(args) => leaves::plan(&args).await,
+            Command::Apply(args) => change::apply(&args).await,
+            Command::History(args) => history::run(&args).await,
+            Command::Undo(args) => change::undo(&args).await,
+            Command::Resume(args) => change::resume(&args).await,
+        }
+    })
+}
