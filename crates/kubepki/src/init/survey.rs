@@ -8,9 +8,9 @@ use pki::UnixTime;
 use zeroize::Zeroizing;
 
 use super::{InitError, Passwd, Spec, Token};
-use crate::catalogue::{K3S, Kind};
+use crate::catalogue::{K3S, Kind, Side};
 use crate::host::{Entry, EntryKind, Host, HostError};
-use crate::inventory::{Inventory, ObservedRow, Role, Site, SiteError, collect};
+use crate::inventory::{Found, Inventory, Observed, ObservedRow, Role, Site, SiteError, collect};
 
 /// What there is at the place of a new server. It holds secrets and has no Debug.
 pub struct Survey {
@@ -40,7 +40,10 @@ pub async fn survey(
     now: UnixTime,
 ) -> Result<Survey, InitError> {
     let site = site(host, data_dir, spec).await?;
-    let inventory = collect(host, &site, &K3S, now).await;
+    let mut inventory = collect(host, &site, &K3S, now).await;
+    if spec.with_agent {
+        add_agent(&mut inventory);
+    }
     let server = site.server();
     let passwd = match file(host, &server.join("cred/passwd")).await? {
         Some((path, bytes)) => parse_passwd(path, &bytes)?,
@@ -109,6 +112,24 @@ async fn site(host: &dyn Host, data_dir: &Path, spec: &Spec) -> Result<Site, Ini
             recorded_data_dir: data_dir.to_owned(),
         }),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// The inventory leaves an agent out that has no directory yet; here it gets one.
+fn add_agent(inventory: &mut Inventory) {
+    let agent = inventory.site.agent();
+    let absent = |path: PathBuf| Observed {
+        path: agent.join(path),
+        found: Found::Absent,
+    };
+    for row in inventory.flavour.rows {
+        if row.side == Side::Agent && inventory.row(row.id).is_none() {
+            inventory.rows.push(ObservedRow {
+                row,
+                file: absent(row.file()),
+                key: row.key_file().filter(|_| row.is_pair()).map(absent),
+            });
+        }
     }
 }
 
