@@ -53,13 +53,14 @@ fn file(inventory: &Inventory, observed: &Observed) -> Told {
         Facts::Listener(listener) => {
             told.extend(chain(&listener.certificates));
             told.insert("wanted names", names(&listener.sans));
+            told.insert("members", members(&observed.path));
         }
         Facts::Keys(keys) => {
             let kinds: Vec<String> = keys.iter().map(|key| key.algorithm.to_string()).collect();
             told.insert("keys", kinds.join(", "));
         }
         Facts::Link(to) => {
-            told.insert("link to", to.display().to_string());
+            told.insert("link to", by_k3s_name(inventory, &to.display().to_string()));
         }
         _ => {}
     }
@@ -69,14 +70,32 @@ fn file(inventory: &Inventory, observed: &Observed) -> Told {
     told
 }
 
+/// The names of a JSON object's members, and of those in its metadata.
+fn members(path: &Path) -> String {
+    let value: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let keys = |value: &serde_json::Value| -> Vec<String> {
+        value.as_object().unwrap().keys().cloned().collect()
+    };
+    let metadata = keys(value.get("metadata").unwrap());
+    format!(
+        "{} (metadata: {})",
+        keys(&value).join(", "),
+        metadata.join(", ")
+    )
+}
+
 /// What a file says that is text, with the data directory by K3s's own name.
 fn text(inventory: &Inventory, path: &Path) -> Option<(&'static str, String)> {
     let text = std::fs::read_to_string(path).unwrap();
     if text.contains("-----BEGIN") || path.ends_with("dynamic-cert.json") {
         return None;
     }
+    Some(("text", masked(&by_k3s_name(inventory, &text))))
+}
+
+fn by_k3s_name(inventory: &Inventory, text: &str) -> String {
     let own = inventory.site.data_dir.display().to_string();
-    Some(("text", masked(&text.replace(&own, "/var/lib/rancher/k3s"))))
+    text.replace(&own, "/var/lib/rancher/k3s")
 }
 
 /// Without what is random or made from it: hex of 32 bytes and more, inlined PEM.
