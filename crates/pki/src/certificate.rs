@@ -6,7 +6,7 @@ use der::asn1::{AnyRef, BitStringRef};
 use der::{Decode, Reader, SliceReader, Tag, TagNumber, Tagged};
 
 use crate::extension::Extensions;
-use crate::key::check_public_key;
+use crate::public_key::check_public_key;
 use crate::{
     BasicConstraints, Digest, Error, KeyUsage, Name, NameConstraints, Purpose, San, Serial,
     UnixTime, Validity, pem, sha256,
@@ -19,17 +19,17 @@ use crate::{
 /// certificate back never changes it.
 #[derive(Clone)]
 pub struct Certificate {
-    der: Vec<u8>,
-    tbs: core::ops::Range<usize>,
-    version: u8,
-    serial: Serial,
-    signature_algorithm: Vec<u8>,
-    signature: Vec<u8>,
-    issuer: Name,
-    subject: Name,
-    validity: Validity,
-    spki: Vec<u8>,
-    extensions: Extensions,
+    pub(crate) der: Vec<u8>,
+    pub(crate) tbs: core::ops::Range<usize>,
+    pub(crate) version: u8,
+    pub(crate) serial: Serial,
+    pub(crate) signature_algorithm: Vec<u8>,
+    pub(crate) signature: Vec<u8>,
+    pub(crate) issuer: Name,
+    pub(crate) subject: Name,
+    pub(crate) validity: Validity,
+    pub(crate) spki: Vec<u8>,
+    pub(crate) extensions: Extensions,
 }
 
 impl PartialEq for Certificate {

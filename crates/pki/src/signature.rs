@@ -6,7 +6,7 @@ use const_oid::ObjectIdentifier;
 use der::{Decode, Sequence};
 use spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
 
-use crate::key::rsa_bits;
+use crate::public_key::rsa_bits;
 use crate::{Error, oid};
 
 /// Checks `signature` over `message` with the key `spki`.

@@ -228,11 +228,13 @@ fn closing(plan: &Plan, node: &Node) -> String {
     if plan.undoes.is_some() {
         text = format!("Done: {}.", plan.title);
     }
-    let restarted = plan
-        .steps
-        .iter()
-        .any(|step| matches!(step.action, plan::Action::Restart { .. }));
-    if !restarted {
+    let of_k3s = |step: &plan::Step| match &step.target {
+        plan::Target::File { path, .. } => path.starts_with(&plan.root),
+        _ => false,
+    };
+    let restarts = |step: &plan::Step| matches!(step.action, plan::Action::Restart { .. });
+    let restarted = plan.steps.iter().any(restarts);
+    if !restarted && plan.steps.iter().any(of_k3s) {
         let unit = match node.inventory.site.role {
             Role::Server => "k3s",
             Role::AgentOnly => "k3s-agent",

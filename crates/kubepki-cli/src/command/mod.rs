@@ -2,7 +2,10 @@
 
 mod change;
 mod history;
+mod inspect;
+mod kubeconfig;
 mod leaves;
+mod unit;
 
 use crate::args::{Cli, Command};
 use crate::error::{CliError, Exit};
@@ -25,6 +28,10 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::History(args) => history::run(&args).await,
             Command::Undo(args) => change::undo(&args).await,
             Command::Resume(args) => change::resume(&args).await,
+            Command::Kubeconfig(command) => kubeconfig::run(&command).await,
+            Command::Inspect(args) => inspect::run(&args),
+            Command::Unit(args) => unit::run(&args),
+            Command::Tour(_args) => Ok(Exit::Fine),
         }
     })
 }

@@ -65,54 +65,32 @@ pub(super) async fn render(
                 leaves: vec![issued.record],
             })
         }
-        Content::Kubeconfig {
-            user,
-            leaf,
-            authority,
-        } => {
-            let (key, issued) = (
-                key_pem(workshop, leaf).await?,
-                workshop.certificate(leaf).await?,
-            );
-            let base = base_bytes(base, "kubeconfig")?;
-            let authority = authority.as_deref();
-            let edited = kubeconfig::replace_user(base, user, &issued.chain, &key, authority)
-                .map_err(|source| edit_error("kubeconfig", source))?;
-            Ok(Rendered {
-                kind: EntryKind::File(edited),
-                leaves: vec![issued.record],
-            })
-        }
-        Content::ListenerSecret { leaf } => {
-            let (key, issued) = (
-                key_pem(workshop, leaf).await?,
-                workshop.certificate(leaf).await?,
-            );
-            let base = base_bytes(base, "listener Secret")?;
-            let edited = listener::reissue(base, &issued.chain, &key)
-                .map_err(|source| edit_error("listener Secret", source))?;
-            Ok(Rendered {
-                kind: EntryKind::File(edited),
-                leaves: vec![issued.record],
-            })
-        }
-        Content::NewKubeconfig { .. } | Content::NewListenerSecret { .. } => {
-            new_file(workshop, content).await
-        }
+        Content::Kubeconfig { leaf, .. }
+        | Content::ListenerSecret { leaf }
+        | Content::NewKubeconfig { leaf, .. }
+        | Content::NewListenerSecret { leaf } => inlined(workshop, content, leaf, base).await,
     }
 }
 
-/// A file that inlines a leaf, where there was none to edit.
-async fn new_file(workshop: &Workshop<'_>, content: &Content) -> Result<Rendered, MakeError> {
-    let Some(leaf) = leaf_of(content) else {
-        let place = "a leaf to inline".to_owned();
-        return Err(MakeError::Missing { place });
-    };
+/// A file that inlines certificate and key: with both replaced, or where there was none.
+async fn inlined(
+    workshop: &Workshop<'_>,
+    content: &Content,
+    leaf: &LeafId,
+    base: Option<&Entry>,
+) -> Result<Rendered, MakeError> {
     let (key, issued) = (
         key_pem(workshop, leaf).await?,
         workshop.certificate(leaf).await?,
     );
-    let text = match content {
+    let file = match content {
+        Content::Kubeconfig {
+            user, authority, ..
+        } => {
+            let base = base_bytes(base, "kubeconfig")?;
+            kubeconfig::replace_user(base, user, &issued.chain, &key, authority.as_deref())
+                .map_err(|source| edit_error("kubeconfig", source))?
+        }
         Content::NewKubeconfig {
             name,
             server,
@@ -127,15 +105,20 @@ async fn new_file(workshop: &Workshop<'_>, content: &Content) -> Result<Rendered
             key: key.as_bytes(),
             preferences: *preferences,
         }),
-        _ => {
+        Content::NewListenerSecret { .. } => {
             let certificate = workshop.leaf(leaf)?.certificate.as_ref();
             let names = certificate.map_or(&[][..], |it| it.sans.as_slice());
             listener::render(&issued.chain, &key, names)
                 .map_err(|source| edit_error("listener Secret", source))?
         }
+        _ => {
+            let base = base_bytes(base, "listener Secret")?;
+            listener::reissue(base, &issued.chain, &key)
+                .map_err(|source| edit_error("listener Secret", source))?
+        }
     };
     Ok(Rendered {
-        kind: EntryKind::File(text),
+        kind: EntryKind::File(file),
         leaves: vec![issued.record],
     })
 }

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use pki::DAY;
+
 use crate::catalogue::Release;
 use crate::cluster::NodeSpec;
 use crate::listener::is_listener_name;
@@ -40,6 +42,9 @@ pub struct Spec {
     pub apiserver_port: u16,
     /// `--bind-address`, which people then reach the server by.
     pub bind_address: Option<IpAddr>,
+    /// A leaf's lifetime in seconds: 365 days with K3s, unless
+    /// `CATTLE_NEW_SIGNED_CERT_EXPIRATION_DAYS` says otherwise.
+    pub leaf_lifetime: i64,
     /// `--disable-agent`: no pods run here, so the API server needs no tunnel to this node.
     pub disable_agent: bool,
     /// `--disable-etcd`: etcd's server certificate is left out.
@@ -110,6 +115,7 @@ impl Spec {
             https_port: HTTPS_PORT,
             apiserver_port: HTTPS_PORT + 1,
             bind_address,
+            leaf_lifetime: 365 * DAY,
             disable_agent: false,
             disable_etcd: false,
             with_agent: false,

@@ -211,11 +211,14 @@ pub(super) fn directory_mode(path: &Path) -> u32 {
         .map_or(0o755, |(_, mode)| *mode)
 }
 
+/// The API server's own scratch directory, which K3s makes with the others.
+pub(super) const TEMPORARY: &str = "server/tls/temporary-certs";
+
 /// Below the data directory.
-pub(super) const MODES: [(&str, u32); 9] = [
+const MODES: [(&str, u32); 9] = [
     ("server", 0o700),
     ("server/tls", 0o700),
-    ("server/tls/temporary-certs", 0o700),
+    (TEMPORARY, 0o700),
     ("server/tls/etcd", 0o755),
     ("server/tls/kube-scheduler", 0o755),
     ("server/tls/kube-controller-manager", 0o755),

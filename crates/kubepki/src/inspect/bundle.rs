@@ -13,8 +13,8 @@ pub struct Bundle {
     pub certificates: usize,
     /// The first one is an end entity and no other is.
     pub leaf_first: bool,
-    /// Each is signed by the next, self-signed ones at the end excepted: an order that every TLS
-    /// client accepts.
+    /// Each is signed by the next or by itself, and no self-signed CA stands before its own
+    /// cross-certificate: an order that every TLS client accepts.
     pub in_order: bool,
     /// For each certificate the others (or itself) whose key signed it.
     pub signed_by: Vec<Vec<usize>>,
@@ -39,13 +39,20 @@ pub(super) fn bundle(certificates: &[&Certificate]) -> Option<Bundle> {
     let follows = |(at, signers): (usize, &Vec<usize>)| {
         signers.contains(&(at + 2)) || signers.contains(&(at + 1)) || at + 1 == considered.len()
     };
-    let in_order = signed_by.iter().enumerate().all(follows);
+    let before_cross = self_signed_before_cross(considered);
+    let in_order = before_cross.is_empty() && signed_by.iter().enumerate().all(follows);
     let mut remarks = Vec::new();
     for (at, signers) in signed_by.iter().enumerate() {
         remarks.push(remark(at + 1, signers));
     }
     duplicates(considered, &mut remarks);
     same_names(considered, &mut remarks);
+    for (root, cross) in before_cross {
+        remarks.push(format!(
+            "{root} stands before its cross-certificate {cross}: OpenSSL clients that trust only the \
+             older CA stop at {root} and fail; put {cross} before {root}"
+        ));
+    }
     if leaves > 1 {
         remarks.push(format!("{leaves} of them are end entities: not a chain"));
     } else if leaves == 1 && !leaf_first {
@@ -122,4 +129,23 @@ fn same_names(all: &[&Certificate], remarks: &mut Vec<String>) {
             ));
         }
     }
+}
+
+/// Pairs of a self-signed CA and a later cross-certificate of the same name and key. OpenSSL takes
+/// the first issuer by name and does not come back to the second.
+fn self_signed_before_cross(all: &[&Certificate]) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    for (at, root) in all
+        .iter()
+        .enumerate()
+        .filter(|(_, it)| it.is_ca() && it.is_self_signed())
+    {
+        let cross = all.iter().skip(at + 1).position(|other| {
+            !other.is_self_issued()
+                && other.spki_der() == root.spki_der()
+                && other.subject().der() == root.subject().der()
+        });
+        found.extend(cross.map(|further| (at + 1, at + further + 2)));
+    }
+    found
 }

@@ -113,7 +113,7 @@ fn pem_file(bytes: &[u8], now: UnixTime) -> Inspection {
                     "{number} has PEM headers, for which K3s passes it over"
                 ));
             }
-            items.push(Item::Certificate(report(&certificate, now)));
+            items.push(Item::Certificate(Box::new(report(&certificate, now))));
             certificates.push(certificate);
         } else if block.label == "EC PARAMETERS" {
             // Only says again what the key behind it says.
@@ -237,7 +237,7 @@ fn der(bytes: &[u8], now: UnixTime) -> Result<Item, InspectError> {
         0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x05, 0x0d,
     ];
     let as_certificate = match Certificate::from_der(bytes) {
-        Ok(certificate) => return Ok(Item::Certificate(report(&certificate, now))),
+        Ok(certificate) => return Ok(Item::Certificate(Box::new(report(&certificate, now)))),
         Err(error) => error,
     };
     if let Ok(found) = CertificateRequest::from_der(bytes) {

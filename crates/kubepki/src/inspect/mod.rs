@@ -48,7 +48,7 @@ pub struct Inspection {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Item {
     /// A certificate.
-    Certificate(CertificateReport),
+    Certificate(Box<CertificateReport>),
     /// A private key; only its public half is told.
     PrivateKey(KeyReport),
     /// A public key.

@@ -125,9 +125,9 @@ impl Page {
         self.line(&format!("{} certificates together", bundle.certificates));
         let order = match (bundle.leaf_first, bundle.in_order) {
             (true, true) => "end entity first, each signed by the next",
-            (true, false) => "end entity first, but not each signed by the next",
+            (true, false) => "end entity first, but not in an order that every client accepts",
             (false, true) => "each signed by the next or by itself",
-            (false, false) => "not each signed by the next",
+            (false, false) => "not in an order that every client accepts",
         };
         self.fact("order", order);
         for remark in &bundle.remarks {

@@ -1,6 +1,8 @@
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::host::LocalHost;
 
 fn yaml(path: &str, text: &str) -> Layer {
     Layer::from_yaml(path, text.as_bytes()).unwrap()
@@ -239,4 +241,71 @@ fn a_unit_of_the_installer_is_understood() {
             ("X".to_owned(), "1 # no".to_owned())
         ]
     );
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test lays out its own files")]
+fn write(root: &Path, path: &str, text: &str) {
+    let path = root.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+#[tokio::test]
+async fn the_pieces_are_found_on_a_host() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |path: &str| root.path().join(path);
+    let unit = format!(
+        "[Service]\nEnvironmentFile=-{}\nExecStart=/k3s server --config {}\n",
+        at("k3s.env").display(),
+        at("k3s.yaml").display()
+    );
+    write(root.path(), "units/k3s.service", &unit);
+    write(
+        root.path(),
+        "units/k3s.service.d/10.conf",
+        "[Service]\nEnvironment=K3S_DATA_DIR=/env\n",
+    );
+    write(
+        root.path(),
+        "k3s.env",
+        "K3S_DATASTORE_ENDPOINT=mysql://u:p@tcp(h)/d\n",
+    );
+    write(root.path(), "real.yaml", "tls-san: a\nnode-name: one\n");
+    std::os::unix::fs::symlink("real.yaml", at("k3s.yaml")).unwrap();
+    write(root.path(), "k3s.yaml.d/b.yml", "tls-san+: c\n");
+    write(root.path(), "k3s.yaml.d/a.yaml", "tls-san+: b\n");
+    write(root.path(), "k3s.yaml.d/notes.txt", "tls-san+: z\n");
+    let mut places = Places {
+        unit_directories: vec![at("units")],
+        ..Places::default()
+    };
+    let config = discover(&LocalHost, &places).await.unwrap();
+    let sans: Vec<&str> = config
+        .tls_san
+        .iter()
+        .map(|san| san.value.as_str())
+        .collect();
+    assert_eq!(sans, ["a", "b", "c"]);
+    assert_eq!(config.data_dir.value, Path::new("/env"));
+    assert_eq!(config.datastore.unwrap().value, DatastoreKind::Mysql);
+    places.config = Some(at("absent.yaml"));
+    let error = discover(&LocalHost, &places).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("absent.yaml: there is no such file"),
+        "{error}"
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "[ -~\n\t\"'\\\\]{0,200}") {
+        let _ = Layer::from_yaml("c", text.as_bytes());
+        let unit = Unit::parse("k3s", [format!("[Service]\nExecStart={text}").as_str()]);
+        if let Some((_, arguments)) = unit.arguments() {
+            Layer::from_arguments("u", arguments);
+        }
+        environment_file(&text);
+    }
 }

@@ -42,6 +42,8 @@ pub struct Identity {
     pub groups: Vec<String>,
     /// Last valid second.
     pub not_after: UnixTime,
+    /// How long it was made for, in seconds.
+    pub lifetime: i64,
     /// The inlined key belongs to the certificate.
     pub key_matches: bool,
 }
@@ -143,6 +145,7 @@ fn identity(leaf: &Certificate, key: Option<&super::KeyPlacement>) -> Identity {
             .map(str::to_owned)
             .collect(),
         not_after: leaf.validity().not_after,
+        lifetime: lifetime(leaf),
         key_matches,
     }
 }
@@ -185,9 +188,15 @@ fn state(
     match () {
         () if expired(leaf, now) => CopyState::Expired,
         () if !issuing => CopyState::FromFormerAuthority,
-        () if leaf.validity().remaining(now) <= window => CopyState::Due,
+        () if leaf.validity().remaining(now) <= window.min(lifetime(leaf) / 3) => CopyState::Due,
         () => CopyState::Current,
     }
+}
+
+/// How long it was made for, in seconds. A certificate of a few hours is not due all its life.
+fn lifetime(leaf: &Certificate) -> i64 {
+    let validity = leaf.validity();
+    validity.not_after.since(validity.not_before)
 }
 
 fn expired(leaf: &Certificate, now: UnixTime) -> bool {
@@ -331,7 +340,7 @@ fn validity(
     if !ca.validity().contains(now) || period.not_after > ca.validity().not_after {
         return Err(CreateError::OutlivesAuthority {
             subject: ca.subject().to_string(),
-            period: Box::new([ca.validity().not_before, ca.validity().not_after]),
+            period: ca.validity(),
         });
     }
     Ok(period.clamped_to(ca.validity()))
@@ -383,13 +392,13 @@ pub enum CreateError {
     /// Beyond what the CA can promise.
     #[error(
         "it would have to end before its CA: {subject} is valid from {} to {}",
-        period[0], period[1]
+        period.not_before, period.not_after
     )]
     OutlivesAuthority {
         /// The CA.
         subject: String,
-        /// Its first and last second.
-        period: Box<[UnixTime; 2]>,
+        /// Its period.
+        period: Validity,
     },
     /// The CA or a key refused.
     #[error("the certificate cannot be issued")]

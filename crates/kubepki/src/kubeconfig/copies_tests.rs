@@ -134,7 +134,7 @@ fn a_new_kubeconfig_works_and_is_found_again() {
     assert_eq!(made.certificate.validity().not_after, now.plus(8 * 3600));
     assert_eq!(
         made.certificate.subject().to_string(),
-        "CN=ann@example.com,O=ops,O=dev"
+        "CN=ann@example.com,O=dev+O=ops"
     );
     made.certificate
         .verify_signature(ca.certificate().spki_der())

@@ -5,6 +5,7 @@
 //! The vocabulary is the same for files, datastore rows, units and calls, so that one journal and
 //! one undo serve all of them.
 
+mod copies;
 mod issuer;
 mod planner;
 mod select;
@@ -19,8 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::Attributes;
 
+pub use copies::{StaleCopy, plan_copies};
+pub(crate) use issuer::certificate;
 pub use issuer::served_chain;
-pub(crate) use planner::certificate;
 pub use planner::{PlanError, Request, Selection, plan_leaves};
 pub use select::{Due, UnknownService, due, requested, services};
 pub use show::{headline, show};
