@@ -24,7 +24,7 @@ fn copies_are_sorted_by_what_they_are_to_this_cluster() {
     let (twin, stranger) = (authority("k3s-client-ca@2"), authority("other"));
     let files = [
         copy_of(&issuing, "a", 200),
-        copy_of(&issuing, "b", 130),
+        copy_of(&issuing, "b", 14),
         copy_of(&issuing, "c", 9),
         copy_of(&former, "d", 365),
         copy_of(&twin, "e", 365),
@@ -73,7 +73,8 @@ fn copies_are_sorted_by_what_they_are_to_this_cluster() {
         Some(Identity {
             user: "b".into(),
             groups: vec!["system:masters".into()],
-            not_after: START.plus(130 * DAY),
+            not_after: START.plus(14 * DAY),
+            lifetime: 14 * DAY,
             key_matches: true,
         })
     );
@@ -97,6 +98,23 @@ fn the_window_begins_with_its_first_second() {
     assert_eq!(state(edge), CopyState::Due);
     assert_eq!(state(START.plus(365 * DAY)), CopyState::Due);
     assert_eq!(state(START.plus(365 * DAY + 1)), CopyState::Expired);
+}
+
+#[test]
+fn a_short_lived_certificate_is_due_in_its_last_third() {
+    let ca = authority("ca");
+    let file = copy_of(&ca, "u", 9);
+    let state = |now| {
+        let candidate = Candidate {
+            path: Path::new("/p"),
+            bytes: &file,
+        };
+        find_copies(&[candidate], &[ca.certificate().clone()], now, 120 * DAY)[0]
+            .state
+            .clone()
+    };
+    assert_eq!(state(START.plus(6 * DAY - 1)), CopyState::Current);
+    assert_eq!(state(START.plus(6 * DAY)), CopyState::Due);
 }
 
 fn wanted(ca_pem: &str) -> NewCopy<'_> {
