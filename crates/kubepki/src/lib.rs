@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod dropin;
 pub mod edge;
 pub mod host;
+pub mod init;
 pub mod inspect;
 pub mod inventory;
 pub mod journal;
