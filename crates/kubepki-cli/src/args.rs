@@ -148,8 +148,8 @@ pub struct KubeconfigCreateArgs {
     #[arg(long = "group", value_name = "GROUP")]
     pub groups: Vec<String>,
     /// How long it is valid: 8h, 30d.
-    #[arg(long, default_value = "8h")]
-    pub ttl: String,
+    #[arg(long, default_value = "8h", value_name = "PERIOD", value_parser = crate::period::period)]
+    pub ttl: i64,
     /// The new file, mode 0600; `-` for stdout. An existing file is not replaced.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,

@@ -6,6 +6,7 @@ mod dropin;
 mod error;
 mod k3s;
 mod output;
+mod period;
 mod restart;
 mod world;
 

@@ -6,6 +6,7 @@ mod history;
 mod inspect;
 mod kubeconfig;
 mod leaves;
+mod tour;
 mod unit;
 
 use crate::args::{Cli, Command};
@@ -34,7 +35,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::Kubeconfig(command) => kubeconfig::run(&command).await,
             Command::Inspect(args) => inspect::run(&args),
             Command::Unit(args) => unit::run(&args),
-            Command::Tour(_args) => Ok(Exit::Fine),
+            Command::Tour(args) => tour::run(&args).await,
         }
     })
 }
