@@ -129,7 +129,7 @@ async fn make(args: &KubeconfigCreateArgs) -> Result<Exit, CliError> {
     let wanted = NewCopy {
         user: &args.user,
         groups: &args.groups,
-        ttl: duration(&args.ttl)?,
+        ttl: args.ttl,
         allow_masters: args.allow_system,
         server: &server,
         name: "default",
@@ -206,22 +206,6 @@ fn server(node: &Node, said: Option<&str>) -> Result<String, CliError> {
     .ok_or_else(|| {
         CliError::message("the API server's URL is not known").hint("give it with --server")
     })
-}
-
-/// A span of time as people write it: `8h`, `30d`.
-fn duration(text: &str) -> Result<i64, CliError> {
-    let span: jiff::Span = text.parse().map_err(|_| {
-        CliError::usage(format!(
-            "{text:?} is not a span of time; write it as 8h or 30d"
-        ))
-    })?;
-    let relative = jiff::SpanRelativeTo::days_are_24_hours();
-    let total = span.total((jiff::Unit::Second, relative)).map_err(|_| {
-        CliError::usage(format!(
-            "{text:?} has no fixed length; write it in days or hours"
-        ))
-    })?;
-    Ok(total as i64)
 }
 
 async fn find(world: &World, node: &Node, named: &[PathBuf]) -> Result<Vec<Copy>, CliError> {

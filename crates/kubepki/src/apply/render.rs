@@ -65,14 +65,15 @@ pub(super) async fn render(
                 leaves: vec![issued.record],
             })
         }
-        Content::Kubeconfig { leaf, .. } | Content::ListenerSecret { leaf } => {
-            edited(workshop, content, leaf, base).await
-        }
+        Content::Kubeconfig { leaf, .. }
+        | Content::ListenerSecret { leaf }
+        | Content::NewKubeconfig { leaf, .. }
+        | Content::NewListenerSecret { leaf } => inlined(workshop, content, leaf, base).await,
     }
 }
 
-/// A file that inlines certificate and key, with both replaced.
-async fn edited(
+/// A file that inlines certificate and key: with both replaced, or where there was none.
+async fn inlined(
     workshop: &Workshop<'_>,
     content: &Content,
     leaf: &LeafId,
@@ -82,13 +83,33 @@ async fn edited(
         key_pem(workshop, leaf).await?,
         workshop.certificate(leaf).await?,
     );
-    let edited = match content {
+    let file = match content {
         Content::Kubeconfig {
             user, authority, ..
         } => {
             let base = base_bytes(base, "kubeconfig")?;
             kubeconfig::replace_user(base, user, &issued.chain, &key, authority.as_deref())
                 .map_err(|source| edit_error("kubeconfig", source))?
+        }
+        Content::NewKubeconfig {
+            name,
+            server,
+            authority,
+            preferences,
+            ..
+        } => kubeconfig::render_inline(&kubeconfig::Inline {
+            name,
+            server,
+            authority: authority.as_bytes(),
+            certificate: issued.chain.as_bytes(),
+            key: key.as_bytes(),
+            preferences: *preferences,
+        }),
+        Content::NewListenerSecret { .. } => {
+            let certificate = workshop.leaf(leaf)?.certificate.as_ref();
+            let names = certificate.map_or(&[][..], |it| it.sans.as_slice());
+            listener::render(&issued.chain, &key, names)
+                .map_err(|source| edit_error("listener Secret", source))?
         }
         _ => {
             let base = base_bytes(base, "listener Secret")?;
@@ -97,7 +118,7 @@ async fn edited(
         }
     };
     Ok(Rendered {
-        kind: EntryKind::File(edited),
+        kind: EntryKind::File(file),
         leaves: vec![issued.record],
     })
 }
@@ -157,7 +178,9 @@ pub(super) fn leaf_of(content: &Content) -> Option<&LeafId> {
         Content::LeafKey(leaf)
         | Content::LeafCertificate(leaf)
         | Content::Kubeconfig { leaf, .. }
-        | Content::ListenerSecret { leaf } => Some(leaf),
+        | Content::ListenerSecret { leaf }
+        | Content::NewKubeconfig { leaf, .. }
+        | Content::NewListenerSecret { leaf } => Some(leaf),
         _ => None,
     }
 }

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use pki::{Certificate, Purpose, San, Serial, UnixTime, Validity};
+use pki::{Certificate, Purpose, UnixTime};
 
-use super::issuer::issuer;
+use super::issuer::certificate;
 use super::{
-    Action, Before, Content, KeyOrigin, Leaf, LeafCertificate, LeafId, PLAN_FORMAT, Plan, PlanId,
-    Step, Target,
+    Action, Before, Content, KeyOrigin, Leaf, LeafId, PLAN_FORMAT, Plan, PlanId, Step, Target,
 };
 use crate::catalogue::{Kind, LeafSpec, Row};
 use crate::cluster::{LeafWant, Policy, WantError, Wishes, listener_sans, want};
@@ -271,34 +270,7 @@ impl<'a> Draft<'a> {
         authority: &'static str,
         key: Option<&Observed>,
     ) -> Result<(), PlanError> {
-        let request = self.request;
-        let (issuer, chain) = issuer(request, authority)?;
-        let ca = chain.first().ok_or_else(|| PlanError::Authority {
-            authority,
-            path: String::new(),
-            detail: "it holds no certificate".to_owned(),
-        })?;
-        let not_before = request.now.plus(-request.policy.backdate);
-        let validity = Validity {
-            not_before,
-            not_after: not_before.plus(self.lifetime),
-        }
-        .clamped_to(ca.validity());
-        let serial = Serial::random(|bytes| request.entropy.fill(bytes)).map_err(PlanError::Pki)?;
-        let certificate = LeafCertificate {
-            organizations: want.organizations,
-            common_name: want.common_name,
-            sans: want.sans.iter().map(San::to_string).collect(),
-            purposes: want.purposes.iter().map(purpose_name).collect(),
-            serial: serial.to_string(),
-            not_before: validity.not_before,
-            not_after: validity.not_after,
-            issuer,
-            chain: chain
-                .iter()
-                .map(|certificate| certificate.to_pem())
-                .collect(),
-        };
+        let certificate = certificate(self.request, self.lifetime, want, authority)?;
         let key = self.key_origin(key);
         self.plan.leaves.insert(
             id.clone(),
@@ -462,14 +434,5 @@ fn before(observed: &Observed) -> Result<Before, PlanError> {
             Facts::Directory => Err(unreadable("is a directory, not a file".to_owned())),
             _ => Ok(Before::Present(present.fingerprint.clone())),
         },
-    }
-}
-
-fn purpose_name(purpose: &Purpose) -> String {
-    match purpose {
-        Purpose::ServerAuth => "server-auth".to_owned(),
-        Purpose::ClientAuth => "client-auth".to_owned(),
-        Purpose::Any => "any".to_owned(),
-        Purpose::Other(oid) => oid.clone(),
     }
 }

@@ -1,12 +1,12 @@
 //! `tour`: the main job on a made-up server, in a temporary directory, with a clock of its own.
 
-mod power;
+mod killer;
 mod tls;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
 
-use kubepki::apply::{Executor, Outcome, Patience, Quiet, plan_id};
+use kubepki::apply::{Executor, Outcome, Patience, Quiet, Standing, plan_id};
 use kubepki::catalogue::K3S;
 use kubepki::cluster::{Policy, Wishes};
 use kubepki::edge::{FixedClock, FreshKeys, SystemEntropy};
@@ -22,15 +22,15 @@ use crate::error::{CliError, Exit};
 use crate::output;
 use crate::world::World;
 
-use power::PowerCut;
+use killer::Killer;
 use tls::{Pair, handshake};
 
 /// The server of the tour.
 const NODE: &str = "tour-server";
 /// How long ago it started: its leaves have 65 of their 365 days left.
 const AGE: i64 = 300 * DAY;
-/// How many files are replaced before the power fails.
-const FILES_BEFORE_THE_CUT: usize = 9;
+/// How many files are replaced before the process is killed.
+const FILES_BEFORE_DEATH: usize = 9;
 
 /// `kubepki tour`.
 ///
@@ -38,13 +38,23 @@ const FILES_BEFORE_THE_CUT: usize = 9;
 ///
 /// When a step of the tour does not do what it says.
 pub async fn run(args: &TourArgs) -> Result<Exit, CliError> {
+    if let Some(root) = &args.die_in {
+        let tour = Tour {
+            root: root.clone(),
+            now: World::real().now(),
+        };
+        return tour.die().await;
+    }
     let directory = tempfile::Builder::new().prefix("kubepki-tour-").tempdir()?;
     let now = World::real().now();
-    let tour = Tour { root: directory.path().join("k3s"), now };
+    let tour = Tour {
+        root: directory.path().join("k3s"),
+        now,
+    };
     tour.first_start().await?;
     tour.look().await?;
     let old = tour.material().await?;
-    let made = tour.renew_with_a_power_cut().await?;
+    let made = tour.renew_and_die().await?;
     tour.prove(&old).await?;
     tour.take_back(&made, &old).await?;
     tour.ten_years().await?;
@@ -76,7 +86,10 @@ struct Material {
 impl Tour {
     async fn first_start(&self) -> Result<(), CliError> {
         let started = self.now.plus(-AGE);
-        title(1, &format!("A K3s server's first start, as if at {started}"))?;
+        title(
+            1,
+            &format!("A K3s server's first start, as if at {started}"),
+        )?;
         init::make_data_dir(&LocalHost, &self.root).await?;
         let words = Words {
             node_name: NODE.to_owned(),
@@ -101,7 +114,10 @@ impl Tour {
         let state = self.state()?;
         init::stage(&state, &plan.id, &staged)?;
         self.apply(&state, &LocalHost, &plan, started).await?;
-        say(&format!("{} files: five CAs of ten years, every leaf of one year.", plan.steps.len()))
+        say(&format!(
+            "{} files: five CAs of ten years, every leaf of one year.",
+            plan.steps.len()
+        ))
     }
 
     async fn look(&self) -> Result<(), CliError> {
@@ -112,32 +128,76 @@ impl Tour {
         for selection in due.selected.iter().take(3) {
             say(&format!("{}: {}", selection.row, selection.reason))?;
         }
-        say(&format!("… {} in all. K3s would renew them at its next start;", due.selected.len()))?;
+        say(&format!(
+            "… {} in all. K3s would renew them at its next start;",
+            due.selected.len()
+        ))?;
         say("a server that is never restarted dies of them in 65 days.")
     }
 
-    async fn renew_with_a_power_cut(&self) -> Result<Plan, CliError> {
-        title(3, "Renew them, and lose power in the middle")?;
+    async fn renew_and_die(&self) -> Result<Plan, CliError> {
+        title(3, "Renew them, and die in the middle")?;
         let plan = self.renewal(self.now).await?;
-        for line in plan::show(&plan, None).lines().skip(2).take(8) {
+        let seen = self.inventory(self.now).await?;
+        for line in plan::show(&plan, Some(&seen)).lines().skip(2).take(8) {
             say(line)?;
         }
-        say(&format!("… {} steps in all, each with what must be there before.", plan.steps.len()))?;
+        say(&format!(
+            "… {} steps in all, each with what must be there before.",
+            plan.steps.len()
+        ))?;
+        self.state()?.save_plan(&plan)?;
+        self.die_on_the_way()?;
         let state = self.state()?;
-        let failing = PowerCut { left: AtomicUsize::new(FILES_BEFORE_THE_CUT) };
-        match self.executor(&state, &failing, &self.clock()).apply(&plan).await {
-            Ok(_) => return Err(CliError::message("the power did not fail")),
-            Err(error) => say(&format!("!! {}", kubepki::error_chain(&error)))?,
-        }
         say("$ kubepki resume")?;
-        let outcome = self.executor(&state, &LocalHost, &self.clock()).resume(&plan.id).await?;
+        let outcome = self
+            .executor(&state, &LocalHost, &self.clock())
+            .resume(&plan.id)
+            .await?;
         finished(&outcome)?;
         let due = self.renewal(self.now).await?;
         if !due.steps.is_empty() {
-            return Err(CliError::message("something is still due after the renewal"));
+            return Err(CliError::message(
+                "something is still due after the renewal",
+            ));
         }
         say("Every step done once, none twice; nothing is due any more.")?;
         Ok(plan)
+    }
+
+    /// Lets another process begin the plan and kill itself.
+    fn die_on_the_way(&self) -> Result<(), CliError> {
+        let program = std::env::current_exe()?;
+        #[expect(clippy::disallowed_methods, reason = "the tour's own second process")]
+        let mut child = std::process::Command::new(program);
+        let status = child.arg("tour").arg("--die-in").arg(&self.root).status()?;
+        match std::os::unix::process::ExitStatusExt::signal(&status) {
+            Some(signal) => say(&format!(
+                "!! the process was killed (signal {signal}) with {FILES_BEFORE_DEATH} files \
+                 replaced: new keys beside old certificates"
+            )),
+            None => Err(CliError::message(format!(
+                "the process did not die: {status}"
+            ))),
+        }
+    }
+
+    /// What that process does.
+    async fn die(&self) -> Result<Exit, CliError> {
+        let state = self.state()?;
+        let planned = kubepki::apply::history(&state)?
+            .into_iter()
+            .rev()
+            .find(|past| past.standing == Standing::Planned)
+            .ok_or_else(|| CliError::message("the tour saved no plan"))?;
+        let plan = state.load_plan(&planned.id)?;
+        let killer = Killer {
+            left: AtomicUsize::new(FILES_BEFORE_DEATH),
+        };
+        self.executor(&state, &killer, &self.clock())
+            .apply(&plan)
+            .await?;
+        Ok(Exit::Fine)
     }
 
     async fn prove(&self, old: &Material) -> Result<(), CliError> {
@@ -151,9 +211,18 @@ impl Tour {
             ("old client, new server", &new, old),
             ("new client, old server", old, &new),
         ] {
-            let server_pair = Pair { chain: &server.server_chain, key: &server.server_key };
-            let client_pair = Pair { chain: &client.client_chain, key: &client.client_key };
-            let roots = (client.server_roots.as_slice(), server.client_roots.as_slice());
+            let server_pair = Pair {
+                chain: &server.server_chain,
+                key: &server.server_key,
+            };
+            let client_pair = Pair {
+                chain: &client.client_chain,
+                key: &client.client_key,
+            };
+            let roots = (
+                client.server_roots.as_slice(),
+                server.client_roots.as_slice(),
+            );
             handshake(server_pair, client_pair, roots, self.now).await?;
             say(&format!("TLS handshake, {who}: both accept"))?;
         }
@@ -171,7 +240,9 @@ impl Tour {
         drop(state);
         let back = self.material().await?;
         if back.client_key != old.client_key || back.server_chain != old.server_chain {
-            return Err(CliError::message("the undo did not bring the old files back"));
+            return Err(CliError::message(
+                "the undo did not bring the old files back",
+            ));
         }
         say("The old certificates and keys are back, byte for byte.")?;
         let state = self.state()?;
@@ -266,15 +337,20 @@ impl Tour {
 
 fn wishes(inventory: &Inventory) -> Wishes {
     let release: DetectedRelease = inventory.release;
-    Wishes { node: None, add_sans: Vec::new(), drop_sans: Vec::new(), release }
+    Wishes {
+        node: None,
+        add_sans: Vec::new(),
+        drop_sans: Vec::new(),
+        release,
+    }
 }
 
 fn finished(outcome: &Outcome) -> Result<(), CliError> {
     match outcome {
         Outcome::Finished { .. } => Ok(()),
-        Outcome::Waiting { instruction, .. } => {
-            Err(CliError::message(format!("the tour waits for a person: {instruction}")))
-        }
+        Outcome::Waiting { instruction, .. } => Err(CliError::message(format!(
+            "the tour waits for a person: {instruction}"
+        ))),
     }
 }
 

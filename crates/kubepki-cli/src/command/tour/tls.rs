@@ -87,6 +87,8 @@ struct Moment(UnixTime);
 impl TimeProvider for Moment {
     fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
         let seconds = u64::try_from(self.0.as_secs()).ok()?;
-        Some(rustls::pki_types::UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+        Some(rustls::pki_types::UnixTime::since_unix_epoch(
+            Duration::from_secs(seconds),
+        ))
     }
 }
