@@ -4,12 +4,13 @@ use core::fmt;
 
 use der::asn1::{AnyRef, BitStringRef};
 use der::{Decode, Reader, SliceReader, Tag, TagNumber, Tagged};
+use spki::AlgorithmIdentifierRef;
 
 use crate::extension::Extensions;
 use crate::public_key::check_public_key;
 use crate::{
     BasicConstraints, Digest, Error, KeyUsage, Name, NameConstraints, Purpose, San, Serial,
-    UnixTime, Validity, pem, sha256,
+    UnixTime, Validity, oid, pem, sha256,
 };
 
 /// An X.509 certificate (RFC 5280 section 4.1).
@@ -71,6 +72,9 @@ impl Certificate {
                 "inner and outer signature algorithms differ",
             ));
         }
+        AlgorithmIdentifierRef::from_der(algorithm)
+            .and_then(|algorithm| oid::checked(algorithm.oid))
+            .map_err(|error| Error::malformed("signature algorithm", error))?;
         // The TBS is the first element, so it begins right after the outer header.
         let start = der.len() - whole.value().len();
         Ok(Self {

@@ -51,7 +51,7 @@ pub(crate) fn check_public_key(spki: &[u8]) -> Result<(), Error> {
     let bad = |detail: &'static str| Err(Error::malformed("public key", detail));
     let info = SubjectPublicKeyInfoRef::from_der(spki)
         .map_err(|error| Error::malformed("public key", error))?;
-    oid::shortest(info.algorithm.oid).map_err(|error| Error::malformed("public key", error))?;
+    oid::checked(info.algorithm.oid).map_err(|error| Error::malformed("public key", error))?;
     let Some(bits) = info.subject_public_key.as_bytes() else {
         return bad("not whole octets");
     };
