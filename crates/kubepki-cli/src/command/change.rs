@@ -90,7 +90,8 @@ pub async fn carry_out(
         )?;
     }
     print_plan(&plan, Some(&node.inventory), change.output)?;
-    if plan.steps.is_empty() {
+    // An undo without steps still gives up the plan that was interrupted before its first change.
+    if plan.steps.is_empty() && plan.undoes.is_none() {
         output::talk("Nothing to do.");
         return Ok(Exit::Fine);
     }
@@ -98,10 +99,11 @@ pub async fn carry_out(
         output::talk("Dry run: nothing was changed.");
         return Ok(Exit::Fine);
     }
-    output::confirm(
-        &format!("Carry out these {} steps?", plan.steps.len()),
-        change.yes,
-    )?;
+    let question = match plan.steps.len() {
+        0 => "Nothing was changed yet. Give the interrupted plan up?".to_owned(),
+        steps => format!("Carry out these {steps} steps?"),
+    };
+    output::confirm(&question, change.yes)?;
     let state = node.state.lock()?;
     let outcome = world.executor(&state).apply(&plan).await.map_err(failed)?;
     finish(world, &state, node, &plan, outcome)
@@ -232,7 +234,7 @@ fn closing(plan: &Plan, node: &Node) -> String {
         .steps
         .iter()
         .any(|step| matches!(step.action, plan::Action::Restart { .. }));
-    if !restarted {
+    if !restarted && !plan.steps.is_empty() {
         let unit = match node.inventory.site.role {
             Role::Server => "k3s",
             Role::AgentOnly => "k3s-agent",
