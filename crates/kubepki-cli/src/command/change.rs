@@ -67,7 +67,8 @@ pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
     let plan = node.state.load_plan(&id)?;
     output::talk(&format!("Going on with {id}: {}", plan.title));
     let state = node.state.lock()?;
-    let outcome = world.executor(&state).resume(&id).await.map_err(failed)?;
+    let executor = world.patient_executor(&state, args.restart_timeout);
+    let outcome = executor.resume(&id).await.map_err(failed)?;
     finish(&world, &state, &node, &plan, outcome)
 }
 
@@ -105,7 +106,8 @@ pub async fn carry_out(
     };
     output::confirm(&question, change.yes)?;
     let state = node.state.lock()?;
-    let outcome = world.executor(&state).apply(&plan).await.map_err(failed)?;
+    let executor = world.patient_executor(&state, change.restart_timeout);
+    let outcome = executor.apply(&plan).await.map_err(failed)?;
     finish(world, &state, node, &plan, outcome)
 }
 
