@@ -251,6 +251,9 @@ pub struct ChangeArgs {
     /// Restart with this command instead of `systemctl restart`; split at blanks, no shell.
     #[arg(long, value_name = "COMMAND")]
     pub restart_command: Option<String>,
+    /// Seconds to wait after a restart for the proof.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub restart_timeout: u64,
 }
 
 /// How a plan is printed.
@@ -367,6 +370,9 @@ pub struct UndoArgs {
 pub struct ResumeArgs {
     /// The plan to go on with; the interrupted one by default.
     pub id: Option<String>,
+    /// Seconds to wait after a restart for the proof.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub restart_timeout: u64,
     #[command(flatten)]
     pub site: SiteArgs,
 }

@@ -1,6 +1,7 @@
 //! The world as a command finds it: clock, host, node, state directory.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use kubepki::apply::{Executor, Observer, Patience};
 use kubepki::catalogue::{K3S, Release, ReleaseError};
@@ -57,6 +58,17 @@ impl World {
     /// Now.
     pub fn now(&self) -> UnixTime {
         self.clock.now()
+    }
+
+    /// An executor on `state` that waits `restart_timeout` seconds for a restart's proofs.
+    pub fn patient_executor<'a>(&'a self, state: &'a Locked, restart_timeout: u64) -> Executor<'a> {
+        Executor {
+            patience: Patience {
+                proof: Duration::from_secs(restart_timeout),
+                ..Patience::default()
+            },
+            ..self.executor(state)
+        }
     }
 
     /// An executor on `state`.

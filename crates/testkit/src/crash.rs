@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 /// A program to be killed, and how it is run.
 #[derive(Clone, Debug)]
@@ -11,6 +12,7 @@ pub struct Victim {
     program: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    alone: bool,
 }
 
 /// A moment: the `nth` time (from 1) that the program's main thread enters `call`.
@@ -35,7 +37,16 @@ impl Victim {
             program: program.into(),
             arguments,
             environment: Vec::new(),
+            alone: false,
         }
+    }
+
+    /// Where the machine allows it, lets the program see no process but itself and strace: one
+    /// that looks through `/proc` makes as many calls as there are processes, and the `nth` call
+    /// of two runs is the same only if that number stands still.
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
+        self
     }
 
     /// Adds an environment variable.
@@ -124,8 +135,11 @@ impl Victim {
 
     #[expect(clippy::disallowed_methods, reason = "a test runs strace")]
     fn strace(&self, options: &[&str], log: &Path) -> Output {
-        let mut command = Command::new("strace");
+        let namespace = if self.alone { namespace() } else { &[] };
+        let mut words = namespace.iter().copied().chain(["strace"]);
+        let mut command = Command::new(words.next().unwrap_or_default());
         command
+            .args(words)
             .args(options)
             .arg("-o")
             .arg(log)
@@ -141,6 +155,34 @@ impl Victim {
                 panic!("strace (Debian package strace) is needed and does not run: {error}")
             })
     }
+}
+
+/// What has to stand before a command so that it gets process numbers of its own; nothing where
+/// that is not allowed.
+fn namespace() -> &'static [&'static str] {
+    static ALLOWED: OnceLock<&[&str]> = OnceLock::new();
+    const AS_ROOT: &[&str] = &["unshare", "--pid", "--fork", "--mount-proc"];
+    const AS_USER: &[&str] = &[
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+    ];
+    ALLOWED.get_or_init(|| {
+        [AS_ROOT, AS_USER]
+            .into_iter()
+            .find(|words| {
+                let run = crate::run(
+                    words.first().copied().unwrap_or_default(),
+                    &[words.get(1..).unwrap_or_default(), &["true"]].concat(),
+                    b"",
+                );
+                run.success()
+            })
+            .unwrap_or_default()
+    })
 }
 
 /// Reads strace's log: counts every call of a name, and picks those that change something.

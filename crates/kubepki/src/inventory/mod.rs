@@ -175,10 +175,11 @@ impl Observed {
         self.certificates().first()
     }
 
-    /// Private keys in file order. Empty for anything else.
+    /// Private keys in file order; the listener's inlined one too. Empty for anything else.
     pub fn keys(&self) -> &[KeyFacts] {
         match self.present().map(|present| &present.facts) {
             Some(Facts::Keys(keys)) => keys,
+            Some(Facts::Listener(listener)) => listener.key.as_slice(),
             _ => &[],
         }
     }

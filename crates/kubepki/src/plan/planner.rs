@@ -219,7 +219,7 @@ impl<'a> Draft<'a> {
             sans,
             purposes: vec![Purpose::ServerAuth],
         };
-        let leaf = self.add_leaf(observed.row, want, authority, None)?;
+        let leaf = self.add_leaf(observed.row, want, authority, Some(&observed.file))?;
         self.put(
             &observed.file,
             0o600,
