@@ -232,7 +232,6 @@ fn closing(plan: &Plan, node: &Node) -> String {
     if plan.undoes.is_some() {
         text = format!("Done: {}.", plan.title);
     }
-<<<<<<< HEAD
     let of_k3s = |step: &plan::Step| match &step.target {
         plan::Target::File { path, .. } => path.starts_with(&plan.root),
         _ => false,
@@ -240,13 +239,6 @@ fn closing(plan: &Plan, node: &Node) -> String {
     let restarts = |step: &plan::Step| matches!(step.action, plan::Action::Restart { .. });
     let restarted = plan.steps.iter().any(restarts);
     if !restarted && plan.steps.iter().any(of_k3s) {
-=======
-    let restarted = plan
-        .steps
-        .iter()
-        .any(|step| matches!(step.action, plan::Action::Restart { .. }));
-    if !restarted && !plan.steps.is_empty() {
->>>>>>> w-tests
         let unit = match node.inventory.site.role {
             Role::Server => "k3s",
             Role::AgentOnly => "k3s-agent",
