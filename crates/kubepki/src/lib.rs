@@ -1,11 +1,25 @@
 //! The certificate lifecycle of Kubernetes clusters.
 
+pub mod apply;
 pub mod catalogue;
+pub mod check;
 pub mod cluster;
+pub mod dropin;
 pub mod edge;
 pub mod host;
+pub mod init;
+pub mod inspect;
 pub mod inventory;
+pub mod journal;
+pub mod k3s;
+pub mod kubeconfig;
+pub mod listener;
 pub mod plan;
+pub mod report;
+pub mod state;
+#[cfg(test)]
+mod test_pki;
+mod yaml;
 
 /// An error and everything below it, on one line.
 pub fn error_chain(error: &dyn std::error::Error) -> String {

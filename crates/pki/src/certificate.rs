@@ -240,6 +240,11 @@ impl Certificate {
         &self.signature_algorithm
     }
 
+    /// Name of the signature's algorithm: `ecdsa-with-SHA256`; the OID where there is none.
+    pub fn signature_algorithm(&self) -> String {
+        crate::signature::name_of(&self.signature_algorithm)
+    }
+
     /// Checks that the key `issuer_spki` signed this certificate. Names, dates and usages are
     /// not looked at.
     ///

@@ -78,6 +78,14 @@ fn method(
     Ok(found)
 }
 
+/// [`algorithm_name`] of an AlgorithmIdentifier's DER.
+pub(crate) fn name_of(algorithm: &[u8]) -> String {
+    match AlgorithmIdentifierRef::from_der(algorithm) {
+        Ok(algorithm) => algorithm_name(algorithm.oid),
+        Err(_) => "unreadable".to_owned(),
+    }
+}
+
 /// The bits of an RSA key under 2048.
 fn short_rsa(info: &SubjectPublicKeyInfoRef<'_>) -> Option<u32> {
     match rsa_bits(info) {

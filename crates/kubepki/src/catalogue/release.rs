@@ -12,6 +12,13 @@ pub struct Release {
     pub patch: u16,
 }
 
+impl Release {
+    /// Kubernetes 1.`minor`.`patch`.
+    pub const fn of(minor: u16, patch: u16) -> Self {
+        Self { minor, patch }
+    }
+}
+
 /// A text that names no release.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a K3s version; write it as v1.33.1 or v1.33.1+k3s1")]

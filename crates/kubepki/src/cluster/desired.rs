@@ -61,8 +61,19 @@ pub fn want(
             format!("{prefix}{node}")
         }
     };
+    let present = inventory
+        .row(row.id)
+        .and_then(|observed| observed.file.first_certificate());
+    let present = present.and_then(|certificate| certificate.subject().common_name());
+    let (organizations, common_name) = match spec.formerly {
+        Some(former) if present == Some(former) => (Vec::new(), former.to_owned()),
+        _ => (
+            spec.organizations.iter().map(|&o| o.to_owned()).collect(),
+            common_name,
+        ),
+    };
     Ok(LeafWant {
-        organizations: spec.organizations.iter().map(|&o| o.to_owned()).collect(),
+        organizations,
         common_name,
         sans: sans(inventory, row, spec, wishes)?,
         purposes: spec.purposes.to_vec(),
@@ -100,10 +111,10 @@ fn sans(
         .map(|certificate| certificate.sans().to_vec())
         .filter(|sans| !sans.is_empty());
     let carries_server_names = spec.sans.contains(&SanRule::ServerNames);
-    let (mut sans, rules) = match present {
-        Some(sans) => (sans, false),
-        None => (Vec::new(), true),
-    };
+    // Old releases wrote names twice.
+    let rules = present.is_none();
+    let mut sans = Vec::new();
+    add_missing(&mut sans, &present.unwrap_or_default());
     for rule in spec.sans {
         match rule {
             SanRule::Literal(text) => add_missing(&mut sans, &[San::from_text(text)]),
@@ -139,7 +150,7 @@ fn resolve(inventory: &Inventory, rule: &SanRule, wishes: &Wishes) -> Option<Vec
         SanRule::Literal(text) | SanRule::LiteralSince(text, _) => Some(vec![San::from_text(text)]),
         SanRule::KubernetesService => match node {
             Some(node) => Some(node.service_names()),
-            None => names_of(inventory, "dynamic-listener", |san| is_service_name(san)),
+            None => names_of(inventory, "dynamic-listener", is_service_name),
         },
         SanRule::ServerNames => match node {
             Some(node) => Some(node.server_names()),

@@ -21,8 +21,13 @@ pub async fn collect(
     flavour: &'static Flavour,
     now: UnixTime,
 ) -> Inventory {
+    // A server's tree can be without its agent: copied in part, or from before 1.22.
+    let without_agent = matches!(host.list(&site.agent()).await, Ok(None));
     let mut rows = Vec::new();
     for row in flavour.rows {
+        if row.side == Side::Agent && without_agent {
+            continue;
+        }
         let Some(base) = base_of(site, row) else {
             continue;
         };
@@ -95,6 +100,11 @@ fn reader_of(kind: &Kind) -> Reader {
     }
 }
 
+/// Looks at one kubeconfig, wherever it lies.
+pub async fn observe_kubeconfig(host: &dyn Host, path: PathBuf) -> Observed {
+    observe(host, path, Reader::Kubeconfig).await
+}
+
 async fn observe(host: &dyn Host, path: PathBuf, reader: Reader) -> Observed {
     let found = match host.read(&path).await {
         Ok(None) => Found::Absent,
@@ -133,8 +143,8 @@ fn facts_of(bytes: &[u8], reader: Reader) -> Facts {
             .map(Facts::Certificates)
             .map_err(|e| e.to_string()),
         Reader::Keys => key_facts(bytes).map(Facts::Keys).map_err(|e| e.to_string()),
-        Reader::Kubeconfig => super::kubeconfig_facts(bytes).map(Facts::Kubeconfig),
-        Reader::Listener => super::listener_facts(bytes).map(Facts::Listener),
+        Reader::Kubeconfig => super::embedded::kubeconfig(bytes).map(Facts::Kubeconfig),
+        Reader::Listener => super::embedded::listener(bytes).map(Facts::Listener),
         Reader::Opaque => Ok(Facts::Opaque),
     };
     read.unwrap_or_else(Facts::Malformed)
@@ -152,6 +162,16 @@ pub(super) fn key_facts(bytes: &[u8]) -> Result<Vec<KeyFacts>, pki::Error> {
         .collect())
 }
 
+/// Where CA keys come to lie: beside the CAs, in the API server's own directory, and in the
+/// directory that `rotate-ca` and its script use by default.
+const STRAY_DIRECTORIES: [&str; 5] = [
+    "tls",
+    "tls/etcd",
+    "tls/temporary-certs",
+    "rotate-ca/tls",
+    "rotate-ca/tls/etcd",
+];
+
 /// PEM files in the directories of the server's CAs that no row names.
 async fn strays(host: &dyn Host, site: &Site, rows: &[ObservedRow]) -> Vec<Observed> {
     if site.role != Role::Server {
@@ -164,7 +184,7 @@ async fn strays(host: &dyn Host, site: &Site, rows: &[ObservedRow]) -> Vec<Obser
         .map(|observed| observed.path.as_path())
         .collect();
     let mut strays = Vec::new();
-    for directory in ["tls", "tls/etcd"] {
+    for directory in STRAY_DIRECTORIES {
         let directory = site.server().join(directory);
         let names = host
             .list(&directory)

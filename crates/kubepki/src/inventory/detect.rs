@@ -19,8 +19,19 @@ impl DetectedRelease {
     /// From the rows that are there: the newest among the oldest releases that can have them.
     pub(super) fn from_rows(rows: &[ObservedRow]) -> Self {
         let oldest = |row: &Row| row.since.oldest();
+        // A key that older releases keep beside a certificate says nothing while that is there.
+        let told = |observed: &&ObservedRow| {
+            observed.file.present().is_some()
+                && !rows.iter().any(|other| {
+                    other.file.present().is_some()
+                        && other
+                            .key
+                            .as_ref()
+                            .is_some_and(|key| key.path == observed.file.path)
+                })
+        };
         rows.iter()
-            .filter(|observed| observed.file.present().is_some())
+            .filter(told)
             .filter_map(|observed| oldest(observed.row))
             .max()
             .map_or(Self::Unknown, Self::AtLeast)
@@ -44,22 +55,10 @@ impl DetectedRelease {
     /// controller manager came with the same releases, so a tree that has them has the new window.
     pub fn renewal_window_days(self) -> i64 {
         const LONGER: crate::catalogue::Since = crate::catalogue::Since(&[
-            Release {
-                minor: 33,
-                patch: 1,
-            },
-            Release {
-                minor: 32,
-                patch: 5,
-            },
-            Release {
-                minor: 31,
-                patch: 9,
-            },
-            Release {
-                minor: 30,
-                patch: 13,
-            },
+            Release::of(33, 1),
+            Release::of(32, 5),
+            Release::of(31, 9),
+            Release::of(30, 13),
         ]);
         let longer = match self {
             Self::Known(release) => LONGER.includes(release),

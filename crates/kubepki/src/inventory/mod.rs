@@ -6,6 +6,7 @@
 
 mod collect;
 mod detect;
+mod embedded;
 mod site;
 
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use pki::{Certificate, Digest, KeyAlgorithm, San, UnixTime};
 use crate::catalogue::{Flavour, Row};
 use crate::plan::Fingerprint;
 
-pub use collect::{collect, fingerprint};
+pub use collect::{collect, fingerprint, observe_kubeconfig};
 pub use detect::DetectedRelease;
 pub use site::{DEFAULT_DATA_DIR, Role, Site, SiteError};
 
@@ -140,6 +141,10 @@ pub struct ListenerFacts {
     pub key: Option<KeyFacts>,
     /// The SANs of its annotations: what K3s will ask for next time.
     pub sans: Vec<San>,
+    /// The fingerprint annotation.
+    pub fingerprint: Option<String>,
+    /// Whether it is marked as never to be changed.
+    pub is_static: bool,
 }
 
 impl Observed {
@@ -183,6 +188,16 @@ impl Inventory {
     /// What was found of the row `id`.
     pub fn row(&self, id: &str) -> Option<&ObservedRow> {
         self.rows.iter().find(|observed| observed.row.id == id)
+    }
+
+    /// What was found at `path`.
+    pub fn observed(&self, path: &Path) -> Option<&Observed> {
+        self.rows
+            .iter()
+            .flat_map(|row| [Some(&row.file), row.key.as_ref()])
+            .flatten()
+            .chain(&self.strays)
+            .find(|observed| observed.path == path)
     }
 
     /// Every certificate of CA `authority`'s file, the signing one first.
@@ -230,11 +245,4 @@ impl Inventory {
     pub fn resolve(&self, path: &Path) -> PathBuf {
         self.site.resolve(path)
     }
-}
-
-fn kubeconfig_facts(_: &[u8]) -> Result<KubeconfigFacts, String> {
-    Ok(KubeconfigFacts::default())
-}
-fn listener_facts(_: &[u8]) -> Result<ListenerFacts, String> {
-    Err(String::new())
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use pki::{Certificate, Purpose, San, Serial, UnixTime, Validity};
+use pki::{Certificate, Purpose, UnixTime};
 
+use super::issuer::certificate;
 use super::{
-    Action, Before, Content, IssuerRef, KeyOrigin, Leaf, LeafCertificate, LeafId, PLAN_FORMAT,
-    Plan, PlanId, SecretRef, Step, Target,
+    Action, Before, Content, KeyOrigin, Leaf, LeafId, PLAN_FORMAT, Plan, PlanId, Step, Target,
 };
 use crate::catalogue::{Kind, LeafSpec, Row};
 use crate::cluster::{LeafWant, Policy, WantError, Wishes, listener_sans, want};
@@ -120,40 +120,19 @@ pub fn plan_leaves(request: &Request<'_>, selected: &[Selection]) -> Result<Plan
         }
     }
     draft.refresh_admin_kubeconfig()?;
-    Ok(draft.plan)
-}
-
-/// The certificates of a CA's file that follow a leaf of it.
-///
-/// K3s appends the whole file. Where the file holds a cross-certificate, that order makes every
-/// OpenSSL client with the old CA fail, so what is self-signed stays out: the peer has its own
-/// roots (reference section 13.2).
-pub fn served_chain(authority: &[Certificate]) -> Vec<&Certificate> {
-    let crosses = |candidate: &Certificate| {
-        !candidate.is_self_issued()
-            && authority.iter().any(|root| {
-                root.is_self_issued()
-                    && root.subject().der() == candidate.subject().der()
-                    && root.spki_der() == candidate.spki_der()
-            })
-    };
-    let crossed = authority.iter().any(crosses);
-    authority
-        .iter()
-        .enumerate()
-        .filter(|(index, certificate)| *index == 0 || !crossed || !certificate.is_self_issued())
-        .map(|(_, certificate)| certificate)
-        .collect()
+    Ok(draft.finish())
 }
 
 /// A plan in the making.
-struct Draft<'a> {
+pub(super) struct Draft<'a> {
     request: &'a Request<'a>,
     plan: Plan,
+    /// Seconds that the next leaves live.
+    pub(super) lifetime: i64,
 }
 
 impl<'a> Draft<'a> {
-    fn new(request: &'a Request<'a>) -> Self {
+    pub(super) fn new(request: &'a Request<'a>) -> Self {
         let plan = Plan {
             format: PLAN_FORMAT,
             id: request.id.clone(),
@@ -170,7 +149,11 @@ impl<'a> Draft<'a> {
             steps: Vec::new(),
             notes: Vec::new(),
         };
-        Self { request, plan }
+        Self {
+            request,
+            plan,
+            lifetime: request.policy.lifetime,
+        }
     }
 
     fn issue(
@@ -215,6 +198,16 @@ impl<'a> Draft<'a> {
             ));
             return Ok(());
         };
+        if inventory
+            .listener()
+            .is_some_and(|listener| listener.is_static)
+        {
+            self.plan.notes.push(format!(
+                "{} is marked static (listener.cattle.io/static): it is never changed",
+                observed.file.path.display()
+            ));
+            return Ok(());
+        }
         if sans.is_empty() {
             return Err(PlanError::NoNamesLeft {
                 row: observed.row.id,
@@ -251,6 +244,11 @@ impl<'a> Draft<'a> {
         self.put(&observed.file, 0o600, Content::LeafKey(leaf), reason)
     }
 
+    /// The plan as it stands.
+    pub(super) fn finish(self) -> Plan {
+        self.plan
+    }
+
     /// Registers the leaf of `row` and says under which id.
     fn add_leaf(
         &mut self,
@@ -259,35 +257,20 @@ impl<'a> Draft<'a> {
         authority: &'static str,
         key: Option<&Observed>,
     ) -> Result<LeafId, PlanError> {
-        let request = self.request;
-        let (issuer, chain) = issuer(request, authority)?;
-        let ca = chain.first().ok_or_else(|| PlanError::Authority {
-            authority,
-            path: String::new(),
-            detail: "it holds no certificate".to_owned(),
-        })?;
-        let not_before = request.now.plus(-request.policy.backdate);
-        let validity = Validity {
-            not_before,
-            not_after: not_before.plus(request.policy.lifetime),
-        }
-        .clamped_to(ca.validity());
-        let serial = Serial::random(|bytes| request.entropy.fill(bytes)).map_err(PlanError::Pki)?;
-        let certificate = LeafCertificate {
-            organizations: want.organizations,
-            common_name: want.common_name,
-            sans: want.sans.iter().map(San::to_string).collect(),
-            purposes: want.purposes.iter().map(purpose_name).collect(),
-            serial: serial.to_string(),
-            not_before: validity.not_before,
-            not_after: validity.not_after,
-            issuer,
-            chain: chain
-                .iter()
-                .map(|certificate| certificate.to_pem())
-                .collect(),
-        };
         let id = LeafId(row.id.to_owned());
+        self.add_leaf_as(id.clone(), want, authority, key)?;
+        Ok(id)
+    }
+
+    /// Registers a leaf under `id`.
+    pub(super) fn add_leaf_as(
+        &mut self,
+        id: LeafId,
+        want: LeafWant,
+        authority: &'static str,
+        key: Option<&Observed>,
+    ) -> Result<(), PlanError> {
+        let certificate = certificate(self.request, self.lifetime, want, authority)?;
         let key = self.key_origin(key);
         self.plan.leaves.insert(
             id.clone(),
@@ -296,7 +279,7 @@ impl<'a> Draft<'a> {
                 certificate: Some(certificate),
             },
         );
-        Ok(id)
+        Ok(())
     }
 
     /// The present key if it is to be kept and can be read, else a new one.
@@ -389,7 +372,7 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    fn put(
+    pub(super) fn put(
         &mut self,
         observed: &Observed,
         mode: u32,
@@ -451,78 +434,5 @@ fn before(observed: &Observed) -> Result<Before, PlanError> {
             Facts::Directory => Err(unreadable("is a directory, not a file".to_owned())),
             _ => Ok(Before::Present(present.fingerprint.clone())),
         },
-    }
-}
-
-/// Who signs for `authority`, and what follows its leaves.
-fn issuer<'a>(
-    request: &Request<'a>,
-    authority: &'static str,
-) -> Result<(IssuerRef, Vec<&'a Certificate>), PlanError> {
-    let inventory = request.inventory;
-    let observed = inventory.row(authority);
-    let path = observed.map_or_else(String::new, |o| o.file.path.display().to_string());
-    let unusable = |detail: String| PlanError::Authority {
-        authority,
-        path: path.clone(),
-        detail,
-    };
-    let (observed, ca) = observed
-        .and_then(|o| o.file.first_certificate().map(|ca| (o, ca)))
-        .ok_or_else(|| unusable(missing_authority(observed)))?;
-    if ca.validity().not_after < request.now {
-        let not_after = ca.validity().not_after;
-        return Err(PlanError::AuthorityExpired {
-            authority,
-            path,
-            not_after,
-        });
-    }
-    let key = observed
-        .key
-        .as_ref()
-        .ok_or_else(|| unusable("it has no key file".to_owned()))?;
-    let Some(facts) = key.keys().first() else {
-        return Err(unusable(format!(
-            "its key {} is missing or cannot be read; take it from the datastore or a backup",
-            key.path.display()
-        )));
-    };
-    if facts.spki != ca.spki_sha256() {
-        return Err(unusable(format!(
-            "{} holds another key",
-            key.path.display()
-        )));
-    }
-    if !ca.is_ca() {
-        return Err(unusable("its first certificate is not a CA".to_owned()));
-    }
-    let issuer = IssuerRef {
-        certificate: ca.to_pem(),
-        key: SecretRef::File(key.path.clone()),
-        spki: facts.spki.to_string(),
-    };
-    Ok((issuer, served_chain(observed.file.certificates())))
-}
-
-fn missing_authority(observed: Option<&ObservedRow>) -> String {
-    match observed.map(|o| &o.file.found) {
-        Some(Found::Unreadable(detail)) => detail.clone(),
-        Some(Found::Present(present)) => match &present.facts {
-            Facts::Malformed(detail) => detail.clone(),
-            _ => "it is not a file of certificates".to_owned(),
-        },
-        Some(Found::Absent) | None => {
-            "it is missing; take it from the datastore or a backup".to_owned()
-        }
-    }
-}
-
-fn purpose_name(purpose: &Purpose) -> String {
-    match purpose {
-        Purpose::ServerAuth => "server-auth".to_owned(),
-        Purpose::ClientAuth => "client-auth".to_owned(),
-        Purpose::Any => "any".to_owned(),
-        Purpose::Other(oid) => oid.clone(),
     }
 }

@@ -1,6 +1,6 @@
 //! Which rows a command means.
 
-use pki::{DAY, UnixTime};
+use pki::{DAY, San, UnixTime};
 
 use super::planner::Selection;
 use crate::catalogue::{Flavour, Kind, Row, Service, Side};
@@ -121,6 +121,7 @@ pub fn due(
             Kind::Key => key_reason(inventory, observed),
             Kind::Listener { authority } => {
                 listener_reason(inventory, observed, authority, policy, now)
+                    .or_else(|| listener_names(inventory, wishes))
             }
             _ => None,
         };
@@ -173,6 +174,12 @@ fn leaf_reason(
         None => {}
     }
     let want = want(inventory, observed.row, spec, wishes)?;
+    if let Some(reason) = carries_dropped(certificate.sans(), wishes)
+        && !spec.sans.is_empty()
+        && !want.sans.iter().any(|san| wishes.drop_sans.contains(san))
+    {
+        return Ok(Some(reason));
+    }
     let authority = match inventory.site.role {
         Role::Server => inventory.authority(spec.authority).first(),
         // An agent has no CA but the copy that it trusts; the leaf's own chain names the rest.
@@ -223,6 +230,31 @@ fn listener_reason(
     let authority = inventory.authority(authority).first()?;
     (leaf.authority_key_identifier() != authority.subject_key_identifier())
         .then(|| format!("was not issued by the present {}", authority.subject()))
+}
+
+/// Names that the listener should carry and does not, or carries and should not.
+fn listener_names(inventory: &Inventory, wishes: &Wishes) -> Option<String> {
+    let listener = inventory.listener()?;
+    let leaf = listener.certificates.first()?;
+    let missing: Vec<String> = wishes
+        .add_sans
+        .iter()
+        .filter(|san| !leaf.sans().contains(san))
+        .map(ToString::to_string)
+        .collect();
+    if !missing.is_empty() {
+        return Some(format!("lacks the name {}", missing.join(", ")));
+    }
+    carries_dropped(leaf.sans(), wishes)
+}
+
+fn carries_dropped(sans: &[San], wishes: &Wishes) -> Option<String> {
+    let dropped: Vec<String> = sans
+        .iter()
+        .filter(|san| wishes.drop_sans.contains(san))
+        .map(ToString::to_string)
+        .collect();
+    (!dropped.is_empty()).then(|| format!("still carries the name {}", dropped.join(", ")))
 }
 
 /// Why a new leaf would end no later than this one: its CA ends too soon.

@@ -1,0 +1,372 @@
+//! Arguments: types only, no logic.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// See, renew, rotate and take back the certificates of a Kubernetes node.
+///
+/// Start with `kubepki check`: it shows every certificate, what is wrong, and the command that
+/// mends it. Commands that change something print their plan and ask first; whatever they do can
+/// be resumed after a crash (`kubepki resume`) and taken back (`kubepki undo`).
+#[derive(Debug, Parser)]
+#[command(
+    name = "kubepki",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show every certificate, what is wrong, and the command that mends it.
+    ///
+    /// Ends with 0 when nothing is to be done, 3 when something is due, 4 when something has
+    /// expired or is broken.
+    Check(crate::command::check::CheckArgs),
+    /// Issue every leaf of the node anew, or those of some services.
+    ///
+    /// Prints the plan and asks. New keys unless --keep-key. Files are replaced one by one, each
+    /// journalled; K3s takes the new certificates up at its next restart.
+    Rotate(RotateArgs),
+    /// Issue anew only what K3s's next start would: what is due, expired, or lacks a name.
+    Renew(RenewArgs),
+    /// Make and save a plan without running it; `kubepki apply ID` runs it.
+    Plan(PlanArgs),
+    /// Run a saved plan, if everything is still as it was when it was made.
+    Apply(ApplyArgs),
+    /// Show what was done, newest last.
+    History(HistoryArgs),
+    /// Take back what a plan did, the last one by default.
+    Undo(UndoArgs),
+    /// Go on after an interruption.
+    Resume(ResumeArgs),
+    /// K3s's own commands, with its flags, messages and exit codes.
+    #[command(name = "k3s")]
+    K3s(crate::dropin::K3sArgs),
+    /// Find, refresh and make kubeconfigs with certificates of this cluster.
+    #[command(subcommand)]
+    Kubeconfig(KubeconfigCommand),
+    /// Say in words what a file is: certificate, key, request, bundle, kubeconfig.
+    ///
+    /// Never prints a private key.
+    Inspect(InspectArgs),
+    /// Print systemd units that renew and check from a timer or before K3s starts.
+    ///
+    /// Each file's place stands above it; nothing is installed.
+    Unit(UnitArgs),
+    /// Show the main job on a made-up server in a temporary directory.
+    Tour(TourArgs),
+}
+
+/// `unit`.
+#[derive(Clone, Debug, Args)]
+pub struct UnitArgs {
+    /// Which one.
+    #[arg(value_enum)]
+    pub kind: UnitKind,
+    /// The kind of node that a drop-in is for.
+    #[arg(long, value_enum, default_value_t = UnitRole::Server)]
+    pub role: UnitRole,
+    /// Where kubepki is installed.
+    #[arg(long, value_name = "FILE", default_value = "/usr/local/bin/kubepki")]
+    pub program: PathBuf,
+}
+
+/// A unit that can be printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnitKind {
+    /// A drop-in for K3s's own unit: renew before every start.
+    DropIn,
+    /// A service and timer: renew every day.
+    Timer,
+    /// A service and timer: check every hour, for Prometheus.
+    Metrics,
+}
+
+/// The kind of node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnitRole {
+    /// `k3s.service`.
+    Server,
+    /// `k3s-agent.service`.
+    Agent,
+}
+
+/// `kubeconfig`.
+#[derive(Debug, Subcommand)]
+pub enum KubeconfigCommand {
+    /// Show which copies are old, and which are of this cluster at all.
+    List(KubeconfigListArgs),
+    /// Put new certificates into the copies that are due, expired, or of a former CA.
+    Renew(KubeconfigRenewArgs),
+    /// Make a short-lived kubeconfig for a person or program.
+    Create(KubeconfigCreateArgs),
+}
+
+/// `kubeconfig list`.
+#[derive(Clone, Debug, Args)]
+pub struct KubeconfigListArgs {
+    /// Files to look at [default: $KUBECONFIG and the .kube/config of every home directory].
+    pub files: Vec<PathBuf>,
+    /// The list's form.
+    #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
+    pub output: PlanFormat,
+    #[command(flatten)]
+    pub site: SiteArgs,
+}
+
+/// `kubeconfig renew`.
+#[derive(Clone, Debug, Args)]
+pub struct KubeconfigRenewArgs {
+    /// Files to renew [default: as `kubeconfig list`].
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub site: SiteArgs,
+    /// Go on without asking.
+    #[arg(long)]
+    pub yes: bool,
+    /// Print the plan and stop.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `kubeconfig create`.
+#[derive(Clone, Debug, Args)]
+pub struct KubeconfigCreateArgs {
+    /// The user (CN).
+    #[arg(long)]
+    pub user: String,
+    /// A group (O); may be given several times.
+    #[arg(long = "group", value_name = "GROUP")]
+    pub groups: Vec<String>,
+    /// How long it is valid: 8h, 30d.
+    #[arg(long, default_value = "8h", value_name = "PERIOD", value_parser = crate::period::period)]
+    pub ttl: i64,
+    /// The new file, mode 0600; `-` for stdout. An existing file is not replaced.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// URL of the API server [default: the admin kubeconfig's].
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+    /// Allow users and groups that begin with `system:`; asked a second time for
+    /// `system:masters`, which bypasses RBAC.
+    #[arg(long)]
+    pub allow_system: bool,
+    /// Go on without asking.
+    #[arg(long)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub site: SiteArgs,
+}
+
+/// `inspect`.
+#[derive(Clone, Debug, Args)]
+pub struct InspectArgs {
+    /// The file; `-` for standard input.
+    pub file: PathBuf,
+    /// The answer's form.
+    #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
+    pub output: PlanFormat,
+    /// Answer for another moment (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<String>,
+}
+
+/// `tour`.
+#[derive(Clone, Debug, Args)]
+pub struct TourArgs {
+    /// Keep the directory.
+    #[arg(long)]
+    pub keep: bool,
+    /// Act as the process that dies: renew in this directory and be killed on the way.
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub die_in: Option<PathBuf>,
+}
+
+/// Which node.
+#[derive(Clone, Debug, Args)]
+pub struct SiteArgs {
+    /// K3s's data directory [default: from K3s's configuration, else /var/lib/rancher/k3s].
+    #[arg(long, env = "K3S_DATA_DIR", value_name = "DIR", global = true)]
+    pub data_dir: Option<PathBuf>,
+    /// K3s's configuration file; `<FILE>.d/*.yaml` is read too.
+    #[arg(long, env = "K3S_CONFIG_FILE", value_name = "FILE", global = true)]
+    pub k3s_config: Option<PathBuf>,
+    /// The administrator's kubeconfig to keep in step [default: K3s's own, when the data
+    /// directory is the configured one].
+    #[arg(long, value_name = "FILE", global = true)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Where plans, journal and backups are kept [default: <DATA-DIR>/kubepki].
+    #[arg(long, value_name = "DIR", global = true)]
+    pub state_dir: Option<PathBuf>,
+    /// Which K3s this is (v1.33.1); told from the files otherwise.
+    #[arg(long, value_name = "VERSION", global = true)]
+    pub k3s_version: Option<String>,
+}
+
+/// What the node is called, for certificates that are missing or get other names.
+#[derive(Clone, Debug, Args)]
+pub struct NameArgs {
+    /// A name or address that the servers' certificates must carry; may be given several times.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub tls_san: Vec<String>,
+    /// A name or address that they must carry no more.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub tls_san_drop: Vec<String>,
+    /// The node's name; needed only where no certificate tells it.
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// The node's addresses; needed only where no certificate tells them.
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub node_ip: Vec<IpAddr>,
+    /// The node's addresses as seen from outside.
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub node_external_ip: Vec<IpAddr>,
+}
+
+/// How a change is made.
+#[derive(Clone, Debug, Args)]
+pub struct ChangeArgs {
+    /// Go on without asking.
+    #[arg(long)]
+    pub yes: bool,
+    /// Print the plan and stop.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The plan's form.
+    #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
+    pub output: PlanFormat,
+    /// Restart K3s afterwards, wait until it is healthy, and prove that it serves the new
+    /// certificates.
+    #[arg(long)]
+    pub restart: bool,
+    /// Restart with this command instead of `systemctl restart`; split at blanks, no shell.
+    #[arg(long, value_name = "COMMAND")]
+    pub restart_command: Option<String>,
+}
+
+/// How a plan is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PlanFormat {
+    /// For people.
+    Text,
+    /// The saved form.
+    Json,
+}
+
+/// How leaves are made.
+#[derive(Clone, Debug, Args)]
+pub struct LeafArgs {
+    /// Keep the present private keys.
+    #[arg(long)]
+    pub keep_key: bool,
+    /// Days before the end from which a leaf is due [default: 120, or 90 for older K3s].
+    #[arg(long, value_name = "DAYS")]
+    pub window: Option<u32>,
+}
+
+/// `rotate`.
+#[derive(Clone, Debug, Args)]
+pub struct RotateArgs {
+    /// Only these services, with commas or several times; all of the node otherwise.
+    #[arg(short, long = "service", value_name = "NAME")]
+    pub services: Vec<String>,
+    #[command(flatten)]
+    pub site: SiteArgs,
+    #[command(flatten)]
+    pub names: NameArgs,
+    #[command(flatten)]
+    pub leaves: LeafArgs,
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `renew`.
+#[derive(Clone, Debug, Args)]
+pub struct RenewArgs {
+    #[command(flatten)]
+    pub site: SiteArgs,
+    #[command(flatten)]
+    pub names: NameArgs,
+    #[command(flatten)]
+    pub leaves: LeafArgs,
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `plan`.
+#[derive(Clone, Debug, Args)]
+pub struct PlanArgs {
+    /// Plan a rotation of these services instead of what is due; `all` for every service.
+    #[arg(short, long = "service", value_name = "NAME")]
+    pub services: Vec<String>,
+    /// Plan as if at this moment (RFC 3339); such a plan is not saved and cannot be applied.
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<String>,
+    /// The plan's form.
+    #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
+    pub output: PlanFormat,
+    #[command(flatten)]
+    pub site: SiteArgs,
+    #[command(flatten)]
+    pub names: NameArgs,
+    #[command(flatten)]
+    pub leaves: LeafArgs,
+}
+
+/// `apply`.
+#[derive(Clone, Debug, Args)]
+pub struct ApplyArgs {
+    /// The plan, as `kubepki plan` named it.
+    pub id: String,
+    #[command(flatten)]
+    pub site: SiteArgs,
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `history`.
+#[derive(Clone, Debug, Args)]
+pub struct HistoryArgs {
+    /// Show one plan whole.
+    pub id: Option<String>,
+    /// Forget a plan, its backups and staged keys for good.
+    #[arg(long, value_name = "ID", conflicts_with = "id")]
+    pub forget: Option<String>,
+    /// Go on without asking.
+    #[arg(long)]
+    pub yes: bool,
+    /// The list's form.
+    #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
+    pub output: PlanFormat,
+    #[command(flatten)]
+    pub site: SiteArgs,
+}
+
+/// `undo`.
+#[derive(Clone, Debug, Args)]
+pub struct UndoArgs {
+    /// The plan to take back; the last one by default.
+    pub id: Option<String>,
+    #[command(flatten)]
+    pub site: SiteArgs,
+    #[command(flatten)]
+    pub change: ChangeArgs,
+}
+
+/// `resume`.
+#[derive(Clone, Debug, Args)]
+pub struct ResumeArgs {
+    /// The plan to go on with; the interrupted one by default.
+    pub id: Option<String>,
+    #[command(flatten)]
+    pub site: SiteArgs,
+}

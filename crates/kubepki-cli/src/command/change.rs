@@ -1,0 +1,248 @@
+//! Printing a plan, asking, carrying it out; `apply`, `undo`, `resume`.
+
+use std::fmt::Write as _;
+
+use kubepki::apply::{Aftermath, ApplyError, Outcome, unfinished};
+use kubepki::inventory::{Inventory, Role};
+use kubepki::plan::{self, Plan, PlanId};
+use kubepki::state::StateDir;
+
+use crate::args::{ApplyArgs, ChangeArgs, PlanFormat, ResumeArgs, UndoArgs};
+use crate::error::{CliError, Exit};
+use crate::k3s::running;
+use crate::output;
+use crate::restart;
+use crate::world::{Node, World};
+
+/// `kubepki apply ID`.
+///
+/// # Errors
+///
+/// When the plan does not exist, is stale, or fails.
+pub async fn apply(args: &ApplyArgs) -> Result<Exit, CliError> {
+    let world = World::real();
+    let node = Node::open(&world, &args.site, None, None).await?;
+    refuse_unfinished(&node.state)?;
+    announce_running(&node);
+    let plan = node.state.load_plan(&PlanId(args.id.clone()))?;
+    carry_out(&world, &node, plan, &args.change).await
+}
+
+/// `kubepki undo [ID]`.
+///
+/// # Errors
+///
+/// When there is nothing to take back, or something has changed since.
+pub async fn undo(args: &UndoArgs) -> Result<Exit, CliError> {
+    let world = World::real();
+    let node = Node::open(&world, &args.site, None, None).await?;
+    announce_running(&node);
+    let id = match &args.id {
+        Some(id) => PlanId(id.clone()),
+        None => last_done(&node.state)?,
+    };
+    let undo = {
+        let state = node.state.lock()?;
+        world.executor(&state).undo(&id).await.map_err(failed)?
+    };
+    carry_out(&world, &node, undo, &args.change).await
+}
+
+/// `kubepki resume [ID]`.
+///
+/// # Errors
+///
+/// When nothing is interrupted, or the step in flight was changed by somebody else.
+pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
+    let world = World::real();
+    let node = Node::open(&world, &args.site, None, None).await?;
+    let id = match (&args.id, unfinished(&node.state)?) {
+        (Some(id), _) => PlanId(id.clone()),
+        (None, Some(past)) => past.id,
+        (None, None) => {
+            output::talk("Nothing is interrupted.");
+            return Ok(Exit::Fine);
+        }
+    };
+    let plan = node.state.load_plan(&id)?;
+    output::talk(&format!("Going on with {id}: {}", plan.title));
+    let state = node.state.lock()?;
+    let outcome = world.executor(&state).resume(&id).await.map_err(failed)?;
+    finish(&world, &state, &node, &plan, outcome)
+}
+
+/// Prints the plan, asks, and carries it out.
+///
+/// # Errors
+///
+/// A refusal by the operator or by a stale plan; a failure on the way.
+pub async fn carry_out(
+    world: &World,
+    node: &Node,
+    mut plan: Plan,
+    change: &ChangeArgs,
+) -> Result<Exit, CliError> {
+    if change.restart || change.restart_command.is_some() {
+        restart::add(
+            &mut plan,
+            &node.inventory,
+            change.restart_command.as_deref(),
+        )?;
+    }
+    print_plan(&plan, Some(&node.inventory), change.output)?;
+    if plan.steps.is_empty() {
+        output::talk("Nothing to do.");
+        return Ok(Exit::Fine);
+    }
+    if change.dry_run {
+        output::talk("Dry run: nothing was changed.");
+        return Ok(Exit::Fine);
+    }
+    output::confirm(
+        &format!("Carry out these {} steps?", plan.steps.len()),
+        change.yes,
+    )?;
+    let state = node.state.lock()?;
+    let outcome = world.executor(&state).apply(&plan).await.map_err(failed)?;
+    finish(world, &state, node, &plan, outcome)
+}
+
+/// Prints a plan as data.
+///
+/// # Errors
+///
+/// When stdout cannot be written.
+pub fn print_plan(
+    plan: &Plan,
+    inventory: Option<&Inventory>,
+    format: PlanFormat,
+) -> Result<(), CliError> {
+    let text = match format {
+        PlanFormat::Text => plan::show(plan, inventory),
+        PlanFormat::Json => serde_json::to_string_pretty(plan)? + "\n",
+    };
+    output::data(&text)
+}
+
+/// Says first that K3s runs, if it does: files change under it.
+pub fn announce_running(node: &Node) {
+    if let Some(process) = running(&node.inventory.site) {
+        output::talk(&format!(
+            "K3s is running on this node ({} {}): it keeps its old certificates until restarted.",
+            process.name, process.pid
+        ));
+    }
+}
+
+/// Before anything new: a crash must be settled.
+///
+/// # Errors
+///
+/// With exit code 6 while a plan is interrupted.
+pub fn refuse_unfinished(state: &StateDir) -> Result<(), CliError> {
+    match unfinished(state)? {
+        None => Ok(()),
+        Some(past) => Err(CliError {
+            exit: Exit::Interrupted,
+            message: format!("{} ({}) was interrupted", past.id, past.title),
+            hint: Some("run `kubepki resume` to go on or `kubepki undo` to take it back".into()),
+        }),
+    }
+}
+
+fn last_done(state: &StateDir) -> Result<PlanId, CliError> {
+    if let Some(past) = unfinished(state)? {
+        return Ok(past.id);
+    }
+    kubepki::apply::history(state)?
+        .into_iter()
+        .rev()
+        .find(|past| {
+            past.standing == kubepki::apply::Standing::Finished
+                && past.undone_by.is_none()
+                && past.undoes.is_none()
+        })
+        .map(|past| past.id)
+        .ok_or_else(|| CliError::message("there is nothing to take back; see `kubepki history`"))
+}
+
+fn failed(error: ApplyError) -> CliError {
+    let (exit, hint) = match error.aftermath() {
+        Aftermath::Unchanged => (Exit::Failed, None),
+        Aftermath::Refused => (Exit::Refused, None),
+        Aftermath::Interrupted => (
+            Exit::Interrupted,
+            Some("run `kubepki resume` to go on or `kubepki undo` to take it back".to_owned()),
+        ),
+    };
+    CliError {
+        hint,
+        ..CliError {
+            exit,
+            ..CliError::failed(&error)
+        }
+    }
+}
+
+fn finish(
+    world: &World,
+    state: &kubepki::state::Locked,
+    node: &Node,
+    plan: &Plan,
+    outcome: Outcome,
+) -> Result<Exit, CliError> {
+    match outcome {
+        Outcome::Finished { untidy, .. } => {
+            if let Some(untidy) = untidy {
+                output::talk(&format!("Note: {untidy}"));
+            }
+            // Old backups go only once new ones are safe.
+            if let Err(error) = state.prune(world.now()) {
+                output::talk(&format!("Note: old plans were kept: {error}"));
+            }
+            output::talk(&closing(plan, node));
+            Ok(Exit::Fine)
+        }
+        Outcome::Waiting {
+            step,
+            instruction,
+            unmet,
+        } => {
+            let mut text = format!("Step {step} waits for you: {instruction}");
+            for unmet in unmet {
+                let _ = write!(text, "\n  not yet: {unmet}");
+            }
+            text.push_str("\nThen run `kubepki resume`.");
+            output::talk(&text);
+            Ok(Exit::Partial)
+        }
+    }
+}
+
+/// What the operator has to do now.
+fn closing(plan: &Plan, node: &Node) -> String {
+    let mut text = format!(
+        "Done: {}. Take it back with: kubepki undo {}",
+        plan.title, plan.id
+    );
+    if plan.undoes.is_some() {
+        text = format!("Done: {}.", plan.title);
+    }
+    let of_k3s = |step: &plan::Step| match &step.target {
+        plan::Target::File { path, .. } => path.starts_with(&plan.root),
+        _ => false,
+    };
+    let restarts = |step: &plan::Step| matches!(step.action, plan::Action::Restart { .. });
+    let restarted = plan.steps.iter().any(restarts);
+    if !restarted && plan.steps.iter().any(of_k3s) {
+        let unit = match node.inventory.site.role {
+            Role::Server => "k3s",
+            Role::AgentOnly => "k3s-agent",
+        };
+        let _ = write!(
+            text,
+            "\nRestart K3s so that it takes this up: systemctl restart {unit}"
+        );
+    }
+    text
+}

@@ -1,0 +1,41 @@
+//! The commands: each looks, makes one library call, and prints.
+
+mod change;
+pub(crate) mod check;
+mod history;
+mod inspect;
+mod kubeconfig;
+mod leaves;
+mod tour;
+mod unit;
+
+use crate::args::{Cli, Command};
+use crate::error::{CliError, Exit};
+
+/// Runs a command.
+///
+/// # Errors
+///
+/// What the operator is told, with the exit code.
+pub fn run(cli: Cli) -> Result<Exit, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Check(args) => check::run(&args).await,
+            Command::Rotate(args) => leaves::rotate(&args).await,
+            Command::Renew(args) => leaves::renew(&args).await,
+            Command::Plan(args) => leaves::plan(&args).await,
+            Command::Apply(args) => change::apply(&args).await,
+            Command::History(args) => history::run(&args).await,
+            Command::Undo(args) => change::undo(&args).await,
+            Command::Resume(args) => change::resume(&args).await,
+            Command::K3s(args) => Ok(crate::dropin::run(&args).await),
+            Command::Kubeconfig(command) => kubeconfig::run(&command).await,
+            Command::Inspect(args) => inspect::run(&args),
+            Command::Unit(args) => unit::run(&args),
+            Command::Tour(args) => tour::run(&args).await,
+        }
+    })
+}

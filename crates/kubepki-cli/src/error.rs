@@ -1,0 +1,103 @@
+//! How a command ends: exit codes, and errors with a way out.
+
+use std::process::ExitCode;
+
+use kubepki::error_chain;
+
+/// Exit codes of the native commands; the drop-in ones have the originals'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Fine, or done.
+    Fine = 0,
+    /// Failed, and nothing was changed.
+    Failed = 1,
+    /// The command was not said right.
+    Usage = 2,
+    /// Something is due.
+    Due = 3,
+    /// Something has expired or is broken.
+    Broken = 4,
+    /// Refused, or the plan is stale.
+    Refused = 5,
+    /// Interrupted: `kubepki resume` or `kubepki undo`.
+    Interrupted = 6,
+    /// Done in part.
+    Partial = 7,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// An error at the top: how it ends, what it is, what to do.
+#[derive(Debug)]
+pub struct CliError {
+    /// The exit code.
+    pub exit: Exit,
+    /// What is wrong.
+    pub message: String,
+    /// What to do, if the message does not say.
+    pub hint: Option<String>,
+}
+
+impl CliError {
+    /// A failure before anything was changed.
+    pub fn failed(error: &dyn std::error::Error) -> Self {
+        Self {
+            exit: Exit::Failed,
+            message: error_chain(error),
+            hint: None,
+        }
+    }
+
+    /// A refusal.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self {
+            exit: Exit::Refused,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// An argument that cannot be understood.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self {
+            exit: Exit::Usage,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// A failure in words.
+    pub fn message(message: impl Into<String>) -> Self {
+        Self {
+            exit: Exit::Failed,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// With something to try.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Tells the operator and ends.
+    pub fn report(self) -> ExitCode {
+        anstream::eprintln!("kubepki: {}", self.message);
+        if let Some(hint) = self.hint {
+            anstream::eprintln!("  {hint}");
+        }
+        self.exit.into()
+    }
+}
+
+impl<E: std::error::Error> From<E> for CliError {
+    fn from(error: E) -> Self {
+        Self::failed(&error)
+    }
+}

@@ -1,0 +1,184 @@
+//! K3s's own configuration, as far as it decides what a command touches.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use kubepki::cluster::NodeSpec;
+use kubepki::host::Host;
+use kubepki::inventory::{DEFAULT_DATA_DIR, Site};
+use kubepki::k3s::{K3sConfig, Places, discover};
+use pki::San;
+
+use crate::args::SiteArgs;
+use crate::error::CliError;
+use crate::world::resolved;
+
+/// What the configuration says about the node that is looked at.
+#[derive(Debug)]
+pub struct Settings {
+    /// The data directory, links resolved.
+    pub data_dir: PathBuf,
+    /// The administrator's kubeconfig, if it belongs to that directory.
+    pub admin_kubeconfig: Option<PathBuf>,
+    /// Names that the configuration asks for.
+    pub tls_sans: Vec<San>,
+    /// The node, if the configuration names it.
+    pub node: Option<NodeSpec>,
+    /// `--cluster-domain`.
+    pub cluster_domain: String,
+    /// The first usable address of the first service CIDR.
+    pub service_address: IpAddr,
+}
+
+impl Settings {
+    /// Reads K3s's configuration and decides which node is meant.
+    ///
+    /// The configuration counts only for the data directory that it names, or when it was named
+    /// itself: a copied tree must not be given the names of the machine that it lies on.
+    ///
+    /// # Errors
+    ///
+    /// When the configuration cannot be understood.
+    pub async fn load(host: &dyn Host, site: &SiteArgs) -> Result<Self, CliError> {
+        let places = Places {
+            config: site.k3s_config.clone(),
+            ..Places::default()
+        };
+        let config = discover(host, &places).await?;
+        let configured = resolved(&config.data_dir.value);
+        let data_dir = match &site.data_dir {
+            Some(named) => resolved(named),
+            None => configured.clone(),
+        };
+        let ours = data_dir == configured || site.k3s_config.is_some();
+        let admin_kubeconfig = match &site.kubeconfig {
+            Some(named) => Some(resolved(named)),
+            None if data_dir == configured => Some(config.write_kubeconfig.value.clone()),
+            None => None,
+        };
+        let mut settings = Self {
+            data_dir,
+            admin_kubeconfig,
+            tls_sans: Vec::new(),
+            node: None,
+            cluster_domain: config.cluster_domain.value.clone(),
+            service_address: service_address(&config),
+        };
+        if ours {
+            settings.tls_sans = config
+                .tls_san
+                .iter()
+                .map(|found| San::from_text(&found.value))
+                .collect();
+            settings.node = config.node_name.as_ref().map(|name| NodeSpec {
+                name: name.value.to_lowercase(),
+                addresses: config.node_ip.iter().map(|found| found.value).collect(),
+                external_addresses: config
+                    .node_external_ip
+                    .iter()
+                    .map(|found| found.value)
+                    .collect(),
+                tls_sans: config
+                    .tls_san
+                    .iter()
+                    .map(|found| found.value.clone())
+                    .collect(),
+                ..settings.unnamed_node()
+            });
+        }
+        Ok(settings)
+    }
+
+    /// A node of which only the cluster is known.
+    pub fn unnamed_node(&self) -> NodeSpec {
+        NodeSpec {
+            name: "localhost".to_owned(),
+            addresses: Vec::new(),
+            external_addresses: Vec::new(),
+            tls_sans: self.tls_sans.iter().map(ToString::to_string).collect(),
+            cluster_domain: self.cluster_domain.clone(),
+            service_address: self.service_address,
+        }
+    }
+}
+
+fn service_address(config: &K3sConfig) -> IpAddr {
+    config
+        .service_cidr
+        .first()
+        .and_then(|cidr| first_usable(&cidr.value))
+        .unwrap_or(IpAddr::V4(Ipv4Addr::new(10, 43, 0, 1)))
+}
+
+/// The address after the network's own.
+fn first_usable(cidr: &str) -> Option<IpAddr> {
+    let (network, _) = cidr.split_once('/')?;
+    match network.parse().ok()? {
+        IpAddr::V4(v4) => Some(IpAddr::V4((u32::from(v4).checked_add(1)?).into())),
+        IpAddr::V6(v6) => Some(IpAddr::V6((u128::from(v6).checked_add(1)?).into())),
+    }
+}
+
+/// A running K3s.
+#[derive(Debug)]
+pub struct Running {
+    /// `k3s server` or `k3s agent`.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// The K3s that runs on this data directory, as far as `/proc` tells.
+///
+/// K3s changes its title to `k3s server` without its flags, so a process without `--data-dir` in
+/// its arguments is taken to work on the default one.
+pub fn running(site: &Site) -> Option<Running> {
+    std::fs::read_dir("/proc")
+        .ok()?
+        .flatten()
+        .find_map(|entry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let arguments = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let arguments = String::from_utf8_lossy(&arguments).into_owned();
+            let words: Vec<&str> = arguments
+                .split(['\0', ' '])
+                .filter(|word| !word.is_empty())
+                .collect();
+            let program = Path::new(words.first()?).file_name()?.to_str()?;
+            let role = words.get(1).copied().unwrap_or_default();
+            if program != "k3s" || !matches!(role, "server" | "agent") {
+                return None;
+            }
+            let named = words.iter().enumerate().find_map(|(index, word)| {
+                word.strip_prefix("--data-dir=").or_else(|| {
+                    matches!(*word, "--data-dir" | "-d").then(|| words.get(index + 1).copied())?
+                })
+            });
+            let data_dir = resolved(Path::new(named.unwrap_or(DEFAULT_DATA_DIR)));
+            (data_dir == site.data_dir).then(|| Running {
+                name: format!("k3s {role}"),
+                pid,
+            })
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_usable_address_follows_the_network() {
+        for (cidr, first) in [
+            ("10.43.0.0/16", Some("10.43.0.1")),
+            ("fd00:43::/112", Some("fd00:43::1")),
+            ("10.43.0.0", None),
+            ("x/16", None),
+        ] {
+            assert_eq!(
+                first_usable(cidr),
+                first.map(|text| text.parse().unwrap()),
+                "{cidr}"
+            );
+        }
+    }
+}

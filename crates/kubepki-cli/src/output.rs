@@ -1,0 +1,54 @@
+//! Where text meets the terminal: stdout is data, stderr is talk.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use crate::error::CliError;
+
+/// Writes data to stdout. A reader that has gone away (`| head`) is no error.
+///
+/// # Errors
+///
+/// When stdout cannot be written for another reason: a full disk loses data.
+pub fn data(text: &str) -> Result<(), CliError> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::from(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Says something to the operator; nobody listening is no error.
+pub fn talk(text: &str) {
+    let mut stderr = io::stderr().lock();
+    let _ = writeln!(stderr, "{}", text.trim_end());
+}
+
+/// Asks whether to go on.
+///
+/// # Errors
+///
+/// A refusal when the answer is not yes, or when nobody can be asked: without a terminal a
+/// command that changes something wants `--yes`.
+pub fn confirm(question: &str, yes: bool) -> Result<(), CliError> {
+    if yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        return Err(
+            CliError::refused("there is no terminal to ask on, so nothing was changed")
+                .hint("say --yes to go on without asking, or --dry-run to see the plan only"),
+        );
+    }
+    let mut stderr = io::stderr().lock();
+    let _ = write!(stderr, "{question} [y/N] ");
+    let _ = stderr.flush();
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(CliError::refused("not confirmed, so nothing was changed")),
+    }
+}

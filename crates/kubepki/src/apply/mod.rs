@@ -1,0 +1,389 @@
+//! Doing what a plan says, one step at a time, so that a crash anywhere can be mended.
+//!
+//! ```text
+//! check: the plan fits this build, finds what it was made for, has its sources, has room
+//! for each step:  read the target and compare with `before`
+//!                 make the content (keys and certificates are staged first, and only once)
+//!                 back up what is there
+//!                 journal "intend"     <- on the disk before the target is touched
+//!                 do
+//!                 read back and compare
+//!                 journal "done"
+//! journal "finished"; forget what was staged
+//! ```
+//!
+//! [`Executor::apply`] begins a plan. After a crash or failure [`Executor::resume`] goes on with
+//! it, or [`Executor::undo`] makes the plan that takes it back, which is applied like any other:
+//! journalled, resumable, undoable. Both look at the target of the step in flight first; if it
+//! holds neither what was there nor what was to be there, somebody else changed it, and they stop.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use pki::UnixTime;
+
+use crate::edge::{Clock, Entropy, KeySource};
+use crate::error_chain;
+use crate::host::Host;
+use crate::journal::{Event, FORMAT, Header, Journal, JournalError, LeafRecord, Progress};
+use crate::plan::{LeafId, Plan, PlanId, Step};
+use crate::state::{Locked, StateError};
+
+mod compare;
+mod error;
+mod history;
+mod leaves;
+mod preflight;
+mod proof;
+mod render;
+mod step;
+mod undo;
+
+pub use compare::{fingerprint, found};
+pub use error::{Aftermath, ApplyError, Difference, MakeError, StepError};
+pub use history::{Past, Standing, history, unfinished};
+pub use preflight::{check_before, check_fit};
+pub use proof::served_certificate;
+
+use leaves::Workshop;
+use step::Taken;
+
+/// Carries out plans. Everything that it needs of the world is here.
+#[derive(Clone, Copy, Debug)]
+pub struct Executor<'a> {
+    /// The machine that plans call `local`.
+    pub host: &'a dyn Host,
+    /// Plans, journals, staged keys and backups, with the lock held.
+    pub state: &'a Locked,
+    /// Dates the journal's lines and the plans of undos; nothing else depends on it.
+    pub clock: &'a dyn Clock,
+    /// Makes ids of undos unique.
+    pub entropy: &'a dyn Entropy,
+    /// New keys for leaves.
+    pub keys: &'a dyn KeySource,
+    /// Is told of every step.
+    pub observer: &'a dyn Observer,
+    /// How long is waited for what.
+    pub patience: Patience,
+}
+
+/// Is told of every step, to show it.
+pub trait Observer: Send + Sync + fmt::Debug {
+    /// A step is about to be taken, or looked at after a crash.
+    fn begin(&self, step: &Step);
+
+    /// It is done and verified.
+    fn done(&self, step: &Step);
+}
+
+/// Shows nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Quiet;
+
+impl Observer for Quiet {
+    fn begin(&self, _step: &Step) {}
+
+    fn done(&self, _step: &Step) {}
+}
+
+/// How long is waited for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// For a restart's proofs to hold.
+    pub proof: Duration,
+    /// Between two looks at the proofs.
+    pub pause: Duration,
+    /// For one connection, handshake or short command.
+    pub look: Duration,
+    /// For a restart command to end; K3s's unit is of the kind that returns when it is up.
+    pub command: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            proof: Duration::from_secs(120),
+            pause: Duration::from_millis(500),
+            look: Duration::from_secs(5),
+            command: Duration::from_secs(300),
+        }
+    }
+}
+
+/// How an application ended without an error.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Every step is done.
+    Finished {
+        /// The leaves that were put in place.
+        leaves: BTreeMap<LeafId, LeafRecord>,
+        /// What could not be tidied up afterwards; the plan is done all the same.
+        untidy: Option<String>,
+    },
+    /// A person has to do something; `resume` goes on once it is done.
+    Waiting {
+        /// The step.
+        step: u32,
+        /// What to do.
+        instruction: String,
+        /// What is not yet as it should be.
+        unmet: Vec<String>,
+    },
+}
+
+impl<'a> Executor<'a> {
+    /// Begins a plan and carries it out. Saves the plan if it is not saved yet.
+    ///
+    /// # Errors
+    ///
+    /// Refusals ([`Aftermath::Refused`]) and failures before the first step change nothing;
+    /// [`ApplyError::Stopped`] leaves a plan to resume or undo.
+    pub async fn apply(&self, plan: &Plan) -> Result<Outcome, ApplyError> {
+        check_fit(plan)?;
+        self.refuse_second(plan)?;
+        check_before(plan, self.host).await?;
+        self.check_space(plan)?;
+        preflight::check_sources(&self.workshop(plan), 1).await?;
+
+        self.state.save_plan(plan)?;
+        let mut journal = self.state.open_journal(&plan.id)?;
+        let header = Header {
+            format: FORMAT,
+            plan: plan.id.clone(),
+            plan_sha256: self.state.plan_sha256(&plan.id)?,
+            steps: u32::try_from(plan.steps.len()).unwrap_or(u32::MAX),
+        };
+        self.write(&mut journal, plan, Event::Begin(header))?;
+        self.give_up_undone(plan).await?;
+        self.run(plan, &mut journal).await
+    }
+
+    /// Goes on with a plan that a crash or failure interrupted, or that waited for a person. A
+    /// finished plan is finished again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::apply`]; a step in flight that holds neither what was there nor what was to be
+    /// there stops with [`StepError::Conflict`].
+    pub async fn resume(&self, id: &PlanId) -> Result<Outcome, ApplyError> {
+        let plan = self.state.load_plan(id)?;
+        check_fit(&plan)?;
+        let mut journal = self.begun_journal(&plan)?;
+        match self.replay(&journal, id)?.progress {
+            Progress::NotStarted => return Err(ApplyError::NotBegun { plan: id.clone() }),
+            Progress::Abandoned => return Err(ApplyError::Abandoned { plan: id.clone() }),
+            Progress::Finished => return self.finish(&plan, &journal),
+            Progress::InProgress { .. } | Progress::InFlight { .. } => {}
+        }
+        self.refuse_being_undone(id)?;
+        self.give_up_undone(&plan).await?;
+        if let Progress::InFlight { step } = self.replay(&journal, id)?.progress
+            && let Some(step) = numbered(&plan, step)
+        {
+            self.observer.begin(step);
+            let taken = self.take_again(&plan, &mut journal, step).await;
+            if let Some(waiting) = self.taken(&plan, &mut journal, step, taken)? {
+                return Ok(waiting);
+            }
+        }
+        if let Progress::InProgress { next } = self.replay(&journal, id)?.progress {
+            let check = preflight::check_before_from(&plan, next, self.host).await;
+            check.map_err(ApplyError::when_begun)?;
+        }
+        self.run(&plan, &mut journal).await
+    }
+
+    async fn run(&self, plan: &Plan, journal: &mut Journal) -> Result<Outcome, ApplyError> {
+        while let Progress::InProgress { next } = self.replay(journal, &plan.id)?.progress {
+            let Some(step) = numbered(plan, next) else {
+                self.write(journal, plan, Event::Finished)?;
+                break;
+            };
+            self.observer.begin(step);
+            let taken = self.take(plan, journal, step).await;
+            if let Some(waiting) = self.taken(plan, journal, step, taken)? {
+                return Ok(waiting);
+            }
+        }
+        self.finish(plan, journal)
+    }
+
+    /// Notes how a step went. `Some` ends the run without an error.
+    fn taken(
+        &self,
+        plan: &Plan,
+        journal: &mut Journal,
+        step: &Step,
+        taken: Result<Taken, StepError>,
+    ) -> Result<Option<Outcome>, ApplyError> {
+        match taken {
+            Ok(Taken::Done) => {
+                self.observer.done(step);
+                Ok(None)
+            }
+            Ok(Taken::Waiting { instruction, unmet }) => Ok(Some(Outcome::Waiting {
+                step: step.number,
+                instruction,
+                unmet,
+            })),
+            Err(source) => {
+                let error = error_chain(&source);
+                // The first error is the one to report; without this line the journal still says
+                // that the step is in doubt.
+                let _ = journal.append(
+                    self.now(),
+                    Event::Failed {
+                        step: step.number,
+                        error,
+                    },
+                );
+                let (plan, step) = (plan.id.clone(), step.number);
+                Err(ApplyError::Stopped {
+                    plan,
+                    step,
+                    source: Box::new(source),
+                })
+            }
+        }
+    }
+
+    fn finish(&self, plan: &Plan, journal: &Journal) -> Result<Outcome, ApplyError> {
+        let leaves = self.replay(journal, &plan.id)?.leaves;
+        let tidied = self
+            .state
+            .drop_finished_staging()
+            .and_then(|()| self.state.prune(self.now()));
+        let untidy = tidied.err().map(|error| error_chain(&error));
+        Ok(Outcome::Finished { leaves, untidy })
+    }
+
+    /// Refuses to begin a plan that was begun, or while another one is unfinished.
+    fn refuse_second(&self, plan: &Plan) -> Result<(), ApplyError> {
+        let id = || plan.id.clone();
+        let contents = self.state.journal(&plan.id)?;
+        match self.replay_entries(&contents.entries, &plan.id)?.progress {
+            Progress::NotStarted => {}
+            Progress::Finished => return Err(ApplyError::Over { plan: id() }),
+            Progress::Abandoned => return Err(ApplyError::Abandoned { plan: id() }),
+            _ => return Err(ApplyError::Begun { plan: id() }),
+        }
+        match unfinished(self.state)? {
+            Some(other) if plan.undoes.as_ref() != Some(&other.id) => {
+                Err(ApplyError::Unfinished { plan: other.id })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn refuse_being_undone(&self, id: &PlanId) -> Result<(), ApplyError> {
+        let undo = history(self.state)?
+            .into_iter()
+            .find(|past| past.undoes.as_ref() == Some(id) && past.is_interrupted());
+        match undo {
+            Some(undo) => Err(ApplyError::BeingUndone {
+                plan: id.clone(),
+                by: undo.id,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The journal of a plan, if the plan is still the one that was begun.
+    fn begun_journal(&self, plan: &Plan) -> Result<Journal, ApplyError> {
+        let journal = self.state.open_journal(&plan.id)?;
+        let saved = self.state.plan_sha256(&plan.id)?;
+        match &journal.contents().header {
+            Some(header) if header.plan_sha256 != saved => Err(ApplyError::PlanChanged {
+                plan: plan.id.clone(),
+            }),
+            _ => Ok(journal),
+        }
+    }
+
+    /// Refuses when the disk could fill up in the middle: twice the largest certificate files for
+    /// each step, and some for the journal.
+    fn check_space(&self, plan: &Plan) -> Result<(), ApplyError> {
+        let needed = JOURNAL_ROOM + STEP_ROOM * plan.steps.len() as u64;
+        let path = self.state.path();
+        let file = |source: rustix::io::Errno| StateError::File {
+            action: "see the free space of",
+            path: path.to_owned(),
+            source: source.into(),
+        };
+        let statistics = rustix::fs::statvfs(path).map_err(file)?;
+        let free = statistics.f_bavail.saturating_mul(statistics.f_frsize);
+        if free < needed {
+            return Err(ApplyError::NoSpace {
+                path: path.to_owned(),
+                free,
+                needed,
+            });
+        }
+        Ok(())
+    }
+
+    fn workshop<'b>(&'b self, plan: &'b Plan) -> Workshop<'b> {
+        Workshop {
+            plan,
+            host: self.host,
+            state: self.state,
+            keys: self.keys,
+        }
+    }
+
+    fn write(&self, journal: &mut Journal, plan: &Plan, event: Event) -> Result<(), ApplyError> {
+        journal
+            .append(self.now(), event)
+            .map_err(|source| journal_error(&plan.id, source))
+    }
+
+    fn replay(&self, journal: &Journal, id: &PlanId) -> Result<crate::journal::Replay, ApplyError> {
+        self.replay_entries(&journal.contents().entries, id)
+    }
+
+    fn replay_entries(
+        &self,
+        entries: &[crate::journal::Entry],
+        id: &PlanId,
+    ) -> Result<crate::journal::Replay, ApplyError> {
+        crate::journal::replay(entries)
+            .map_err(|source| journal_error(id, JournalError::Contradiction(source)))
+    }
+
+    fn now(&self) -> UnixTime {
+        self.clock.now()
+    }
+}
+
+/// A new plan's id: `20261122T101500Z-rotate-1f0c`. `purpose` is one lower-case word.
+///
+/// # Errors
+///
+/// When `entropy` fails.
+pub fn plan_id(now: UnixTime, purpose: &str, entropy: &dyn Entropy) -> Result<PlanId, pki::Error> {
+    let mut suffix = [0; 2];
+    entropy.fill(&mut suffix)?;
+    let (year, month, day, hour, minute, second) = now.civil();
+    let suffix = pki::hex(&suffix);
+    Ok(PlanId(format!(
+        "{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z-{purpose}-{suffix}"
+    )))
+}
+
+fn numbered(plan: &Plan, number: u32) -> Option<&Step> {
+    plan.steps
+        .get(usize::try_from(number).ok()?.checked_sub(1)?)
+}
+
+fn journal_error(id: &PlanId, source: JournalError) -> ApplyError {
+    ApplyError::State(StateError::Journal {
+        id: id.clone(),
+        source,
+    })
+}
+
+/// Bytes of disk that a step may need: staged files, backup, and the target beside the old one.
+const STEP_ROOM: u64 = 64 * 1024;
+/// Bytes of disk for plan and journal.
+const JOURNAL_ROOM: u64 = 512 * 1024;

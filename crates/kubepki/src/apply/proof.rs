@@ -1,0 +1,231 @@
+//! Looking from outside whether a change has taken hold.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pki::Certificate;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::error_chain;
+use crate::host::{Entry, Host};
+use crate::journal::LeafRecord;
+use crate::plan::{LeafId, Proof};
+
+/// Which of `proofs` do not hold, and what was seen instead, a sentence each.
+pub(super) async fn unmet(
+    proofs: &[Proof],
+    leaves: &BTreeMap<LeafId, LeafRecord>,
+    host: &dyn Host,
+    timeout: Duration,
+) -> Vec<String> {
+    let mut unmet = Vec::new();
+    for proof in proofs {
+        if let Err(seen) = look(proof, leaves, host, timeout).await {
+            unmet.push(seen);
+        }
+    }
+    unmet
+}
+
+async fn look(
+    proof: &Proof,
+    leaves: &BTreeMap<LeafId, LeafRecord>,
+    host: &dyn Host,
+    timeout: Duration,
+) -> Result<(), String> {
+    match proof {
+        Proof::Serves { address, leaf } => {
+            let wanted = leaves
+                .get(leaf)
+                .and_then(|record| record.certificate.as_deref());
+            let served = served_digest(address, timeout).await?;
+            match wanted {
+                Some(wanted) if wanted == served => Ok(()),
+                _ => Err(format!(
+                    "{address} serves another certificate (SHA-256 {served})"
+                )),
+            }
+        }
+        Proof::ServesOther { address, sha256 } => {
+            let served = served_digest(address, timeout).await?;
+            if served != *sha256 {
+                return Ok(());
+            }
+            Err(format!(
+                "{address} still serves the certificate with SHA-256 {sha256}"
+            ))
+        }
+        Proof::Listens { address } => match connect(address, timeout).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("{address} does not accept connections: {error}")),
+        },
+        Proof::Active { unit } => {
+            let argv = ["systemctl", "is-active", unit].map(str::to_owned);
+            let output = host
+                .run(&argv, timeout)
+                .await
+                .map_err(|error| error_chain(&error))?;
+            if output.code == Some(0) {
+                return Ok(());
+            }
+            Err(format!(
+                "{unit} is {}",
+                String::from_utf8_lossy(&output.stdout).trim()
+            ))
+        }
+        Proof::FileRenewed { path, sha256 } => {
+            let at = path.display();
+            let entry = host.read(path).await.map_err(|error| error_chain(&error))?;
+            let Some(bytes) = entry.as_ref().and_then(Entry::bytes) else {
+                return Err(format!("{at} is not there"));
+            };
+            let certificates =
+                Certificate::all_from_pem(bytes).map_err(|error| format!("{at}: {error}"))?;
+            match certificates
+                .first()
+                .map(|first| first.fingerprint().to_string())
+            {
+                Some(found) if Some(&found) != sha256.as_ref() => Ok(()),
+                _ => Err(format!("{at} holds the certificate of before")),
+            }
+        }
+    }
+}
+
+async fn served_digest(address: &str, timeout: Duration) -> Result<String, String> {
+    let served = served_certificate(address, timeout).await;
+    let der = served.map_err(|error| format!("{address} completes no TLS handshake: {error}"))?;
+    Ok(pki::sha256(&der).to_string())
+}
+
+/// The DER of the end-entity certificate that `address` (`host:port`) serves.
+///
+/// Any chain is taken, for what is served is the question and not whether it is trusted; but the
+/// server must prove with its signature that it has the key. A server that then turns us away for
+/// want of a client certificate has served all the same.
+///
+/// # Errors
+///
+/// When no connection is made or the handshake does not get that far within `timeout`.
+pub async fn served_certificate(address: &str, timeout: Duration) -> io::Result<Vec<u8>> {
+    let (host, _) = split(address)?;
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let witness = Arc::new(Witness {
+        provider: provider.clone(),
+        seen: Mutex::default(),
+    });
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(witness.clone())
+        .with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(config));
+    let handshake = async {
+        let stream = connect(address, timeout).await?;
+        connector.connect(name, stream).await.map(drop)
+    };
+    let ended = tokio::time::timeout(timeout, handshake).await;
+    let proven = witness.proven();
+    match (proven, ended) {
+        (Some(der), _) => Ok(der),
+        (None, Ok(Ok(()))) => Err(io::Error::other("the server proved no key")),
+        (None, Ok(Err(error))) => Err(error),
+        (None, Err(_)) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+async fn connect(address: &str, timeout: Duration) -> io::Result<TcpStream> {
+    let (host, port) = split(address)?;
+    match tokio::time::timeout(timeout, TcpStream::connect((host, port))).await {
+        Ok(connected) => connected,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// `host:port`, an IPv6 address in brackets.
+fn split(address: &str) -> io::Result<(&str, u16)> {
+    let parts = address.rsplit_once(':').and_then(|(host, port)| {
+        let host = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
+        Some((host, port.parse().ok()?))
+    });
+    parts.ok_or_else(|| {
+        let text = format!("{address:?} is not host:port");
+        io::Error::new(io::ErrorKind::InvalidInput, text)
+    })
+}
+
+/// Takes any certificate, and remembers it once its key has signed the handshake.
+#[derive(Debug)]
+struct Witness {
+    provider: Arc<CryptoProvider>,
+    seen: Mutex<Option<Vec<u8>>>,
+}
+
+impl Witness {
+    fn saw(&self, certificate: &CertificateDer<'_>) {
+        // A poisoned lock would mean a panic in these two lines.
+        if let Ok(mut seen) = self.seen.lock() {
+            *seen = Some(certificate.to_vec());
+        }
+    }
+
+    fn proven(&self) -> Option<Vec<u8>> {
+        self.seen.lock().ok()?.take()
+    }
+}
+
+impl ServerCertVerifier for Witness {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        let valid = verify_tls12_signature(message, cert, dss, algorithms)?;
+        self.saw(cert);
+        Ok(valid)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        let valid = verify_tls13_signature(message, cert, dss, algorithms)?;
+        self.saw(cert);
+        Ok(valid)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}

@@ -1,0 +1,211 @@
+//! From a plan's content to bytes.
+
+use zeroize::Zeroizing;
+
+use super::error::MakeError;
+use super::leaves::Workshop;
+use crate::host::{Entry, EntryKind};
+use crate::journal::LeafRecord;
+use crate::plan::{Content, LeafId};
+use crate::{kubeconfig, listener};
+
+/// What a step will put in place, attributes excepted.
+pub(super) struct Rendered {
+    pub(super) kind: EntryKind,
+    pub(super) leaves: Vec<LeafRecord>,
+}
+
+impl Rendered {
+    fn plain(bytes: impl Into<Zeroizing<Vec<u8>>>) -> Self {
+        Self {
+            kind: EntryKind::File(bytes.into()),
+            leaves: Vec::new(),
+        }
+    }
+}
+
+/// Renders `content`. `base` is what is at the target now.
+pub(super) async fn render(
+    workshop: &Workshop<'_>,
+    content: &Content,
+    base: Option<&Entry>,
+) -> Result<Rendered, MakeError> {
+    match content {
+        Content::Directory => Ok(Rendered {
+            kind: EntryKind::Directory,
+            leaves: Vec::new(),
+        }),
+        Content::Link(target) => Ok(Rendered {
+            kind: EntryKind::Link(target.clone()),
+            leaves: Vec::new(),
+        }),
+        Content::Text(text) => Ok(Rendered::plain(text.clone().into_bytes())),
+        Content::Staged { .. } | Content::Backup { .. } | Content::CopyOf { .. } => {
+            Ok(Rendered::plain(copied(workshop, content).await?))
+        }
+        Content::LeafKey(leaf) => {
+            let pem = key_pem(workshop, leaf).await?;
+            let spki = workshop.key(leaf).await?.spki_sha256().to_string();
+            let record = LeafRecord {
+                leaf: leaf.clone(),
+                spki,
+                certificate: None,
+            };
+            let kind = EntryKind::File(pem.as_bytes().to_vec().into());
+            Ok(Rendered {
+                kind,
+                leaves: vec![record],
+            })
+        }
+        Content::LeafCertificate(leaf) => {
+            let issued = workshop.certificate(leaf).await?;
+            let kind = EntryKind::File(issued.chain.into_bytes().into());
+            Ok(Rendered {
+                kind,
+                leaves: vec![issued.record],
+            })
+        }
+        Content::Kubeconfig { leaf, .. }
+        | Content::ListenerSecret { leaf }
+        | Content::NewKubeconfig { leaf, .. }
+        | Content::NewListenerSecret { leaf } => inlined(workshop, content, leaf, base).await,
+    }
+}
+
+/// A file that inlines certificate and key: with both replaced, or where there was none.
+async fn inlined(
+    workshop: &Workshop<'_>,
+    content: &Content,
+    leaf: &LeafId,
+    base: Option<&Entry>,
+) -> Result<Rendered, MakeError> {
+    let (key, issued) = (
+        key_pem(workshop, leaf).await?,
+        workshop.certificate(leaf).await?,
+    );
+    let file = match content {
+        Content::Kubeconfig {
+            user, authority, ..
+        } => {
+            let base = base_bytes(base, "kubeconfig")?;
+            kubeconfig::replace_user(base, user, &issued.chain, &key, authority.as_deref())
+                .map_err(|source| edit_error("kubeconfig", source))?
+        }
+        Content::NewKubeconfig {
+            name,
+            server,
+            authority,
+            preferences,
+            ..
+        } => kubeconfig::render_inline(&kubeconfig::Inline {
+            name,
+            server,
+            authority: authority.as_bytes(),
+            certificate: issued.chain.as_bytes(),
+            key: key.as_bytes(),
+            preferences: *preferences,
+        }),
+        Content::NewListenerSecret { .. } => {
+            let certificate = workshop.leaf(leaf)?.certificate.as_ref();
+            let names = certificate.map_or(&[][..], |it| it.sans.as_slice());
+            listener::render(&issued.chain, &key, names)
+                .map_err(|source| edit_error("listener Secret", source))?
+        }
+        _ => {
+            let base = base_bytes(base, "listener Secret")?;
+            listener::reissue(base, &issued.chain, &key)
+                .map_err(|source| edit_error("listener Secret", source))?
+        }
+    };
+    Ok(Rendered {
+        kind: EntryKind::File(file),
+        leaves: vec![issued.record],
+    })
+}
+
+/// Bytes that exist already, held to the digest that the plan names.
+pub(super) async fn copied(
+    workshop: &Workshop<'_>,
+    content: &Content,
+) -> Result<Zeroizing<Vec<u8>>, MakeError> {
+    let (place, bytes, expected) = match content {
+        Content::Staged { name, sha256 } => {
+            let bytes = workshop.state.read_staged(&workshop.plan.id, name)?;
+            (format!("staged {name}"), bytes, sha256)
+        }
+        Content::Backup { plan, step, sha256 } => {
+            let bytes = workshop.state.read_backup(plan, *step)?;
+            (
+                format!("the backup of step {step} of plan {plan}"),
+                bytes,
+                sha256,
+            )
+        }
+        Content::CopyOf { path, sha256 } => {
+            let bytes = workshop
+                .host
+                .read(path)
+                .await?
+                .and_then(|entry| match entry.kind {
+                    EntryKind::File(bytes) => Some(bytes),
+                    EntryKind::Directory | EntryKind::Link(_) => None,
+                });
+            (path.display().to_string(), bytes, sha256)
+        }
+        _ => {
+            return Err(MakeError::Missing {
+                place: "content by value".to_owned(),
+            });
+        }
+    };
+    let Some(bytes) = bytes else {
+        return Err(MakeError::Missing { place });
+    };
+    let found = pki::sha256(&bytes).to_string();
+    if found != *expected {
+        return Err(MakeError::OtherBytes {
+            place,
+            expected: expected.clone(),
+            found,
+        });
+    }
+    Ok(bytes)
+}
+
+/// The leaf that a content puts in place.
+pub(super) fn leaf_of(content: &Content) -> Option<&LeafId> {
+    match content {
+        Content::LeafKey(leaf)
+        | Content::LeafCertificate(leaf)
+        | Content::Kubeconfig { leaf, .. }
+        | Content::ListenerSecret { leaf }
+        | Content::NewKubeconfig { leaf, .. }
+        | Content::NewListenerSecret { leaf } => Some(leaf),
+        _ => None,
+    }
+}
+
+async fn key_pem(workshop: &Workshop<'_>, leaf: &LeafId) -> Result<Zeroizing<String>, MakeError> {
+    let key = workshop.key(leaf).await?;
+    key.to_pem().map_err(|source| MakeError::Leaf {
+        leaf: leaf.clone(),
+        source,
+    })
+}
+
+fn edit_error(
+    what: &'static str,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> MakeError {
+    MakeError::Edit {
+        what,
+        source: Box::new(source),
+    }
+}
+
+fn base_bytes<'a>(base: Option<&'a Entry>, what: &'static str) -> Result<&'a [u8], MakeError> {
+    base.and_then(Entry::bytes)
+        .ok_or_else(|| MakeError::Missing {
+            place: format!("the {what} to edit"),
+        })
+}

@@ -1,0 +1,19 @@
+//! How a K3s node is configured, as far as certificates are concerned.
+//!
+//! K3s takes a flag first, then `config.yaml.d`, `config.yaml`, the environment, its default. The
+//! pieces of text are read by pure functions into [`Layer`]s; [`K3sConfig::merge`] lays them over
+//! each other, and every value remembers where it was written. [`discover()`] finds the pieces on a
+//! host.
+
+mod config;
+mod discover;
+mod layer;
+mod unit;
+
+pub use config::{ConfigError, DatastoreKind, Found, K3sConfig};
+pub use discover::{Places, discover};
+pub use layer::{Layer, Setting};
+pub use unit::{Unit, environment_file};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,222 @@
+//! A plan in words.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use pki::UnixTime;
+
+use super::{
+    Action, Before, Content, FingerprintKind, KeyOrigin, Leaf, LeafId, Plan, Step, Target,
+};
+use crate::inventory::{Facts, Inventory, Observed};
+
+/// The plan as an operator reads it: node, path, before, after and reason of each step.
+///
+/// With the inventory that it was made from, what is there now is told by its end date; without
+/// one, by its digest.
+pub fn show(plan: &Plan, inventory: Option<&Inventory>) -> String {
+    let mut text = format!("Plan {}: {}\n", plan.id, plan.title);
+    let _ = writeln!(
+        text,
+        "Node {}, data directory {}",
+        plan.node,
+        plan.root.display()
+    );
+    if let Some(undone) = &plan.undoes {
+        let _ = writeln!(text, "It takes back {undone}");
+    }
+    if plan.hypothetical {
+        text.push_str("Made for another moment (--at): it cannot be applied\n");
+    }
+    for step in &plan.steps {
+        show_step(&mut text, plan, step, inventory);
+    }
+    for note in &plan.notes {
+        let _ = writeln!(text, "Note: {note}");
+    }
+    text
+}
+
+fn show_step(text: &mut String, plan: &Plan, step: &Step, inventory: Option<&Inventory>) {
+    let Step {
+        number,
+        target,
+        before,
+        action,
+        reason,
+    } = step;
+    let (name, path) = match target {
+        Target::File { path, .. } => {
+            let shown = path.strip_prefix(&plan.root).unwrap_or(path);
+            (shown.display().to_string(), Some(path.as_path()))
+        }
+        Target::DatastoreKey { key } => (format!("datastore key {key}"), None),
+        Target::Unit { name, .. } => (name.clone(), None),
+        Target::Container { name, .. } => (format!("container {name}"), None),
+        Target::Http { method, url } => (format!("{method} {url}"), None),
+        Target::Manual { host } => (format!("by hand on {host}"), None),
+    };
+    let was = was(before, path, inventory);
+    let (verb, becomes) = becomes(plan, action);
+    let _ = writeln!(text, "{number:>4}. {verb} {name}");
+    let _ = writeln!(text, "      before: {was}");
+    let _ = writeln!(text, "      after:  {becomes}");
+    let _ = writeln!(text, "      reason: {reason}");
+}
+
+/// What a step does to what, on one line.
+pub fn headline(step: &Step) -> String {
+    let verb = match &step.action {
+        Action::Put { .. } => "put",
+        Action::Remove => "remove",
+        Action::Txn { .. } => "write",
+        Action::Restart { .. } => "restart",
+        Action::DeletePods { .. } => "delete pods of",
+        Action::Manual { .. } => "wait for",
+    };
+    let target = match &step.target {
+        Target::File { path, .. } => path.display().to_string(),
+        Target::DatastoreKey { key } => format!("datastore key {key}"),
+        Target::Unit { name, .. } => name.clone(),
+        Target::Container { name, .. } => format!("container {name}"),
+        Target::Http { method, url } => format!("{method} {url}"),
+        Target::Manual { host } => format!("a person on {host}"),
+    };
+    format!("{verb} {target}")
+}
+
+fn was(before: &Before, path: Option<&Path>, inventory: Option<&Inventory>) -> String {
+    let known = path.and_then(|path| inventory.and_then(|i| i.observed(path)));
+    match before {
+        Before::Absent => "nothing".to_owned(),
+        Before::Any => "whatever it is".to_owned(),
+        Before::Revision(revision) => format!("revision {revision}"),
+        Before::Present(found) => match &found.kind {
+            FingerprintKind::Directory => "a directory".to_owned(),
+            FingerprintKind::Link(to) => format!("a link to {}", to.display()),
+            FingerprintKind::File(sha256) => match known.and_then(summary) {
+                Some(summary) => summary,
+                None => format!("a file, SHA-256 {}", short(sha256)),
+            },
+        },
+    }
+}
+
+fn summary(observed: &Observed) -> Option<String> {
+    match &observed.present()?.facts {
+        Facts::Certificates(certificates) => certificates
+            .first()
+            .map(|leaf| ends(leaf.validity().not_after)),
+        Facts::Listener(listener) => listener
+            .certificates
+            .first()
+            .map(|leaf| ends(leaf.validity().not_after)),
+        Facts::Kubeconfig(facts) => facts
+            .users
+            .iter()
+            .filter_map(|user| user.certificates.first())
+            .map(|leaf| format!("inlined certificate {}", ends(leaf.validity().not_after)))
+            .next(),
+        Facts::Keys(keys) => keys.first().map(|key| {
+            format!(
+                "{} key, SPKI {}",
+                key.algorithm,
+                short(&key.spki.to_string())
+            )
+        }),
+        _ => None,
+    }
+}
+
+fn ends(not_after: UnixTime) -> String {
+    format!("ends {not_after}")
+}
+
+fn becomes(plan: &Plan, action: &Action) -> (&'static str, String) {
+    match action {
+        Action::Put {
+            content,
+            attributes,
+        } => {
+            let mode = format!(", mode {:04o}", attributes.mode);
+            ("put", content_in_words(plan, content) + &mode)
+        }
+        Action::Remove => ("remove", "nothing".to_owned()),
+        Action::Txn { .. } => ("write", "a new revision".to_owned()),
+        Action::Restart {
+            command: Some(command),
+            proof,
+        } => (
+            "restart",
+            format!("`{}` run, {} proof(s) hold", command.join(" "), proof.len()),
+        ),
+        Action::Restart {
+            command: None,
+            proof,
+        } => (
+            "restart",
+            format!("restarted, {} proof(s) hold", proof.len()),
+        ),
+        Action::DeletePods { selectors } => ("delete pods", selectors.join(", ")),
+        Action::Manual { instruction, .. } => ("wait for", instruction.clone()),
+    }
+}
+
+fn content_in_words(plan: &Plan, content: &Content) -> String {
+    let leaf = |id: &LeafId| plan.leaves.get(id);
+    match content {
+        Content::Directory => "a directory".to_owned(),
+        Content::Link(to) => format!("a link to {}", to.display()),
+        Content::Text(text) => format!("{} bytes of text", text.len()),
+        Content::Staged { sha256, .. } => format!("prepared secret, SHA-256 {}", short(sha256)),
+        Content::Backup { plan, step, .. } => format!("what step {step} of {plan} replaced"),
+        Content::CopyOf { path, .. } => format!("a copy of {}", path.display()),
+        Content::LeafKey(id) => leaf(id).map_or_else(String::new, key_in_words),
+        Content::LeafCertificate(id) => leaf(id).map_or_else(String::new, certificate_in_words),
+        Content::Kubeconfig { user, leaf: id, .. } => {
+            let leaf = leaf(id).map_or_else(String::new, certificate_in_words);
+            format!("user {user}: {leaf}")
+        }
+        Content::NewKubeconfig {
+            server, leaf: id, ..
+        } => {
+            let leaf = leaf(id).map_or_else(String::new, certificate_in_words);
+            format!("kubeconfig for {server}: {leaf}")
+        }
+        Content::ListenerSecret { leaf: id } | Content::NewListenerSecret { leaf: id } => {
+            leaf(id).map_or_else(String::new, certificate_in_words)
+        }
+    }
+}
+
+fn key_in_words(leaf: &Leaf) -> String {
+    match &leaf.key {
+        KeyOrigin::New { algorithm } => format!("a new {algorithm} key"),
+        KeyOrigin::Keep { spki, .. } => format!("the present key, SPKI {}", short(spki)),
+    }
+}
+
+fn certificate_in_words(leaf: &Leaf) -> String {
+    let Some(certificate) = &leaf.certificate else {
+        return key_in_words(leaf);
+    };
+    let issuer = pki::Certificate::all_from_pem(certificate.issuer.certificate.as_bytes())
+        .ok()
+        .and_then(|certificates| certificates.first().map(|ca| ca.subject().to_string()));
+    let names = match certificate.sans.len() {
+        0 => String::new(),
+        count => format!(", {count} names"),
+    };
+    format!(
+        "{}{names}, {}, from {}, {}",
+        certificate.common_name,
+        ends(certificate.not_after),
+        issuer.as_deref().unwrap_or("?"),
+        key_in_words(leaf)
+    )
+}
+
+/// The first 16 characters of a digest.
+fn short(digest: &str) -> &str {
+    digest.get(..16).unwrap_or(digest)
+}

@@ -1,0 +1,219 @@
+//! The state directory with its lock held: everything that writes.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::ops::Deref;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use super::{
+    BACKUPS, JOURNALS, LOCK, PLANS, STAGING, StateDir, StateError, failed, names, plan_name,
+    write_private,
+};
+use crate::edge::file;
+use crate::host::Attributes;
+use crate::journal::Journal;
+use crate::plan::{Plan, PlanId};
+
+/// A [`StateDir`] whose lock this process holds, until this value is dropped.
+#[derive(Debug)]
+pub struct Locked {
+    state: StateDir,
+    lock: File,
+}
+
+impl Drop for Locked {
+    /// Lets go at once: closing the file would not while a child that was just forked has a copy
+    /// of it.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
+    }
+}
+
+impl Deref for Locked {
+    type Target = StateDir;
+
+    fn deref(&self) -> &StateDir {
+        &self.state
+    }
+}
+
+impl StateDir {
+    /// Makes the directory if it is absent (its parent must exist) and takes the lock.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Locked`] while another process, or another value in this one, holds it;
+    /// [`StateError::Unsafe`] when others could write to the directory.
+    pub fn lock(&self) -> Result<Locked, StateError> {
+        if let Err(source) = rustix::fs::mkdir(&self.path, Mode::RWXU)
+            && source != rustix::io::Errno::EXIST
+        {
+            return Err(failed("make", &self.path, source.into()));
+        }
+        self.refuse_unsafe()?;
+
+        let path = self.path.join(LOCK);
+        let failed = |source| failed("lock", &path, source);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let lock = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR);
+        let mut lock = File::from(lock.map_err(|error| failed(error.into()))?);
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut holder = String::new();
+                // The holder may not have written its pid yet; the lock is what counts.
+                let _ = lock.take(20).read_to_string(&mut holder);
+                let holder = holder.trim().parse().ok();
+                return Err(StateError::Locked {
+                    path: self.path.clone(),
+                    holder,
+                });
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+        lock.set_len(0).map_err(failed)?;
+        lock.write_all(format!("{}\n", std::process::id()).as_bytes())
+            .map_err(failed)?;
+        Ok(Locked {
+            state: self.clone(),
+            lock,
+        })
+    }
+
+    fn refuse_unsafe(&self) -> Result<(), StateError> {
+        let unsafe_because = |problem| StateError::Unsafe {
+            path: self.path.clone(),
+            problem,
+        };
+        let metadata = std::fs::symlink_metadata(&self.path)
+            .map_err(|source| failed("read", &self.path, source))?;
+        if !metadata.is_dir() {
+            return Err(unsafe_because("is not a directory"));
+        }
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(unsafe_because("belongs to another user"));
+        }
+        if metadata.mode() & 0o022 != 0 {
+            return Err(unsafe_because("can be written to by other users"));
+        }
+        Ok(())
+    }
+}
+
+impl Locked {
+    /// Saves a plan. Saving the same plan again does nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::PlanDiffers`] when another plan has that id.
+    pub fn save_plan(&self, plan: &Plan) -> Result<(), StateError> {
+        let path = self.plan_path(&plan.id);
+        let mut bytes = serde_json::to_vec_pretty(plan).map_err(|source| StateError::BadPlan {
+            path: path.clone(),
+            source,
+        })?;
+        bytes.push(b'\n');
+        match self.plan_bytes(&plan.id)? {
+            Some(saved) if *saved == bytes => return Ok(()),
+            Some(_) => {
+                return Err(StateError::PlanDiffers {
+                    id: plan.id.clone(),
+                });
+            }
+            None => {}
+        }
+        self.directory_for(&self.path.join(PLANS))?;
+        write_private(&path, &bytes)
+    }
+
+    /// Keeps `bytes` under `name` until the plan is finished. An older file of that name is
+    /// replaced.
+    ///
+    /// # Errors
+    ///
+    /// When the name is unfit or writing fails.
+    pub fn stage(&self, id: &PlanId, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        let path = self.staged_path(id, name)?;
+        self.directory_for(&self.path.join(STAGING))?;
+        self.directory_for(&self.directory(STAGING, id))?;
+        write_private(&path, bytes)
+    }
+
+    /// Keeps what a step is about to replace.
+    ///
+    /// # Errors
+    ///
+    /// When writing fails.
+    pub fn backup(&self, id: &PlanId, step: u32, bytes: &[u8]) -> Result<(), StateError> {
+        plan_name(id)?;
+        self.directory_for(&self.path.join(BACKUPS))?;
+        let directory = self.directory(BACKUPS, id);
+        self.directory_for(&directory)?;
+        write_private(&directory.join(step.to_string()), bytes)
+    }
+
+    /// Opens a plan's journal for adding lines.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Journal`].
+    pub fn open_journal(&self, id: &PlanId) -> Result<Journal, StateError> {
+        plan_name(id)?;
+        self.directory_for(&self.path.join(JOURNALS))?;
+        Journal::open(&self.journal_path(id)).map_err(|source| StateError::Journal {
+            id: id.clone(),
+            source,
+        })
+    }
+
+    /// Removes what was staged for a plan. Nothing there is success.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be removed.
+    pub fn drop_staging(&self, id: &PlanId) -> Result<(), StateError> {
+        plan_name(id)?;
+        self.remove_flat(&self.directory(STAGING, id))
+    }
+
+    /// Removes everything that is kept of a plan. What is staged and backed up goes first, so
+    /// that a crash leaves no secret without the plan that names it.
+    pub(super) fn remove_plan(&self, id: &PlanId) -> Result<(), StateError> {
+        plan_name(id)?;
+        self.remove_flat(&self.directory(STAGING, id))?;
+        self.remove_flat(&self.directory(BACKUPS, id))?;
+        for path in [self.journal_path(id), self.plan_path(id)] {
+            file::remove(&path).map_err(|source| failed("remove", &path, source))?;
+        }
+        Ok(())
+    }
+
+    /// Removes a directory of files, temporary ones included; never descends.
+    fn remove_flat(&self, directory: &Path) -> Result<(), StateError> {
+        let failed_at = |path: &Path, source| failed("remove", path, source);
+        for name in names(directory)? {
+            let path = directory.join(name);
+            file::remove_temporary(&path).map_err(|source| failed_at(&path, source))?;
+            file::remove(&path).map_err(|source| failed_at(&path, source))?;
+        }
+        // What a crash left of a file that never got its name.
+        if let Ok(entries) = std::fs::read_dir(directory) {
+            for entry in entries.flatten() {
+                let path = entry.path();
+                file::remove(&path).map_err(|source| failed_at(&path, source))?;
+            }
+        }
+        file::remove(directory).map_err(|source| failed_at(directory, source))
+    }
+
+    fn directory_for(&self, path: &Path) -> Result<(), StateError> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        file::make_directory(path, &Attributes::new(0o700))
+            .map_err(|source| failed("make", path, source))
+    }
+}

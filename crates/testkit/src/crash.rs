@@ -1,0 +1,262 @@
+//! Killing a program, or failing it, at every system call that changes something, with strace.
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// A program to be killed, and how it is run.
+#[derive(Clone, Debug)]
+pub struct Victim {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+}
+
+/// A moment: the `nth` time (from 1) that the program's main thread enters `call`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CrashPoint {
+    /// The system call's name.
+    pub call: String,
+    /// Which of its calls.
+    pub nth: usize,
+    /// Its arguments in the run that was looked at, as strace shows them.
+    pub seen: String,
+}
+
+impl Victim {
+    /// `program` run with `arguments`.
+    pub fn new<A: Into<OsString>>(
+        program: impl Into<PathBuf>,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
+        let arguments = arguments.into_iter().map(Into::into).collect();
+        Self {
+            program: program.into(),
+            arguments,
+            environment: Vec::new(),
+        }
+    }
+
+    /// Adds an environment variable.
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Runs the program to its end, which must be good, and lists its system calls that change
+    /// something: opening to create, writing (except to standard output and error), syncing,
+    /// renaming, removing, changing mode, owner, time, size or attributes, making directories and
+    /// links. A crash before each of these leaves every state that a crash can leave.
+    pub fn crash_points(&self) -> Vec<CrashPoint> {
+        let log = tempfile::NamedTempFile::new()
+            .unwrap_or_else(|error| panic!("no temporary file: {error}"));
+        let filter = CALLS
+            .iter()
+            .map(|call| format!("?{call}"))
+            .collect::<Vec<_>>()
+            .join(",");
+        let options = [
+            "-qq",
+            "-s",
+            "0",
+            "-y",
+            "-e",
+            "signal=none",
+            "-e",
+            &format!("trace={filter}"),
+        ];
+        let output = self.strace(&options, log.path());
+        assert!(
+            output.status.success(),
+            "the run without a crash failed: {}",
+            words(&output)
+        );
+        let text = std::fs::read(log.path()).unwrap_or_default();
+        points(&String::from_utf8_lossy(&text))
+    }
+
+    /// Runs the program until `point`, where it is killed before the call does anything.
+    ///
+    /// Fails the test if the program ends by itself.
+    pub fn crash_at(&self, point: &CrashPoint) {
+        let CrashPoint { call, nth, seen } = point;
+        let inject = format!("inject={call}:signal=KILL:when={nth}");
+        let output = self.strace(
+            &["-qq", "-e", &format!("trace={call}"), "-e", &inject],
+            Path::new("/dev/null"),
+        );
+        assert!(
+            output.status.signal() == Some(9) || output.status.code() == Some(128 + 9),
+            "not killed at {call} number {nth} ({seen}): {}",
+            words(&output)
+        );
+    }
+
+    /// Runs the program to its end, with `error` (`ENOSPC`, `EIO`) as the answer to the call at
+    /// `point`, which does nothing. The program decides how to end.
+    pub fn fail_at(&self, point: &CrashPoint, error: &str) -> Output {
+        let CrashPoint { call, nth, .. } = point;
+        let inject = format!("inject={call}:error={error}:when={nth}");
+        self.strace(
+            &["-qq", "-e", &format!("trace={call}"), "-e", &inject],
+            Path::new("/dev/null"),
+        )
+    }
+
+    /// Kills the program at each of its [`crash_points`](Self::crash_points). Before each run
+    /// `prepare` puts everything back to the beginning; after it `check` sees what was left.
+    /// Returns how many times it was killed.
+    pub fn crash_everywhere(
+        &self,
+        mut prepare: impl FnMut(),
+        mut check: impl FnMut(&CrashPoint),
+    ) -> usize {
+        prepare();
+        let points = self.crash_points();
+        for point in &points {
+            prepare();
+            self.crash_at(point);
+            check(point);
+        }
+        points.len()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test runs strace")]
+    fn strace(&self, options: &[&str], log: &Path) -> Output {
+        let mut command = Command::new("strace");
+        command
+            .args(options)
+            .arg("-o")
+            .arg(log)
+            .arg("--")
+            .arg(&self.program);
+        command
+            .args(&self.arguments)
+            .envs(self.environment.iter().cloned());
+        command
+            .stdin(Stdio::null())
+            .output()
+            .unwrap_or_else(|error| {
+                panic!("strace (Debian package strace) is needed and does not run: {error}")
+            })
+    }
+}
+
+/// Reads strace's log: counts every call of a name, and picks those that change something.
+fn points(log: &str) -> Vec<CrashPoint> {
+    let mut seen = std::collections::BTreeMap::<&str, usize>::new();
+    let mut points = Vec::new();
+    for line in log.lines() {
+        let Some((call, arguments)) = line.split_once('(') else {
+            continue;
+        };
+        if !CALLS.contains(&call) {
+            continue;
+        }
+        let nth = seen.entry(call).or_default();
+        *nth += 1;
+        // Standard output and error of a test are pipes.
+        let to_reader = call.contains("write")
+            && arguments.split(',').next().is_some_and(|file| {
+                ["<pipe:", "<socket:", "</dev/null", "</dev/pts", "</dev/tty"]
+                    .iter()
+                    .any(|to| file.contains(to))
+            });
+        let opens_to_read = call.starts_with("open") && !arguments.contains("O_CREAT");
+        // Tokio wakes itself through an event descriptor.
+        let to_itself = arguments.contains("anon_inode:");
+        if !to_reader && !opens_to_read && !to_itself {
+            let point = CrashPoint {
+                call: call.to_owned(),
+                nth: *nth,
+                seen: arguments.to_owned(),
+            };
+            points.push(point);
+        }
+    }
+    points
+}
+
+fn words(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    format!(
+        "{}\n{}\n{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    )
+}
+
+/// System calls that change files, on the machines that we know; those that a machine lacks are
+/// passed over.
+const CALLS: &[&str] = &[
+    "open",
+    "openat",
+    "openat2",
+    "creat",
+    "write",
+    "writev",
+    "pwrite64",
+    "pwritev",
+    "pwritev2",
+    "sendfile",
+    "copy_file_range",
+    "fsync",
+    "fdatasync",
+    "truncate",
+    "ftruncate",
+    "fallocate",
+    "rename",
+    "renameat",
+    "renameat2",
+    "unlink",
+    "unlinkat",
+    "rmdir",
+    "mkdir",
+    "mkdirat",
+    "symlink",
+    "symlinkat",
+    "link",
+    "linkat",
+    "chmod",
+    "fchmod",
+    "fchmodat",
+    "chown",
+    "fchown",
+    "fchownat",
+    "lchown",
+    "utimensat",
+    "setxattr",
+    "lsetxattr",
+    "fsetxattr",
+    "removexattr",
+    "fremovexattr",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_each_change_and_kills_before_it() {
+        let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+        let path = |name: &str| folder.path().join(name);
+        let script = format!(
+            "cd {} && echo x > a && mv a b && echo seen",
+            folder.path().display()
+        );
+        let victim = Victim::new("/bin/sh", ["-c", &script]);
+        let points = victim.crash_points();
+        let calls: Vec<&str> = points.iter().map(|point| point.call.as_str()).collect();
+        // `mv` is another process, which is not looked at.
+        assert_eq!(calls, ["openat", "write"]);
+        std::fs::remove_file(path("b")).unwrap_or_else(|error| panic!("{error}"));
+        let mut left = Vec::new();
+        for point in &points {
+            victim.crash_at(point);
+            left.push((path("a").exists(), path("b").exists()));
+        }
+        assert_eq!(left, [(false, false), (true, false)]);
+    }
+}
