@@ -1,9 +1,10 @@
 //! The world as a command finds it: clock, host, node, state directory.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use kubepki::apply::{Executor, Observer, Patience};
-use kubepki::catalogue::{K3S, Release};
+use kubepki::catalogue::{K3S, Release, ReleaseError};
 use kubepki::cluster::{NodeSpec, Policy, Wishes};
 use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
 use kubepki::host::LocalHost;
@@ -57,6 +58,17 @@ impl World {
     /// Now.
     pub fn now(&self) -> UnixTime {
         self.clock.now()
+    }
+
+    /// An executor on `state` that waits `restart_timeout` seconds for a restart's proofs.
+    pub fn patient_executor<'a>(&'a self, state: &'a Locked, restart_timeout: u64) -> Executor<'a> {
+        Executor {
+            patience: Patience {
+                proof: Duration::from_secs(restart_timeout),
+                ..Patience::default()
+            },
+            ..self.executor(state)
+        }
     }
 
     /// An executor on `state`.
@@ -122,7 +134,9 @@ impl Node {
         .await?;
         let mut inventory = collect(&world.host, &opened, &K3S, world.now()).await;
         if let Some(text) = &site.k3s_version {
-            let release: Release = text.parse()?;
+            let release: Release = text
+                .parse()
+                .map_err(|error: ReleaseError| CliError::usage(error.to_string()))?;
             inventory.release = DetectedRelease::Known(release);
         }
         let wishes = wishes(&settings, names, inventory.release);
@@ -206,7 +220,7 @@ fn lifetime_from_environment() -> Result<Option<i64>, CliError> {
         .and_then(|text| text.parse().ok())
         .filter(|days| (1..=3650).contains(days))
         .map(Some)
-        .ok_or_else(|| CliError::message(format!("{NAME} must be a number of days from 1 to 3650")))
+        .ok_or_else(|| CliError::usage(format!("{NAME} must be a number of days from 1 to 3650")))
 }
 
 /// Links in the path of a directory, resolved once.

@@ -11,6 +11,7 @@
 
 mod certificate;
 mod digest;
+mod encode;
 mod error;
 mod extension;
 mod issue;
@@ -19,6 +20,7 @@ mod name;
 mod name_form;
 mod oid;
 pub mod pem;
+mod public_key;
 mod request;
 mod san;
 mod serial;
@@ -31,8 +33,9 @@ pub use digest::{Digest, hex, random, sha1, sha256, unhex};
 pub use error::Error;
 pub use extension::{BasicConstraints, KeyUsage, NameConstraints, Purpose, Subtree};
 pub use issue::{Authority, AuthorityRequest, LeafRequest};
-pub use key::{KeyAlgorithm, PrivateKey, public_key_algorithm};
+pub use key::{KeyAlgorithm, PrivateKey};
 pub use name::Name;
+pub use public_key::public_key_algorithm;
 pub use request::CertificateRequest;
 pub use san::San;
 pub use serial::Serial;

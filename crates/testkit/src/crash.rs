@@ -1,9 +1,10 @@
-//! Killing a program at every system call that changes something, with strace.
+//! Killing a program, or failing it, at every system call that changes something, with strace.
 
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 /// A program to be killed, and how it is run.
 #[derive(Clone, Debug)]
@@ -11,6 +12,7 @@ pub struct Victim {
     program: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    alone: bool,
 }
 
 /// A moment: the `nth` time (from 1) that the program's main thread enters `call`.
@@ -35,7 +37,16 @@ impl Victim {
             program: program.into(),
             arguments,
             environment: Vec::new(),
+            alone: false,
         }
+    }
+
+    /// Where the machine allows it, lets the program see no process but itself and strace: one
+    /// that looks through `/proc` makes as many calls as there are processes, and the `nth` call
+    /// of two runs is the same only if that number stands still.
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
+        self
     }
 
     /// Adds an environment variable.
@@ -82,13 +93,26 @@ impl Victim {
     pub fn crash_at(&self, point: &CrashPoint) {
         let CrashPoint { call, nth, seen } = point;
         let inject = format!("inject={call}:signal=KILL:when={nth}");
-        let options = ["-qq", "-e", &format!("trace={call}"), "-e", &inject];
-        let output = self.strace(&options, Path::new("/dev/null"));
+        let output = self.strace(
+            &["-qq", "-e", &format!("trace={call}"), "-e", &inject],
+            Path::new("/dev/null"),
+        );
         assert!(
             output.status.signal() == Some(9) || output.status.code() == Some(128 + 9),
             "not killed at {call} number {nth} ({seen}): {}",
             words(&output)
         );
+    }
+
+    /// Runs the program to its end, with `error` (`ENOSPC`, `EIO`) as the answer to the call at
+    /// `point`, which does nothing. The program decides how to end.
+    pub fn fail_at(&self, point: &CrashPoint, error: &str) -> Output {
+        let CrashPoint { call, nth, .. } = point;
+        let inject = format!("inject={call}:error={error}:when={nth}");
+        self.strace(
+            &["-qq", "-e", &format!("trace={call}"), "-e", &inject],
+            Path::new("/dev/null"),
+        )
     }
 
     /// Kills the program at each of its [`crash_points`](Self::crash_points). Before each run
@@ -109,9 +133,13 @@ impl Victim {
         points.len()
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a test runs strace")]
     fn strace(&self, options: &[&str], log: &Path) -> Output {
-        let mut command = Command::new("strace");
+        let namespace = if self.alone { namespace() } else { &[] };
+        let mut words = namespace.iter().copied().chain(["strace"]);
+        let mut command = Command::new(words.next().unwrap_or_default());
         command
+            .args(words)
             .args(options)
             .arg("-o")
             .arg(log)
@@ -127,6 +155,34 @@ impl Victim {
                 panic!("strace (Debian package strace) is needed and does not run: {error}")
             })
     }
+}
+
+/// What has to stand before a command so that it gets process numbers of its own; nothing where
+/// that is not allowed.
+fn namespace() -> &'static [&'static str] {
+    static ALLOWED: OnceLock<&[&str]> = OnceLock::new();
+    const AS_ROOT: &[&str] = &["unshare", "--pid", "--fork", "--mount-proc"];
+    const AS_USER: &[&str] = &[
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+    ];
+    ALLOWED.get_or_init(|| {
+        [AS_ROOT, AS_USER]
+            .into_iter()
+            .find(|words| {
+                let run = crate::run(
+                    words.first().copied().unwrap_or_default(),
+                    &[words.get(1..).unwrap_or_default(), &["true"]].concat(),
+                    b"",
+                );
+                run.success()
+            })
+            .unwrap_or_default()
+    })
 }
 
 /// Reads strace's log: counts every call of a name, and picks those that change something.
@@ -145,7 +201,9 @@ fn points(log: &str) -> Vec<CrashPoint> {
         // Standard output and error of a test are pipes.
         let to_reader = call.contains("write")
             && arguments.split(',').next().is_some_and(|file| {
-                file.contains("<pipe:") || file.contains("</dev/") || file.contains("<socket:")
+                ["<pipe:", "<socket:", "</dev/null", "</dev/pts", "</dev/tty"]
+                    .iter()
+                    .any(|to| file.contains(to))
             });
         let opens_to_read = call.starts_with("open") && !arguments.contains("O_CREAT");
         // Tokio wakes itself through an event descriptor.

@@ -67,7 +67,8 @@ pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
     let plan = node.state.load_plan(&id)?;
     output::talk(&format!("Going on with {id}: {}", plan.title));
     let state = node.state.lock()?;
-    let outcome = world.executor(&state).resume(&id).await.map_err(failed)?;
+    let executor = world.patient_executor(&state, args.restart_timeout);
+    let outcome = executor.resume(&id).await.map_err(failed)?;
     finish(&world, &state, &node, &plan, outcome)
 }
 
@@ -90,7 +91,8 @@ pub async fn carry_out(
         )?;
     }
     print_plan(&plan, Some(&node.inventory), change.output)?;
-    if plan.steps.is_empty() {
+    // An undo without steps still gives up the plan that was interrupted before its first change.
+    if plan.steps.is_empty() && plan.undoes.is_none() {
         output::talk("Nothing to do.");
         return Ok(Exit::Fine);
     }
@@ -98,12 +100,14 @@ pub async fn carry_out(
         output::talk("Dry run: nothing was changed.");
         return Ok(Exit::Fine);
     }
-    output::confirm(
-        &format!("Carry out these {} steps?", plan.steps.len()),
-        change.yes,
-    )?;
+    let question = match plan.steps.len() {
+        0 => "Nothing was changed yet. Give the interrupted plan up?".to_owned(),
+        steps => format!("Carry out these {steps} steps?"),
+    };
+    output::confirm(&question, change.yes)?;
     let state = node.state.lock()?;
-    let outcome = world.executor(&state).apply(&plan).await.map_err(failed)?;
+    let executor = world.patient_executor(&state, change.restart_timeout);
+    let outcome = executor.apply(&plan).await.map_err(failed)?;
     finish(world, &state, node, &plan, outcome)
 }
 
@@ -228,11 +232,13 @@ fn closing(plan: &Plan, node: &Node) -> String {
     if plan.undoes.is_some() {
         text = format!("Done: {}.", plan.title);
     }
-    let restarted = plan
-        .steps
-        .iter()
-        .any(|step| matches!(step.action, plan::Action::Restart { .. }));
-    if !restarted {
+    let of_k3s = |step: &plan::Step| match &step.target {
+        plan::Target::File { path, .. } => path.starts_with(&plan.root),
+        _ => false,
+    };
+    let restarts = |step: &plan::Step| matches!(step.action, plan::Action::Restart { .. });
+    let restarted = plan.steps.iter().any(restarts);
+    if !restarted && plan.steps.iter().any(of_k3s) {
         let unit = match node.inventory.site.role {
             Role::Server => "k3s",
             Role::AgentOnly => "k3s-agent",

@@ -3,7 +3,11 @@
 mod change;
 pub(crate) mod check;
 mod history;
+mod inspect;
+mod kubeconfig;
 mod leaves;
+mod tour;
+mod unit;
 
 use crate::args::{Cli, Command};
 use crate::error::{CliError, Exit};
@@ -27,6 +31,11 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::History(args) => history::run(&args).await,
             Command::Undo(args) => change::undo(&args).await,
             Command::Resume(args) => change::resume(&args).await,
+            Command::K3s(args) => Ok(crate::dropin::run(&args).await),
+            Command::Kubeconfig(command) => kubeconfig::run(&command).await,
+            Command::Inspect(args) => inspect::run(&args),
+            Command::Unit(args) => unit::run(&args),
+            Command::Tour(args) => tour::run(&args).await,
         }
     })
 }

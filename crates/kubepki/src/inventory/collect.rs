@@ -100,6 +100,11 @@ fn reader_of(kind: &Kind) -> Reader {
     }
 }
 
+/// Looks at one kubeconfig, wherever it lies.
+pub async fn observe_kubeconfig(host: &dyn Host, path: PathBuf) -> Observed {
+    observe(host, path, Reader::Kubeconfig).await
+}
+
 async fn observe(host: &dyn Host, path: PathBuf, reader: Reader) -> Observed {
     let found = match host.read(&path).await {
         Ok(None) => Found::Absent,

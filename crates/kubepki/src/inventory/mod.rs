@@ -16,7 +16,7 @@ use pki::{Certificate, Digest, KeyAlgorithm, San, UnixTime};
 use crate::catalogue::{Flavour, Row};
 use crate::plan::Fingerprint;
 
-pub use collect::{collect, fingerprint};
+pub use collect::{collect, fingerprint, observe_kubeconfig};
 pub use detect::DetectedRelease;
 pub use site::{DEFAULT_DATA_DIR, Role, Site, SiteError};
 
@@ -175,10 +175,11 @@ impl Observed {
         self.certificates().first()
     }
 
-    /// Private keys in file order. Empty for anything else.
+    /// Private keys in file order; the listener's inlined one too. Empty for anything else.
     pub fn keys(&self) -> &[KeyFacts] {
         match self.present().map(|present| &present.facts) {
             Some(Facts::Keys(keys)) => keys,
+            Some(Facts::Listener(listener)) => listener.key.as_slice(),
             _ => &[],
         }
     }
