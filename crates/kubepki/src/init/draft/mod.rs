@@ -99,6 +99,10 @@ impl<'a> Draft<'a> {
                 missing: found.missing,
             });
         }
+        if let (false, Some(path)) = (found.missing.is_empty(), &self.request.survey.datastore) {
+            let path = path.clone();
+            return Err(InitError::Datastore { path });
+        }
         Ok(found)
     }
 
@@ -111,6 +115,10 @@ impl<'a> Draft<'a> {
             .filter(|o| kind(&o.row.kind))
             .cloned()
             .collect()
+    }
+
+    fn row(&self, id: &str) -> Option<ObservedRow> {
+        self.inventory.row(id).cloned()
     }
 
     fn wants(&self, observed: &ObservedRow) -> bool {
@@ -179,7 +187,6 @@ impl<'a> Draft<'a> {
         self.plan.steps = steps;
         if self.plan.steps.is_empty() {
             self.plan.title = format!("nothing to make: {} is whole", self.plan.root.display());
-            self.plan.notes.clear();
         }
         (self.plan, self.staged)
     }
