@@ -26,6 +26,11 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show every certificate, what is wrong, and the command that mends it.
+    ///
+    /// Ends with 0 when nothing is to be done, 3 when something is due, 4 when something has
+    /// expired or is broken.
+    Check(crate::command::check::CheckArgs),
     /// Issue every leaf of the node anew, or those of some services.
     ///
     /// Prints the plan and asks. New keys unless --keep-key. Files are replaced one by one, each
@@ -43,6 +48,9 @@ pub enum Command {
     Undo(UndoArgs),
     /// Go on after an interruption.
     Resume(ResumeArgs),
+    /// K3s's own commands, with its flags, messages and exit codes.
+    #[command(name = "k3s")]
+    K3s(crate::dropin::K3sArgs),
     /// Find, refresh and make kubeconfigs with certificates of this cluster.
     #[command(subcommand)]
     Kubeconfig(KubeconfigCommand),

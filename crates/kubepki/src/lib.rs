@@ -2,7 +2,9 @@
 
 pub mod apply;
 pub mod catalogue;
+pub mod check;
 pub mod cluster;
+pub mod dropin;
 pub mod edge;
 pub mod host;
 pub mod init;
@@ -13,6 +15,7 @@ pub mod k3s;
 pub mod kubeconfig;
 pub mod listener;
 pub mod plan;
+pub mod report;
 pub mod state;
 #[cfg(test)]
 mod test_pki;

@@ -1,6 +1,7 @@
 //! The commands: each looks, makes one library call, and prints.
 
 mod change;
+pub(crate) mod check;
 mod history;
 mod inspect;
 mod kubeconfig;
@@ -21,6 +22,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
         .build()?;
     runtime.block_on(async {
         match cli.command {
+            Command::Check(args) => check::run(&args).await,
             Command::Rotate(args) => leaves::rotate(&args).await,
             Command::Renew(args) => leaves::renew(&args).await,
             Command::Plan(args) => leaves::plan(&args).await,
@@ -28,6 +30,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::History(args) => history::run(&args).await,
             Command::Undo(args) => change::undo(&args).await,
             Command::Resume(args) => change::resume(&args).await,
+            Command::K3s(args) => Ok(crate::dropin::run(&args).await),
             Command::Kubeconfig(command) => kubeconfig::run(&command).await,
             Command::Inspect(args) => inspect::run(&args),
             Command::Unit(args) => unit::run(&args),

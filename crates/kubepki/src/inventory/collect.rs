@@ -162,6 +162,16 @@ pub(super) fn key_facts(bytes: &[u8]) -> Result<Vec<KeyFacts>, pki::Error> {
         .collect())
 }
 
+/// Where CA keys come to lie: beside the CAs, in the API server's own directory, and in the
+/// directory that `rotate-ca` and its script use by default.
+const STRAY_DIRECTORIES: [&str; 5] = [
+    "tls",
+    "tls/etcd",
+    "tls/temporary-certs",
+    "rotate-ca/tls",
+    "rotate-ca/tls/etcd",
+];
+
 /// PEM files in the directories of the server's CAs that no row names.
 async fn strays(host: &dyn Host, site: &Site, rows: &[ObservedRow]) -> Vec<Observed> {
     if site.role != Role::Server {
@@ -174,7 +184,7 @@ async fn strays(host: &dyn Host, site: &Site, rows: &[ObservedRow]) -> Vec<Obser
         .map(|observed| observed.path.as_path())
         .collect();
     let mut strays = Vec::new();
-    for directory in ["tls", "tls/etcd"] {
+    for directory in STRAY_DIRECTORIES {
         let directory = site.server().join(directory);
         let names = host
             .list(&directory)

@@ -52,7 +52,11 @@ fn values_remember_their_line() {
     let at = "/etc/rancher/k3s/config.yaml";
     assert_eq!(
         texts(&config.tls_san),
-        ["a.example", "192.0.2.1", "b.example"].map(|san| format!("{san} ({at}:3)"))
+        [
+            format!("a.example ({at}:4)"),
+            format!("192.0.2.1 ({at}:5)"),
+            format!("b.example ({at}:5)")
+        ]
     );
     assert_eq!(
         config.node_name.unwrap().to_string(),
@@ -85,20 +89,20 @@ fn later_files_replace_or_append() {
         "tls-san+:\n- d,e\nnode-external-ip:\n- 192.0.2.2\n",
     );
     let config = merged(vec![base.clone(), first.clone(), second.clone()]);
-    let values: Vec<&str> = config
-        .tls_san
-        .iter()
-        .map(|san| san.value.as_str())
-        .collect();
-    assert_eq!(values, ["a", "b", "c", "d", "e"]);
     assert_eq!(
-        config.tls_san[0].from,
-        "c.yaml:1, c.d/1.yaml:1, c.d/2.yaml:1"
+        texts(&config.tls_san),
+        [
+            "a (c.yaml:1)",
+            "b (c.yaml:1)",
+            "c (c.d/1.yaml:1)",
+            "d (c.d/2.yaml:2)",
+            "e (c.d/2.yaml:2)"
+        ]
     );
     assert_eq!(config.node_name.unwrap().to_string(), "two (c.d/1.yaml:2)");
     assert_eq!(
         texts(&config.node_external_ip),
-        ["192.0.2.2 (c.d/2.yaml:3)"]
+        ["192.0.2.2 (c.d/2.yaml:4)"]
     );
     // A plain key throws away what was appended before.
     let config = merged(vec![base, first, yaml("c.d/3.yaml", "tls-san: z")]);
@@ -140,7 +144,11 @@ fn flags_win_over_files_and_files_over_environment() {
     );
     assert_eq!(
         texts(&config.tls_san),
-        ["f1 (unit (--tls-san))", "f2 (unit (--tls-san))"]
+        [
+            "file (c:2)",
+            "f1 (unit (--tls-san))",
+            "f2 (unit (--tls-san))"
+        ]
     );
     assert_eq!(config.node_name.unwrap().value, "file");
     assert_eq!(config.write_kubeconfig_mode.value, 0o640);

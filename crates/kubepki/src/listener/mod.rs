@@ -429,8 +429,8 @@ pub enum ListenerError {
     Static,
     /// A name that K3s would pass over.
     #[error(
-        "{name:?} cannot be a SAN of the listener: letters, digits and -_.: are allowed, with *. in \
-         front of it at most"
+        "{name:?} cannot be a SAN of the listener: letters, digits and -_.: are allowed, with a letter, \
+         digit or : at both ends and *. in front of it at most"
     )]
     InvalidName {
         /// The name.

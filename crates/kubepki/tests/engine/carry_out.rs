@@ -1,7 +1,7 @@
 //! Plans that are carried out, interrupted, resumed and taken back.
 
 use kubepki::apply::{ApplyError, Standing, history, unfinished};
-use kubepki::host::{Host, LocalHost};
+use kubepki::host::{Attributes, Host, LocalHost};
 use kubepki::journal::Progress;
 use kubepki::plan::*;
 use kubepki::state::Locked;
@@ -9,7 +9,7 @@ use testkit::Tree;
 
 use crate::case::{Case, finished};
 use crate::faulty::FaultyHost;
-use crate::node::executor;
+use crate::node::{executor, put};
 
 #[tokio::test]
 async fn a_plan_is_done_undone_and_the_undo_undone() {
@@ -141,6 +141,96 @@ async fn a_touch_does_not_make_a_plan_stale_and_undo_gives_the_touched_time_back
         .unwrap();
     finished(executor(&LocalHost, &state).apply(&undo).await);
     case.node.assert_original(&touched);
+}
+
+#[tokio::test]
+async fn an_acl_is_kept_and_comes_back() {
+    const ACL: &str = "system.posix_acl_access";
+    let case = Case::new().await;
+    for name in ["old.txt", "twice.txt"] {
+        xattr::set(case.node.path(name), ACL, &acl_for_user_1000()).unwrap();
+    }
+    let original = case.node.tree();
+    let twice = LocalHost
+        .read(&case.node.path("twice.txt"))
+        .await
+        .unwrap()
+        .unwrap();
+    let attributes = Attributes {
+        mtime: None,
+        ..twice.attributes
+    };
+    let steps = case
+        .node
+        .steps([
+            ("old.txt", Action::Remove),
+            (
+                "twice.txt",
+                put(attributes, Content::Text("one\n".to_owned())),
+            ),
+        ])
+        .await;
+    let plan = case.node.plan_of("acl", steps);
+    let done = case.apply_all(&plan).await;
+    let node = |tree: &Tree| tree.get("twice.txt").unwrap().clone();
+    assert!(node(&done).xattrs.contains_key(ACL));
+    assert_eq!(node(&done).xattrs, node(&original).xattrs);
+    assert_eq!(node(&done).mode, node(&original).mode);
+
+    let state = case.lock();
+    let undo = executor(&LocalHost, &state).undo(&plan.id).await.unwrap();
+    finished(executor(&LocalHost, &state).apply(&undo).await);
+    case.node.assert_original(&original);
+}
+
+/// As the kernel keeps it: version 2, then tag, permissions and id of each entry.
+fn acl_for_user_1000() -> Vec<u8> {
+    let none = u32::MAX;
+    let entries: [(u16, u16, u32); 5] = [
+        (1, 6, none),
+        (2, 4, 1000),
+        (4, 4, none),
+        (16, 4, none),
+        (32, 0, none),
+    ];
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(permissions.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    }
+    acl
+}
+
+#[tokio::test]
+async fn an_undo_with_nothing_to_take_back_still_closes_its_plan() {
+    let case = Case::new().await;
+    let state = case.lock();
+    for nth in 1.. {
+        let outcome = executor(&FaultyHost::at(nth, false), &state)
+            .apply(&case.plan)
+            .await;
+        assert!(outcome.is_err(), "{outcome:?}");
+        if !state.journal(&case.plan.id).unwrap().entries.is_empty() {
+            break;
+        }
+    }
+    let undo = executor(&LocalHost, &state)
+        .undo(&case.plan.id)
+        .await
+        .unwrap();
+    assert!(undo.steps.is_empty(), "{undo:?}");
+    assert!(unfinished(&state).unwrap().is_some());
+    finished(executor(&LocalHost, &state).apply(&undo).await);
+    assert_eq!(unfinished(&state).unwrap(), None);
+    finished(
+        executor(&LocalHost, &state)
+            .apply(&Plan {
+                id: PlanId("again".to_owned()),
+                ..case.plan.clone()
+            })
+            .await,
+    );
 }
 
 #[tokio::test]
