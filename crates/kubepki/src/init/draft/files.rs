@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use pki::{Certificate, Digest};
 use zeroize::Zeroizing;
 
-use super::{Draft, digest, is_file, is_link, writes_preferences};
+use super::{Draft, digest, is_file, is_no_file, writes_preferences};
 use crate::catalogue::{Kind, Side};
 use crate::init::authorities::outer_authorities;
 use crate::init::{InitError, NODE, Passwd, SERVER, Token, hash_of, make, settings};
@@ -92,7 +92,7 @@ impl Draft<'_> {
         let token = Token::new(own, user, password.clone());
         let text = Zeroizing::new(format!("{}\n", *token.to_text()).into_bytes());
         let missing = self.wants(&row);
-        let stale = row.file.present().is_some() && !is_link(&row.file);
+        let stale = row.file.present().is_some() && !is_no_file(&row.file);
         if missing || stale && !is_file(&row.file, &text) {
             self.stage_secret(&row.file, id, text, &format!("{who} join with it"));
             let path = row.file.path.display();

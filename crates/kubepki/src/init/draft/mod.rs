@@ -130,7 +130,7 @@ impl<'a> Draft<'a> {
     }
 
     fn put_unless_same(&mut self, file: &Observed, mode: u32, text: String, reason: &str) {
-        if !is_file(file, text.as_bytes()) && !is_link(file) {
+        if !is_file(file, text.as_bytes()) && !is_no_file(file) {
             self.put(file, mode, Content::Text(text), reason);
         }
     }
@@ -282,10 +282,11 @@ fn is_file(file: &Observed, bytes: &[u8]) -> bool {
     matches!(kind, Some(FingerprintKind::File(found)) if *found == sha256(bytes).to_string())
 }
 
-fn is_link(file: &Observed) -> bool {
+/// A link or directory where a file is expected; neither is replaced.
+fn is_no_file(file: &Observed) -> bool {
     matches!(
         file.present().map(|present| &present.facts),
-        Some(Facts::Link(_))
+        Some(Facts::Link(_) | Facts::Directory)
     )
 }
 
