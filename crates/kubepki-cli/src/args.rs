@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::command::init::InitArgs;
+
 /// See, renew, rotate and take back the certificates of a Kubernetes node.
 ///
 /// Start with `kubepki check`: it shows every certificate, what is wrong, and the command that
@@ -26,6 +28,12 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make the files of a new K3s server, before its first start.
+    ///
+    /// Five CAs of ten years, every certificate, key, kubeconfig, password and token: what K3s's
+    /// first start would make, so that it keeps them. CA files that lie in place are checked, used
+    /// and never touched. Prints the plan and asks.
+    Init(Box<InitArgs>),
     /// Show every certificate, what is wrong, and the command that mends it.
     ///
     /// Ends with 0 when nothing is to be done, 3 when something is due, 4 when something has

@@ -170,7 +170,7 @@ fn last_done(state: &StateDir) -> Result<PlanId, CliError> {
         .ok_or_else(|| CliError::message("there is nothing to take back; see `kubepki history`"))
 }
 
-fn failed(error: ApplyError) -> CliError {
+pub fn failed(error: ApplyError) -> CliError {
     let (exit, hint) = match error.aftermath() {
         Aftermath::Unchanged => (Exit::Failed, None),
         Aftermath::Refused => (Exit::Refused, None),
