@@ -1,6 +1,6 @@
 //! Which rows a command means.
 
-use pki::{DAY, San, UnixTime};
+use pki::{Certificate, DAY, San, UnixTime};
 
 use super::planner::Selection;
 use crate::catalogue::{Flavour, Kind, Row, Service, Side};
@@ -264,12 +264,23 @@ fn cannot_help(
     policy: &Policy,
     now: UnixTime,
 ) -> Option<String> {
-    let authority = match &observed.row.kind {
+    let leaf = observed.file.first_certificate()?;
+    ends_with_ca(inventory, observed.row, leaf, policy, now)
+}
+
+/// The same for a certificate that belongs to `row` wherever it lies.
+fn ends_with_ca(
+    inventory: &Inventory,
+    row: &Row,
+    leaf: &Certificate,
+    policy: &Policy,
+    now: UnixTime,
+) -> Option<String> {
+    let authority = match &row.kind {
         Kind::Leaf(spec) => spec.authority,
         Kind::Listener { authority } => authority,
         _ => return None,
     };
-    let leaf = observed.file.first_certificate()?;
     let ca = inventory.authority(authority).first()?;
     let end = ca.validity().not_after;
     let same_key = leaf.authority_key_identifier() == ca.subject_key_identifier();
@@ -295,7 +306,12 @@ fn inlined_admin(inventory: &Inventory, policy: &Policy, now: UnixTime, due: &mu
             .users
             .iter()
             .filter_map(|user| user.certificates.first())
-            .find(|inlined| inlined.validity().not_after.since(now) <= policy.window);
+            .filter(|inlined| inlined.validity().not_after.since(now) <= policy.window)
+            .find(|inlined| {
+                let row = inventory.row(leaf).map(|observed| observed.row);
+                // One that ends with its CA was said of the leaf on disk already.
+                row.is_none_or(|row| ends_with_ca(inventory, row, inlined, policy, now).is_none())
+            });
         if let Some(old) = old
             && !due.selected.iter().any(|selection| selection.row == leaf)
         {
