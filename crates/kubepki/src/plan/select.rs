@@ -116,24 +116,23 @@ pub fn due(
         let Some(service) = inventory.flavour.service_of(observed.row) else {
             continue;
         };
-        let reason = match &observed.row.kind {
-            Kind::Leaf(_) => leaf_reason(inventory, observed, wishes, policy, now)?,
-            Kind::Key => key_reason(inventory, observed),
-            Kind::Listener { authority } => {
-                listener_reason(inventory, observed, authority, policy, now)
-                    .or_else(|| listener_names(inventory, wishes))
-            }
-            _ => None,
-        };
-        let Some(reason) = reason else {
+        let Some(mut reason) = row_reason(inventory, observed, wishes, policy, now)? else {
             continue;
         };
         if let Some(note) = cannot_help(inventory, observed, policy, now) {
-            due.notes.push(format!(
-                "{}: {reason}, but {note}",
-                observed.file.path.display()
-            ));
-            continue;
+            // A new leaf would end no later, but may mend something else.
+            let undated = Policy {
+                window: -1,
+                ..*policy
+            };
+            match row_reason(inventory, observed, wishes, &undated, now)? {
+                Some(other) => reason = other,
+                None => {
+                    let path = observed.file.path.display();
+                    due.notes.push(format!("{path}: {reason}, but {note}"));
+                    continue;
+                }
+            }
         }
         let reason = format!("{}: {reason}", service.name);
         due.selected.push(Selection {
@@ -143,6 +142,25 @@ pub fn due(
     }
     inlined_admin(inventory, policy, now, &mut due);
     Ok(due)
+}
+
+/// Why the files of a row should be made anew; `None` when they are fine.
+fn row_reason(
+    inventory: &Inventory,
+    observed: &ObservedRow,
+    wishes: &Wishes,
+    policy: &Policy,
+    now: UnixTime,
+) -> Result<Option<String>, WantError> {
+    Ok(match &observed.row.kind {
+        Kind::Leaf(_) => leaf_reason(inventory, observed, wishes, policy, now)?,
+        Kind::Key => key_reason(inventory, observed),
+        Kind::Listener { authority } => {
+            listener_reason(inventory, observed, authority, policy, now)
+                .or_else(|| listener_names(inventory, wishes))
+        }
+        _ => None,
+    })
 }
 
 fn leaf_reason(
