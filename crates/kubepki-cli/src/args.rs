@@ -138,12 +138,8 @@ pub struct KubeconfigRenewArgs {
     pub files: Vec<PathBuf>,
     #[command(flatten)]
     pub site: SiteArgs,
-    /// Go on without asking.
-    #[arg(long)]
-    pub yes: bool,
-    /// Print the plan and stop.
-    #[arg(long)]
-    pub dry_run: bool,
+    #[command(flatten)]
+    pub ask: AskArgs,
 }
 
 /// `kubeconfig create`.
@@ -243,6 +239,15 @@ pub struct NameArgs {
 /// How a change is made.
 #[derive(Clone, Debug, Args)]
 pub struct ChangeArgs {
+    #[command(flatten)]
+    pub ask: AskArgs,
+    #[command(flatten)]
+    pub restart: RestartArgs,
+}
+
+/// Whether a plan is carried out, and how it is shown.
+#[derive(Clone, Debug, Args)]
+pub struct AskArgs {
     /// Go on without asking.
     #[arg(long)]
     pub yes: bool,
@@ -252,6 +257,11 @@ pub struct ChangeArgs {
     /// The plan's form.
     #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
     pub output: PlanFormat,
+}
+
+/// What happens to K3s afterwards.
+#[derive(Clone, Debug, Default, Args)]
+pub struct RestartArgs {
     /// Restart K3s afterwards, wait until it is healthy, and prove that it serves the new
     /// certificates.
     #[arg(long)]
