@@ -13,6 +13,7 @@ mod kubeconfig;
 mod listener;
 mod name;
 mod stray;
+mod words;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
