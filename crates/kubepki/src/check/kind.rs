@@ -191,6 +191,13 @@ pub enum FindingKind {
         /// Whether the API server's certificate verifies with it all the same.
         verifies: bool,
     },
+    /// A token pins another CA than the one in force.
+    TokenHash {
+        /// The hash in the token.
+        found: String,
+        /// The hash of the CA.
+        wanted: String,
+    },
     /// The listener's fingerprint annotation is another certificate's.
     FingerprintDiffers,
 }
@@ -243,6 +250,7 @@ impl FindingKind {
             Self::ReferenceOther { .. } => "reference-other",
             Self::InlinedDiffers { .. } => "inlined-differs",
             Self::InlinedAuthority { .. } => "inlined-authority",
+            Self::TokenHash { .. } => "token-hash",
             Self::FingerprintDiffers => "fingerprint-differs",
         }
     }

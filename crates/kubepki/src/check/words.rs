@@ -211,6 +211,11 @@ impl FindingKind {
                     file.display()
                 )
             }
+            Self::TokenHash { found, wanted } => write!(
+                f,
+                "pins the CA hash {found}, the server CA's is {wanted}: \
+                 a node that joins with it is refused"
+            ),
             Self::FingerprintDiffers => f.write_str(
                 "its fingerprint annotation is another certificate's: it was changed by hand",
             ),

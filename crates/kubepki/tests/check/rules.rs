@@ -282,3 +282,20 @@ fn an_expired_ca_is_said_once_and_not_for_every_leaf() {
         "a renewal cannot help"
     );
 }
+
+#[test]
+fn a_token_that_pins_another_ca() {
+    let tree = good();
+    let token = String::from_utf8(tree.read("server/token")).unwrap();
+    let (_, rest) = token.split_once("::").unwrap();
+    tree.write(
+        "server/token",
+        format!("K10{}::{rest}", "0".repeat(64)).as_bytes(),
+    );
+    tree.finds(AT, &["warning token-hash server/token"]);
+    let said = tree.check(AT)[0].to_string();
+    assert!(!said.contains("fixture-token"), "{said}");
+    // A password alone pins nothing.
+    tree.write("server/token", b"fixture-token-0123456789abcdef\n");
+    tree.finds(AT, &[]);
+}
