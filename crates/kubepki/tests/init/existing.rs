@@ -33,12 +33,11 @@ async fn a_server_that_k3s_made_is_left_alone() {
         "k3s-1.36-encryption-token-rotated",
         "k3s-1.36-etcd-embedded",
     ] {
-        let place = copy_of(name).await;
+        let fixture = Fixture::without_datastore(name);
+        let mut place = Place::at(fixture.data_dir());
+        place.now = FIRST_START.plus(7_200);
         let mut spec = place.spec();
         spec.kubeconfig = None;
-        if name == "k3s-1.36-encryption-token-rotated" {
-            spec.node.tls_sans = Vec::new();
-        }
         let (plan, staged) = place
             .plan(&spec, None)
             .await
@@ -164,6 +163,33 @@ async fn broken_files_are_named() {
             "{said}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_datastore_keeps_its_own_cas() {
+    let place = copy_of("k3s-1.36-sqlite").await;
+    place.write("server/db/state.db", "SQLite format 3").await;
+    assert!(place.plan(&place.spec(), None).await.is_ok());
+    place.remove("server/tls/etcd/peer-ca.crt").await;
+    place.remove("server/tls/etcd/peer-ca.key").await;
+    let mut spec = place.spec();
+    spec.complete = true;
+    match place.plan(&spec, None).await {
+        Err(InitError::Datastore { path }) => assert!(path.ends_with("server/db/state.db")),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn new_service_account_keys_come_in_both_files() {
+    let place = copy_of("k3s-1.36-sqlite").await;
+    let before = place.read("server/tls/service.current.key");
+    place.remove("server/tls/service.key").await;
+    let mut spec = place.spec();
+    spec.complete = true;
+    place.make(&spec).await;
+    let after = place.read("server/tls/service.current.key");
+    assert!(after != before && after == place.read("server/tls/service.key"));
 }
 
 #[tokio::test]
