@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::command::init::InitArgs;
+
 /// See, renew, rotate and take back the certificates of a Kubernetes node.
 ///
 /// Start with `kubepki check`: it shows every certificate, what is wrong, and the command that
@@ -26,6 +28,17 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make the files of a new K3s server, before its first start.
+    ///
+    /// Five CAs of ten years, every certificate, key, kubeconfig, password and token: what K3s's
+    /// first start would make, so that it keeps them. CA files that lie in place are checked, used
+    /// and never touched. Prints the plan and asks.
+    Init(Box<InitArgs>),
+    /// Show every certificate, what is wrong, and the command that mends it.
+    ///
+    /// Ends with 0 when nothing is to be done, 3 when something is due, 4 when something has
+    /// expired or is broken.
+    Check(crate::command::check::CheckArgs),
     /// Issue every leaf of the node anew, or those of some services.
     ///
     /// Prints the plan and asks. New keys unless --keep-key. Files are replaced one by one, each
@@ -43,6 +56,143 @@ pub enum Command {
     Undo(UndoArgs),
     /// Go on after an interruption.
     Resume(ResumeArgs),
+    /// K3s's own commands, with its flags, messages and exit codes.
+    #[command(name = "k3s")]
+    K3s(crate::dropin::K3sArgs),
+    /// Find, refresh and make kubeconfigs with certificates of this cluster.
+    #[command(subcommand)]
+    Kubeconfig(KubeconfigCommand),
+    /// Say in words what a file is: certificate, key, request, bundle, kubeconfig.
+    ///
+    /// Never prints a private key.
+    Inspect(InspectArgs),
+    /// Print systemd units that renew and check from a timer or before K3s starts.
+    ///
+    /// Each file's place stands above it; nothing is installed.
+    Unit(UnitArgs),
+    /// Show the main job on a made-up server in a temporary directory.
+    Tour(TourArgs),
+}
+
+/// `unit`.
+#[derive(Clone, Debug, Args)]
+pub struct UnitArgs {
+    /// Which one.
+    #[arg(value_enum)]
+    pub kind: UnitKind,
+    /// The kind of node that a drop-in is for.
+    #[arg(long, value_enum, default_value_t = UnitRole::Server)]
+    pub role: UnitRole,
+    /// Where kubepki is installed.
+    #[arg(long, value_name = "FILE", default_value = "/usr/local/bin/kubepki")]
+    pub program: PathBuf,
+}
+
+/// A unit that can be printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnitKind {
+    /// A drop-in for K3s's own unit: renew before every start.
+    DropIn,
+    /// A service and timer: renew every day.
+    Timer,
+    /// A service and timer: check every hour, for Prometheus.
+    Metrics,
+}
+
+/// The kind of node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnitRole {
+    /// `k3s.service`.
+    Server,
+    /// `k3s-agent.service`.
+    Agent,
+}
+
+/// `kubeconfig`.
+#[derive(Debug, Subcommand)]
+pub enum KubeconfigCommand {
+    /// Show which copies are old, and which are of this cluster at all.
+    List(KubeconfigListArgs),
+    /// Put new certificates into the copies that are due, expired, or of a former CA.
+    Renew(KubeconfigRenewArgs),
+    /// Make a short-lived kubeconfig for a person or program.
+    Create(KubeconfigCreateArgs),
+}
+
+/// `kubeconfig list`.
+#[derive(Clone, Debug, Args)]
+pub struct KubeconfigListArgs {
+    /// Files to look at [default: $KUBECONFIG and the .kube/config of every home directory].
+    pub files: Vec<PathBuf>,
+    /// The list's form.
+    #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
+    pub output: PlanFormat,
+    #[command(flatten)]
+    pub site: SiteArgs,
+}
+
+/// `kubeconfig renew`.
+#[derive(Clone, Debug, Args)]
+pub struct KubeconfigRenewArgs {
+    /// Files to renew [default: as `kubeconfig list`].
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub site: SiteArgs,
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// `kubeconfig create`.
+#[derive(Clone, Debug, Args)]
+pub struct KubeconfigCreateArgs {
+    /// The user (CN).
+    #[arg(long)]
+    pub user: String,
+    /// A group (O); may be given several times.
+    #[arg(long = "group", value_name = "GROUP")]
+    pub groups: Vec<String>,
+    /// How long it is valid: 8h, 30d.
+    #[arg(long, default_value = "8h", value_name = "PERIOD", value_parser = crate::period::period)]
+    pub ttl: i64,
+    /// The new file, mode 0600; `-` for stdout. An existing file is not replaced.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// URL of the API server [default: the admin kubeconfig's].
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+    /// Allow users and groups that begin with `system:`; asked a second time for
+    /// `system:masters`, which bypasses RBAC.
+    #[arg(long)]
+    pub allow_system: bool,
+    /// Go on without asking.
+    #[arg(long)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub site: SiteArgs,
+}
+
+/// `inspect`.
+#[derive(Clone, Debug, Args)]
+pub struct InspectArgs {
+    /// The file; `-` for standard input.
+    pub file: PathBuf,
+    /// The answer's form.
+    #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
+    pub output: PlanFormat,
+    /// Answer for another moment (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<String>,
+}
+
+/// `tour`.
+#[derive(Clone, Debug, Args)]
+pub struct TourArgs {
+    /// Keep the directory.
+    #[arg(long)]
+    pub keep: bool,
+    /// Act as the process that dies: renew in this directory and be killed on the way.
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub die_in: Option<PathBuf>,
 }
 
 /// Which node.
@@ -89,6 +239,15 @@ pub struct NameArgs {
 /// How a change is made.
 #[derive(Clone, Debug, Args)]
 pub struct ChangeArgs {
+    #[command(flatten)]
+    pub ask: AskArgs,
+    #[command(flatten)]
+    pub restart: RestartArgs,
+}
+
+/// Whether a plan is carried out, and how it is shown.
+#[derive(Clone, Debug, Args)]
+pub struct AskArgs {
     /// Go on without asking.
     #[arg(long)]
     pub yes: bool,
@@ -98,6 +257,11 @@ pub struct ChangeArgs {
     /// The plan's form.
     #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
     pub output: PlanFormat,
+}
+
+/// What happens to K3s afterwards.
+#[derive(Clone, Debug, Default, Args)]
+pub struct RestartArgs {
     /// Restart K3s afterwards, wait until it is healthy, and prove that it serves the new
     /// certificates.
     #[arg(long)]

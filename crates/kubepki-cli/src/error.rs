@@ -11,6 +11,8 @@ pub enum Exit {
     Fine = 0,
     /// Failed, and nothing was changed.
     Failed = 1,
+    /// The command was not said right.
+    Usage = 2,
     /// Something is due.
     Due = 3,
     /// Something has expired or is broken.
@@ -54,6 +56,15 @@ impl CliError {
     pub fn refused(message: impl Into<String>) -> Self {
         Self {
             exit: Exit::Refused,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// An argument that cannot be understood.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self {
+            exit: Exit::Usage,
             message: message.into(),
             hint: None,
         }

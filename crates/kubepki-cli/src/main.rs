@@ -2,9 +2,11 @@
 
 mod args;
 mod command;
+mod dropin;
 mod error;
 mod k3s;
 mod output;
+mod period;
 mod restart;
 mod world;
 
@@ -13,7 +15,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let arguments = args::Cli::parse();
+    let arguments = match args::Cli::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return dropin::usage_error(&error),
+    };
     match command::run(arguments) {
         Ok(code) => code.into(),
         Err(error) => error.report(),

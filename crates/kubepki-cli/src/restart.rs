@@ -18,7 +18,7 @@ pub fn add(plan: &mut Plan, inventory: &Inventory, command: Option<&str>) -> Res
     let command: Option<Vec<String>> =
         command.map(|text| text.split_whitespace().map(str::to_owned).collect());
     if command.as_ref().is_some_and(Vec::is_empty) {
-        return Err(CliError::message("--restart-command is empty"));
+        return Err(CliError::usage("--restart-command is empty"));
     }
     let mut has_one = false;
     for step in &mut plan.steps {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kubepki::apply::{Executor, Observer, Patience};
-use kubepki::catalogue::{K3S, Release};
+use kubepki::catalogue::{K3S, Release, ReleaseError};
 use kubepki::cluster::{NodeSpec, Policy, Wishes};
 use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
 use kubepki::host::LocalHost;
@@ -134,7 +134,9 @@ impl Node {
         .await?;
         let mut inventory = collect(&world.host, &opened, &K3S, world.now()).await;
         if let Some(text) = &site.k3s_version {
-            let release: Release = text.parse()?;
+            let release: Release = text
+                .parse()
+                .map_err(|error: ReleaseError| CliError::usage(error.to_string()))?;
             inventory.release = DetectedRelease::Known(release);
         }
         let wishes = wishes(&settings, names, inventory.release);
@@ -208,7 +210,7 @@ fn policy(leaves: Option<&LeafArgs>, release: DetectedRelease) -> Result<Policy,
 }
 
 /// K3s's `CATTLE_NEW_SIGNED_CERT_EXPIRATION_DAYS`, within reason: 1 to 3650 days.
-fn lifetime_from_environment() -> Result<Option<i64>, CliError> {
+pub fn lifetime_from_environment() -> Result<Option<i64>, CliError> {
     const NAME: &str = "CATTLE_NEW_SIGNED_CERT_EXPIRATION_DAYS";
     let Some(value) = std::env::var_os(NAME) else {
         return Ok(None);
@@ -218,7 +220,7 @@ fn lifetime_from_environment() -> Result<Option<i64>, CliError> {
         .and_then(|text| text.parse().ok())
         .filter(|days| (1..=3650).contains(days))
         .map(Some)
-        .ok_or_else(|| CliError::message(format!("{NAME} must be a number of days from 1 to 3650")))
+        .ok_or_else(|| CliError::usage(format!("{NAME} must be a number of days from 1 to 3650")))
 }
 
 /// Links in the path of a directory, resolved once.

@@ -1,6 +1,6 @@
 //! `--restart-command`: a restart counts as done only once the new certificates are served.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod common;
 

@@ -2,15 +2,20 @@
 
 pub mod apply;
 pub mod catalogue;
+pub mod check;
 pub mod cluster;
+pub mod dropin;
 pub mod edge;
 pub mod host;
+pub mod init;
+pub mod inspect;
 pub mod inventory;
 pub mod journal;
 pub mod k3s;
 pub mod kubeconfig;
 pub mod listener;
 pub mod plan;
+pub mod report;
 pub mod state;
 #[cfg(test)]
 mod test_pki;

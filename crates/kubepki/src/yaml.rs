@@ -16,6 +16,9 @@ use zeroize::Zeroize;
 /// The largest text that is read, in bytes. Kubeconfigs of hundreds of clusters stay below it.
 pub(crate) const LIMIT: usize = 8 << 20;
 
+/// How many mappings a look-up goes through by merge keys. Real files need two.
+const MERGES: usize = 64;
+
 /// What is wrong with a text, and on which line (from 1; 0 where no line is to blame).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct YamlError {
@@ -71,6 +74,18 @@ impl fmt::Debug for Node<'_> {
 }
 
 impl<'a> Node<'a> {
+    /// What stands for a mapping that is not written.
+    pub(crate) fn empty_map(line: usize) -> Self {
+        let content = Content::Map(Vec::new());
+        Self {
+            line,
+            span: 0..0,
+            anchor: 0,
+            tag: None,
+            content,
+        }
+    }
+
     /// What it is, for messages.
     pub(crate) fn kind(&self) -> &'static str {
         match &self.content {
@@ -160,28 +175,31 @@ impl<'a> Document<'a> {
     /// The value of `key` in the mapping `node`, through aliases and merge keys (`<<`), as Go's
     /// YAML reader finds it.
     pub(crate) fn get<'n>(&'n self, node: &'n Rc<Node<'a>>, key: &str) -> Option<&'n Rc<Node<'a>>> {
-        self.get_within(node, key, 8)
+        let mut budget = MERGES;
+        self.get_within(node, key, &mut budget)
     }
 
+    /// `budget` counts the mappings that may still be looked into: merge keys that name each other
+    /// many times over would otherwise multiply.
     fn get_within<'n>(
         &'n self,
         node: &'n Rc<Node<'a>>,
         key: &str,
-        depth: usize,
+        budget: &mut usize,
     ) -> Option<&'n Rc<Node<'a>>> {
+        *budget = budget.checked_sub(1)?;
         let Content::Map(pairs) = &self.resolve(node).content else {
             return None;
         };
         if let Some(value) = own(pairs, key) {
             return Some(self.resolve(value));
         }
-        let deeper = depth.checked_sub(1)?;
         let merged = self.resolve(own(pairs, "<<")?);
         match &merged.content {
             Content::List(items) => items
                 .iter()
-                .find_map(|item| self.get_within(item, key, deeper)),
-            _ => self.get_within(merged, key, deeper),
+                .find_map(|item| self.get_within(item, key, budget)),
+            _ => self.get_within(merged, key, budget),
         }
     }
 
@@ -347,5 +365,44 @@ impl<'a> Builder<'a> {
             Content::Scalar(..) | Content::Alias(_) => {}
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merge_keys_that_multiply_come_to_an_end() {
+        let mut text = "m0: &m0 {x: 1}\n".to_owned();
+        for level in 1..20 {
+            let below = vec![format!("*m{}", level - 1); 50].join(", ");
+            text += &format!("m{level}: &m{level} {{<<: [{below}]}}\n");
+        }
+        let document = Document::parse(text.as_bytes()).unwrap();
+        let top = document.get(&document.root, "m19").unwrap();
+        assert!(document.get(top, "absent").is_none());
+        let first = document.get(&document.root, "m1").unwrap();
+        assert_eq!(document.get(first, "x").unwrap().text(), Some("1"));
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error() {
+        let text = "[".repeat(100_000);
+        assert_eq!(
+            Document::parse(text.as_bytes())
+                .map(|_| ())
+                .unwrap_err()
+                .line,
+            1
+        );
+        let text = "- ".repeat(100_000);
+        assert_eq!(
+            Document::parse(text.as_bytes())
+                .map(|_| ())
+                .unwrap_err()
+                .line,
+            1
+        );
     }
 }

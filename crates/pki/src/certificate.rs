@@ -4,12 +4,13 @@ use core::fmt;
 
 use der::asn1::{AnyRef, BitStringRef};
 use der::{Decode, Reader, SliceReader, Tag, TagNumber, Tagged};
+use spki::AlgorithmIdentifierRef;
 
 use crate::extension::Extensions;
-use crate::key::check_public_key;
+use crate::public_key::check_public_key;
 use crate::{
     BasicConstraints, Digest, Error, KeyUsage, Name, NameConstraints, Purpose, San, Serial,
-    UnixTime, Validity, pem, sha256,
+    UnixTime, Validity, oid, pem, sha256,
 };
 
 /// An X.509 certificate (RFC 5280 section 4.1).
@@ -19,17 +20,17 @@ use crate::{
 /// certificate back never changes it.
 #[derive(Clone)]
 pub struct Certificate {
-    der: Vec<u8>,
-    tbs: core::ops::Range<usize>,
-    version: u8,
-    serial: Serial,
-    signature_algorithm: Vec<u8>,
-    signature: Vec<u8>,
-    issuer: Name,
-    subject: Name,
-    validity: Validity,
-    spki: Vec<u8>,
-    extensions: Extensions,
+    pub(crate) der: Vec<u8>,
+    pub(crate) tbs: core::ops::Range<usize>,
+    pub(crate) version: u8,
+    pub(crate) serial: Serial,
+    pub(crate) signature_algorithm: Vec<u8>,
+    pub(crate) signature: Vec<u8>,
+    pub(crate) issuer: Name,
+    pub(crate) subject: Name,
+    pub(crate) validity: Validity,
+    pub(crate) spki: Vec<u8>,
+    pub(crate) extensions: Extensions,
 }
 
 impl PartialEq for Certificate {
@@ -71,6 +72,9 @@ impl Certificate {
                 "inner and outer signature algorithms differ",
             ));
         }
+        AlgorithmIdentifierRef::from_der(algorithm)
+            .and_then(|algorithm| oid::checked(algorithm.oid))
+            .map_err(|error| Error::malformed("signature algorithm", error))?;
         // The TBS is the first element, so it begins right after the outer header.
         let start = der.len() - whole.value().len();
         Ok(Self {
@@ -236,6 +240,11 @@ impl Certificate {
         &self.signature_algorithm
     }
 
+    /// Name of the signature's algorithm: `ecdsa-with-SHA256`; the OID where there is none.
+    pub fn signature_algorithm(&self) -> String {
+        crate::signature::name_of(&self.signature_algorithm)
+    }
+
     /// Checks that the key `issuer_spki` signed this certificate. Names, dates and usages are
     /// not looked at.
     ///
@@ -351,6 +360,14 @@ fn time_of(value: AnyRef<'_>) -> Result<UnixTime, Error> {
     let text = core::str::from_utf8(value.value())
         .map_err(|_| Error::malformed("validity", "time is not ASCII"))?;
     let bad = || Error::malformed("validity", format!("{text:?} is not a time in UTC"));
+    if text
+        .bytes()
+        .rev()
+        .skip(1)
+        .any(|byte| !byte.is_ascii_digit())
+    {
+        return Err(bad());
+    }
     let (year, rest) = match value.tag() {
         Tag::UtcTime => {
             let (year, rest) = text.split_at_checked(2).ok_or_else(bad)?;
@@ -364,7 +381,7 @@ fn time_of(value: AnyRef<'_>) -> Result<UnixTime, Error> {
         _ => return Err(bad()),
     };
     let digits = rest.strip_suffix('Z').ok_or_else(bad)?;
-    if digits.len() != 10 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+    if digits.len() != 10 {
         return Err(bad());
     }
     let field = |index: usize| -> Result<i64, Error> {

@@ -1,13 +1,13 @@
 //! Issuing: what a CA signs, and how.
 
-use const_oid::ObjectIdentifier;
-use der::asn1::{AnyRef, BitStringRef, OctetStringRef, UintRef};
-use der::{Decode, Encode, Sequence, Tag};
+use der::Tag;
 
 use crate::certificate::Certificate;
-use crate::key::{KeyAlgorithm, PrivateKey, public_key_algorithm, public_key_bits};
+use crate::encode::{ExtensionWriter, context, element};
+use crate::key::{KeyAlgorithm, PrivateKey};
+use crate::public_key::{public_key_algorithm, public_key_bits};
 use crate::{
-    BasicConstraints, Error, KeyUsage, Name, Purpose, San, Serial, UnixTime, Validity, oid, sha1,
+    BasicConstraints, Error, KeyUsage, Name, Purpose, San, Serial, UnixTime, Validity, sha1,
 };
 
 /// A CA that can sign: its certificate and the key that belongs to it.
@@ -141,13 +141,14 @@ impl Authority {
                 });
             }
         };
-        let mut extensions = vec![
-            key_usage_extension(usage)?,
-            purposes_extension(request.purposes)?,
-        ];
-        extensions.extend(self.key_identifier()?);
+        let mut extensions = ExtensionWriter::default();
+        extensions.key_usage(usage)?;
+        extensions.purposes(request.purposes)?;
+        if let Some(octets) = self.certificate.subject_key_identifier() {
+            extensions.authority_key_identifier(octets)?;
+        }
         if !request.sans.is_empty() {
-            extensions.push(sans_extension(request.sans)?);
+            extensions.sans(request.sans)?;
         }
         sign(
             &Fields {
@@ -157,7 +158,7 @@ impl Authority {
                 subject: &subject,
                 spki: request.spki_der,
             },
-            &extensions,
+            extensions,
             &self.key,
         )
     }
@@ -238,13 +239,6 @@ impl Authority {
             }),
         }
     }
-
-    fn key_identifier(&self) -> Result<Option<Vec<u8>>, Error> {
-        self.certificate
-            .subject_key_identifier()
-            .map(key_identifier_extension)
-            .transpose()
-    }
 }
 
 fn build_authority(
@@ -269,13 +263,12 @@ fn build_authority(
         ca: true,
         path_len: request.path_len,
     };
-    let mut extensions = vec![
-        key_usage_extension(usage)?,
-        basic_constraints_extension(constraints)?,
-        subject_key_extension(&own_identifier)?,
-    ];
+    let mut extensions = ExtensionWriter::default();
+    extensions.key_usage(usage)?;
+    extensions.basic_constraints(constraints)?;
+    extensions.subject_key_identifier(&own_identifier)?;
     if let Some(octets) = issuer_key_identifier {
-        extensions.push(key_identifier_extension(octets)?);
+        extensions.authority_key_identifier(octets)?;
     }
     sign(
         &Fields {
@@ -285,7 +278,7 @@ fn build_authority(
             subject: request.subject,
             spki: request.spki_der,
         },
-        &extensions,
+        extensions,
         key,
     )
 }
@@ -298,172 +291,82 @@ struct Fields<'a> {
     spki: &'a [u8],
 }
 
-/// TBSCertificate of version 3 (RFC 5280 section 4.1), parts that are already DER passed through.
-#[derive(Sequence)]
-struct Tbs<'a> {
-    #[asn1(context_specific = "0", tag_mode = "EXPLICIT")]
-    version: u8,
-    serial: UintRef<'a>,
-    algorithm: AnyRef<'a>,
-    issuer: AnyRef<'a>,
-    validity: Period<'a>,
-    subject: AnyRef<'a>,
-    spki: AnyRef<'a>,
-    #[asn1(context_specific = "3", tag_mode = "EXPLICIT")]
-    extensions: Vec<AnyRef<'a>>,
-}
+/// `[0] EXPLICIT INTEGER 2`: version 3.
+const VERSION_3: &[u8] = &[0xa0, 3, 2, 1, 2];
 
-#[derive(Sequence)]
-struct Period<'a> {
-    not_before: AnyRef<'a>,
-    not_after: AnyRef<'a>,
-}
-
-#[derive(Sequence)]
-struct Signed<'a> {
-    tbs: AnyRef<'a>,
-    algorithm: AnyRef<'a>,
-    signature: BitStringRef<'a>,
-}
-
+/// Writes and signs a TBSCertificate (RFC 5280 section 4.1). The result is put together from
+/// what was written instead of read back; `tests/robust.rs` proves that reading finds the same.
 fn sign(
     fields: &Fields<'_>,
-    extensions: &[Vec<u8>],
+    extensions: ExtensionWriter,
     key: &PrivateKey,
 ) -> Result<Certificate, Error> {
-    let bad = |error: der::Error| Error::malformed("certificate to issue", error);
-    let (before_tag, before) = time_text(fields.validity.not_before);
-    let (after_tag, after) = time_text(fields.validity.not_after);
-    let algorithm = AnyRef::from_der(key.signature_algorithm()).map_err(bad)?;
-    let tbs = Tbs {
-        version: 2,
-        serial: UintRef::new(fields.serial.octets()).map_err(bad)?,
-        algorithm,
-        issuer: AnyRef::from_der(fields.issuer.der()).map_err(bad)?,
-        validity: Period {
-            not_before: AnyRef::new(before_tag, before.as_bytes()).map_err(bad)?,
-            not_after: AnyRef::new(after_tag, after.as_bytes()).map_err(bad)?,
-        },
-        subject: AnyRef::from_der(fields.subject.der()).map_err(bad)?,
-        spki: AnyRef::from_der(fields.spki).map_err(bad)?,
-        extensions: extensions
-            .iter()
-            .map(|extension| AnyRef::from_der(extension))
-            .collect::<Result<_, _>>()
-            .map_err(bad)?,
-    };
-    let tbs = tbs.to_der().map_err(bad)?;
+    let algorithm = key.signature_algorithm();
+    let serial = element(Tag::Integer, &[fields.serial.octets()])?;
+    let not_before = time(fields.validity.not_before)?;
+    let not_after = time(fields.validity.not_after)?;
+    let validity = element(Tag::Sequence, &[&not_before, &not_after])?;
+    let list = element(Tag::Sequence, &[&extensions.der])?;
+    let list = element(context(3, true), &[&list])?;
+    let tbs = element(
+        Tag::Sequence,
+        &[
+            VERSION_3,
+            &serial,
+            algorithm,
+            fields.issuer.der(),
+            &validity,
+            fields.subject.der(),
+            fields.spki,
+            &list,
+        ],
+    )?;
     let signature = key.sign(&tbs)?;
-    let signed = Signed {
-        tbs: AnyRef::from_der(&tbs).map_err(bad)?,
-        algorithm,
-        signature: BitStringRef::from_bytes(&signature).map_err(bad)?,
-    };
-    Certificate::from_der(&signed.to_der().map_err(bad)?)
+    let bits = element(Tag::BitString, &[&[0], &signature])?;
+    let der = element(Tag::Sequence, &[&tbs, algorithm, &bits])?;
+    let start = der.len() - tbs.len() - algorithm.len() - bits.len();
+    Ok(Certificate {
+        tbs: start..start + tbs.len(),
+        der,
+        version: 3,
+        serial: fields.serial.clone(),
+        signature_algorithm: algorithm.to_vec(),
+        signature,
+        issuer: fields.issuer.clone(),
+        subject: fields.subject.clone(),
+        validity: fields.validity,
+        spki: fields.spki.to_vec(),
+        extensions: extensions.facts,
+    })
 }
 
 /// UTCTime through 2049, GeneralizedTime after (section 4.1.2.5).
-fn time_text(time: UnixTime) -> (Tag, String) {
+fn time(time: UnixTime) -> Result<Vec<u8>, Error> {
     let (year, month, day, hour, minute, second) = time.civil();
-    let rest = format!("{month:02}{day:02}{hour:02}{minute:02}{second:02}Z");
-    if (1950..2050).contains(&year) {
-        (Tag::UtcTime, format!("{:02}{rest}", year % 100))
-    } else {
-        (Tag::GeneralizedTime, format!("{year:04}{rest}"))
-    }
-}
-
-#[derive(Sequence)]
-struct ExtensionFields<'a> {
-    id: ObjectIdentifier,
-    #[asn1(default = "Default::default")]
-    critical: bool,
-    value: &'a OctetStringRef,
-}
-
-fn extension(id: ObjectIdentifier, critical: bool, value: &[u8]) -> Result<Vec<u8>, Error> {
-    OctetStringRef::new(value)
-        .and_then(|value| {
-            ExtensionFields {
-                id,
-                critical,
-                value,
-            }
-            .to_der()
-        })
-        .map_err(|error| Error::malformed("extension to issue", error))
-}
-
-pub(crate) fn sans_extension(sans: &[San]) -> Result<Vec<u8>, Error> {
-    let (addresses, names): (Vec<_>, Vec<_>) = sans
-        .iter()
-        .cloned()
-        .partition(|san| matches!(san, San::Ip(_)));
-    let ordered: Vec<San> = names.into_iter().chain(addresses).collect();
-    extension(oid::SUBJECT_ALT_NAME, false, &San::all_to_der(&ordered)?)
-}
-
-fn key_usage_extension(usage: KeyUsage) -> Result<Vec<u8>, Error> {
-    let bad = |error: der::Error| Error::malformed("key usage", error);
-    let [first, second] = usage.0.to_be_bytes();
-    let octets: &[u8] = if second == 0 {
-        &[first]
-    } else {
-        &[first, second]
+    let (Ok(century), true) = (u8::try_from(year / 100), (0..=9999).contains(&year)) else {
+        return Err(Error::Unissuable {
+            detail: format!("{time} lies outside the years 0000 to 9999 that X.509 can write"),
+        });
     };
-    // Named bit lists drop trailing zero bits (X.690 section 11.2.2).
-    let unused = octets
-        .last()
-        .map_or(0, |last| last.trailing_zeros().min(7) as u8);
-    let bits = BitStringRef::new(unused, octets).map_err(bad)?;
-    extension(oid::KEY_USAGE, true, &bits.to_der().map_err(bad)?)
-}
-
-fn purposes_extension(purposes: &[Purpose]) -> Result<Vec<u8>, Error> {
-    let oids = purposes
-        .iter()
-        .map(Purpose::to_oid)
-        .collect::<Result<Vec<_>, _>>()?;
-    let value = oids
-        .to_der()
-        .map_err(|error| Error::malformed("extended key usage", error))?;
-    extension(oid::EXTENDED_KEY_USAGE, false, &value)
-}
-
-#[derive(Sequence)]
-struct ConstraintFields {
-    #[asn1(default = "Default::default")]
-    ca: bool,
-    #[asn1(optional = "true")]
-    path_len: Option<u32>,
-}
-
-fn basic_constraints_extension(constraints: BasicConstraints) -> Result<Vec<u8>, Error> {
-    let value = ConstraintFields {
-        ca: constraints.ca,
-        path_len: constraints.path_len,
+    let short = (1950..2050).contains(&year);
+    let mut text = Vec::with_capacity(15);
+    let fields = [
+        century,
+        (year % 100) as u8,
+        month,
+        day,
+        hour,
+        minute,
+        second,
+    ];
+    for field in fields.iter().skip(usize::from(short)) {
+        text.extend([b'0' + field / 10, b'0' + field % 10]);
     }
-    .to_der()
-    .map_err(|error| Error::malformed("basic constraints", error))?;
-    extension(oid::BASIC_CONSTRAINTS, true, &value)
-}
-
-fn subject_key_extension(octets: &[u8]) -> Result<Vec<u8>, Error> {
-    let value = OctetStringRef::new(octets)
-        .and_then(|octets| octets.to_der())
-        .map_err(|error| Error::malformed("subject key identifier", error))?;
-    extension(oid::SUBJECT_KEY_IDENTIFIER, false, &value)
-}
-
-#[derive(Sequence)]
-struct KeyIdentifierFields<'a> {
-    #[asn1(context_specific = "0", tag_mode = "IMPLICIT")]
-    key_identifier: &'a OctetStringRef,
-}
-
-fn key_identifier_extension(octets: &[u8]) -> Result<Vec<u8>, Error> {
-    let value = OctetStringRef::new(octets)
-        .and_then(|key_identifier| KeyIdentifierFields { key_identifier }.to_der())
-        .map_err(|error| Error::malformed("authority key identifier", error))?;
-    extension(oid::AUTHORITY_KEY_IDENTIFIER, false, &value)
+    text.push(b'Z');
+    let tag = if short {
+        Tag::UtcTime
+    } else {
+        Tag::GeneralizedTime
+    };
+    element(tag, &[&text])
 }

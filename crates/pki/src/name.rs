@@ -3,7 +3,7 @@
 use core::fmt;
 
 use const_oid::ObjectIdentifier;
-use der::asn1::{AnyRef, SetOfVec};
+use der::asn1::AnyRef;
 use der::{Decode, Encode, Reader, SliceReader, Tag, Tagged};
 
 use crate::{Error, oid};
@@ -17,10 +17,9 @@ pub struct Name {
     attributes: Vec<Attribute>,
 }
 
-/// One attribute of a name: which relative distinguished name it stands in, type and value.
+/// One attribute of a name: type and value.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Attribute {
-    rdn: usize,
     oid: ObjectIdentifier,
     value: String,
 }
@@ -59,7 +58,6 @@ impl Name {
         let mut reader = SliceReader::new(der).map_err(bad)?;
         reader
             .sequence(|rdns| {
-                let mut rdn = 0;
                 while !rdns.is_finished() {
                     let set = AnyRef::decode(rdns)?;
                     set.tag().assert_eq(Tag::Set)?;
@@ -68,11 +66,10 @@ impl Name {
                         members.sequence(|member| {
                             let oid = oid::read(member)?;
                             let value = text_of(AnyRef::decode(member)?)?;
-                            attributes.push(Attribute { rdn, oid, value });
+                            attributes.push(Attribute { oid, value });
                             Ok::<_, der::Error>(())
                         })?;
                     }
-                    rdn += 1;
                 }
                 Ok::<_, der::Error>(())
             })
@@ -101,21 +98,27 @@ impl Name {
             .iter()
             .map(|value| (oid::ORGANIZATION, value.as_str()))
             .chain([(oid::COMMON_NAME, common_name)]);
-        let rdns: Vec<SetOfVec<Pair<'_>>> = pairs
-            .map(|(oid, value)| {
-                let tag = if is_printable(value) {
-                    Tag::PrintableString
-                } else {
-                    Tag::Utf8String
-                };
-                let value = AnyRef::new(tag, value.as_bytes())?;
-                let mut set = SetOfVec::new();
-                set.insert(Pair { oid, value })?;
-                Ok(set)
-            })
-            .collect::<Result<_, der::Error>>()
+        let mut body = Vec::new();
+        let mut attributes = Vec::with_capacity(organizations.len() + 1);
+        for (oid, value) in pairs {
+            let tag = if is_printable(value) {
+                Tag::PrintableString
+            } else {
+                Tag::Utf8String
+            };
+            let pair = AnyRef::new(tag, value.as_bytes())
+                .and_then(|value| Pair { oid, value }.to_der())
+                .map_err(bad)?;
+            AnyRef::new(Tag::Set, &pair)
+                .and_then(|set| set.encode_to_vec(&mut body))
+                .map_err(bad)?;
+            let value = value.to_owned();
+            attributes.push(Attribute { oid, value });
+        }
+        let der = AnyRef::new(Tag::Sequence, &body)
+            .and_then(|sequence| sequence.to_der())
             .map_err(bad)?;
-        Self::from_der(&rdns.to_der().map_err(bad)?)
+        Ok(Self { der, attributes })
     }
 
     /// The exact bytes.
@@ -146,7 +149,7 @@ impl Name {
     }
 }
 
-#[derive(der::Sequence, PartialEq, Eq, PartialOrd, Ord, der::ValueOrd)]
+#[derive(der::Sequence)]
 struct Pair<'a> {
     oid: ObjectIdentifier,
     value: AnyRef<'a>,

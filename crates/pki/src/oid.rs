@@ -3,20 +3,25 @@
 use const_oid::ObjectIdentifier;
 use der::{Decode, SliceReader, Tag};
 
-/// Reads an OBJECT IDENTIFIER. An arc that begins with a zero septet is not in its shortest form;
-/// two spellings of one identifier must not pass as two.
+/// Reads an OBJECT IDENTIFIER in the bounds of [`checked`].
 pub(crate) fn read(reader: &mut SliceReader<'_>) -> Result<ObjectIdentifier, der::Error> {
-    shortest(ObjectIdentifier::decode(reader)?)
+    checked(ObjectIdentifier::decode(reader)?)
 }
 
-/// `found`, if each of its arcs is in the shortest form.
-pub(crate) fn shortest(found: ObjectIdentifier) -> Result<ObjectIdentifier, der::Error> {
+/// `found`, if each of its arcs is in the shortest form and fits in 31 bits, as Go insists: two
+/// spellings of one identifier must not pass as two.
+pub(crate) fn checked(found: ObjectIdentifier) -> Result<ObjectIdentifier, der::Error> {
+    let mut arc = 0_u64;
     let mut at_start = true;
     for byte in found.as_bytes() {
-        if at_start && *byte == 0x80 {
+        arc = arc << 7 | u64::from(byte & 0x7f);
+        if at_start && *byte == 0x80 || arc > 0x7fff_ffff {
             return Err(Tag::ObjectIdentifier.value_error().into());
         }
         at_start = byte & 0x80 == 0;
+        if at_start {
+            arc = 0;
+        }
     }
     Ok(found)
 }

@@ -2,10 +2,10 @@
 
 use const_oid::ObjectIdentifier;
 use der::asn1::{AnyRef, BitStringRef};
-use der::{Decode, Encode, Reader, Sequence, SliceReader, Tag, TagNumber};
+use der::{Decode, Reader, SliceReader, Tag};
 
+use crate::encode::{ExtensionWriter, context, element};
 use crate::extension::Extensions;
-use crate::issue::sans_extension;
 use crate::key::PrivateKey;
 use crate::{Error, Name, San, oid, pem};
 
@@ -86,39 +86,23 @@ impl CertificateRequest {
     ///
     /// When a name cannot be encoded or the key cannot sign.
     pub fn new(subject: &Name, sans: &[San], key: &PrivateKey) -> Result<Self, Error> {
-        let bad = |error: der::Error| Error::malformed("certificate request", error);
         let mut attributes = Vec::new();
         if !sans.is_empty() {
-            let extension = sans_extension(sans)?;
-            let list = AnyRef::new(Tag::Sequence, &extension).and_then(|any| any.to_der());
-            let list = list.map_err(bad)?;
-            let set = AnyRef::new(Tag::Set, &list).map_err(bad)?;
-            attributes = AttributeFields {
-                id: oid::EXTENSION_REQUEST,
-                values: set,
-            }
-            .to_der()
-            .map_err(bad)?;
+            let mut extensions = ExtensionWriter::default();
+            extensions.sans(sans)?;
+            let list = element(Tag::Sequence, &[&extensions.der])?;
+            let values = element(Tag::Set, &[&list])?;
+            let id = element(Tag::ObjectIdentifier, &[oid::EXTENSION_REQUEST.as_bytes()])?;
+            attributes = element(Tag::Sequence, &[&id, &values])?;
         }
-        let attributes_tag = Tag::ContextSpecific {
-            constructed: true,
-            number: TagNumber(0),
-        };
-        let info = InfoFields {
-            version: 0,
-            subject: AnyRef::from_der(subject.der()).map_err(bad)?,
-            spki: AnyRef::from_der(key.spki_der()).map_err(bad)?,
-            attributes: AnyRef::new(attributes_tag, &attributes).map_err(bad)?,
-        }
-        .to_der()
-        .map_err(bad)?;
-        let signature = key.sign(&info)?;
-        let signed = SignedFields {
-            info: AnyRef::from_der(&info).map_err(bad)?,
-            algorithm: AnyRef::from_der(key.signature_algorithm()).map_err(bad)?,
-            signature: BitStringRef::from_bytes(&signature).map_err(bad)?,
-        };
-        Self::from_der(&signed.to_der().map_err(bad)?)
+        let attributes = element(context(0, true), &[&attributes])?;
+        let info = element(
+            Tag::Sequence,
+            &[VERSION_1, subject.der(), key.spki_der(), &attributes],
+        )?;
+        let bits = element(Tag::BitString, &[&[0], &key.sign(&info)?])?;
+        let der = element(Tag::Sequence, &[&info, key.signature_algorithm(), &bits])?;
+        Self::from_der(&der)
     }
 
     /// The exact bytes.
@@ -163,23 +147,5 @@ fn requested_extensions(attributes: AnyRef<'_>) -> Result<Option<Vec<u8>>, der::
     Ok(None)
 }
 
-#[derive(Sequence)]
-struct AttributeFields<'a> {
-    id: ObjectIdentifier,
-    values: AnyRef<'a>,
-}
-
-#[derive(Sequence)]
-struct InfoFields<'a> {
-    version: u8,
-    subject: AnyRef<'a>,
-    spki: AnyRef<'a>,
-    attributes: AnyRef<'a>,
-}
-
-#[derive(Sequence)]
-struct SignedFields<'a> {
-    info: AnyRef<'a>,
-    algorithm: AnyRef<'a>,
-    signature: BitStringRef<'a>,
-}
+/// `INTEGER 0`: the only version there is.
+const VERSION_1: &[u8] = &[2, 1, 0];

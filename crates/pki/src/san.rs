@@ -3,10 +3,11 @@
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use der::asn1::{AnyRef, ContextSpecificRef};
-use der::{Decode, Encode, Reader, SliceReader, Tag, TagMode, TagNumber, Tagged};
+use der::asn1::AnyRef;
+use der::{Decode, Reader, SliceReader, Tag, Tagged};
 
 use crate::Error;
+use crate::encode::{context, element, write};
 
 /// One subject alternative name (RFC 5280 section 4.2.1.6).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,20 +90,12 @@ impl San {
     ///
     /// [`Error::Unissuable`] for a name that is empty, not ASCII, or of a kind that is not issued.
     pub(crate) fn all_to_der(names: &[Self]) -> Result<Vec<u8>, Error> {
-        let bad = |error: der::Error| Error::malformed("subject alternative name", error);
         let mut body = Vec::new();
         for name in names {
             let (number, value) = name.parts()?;
-            let field = ContextSpecificRef {
-                tag_number: TagNumber(number),
-                tag_mode: TagMode::Implicit,
-                value: &der::asn1::OctetStringRef::new(&value).map_err(bad)?,
-            };
-            field.encode_to_vec(&mut body).map_err(bad)?;
+            write(&mut body, context(number, false), &[&value])?;
         }
-        AnyRef::new(Tag::Sequence, &body)
-            .and_then(|any| any.to_der())
-            .map_err(bad)
+        element(Tag::Sequence, &[&body])
     }
 
     fn parts(&self) -> Result<(u32, Vec<u8>), Error> {

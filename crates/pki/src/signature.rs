@@ -6,7 +6,7 @@ use const_oid::ObjectIdentifier;
 use der::{Decode, Sequence};
 use spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
 
-use crate::key::rsa_bits;
+use crate::public_key::rsa_bits;
 use crate::{Error, oid};
 
 /// Checks `signature` over `message` with the key `spki`.
@@ -76,6 +76,14 @@ fn method(
         (_, other) => return unsupported(algorithm_name(other)),
     };
     Ok(found)
+}
+
+/// [`algorithm_name`] of an AlgorithmIdentifier's DER.
+pub(crate) fn name_of(algorithm: &[u8]) -> String {
+    match AlgorithmIdentifierRef::from_der(algorithm) {
+        Ok(algorithm) => algorithm_name(algorithm.oid),
+        Err(_) => "unreadable".to_owned(),
+    }
 }
 
 /// The bits of an RSA key under 2048.

@@ -1,4 +1,4 @@
-//! Killing a program at every system call that changes something, with strace.
+//! Killing a program, or failing it, at every system call that changes something, with strace.
 
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
@@ -93,13 +93,26 @@ impl Victim {
     pub fn crash_at(&self, point: &CrashPoint) {
         let CrashPoint { call, nth, seen } = point;
         let inject = format!("inject={call}:signal=KILL:when={nth}");
-        let options = ["-qq", "-e", &format!("trace={call}"), "-e", &inject];
-        let output = self.strace(&options, Path::new("/dev/null"));
+        let output = self.strace(
+            &["-qq", "-e", &format!("trace={call}"), "-e", &inject],
+            Path::new("/dev/null"),
+        );
         assert!(
             output.status.signal() == Some(9) || output.status.code() == Some(128 + 9),
             "not killed at {call} number {nth} ({seen}): {}",
             words(&output)
         );
+    }
+
+    /// Runs the program to its end, with `error` (`ENOSPC`, `EIO`) as the answer to the call at
+    /// `point`, which does nothing. The program decides how to end.
+    pub fn fail_at(&self, point: &CrashPoint, error: &str) -> Output {
+        let CrashPoint { call, nth, .. } = point;
+        let inject = format!("inject={call}:error={error}:when={nth}");
+        self.strace(
+            &["-qq", "-e", &format!("trace={call}"), "-e", &inject],
+            Path::new("/dev/null"),
+        )
     }
 
     /// Kills the program at each of its [`crash_points`](Self::crash_points). Before each run
@@ -120,6 +133,7 @@ impl Victim {
         points.len()
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a test runs strace")]
     fn strace(&self, options: &[&str], log: &Path) -> Output {
         let namespace = if self.alone { namespace() } else { &[] };
         let mut words = namespace.iter().copied().chain(["strace"]);
@@ -187,7 +201,9 @@ fn points(log: &str) -> Vec<CrashPoint> {
         // Standard output and error of a test are pipes.
         let to_reader = call.contains("write")
             && arguments.split(',').next().is_some_and(|file| {
-                file.contains("<pipe:") || file.contains("</dev/") || file.contains("<socket:")
+                ["<pipe:", "<socket:", "</dev/null", "</dev/pts", "</dev/tty"]
+                    .iter()
+                    .any(|to| file.contains(to))
             });
         let opens_to_read = call.starts_with("open") && !arguments.contains("O_CREAT");
         // Tokio wakes itself through an event descriptor.

@@ -70,7 +70,8 @@ pub async fn plan(args: &PlanArgs) -> Result<Exit, CliError> {
 
 fn requested(node: &Node, names: &[String]) -> Result<(String, Vec<Selection>), CliError> {
     let inventory = &node.inventory;
-    let services = plan::services(inventory.flavour, inventory.site.role, names)?;
+    let services = plan::services(inventory.flavour, inventory.site.role, names)
+        .map_err(|unknown| CliError::usage(unknown.to_string()))?;
     let selected = plan::requested(inventory, &services);
     let named: Vec<&str> = services.iter().map(|service| service.name).collect();
     let title = match (names.is_empty(), inventory.site.role) {

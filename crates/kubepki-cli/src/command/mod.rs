@@ -1,8 +1,14 @@
 //! The commands: each looks, makes one library call, and prints.
 
 mod change;
+pub(crate) mod check;
 mod history;
+pub mod init;
+mod inspect;
+mod kubeconfig;
 mod leaves;
+mod tour;
+mod unit;
 
 use crate::args::{Cli, Command};
 use crate::error::{CliError, Exit};
@@ -18,6 +24,8 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
         .build()?;
     runtime.block_on(async {
         match cli.command {
+            Command::Init(args) => init::run(&args).await,
+            Command::Check(args) => check::run(&args).await,
             Command::Rotate(args) => leaves::rotate(&args).await,
             Command::Renew(args) => leaves::renew(&args).await,
             Command::Plan(args) => leaves::plan(&args).await,
@@ -25,6 +33,11 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::History(args) => history::run(&args).await,
             Command::Undo(args) => change::undo(&args).await,
             Command::Resume(args) => change::resume(&args).await,
+            Command::K3s(args) => Ok(crate::dropin::run(&args).await),
+            Command::Kubeconfig(command) => kubeconfig::run(&command).await,
+            Command::Inspect(args) => inspect::run(&args),
+            Command::Unit(args) => unit::run(&args),
+            Command::Tour(args) => tour::run(&args).await,
         }
     })
 }

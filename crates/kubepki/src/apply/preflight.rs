@@ -7,7 +7,7 @@ use super::compare::{Care, difference, found, required};
 use super::error::{ApplyError, Difference, StepError};
 use super::leaves::Workshop;
 use super::render::{copied, leaf_of};
-use crate::edge::file::temporary_beside;
+use crate::edge::file::is_temporary;
 use crate::host::Host;
 use crate::journal::Found;
 use crate::plan::{
@@ -52,6 +52,9 @@ fn check_step(plan: &Plan, step: &Step) -> Result<(), String> {
             let plain = path.is_absolute() && path.file_name().is_some();
             if !plain {
                 return Err(format!("{} is no absolute path of a file", path.display()));
+            }
+            if !matches!(step.before, Before::Absent | Before::Present(_)) {
+                return Err("it does not say what must be there before".to_owned());
             }
         }
         (Target::DatastoreKey { .. }, Action::Txn { .. })
@@ -228,12 +231,7 @@ impl Foresight<'_> {
             left.insert(path.join(name));
         }
         // What a crash left beside a file is taken away when its plan is continued or undone.
-        let temporary: BTreeSet<PathBuf> = self
-            .expected
-            .keys()
-            .filter_map(|path| temporary_beside(path))
-            .collect();
-        left.retain(|path| !temporary.contains(path));
+        left.retain(|path| !is_temporary(path));
         for (changed, expected) in &self.expected {
             if changed.parent() == Some(path) {
                 match expected {
@@ -264,14 +262,23 @@ fn foreseen_kind(content: &Content) -> FingerprintKind {
     }
 }
 
-/// A file whose content is still to be made matches any file.
+/// What an earlier step leaves open, a later one cannot miss: content that is still to be made,
+/// an owner and label that are this process's.
 fn fill_unknown(mut required: Found, now: &Found) -> Found {
-    if let (Found::Present(required), Found::Present(now)) = (&mut required, now)
-        && let (FingerprintKind::File(digest), FingerprintKind::File(unknown)) =
-            (&mut required.kind, &now.kind)
+    let (Found::Present(wanted), Found::Present(now)) = (&mut required, now) else {
+        return required;
+    };
+    if let (FingerprintKind::File(digest), FingerprintKind::File(unknown)) =
+        (&mut wanted.kind, &now.kind)
         && unknown == UNKNOWN
     {
         UNKNOWN.clone_into(digest);
+    }
+    let (wanted, now) = (&mut wanted.attributes, &now.attributes);
+    wanted.uid = wanted.uid.and(now.uid);
+    wanted.gid = wanted.gid.and(now.gid);
+    if now.label.is_none() {
+        wanted.label = None;
     }
     required
 }

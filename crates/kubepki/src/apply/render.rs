@@ -65,38 +65,62 @@ pub(super) async fn render(
                 leaves: vec![issued.record],
             })
         }
-        Content::Kubeconfig {
-            user,
-            leaf,
-            authority,
-        } => {
-            let (key, issued) = (
-                key_pem(workshop, leaf).await?,
-                workshop.certificate(leaf).await?,
-            );
-            let base = base_bytes(base, "kubeconfig")?;
-            let authority = authority.as_deref();
-            let edited = kubeconfig::replace_user(base, user, &issued.chain, &key, authority)
-                .map_err(|source| edit_error("kubeconfig", source))?;
-            Ok(Rendered {
-                kind: EntryKind::File(edited),
-                leaves: vec![issued.record],
-            })
-        }
-        Content::ListenerSecret { leaf } => {
-            let (key, issued) = (
-                key_pem(workshop, leaf).await?,
-                workshop.certificate(leaf).await?,
-            );
-            let base = base_bytes(base, "listener Secret")?;
-            let edited = listener::reissue(base, &issued.chain, &key)
-                .map_err(|source| edit_error("listener Secret", source))?;
-            Ok(Rendered {
-                kind: EntryKind::File(edited),
-                leaves: vec![issued.record],
-            })
-        }
+        Content::Kubeconfig { leaf, .. }
+        | Content::ListenerSecret { leaf }
+        | Content::NewKubeconfig { leaf, .. }
+        | Content::NewListenerSecret { leaf } => inlined(workshop, content, leaf, base).await,
     }
+}
+
+/// A file that inlines certificate and key: with both replaced, or where there was none.
+async fn inlined(
+    workshop: &Workshop<'_>,
+    content: &Content,
+    leaf: &LeafId,
+    base: Option<&Entry>,
+) -> Result<Rendered, MakeError> {
+    let (key, issued) = (
+        key_pem(workshop, leaf).await?,
+        workshop.certificate(leaf).await?,
+    );
+    let file = match content {
+        Content::Kubeconfig {
+            user, authority, ..
+        } => {
+            let base = base_bytes(base, "kubeconfig")?;
+            kubeconfig::replace_user(base, user, &issued.chain, &key, authority.as_deref())
+                .map_err(|source| edit_error("kubeconfig", source))?
+        }
+        Content::NewKubeconfig {
+            name,
+            server,
+            authority,
+            preferences,
+            ..
+        } => kubeconfig::render_inline(&kubeconfig::Inline {
+            name,
+            server,
+            authority: authority.as_bytes(),
+            certificate: issued.chain.as_bytes(),
+            key: key.as_bytes(),
+            preferences: *preferences,
+        }),
+        Content::NewListenerSecret { .. } => {
+            let certificate = workshop.leaf(leaf)?.certificate.as_ref();
+            let names = certificate.map_or(&[][..], |it| it.sans.as_slice());
+            listener::render(&issued.chain, &key, names)
+                .map_err(|source| edit_error("listener Secret", source))?
+        }
+        _ => {
+            let base = base_bytes(base, "listener Secret")?;
+            listener::reissue(base, &issued.chain, &key)
+                .map_err(|source| edit_error("listener Secret", source))?
+        }
+    };
+    Ok(Rendered {
+        kind: EntryKind::File(file),
+        leaves: vec![issued.record],
+    })
 }
 
 /// Bytes that exist already, held to the digest that the plan names.
@@ -154,7 +178,9 @@ pub(super) fn leaf_of(content: &Content) -> Option<&LeafId> {
         Content::LeafKey(leaf)
         | Content::LeafCertificate(leaf)
         | Content::Kubeconfig { leaf, .. }
-        | Content::ListenerSecret { leaf } => Some(leaf),
+        | Content::ListenerSecret { leaf }
+        | Content::NewKubeconfig { leaf, .. }
+        | Content::NewListenerSecret { leaf } => Some(leaf),
         _ => None,
     }
 }

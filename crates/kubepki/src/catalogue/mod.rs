@@ -9,8 +9,9 @@ mod check;
 mod k3s;
 mod release;
 mod row;
+mod services;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use pki::Purpose;
 
@@ -222,7 +223,7 @@ impl Row {
     /// The file with the certificate, or the only file, under its side's directory.
     pub fn file(&self) -> PathBuf {
         match self.is_pair() {
-            true => Path::new(self.path).with_added_extension("crt"),
+            true => PathBuf::from(format!("{}.crt", self.path)),
             false => PathBuf::from(self.path),
         }
     }
@@ -231,7 +232,7 @@ impl Row {
     pub fn key_file(&self) -> Option<PathBuf> {
         match self.kind {
             Kind::Authority { .. } | Kind::Leaf(_) => {
-                Some(Path::new(self.path).with_added_extension("key"))
+                Some(PathBuf::from(format!("{}.key", self.path)))
             }
             Kind::Key | Kind::ServiceAccountKeys | Kind::CurrentServiceAccountKey => {
                 Some(PathBuf::from(self.path))

@@ -9,6 +9,12 @@ use pki::UnixTime;
 pub trait Clock: Send + Sync + fmt::Debug {
     /// Now.
     fn now(&self) -> UnixTime;
+
+    /// Now, and how many nanoseconds of the second have passed; none where the clock has only
+    /// whole seconds.
+    fn precise(&self) -> (UnixTime, u32) {
+        (self.now(), 0)
+    }
 }
 
 /// The machine's clock.
@@ -16,16 +22,27 @@ pub trait Clock: Send + Sync + fmt::Debug {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
+    fn now(&self) -> UnixTime {
+        self.precise().0
+    }
+
     #[expect(
         clippy::disallowed_methods,
         reason = "the one door through which time enters"
     )]
-    fn now(&self) -> UnixTime {
-        let seconds = match SystemTime::now().duration_since(UNIX_EPOCH) {
-            Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-            Err(before) => -i64::try_from(before.duration().as_secs()).unwrap_or(i64::MAX),
-        };
-        UnixTime::from_secs(seconds)
+    fn precise(&self) -> (UnixTime, u32) {
+        let seconds = |seconds| i64::try_from(seconds).unwrap_or(i64::MAX);
+        match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(since) => (
+                UnixTime::from_secs(seconds(since.as_secs())),
+                since.subsec_nanos(),
+            ),
+            // A clock before 1970 is wrong anyway: its fraction is of no use.
+            Err(before) => (
+                UnixTime::from_secs(-seconds(before.duration().as_secs())),
+                0,
+            ),
+        }
     }
 }
 

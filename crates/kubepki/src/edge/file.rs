@@ -24,8 +24,17 @@ use crate::host::Attributes;
 pub fn temporary_beside(path: &Path) -> Option<PathBuf> {
     let mut name = OsString::from(".");
     name.push(path.file_name()?);
-    name.push(".kubepki-tmp");
+    name.push(TEMPORARY);
     Some(path.with_file_name(name))
+}
+
+/// Whether `path` has a name that only [`temporary_beside`] gives.
+pub fn is_temporary(path: &Path) -> bool {
+    let name = path
+        .file_name()
+        .map(std::ffi::OsStr::to_string_lossy)
+        .unwrap_or_default();
+    name.starts_with('.') && name.ends_with(TEMPORARY)
 }
 
 /// Makes `path` a regular file of `bytes` with `attributes`, atomically and durably.
@@ -259,6 +268,7 @@ fn decoded(base64: &str) -> io::Result<Vec<u8>> {
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
+const TEMPORARY: &str = ".kubepki-tmp";
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 #[cfg(test)]

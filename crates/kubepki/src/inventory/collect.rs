@@ -43,7 +43,7 @@ pub async fn collect(
         };
         rows.push(ObservedRow {
             row,
-            file: observe(host, file, reader_of(&row.kind)).await,
+            file: observe(host, file, reader_of(row)).await,
             key: match key {
                 Some(key) => Some(observe(host, key, Reader::Keys).await),
                 None => None,
@@ -85,19 +85,27 @@ enum Reader {
     Keys,
     Kubeconfig,
     Listener,
+    Token,
     Opaque,
 }
 
-fn reader_of(kind: &Kind) -> Reader {
-    match kind {
+fn reader_of(row: &Row) -> Reader {
+    match &row.kind {
         Kind::Authority { .. } | Kind::Leaf(_) | Kind::FirstOf { .. } | Kind::CopyOf { .. } => {
             Reader::Certificates
         }
         Kind::Key | Kind::ServiceAccountKeys | Kind::CurrentServiceAccountKey => Reader::Keys,
         Kind::Kubeconfig { .. } | Kind::AdminKubeconfig { .. } => Reader::Kubeconfig,
         Kind::Listener { .. } => Reader::Listener,
-        Kind::Secret | Kind::TokenAlias | Kind::Plain => Reader::Opaque,
+        Kind::TokenAlias => Reader::Token,
+        Kind::Secret if row.id == "token" => Reader::Token,
+        Kind::Secret | Kind::Plain => Reader::Opaque,
     }
+}
+
+/// Looks at one kubeconfig, wherever it lies.
+pub async fn observe_kubeconfig(host: &dyn Host, path: PathBuf) -> Observed {
+    observe(host, path, Reader::Kubeconfig).await
 }
 
 async fn observe(host: &dyn Host, path: PathBuf, reader: Reader) -> Observed {
@@ -140,6 +148,7 @@ fn facts_of(bytes: &[u8], reader: Reader) -> Facts {
         Reader::Keys => key_facts(bytes).map(Facts::Keys).map_err(|e| e.to_string()),
         Reader::Kubeconfig => super::embedded::kubeconfig(bytes).map(Facts::Kubeconfig),
         Reader::Listener => super::embedded::listener(bytes).map(Facts::Listener),
+        Reader::Token => Ok(Facts::Token(super::embedded::token(bytes))),
         Reader::Opaque => Ok(Facts::Opaque),
     };
     read.unwrap_or_else(Facts::Malformed)
@@ -157,6 +166,16 @@ pub(super) fn key_facts(bytes: &[u8]) -> Result<Vec<KeyFacts>, pki::Error> {
         .collect())
 }
 
+/// Where CA keys come to lie: beside the CAs, in the API server's own directory, and in the
+/// directory that `rotate-ca` and its script use by default.
+const STRAY_DIRECTORIES: [&str; 5] = [
+    "tls",
+    "tls/etcd",
+    "tls/temporary-certs",
+    "rotate-ca/tls",
+    "rotate-ca/tls/etcd",
+];
+
 /// PEM files in the directories of the server's CAs that no row names.
 async fn strays(host: &dyn Host, site: &Site, rows: &[ObservedRow]) -> Vec<Observed> {
     if site.role != Role::Server {
@@ -169,7 +188,7 @@ async fn strays(host: &dyn Host, site: &Site, rows: &[ObservedRow]) -> Vec<Obser
         .map(|observed| observed.path.as_path())
         .collect();
     let mut strays = Vec::new();
-    for directory in ["tls", "tls/etcd"] {
+    for directory in STRAY_DIRECTORIES {
         let directory = site.server().join(directory);
         let names = host
             .list(&directory)

@@ -16,7 +16,7 @@ use pki::{Certificate, Digest, KeyAlgorithm, San, UnixTime};
 use crate::catalogue::{Flavour, Row};
 use crate::plan::Fingerprint;
 
-pub use collect::{collect, fingerprint};
+pub use collect::{collect, fingerprint, observe_kubeconfig};
 pub use detect::DetectedRelease;
 pub use site::{DEFAULT_DATA_DIR, Role, Site, SiteError};
 
@@ -89,6 +89,8 @@ pub enum Facts {
     Kubeconfig(KubeconfigFacts),
     /// The dynamic listener's Secret.
     Listener(ListenerFacts),
+    /// A join token: the CA hash that it pins, lower-case hex; `None` for one that pins none.
+    Token(Option<String>),
     /// A link and its target.
     Link(PathBuf),
     /// A directory where a file should be.

@@ -119,6 +119,9 @@ impl K3sConfig {
     /// (`config.yaml` first, then `config.yaml.d` in order of names), those over `environment`,
     /// and what nobody sets has K3s's default.
     ///
+    /// Flags that repeat (`--tls-san`) add to what the files say: K3s puts the files' values in
+    /// front of its own arguments (`configfilearg/parser.go`), whatever its documentation says.
+    ///
     /// # Errors
     ///
     /// A value that K3s could not use either, with its source.
@@ -133,7 +136,7 @@ impl K3sConfig {
         }
         let mut all = environment;
         all.cover(from_files);
-        all.cover(flags);
+        all.overlay(flags);
         Values(all).config()
     }
 }
@@ -199,28 +202,25 @@ impl Values {
 
     /// The last value; an empty one is none.
     fn one(&self, name: &str) -> Option<Found<String>> {
-        let setting = self.setting(name)?;
-        let value = setting.values.last().filter(|value| !value.is_empty())?;
-        Some(Found {
-            value: value.clone(),
-            from: setting.from.clone(),
-        })
+        let last = self.setting(name)?.values.last();
+        last.filter(|found| !found.value.is_empty()).cloned()
     }
 
     /// All values, comma lists split.
     fn list(&self, name: &str) -> Vec<Found<String>> {
-        let Some(setting) = self.setting(name) else {
-            return Vec::new();
-        };
-        let split = setting.values.iter().flat_map(|value| value.split(','));
-        split
-            .map(str::trim)
-            .filter(|value| !value.is_empty())
-            .map(|value| Found {
+        let mut all = Vec::new();
+        for found in self
+            .setting(name)
+            .iter()
+            .flat_map(|setting| &setting.values)
+        {
+            let split = found.value.split(',').map(str::trim);
+            all.extend(split.filter(|value| !value.is_empty()).map(|value| Found {
                 value: value.to_owned(),
-                from: setting.from.clone(),
-            })
-            .collect()
+                from: found.from.clone(),
+            }));
+        }
+        all
     }
 
     fn addresses(&self, name: &'static str) -> Result<Vec<Found<IpAddr>>, ConfigError> {

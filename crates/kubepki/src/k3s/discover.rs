@@ -43,8 +43,9 @@ impl Default for Places {
 pub async fn discover(host: &dyn Host, places: &Places) -> Result<K3sConfig, ConfigError> {
     let (flags, environment) = unit_layers(host, places).await?;
     let named = places.config.clone();
-    let named = named.or_else(|| flags.config_file().map(PathBuf::from));
+    // K3s looks at the variable first here, unlike everywhere else.
     let named = named.or_else(|| environment.config_file().map(PathBuf::from));
+    let named = named.or_else(|| flags.config_file().map(PathBuf::from));
     let asked_for = places.config.is_some();
     let path = named.unwrap_or_else(|| PathBuf::from("/etc/rancher/k3s/config.yaml"));
     let mut files = Vec::new();

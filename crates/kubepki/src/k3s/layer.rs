@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
-use super::config::{ConfigError, DatastoreKind};
+use super::config::{ConfigError, DatastoreKind, Found};
 use crate::yaml::{Content, Document, Node};
 
 /// The settings of one source, by the long name of K3s's flag.
@@ -13,14 +13,12 @@ pub struct Layer {
     pub(super) settings: BTreeMap<String, Setting>,
 }
 
-/// A setting's values and where they are written. Tokens are kept as `***` and connection strings
-/// as the kind of datastore, so nothing secret gets this far.
+/// A setting's values, each with its place. Tokens are kept as `***` and connection strings as the
+/// kind of datastore, so nothing secret gets this far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// One, or several where the flag can be repeated; comma lists are not yet split.
-    pub values: Vec<String>,
-    /// `/etc/rancher/k3s/config.yaml:12`, `/etc/systemd/system/k3s.service`.
-    pub from: String,
+    pub values: Vec<Found<String>>,
     /// Adds to the values of the files before (`tls-san+:`) instead of replacing them.
     pub append: bool,
 }
@@ -78,22 +76,18 @@ impl Layer {
             for item in items {
                 let item: &Rc<Node<'_>> = document.resolve(item);
                 match as_k3s_reads(item) {
-                    Some(text) => values.push(redacted(name, &text)),
+                    Some(text) => values.push(Found {
+                        value: redacted(name, &text),
+                        from: format!("{path}:{}", item.line),
+                    }),
                     None => {
                         let detail = format!("{written} is {}, not text", item.kind());
                         return Err(malformed(item.line, detail));
                     }
                 }
             }
-            let from = format!("{path}:{}", key.line);
-            layer.put(
-                name,
-                Setting {
-                    values,
-                    from,
-                    append: written.ends_with('+'),
-                },
-            );
+            let append = written.ends_with('+');
+            layer.put(name, Setting { values, append });
         }
         Ok(layer)
     }
@@ -130,13 +124,15 @@ impl Layer {
                 .entry(name.to_owned())
                 .or_insert_with(|| Setting {
                     values: Vec::new(),
-                    from: format!("{from} (--{name})"),
-                    append: false,
+                    append: LISTS.contains(&name),
                 });
             if !LISTS.contains(&name) {
                 setting.values.clear();
             }
-            setting.values.push(redacted(name, value));
+            setting.values.push(Found {
+                value: redacted(name, value),
+                from: format!("{from} (--{name})"),
+            });
         }
         layer
     }
@@ -154,9 +150,12 @@ impl Layer {
             if value.is_empty() {
                 continue;
             }
-            let setting = Setting {
-                values: vec![redacted(name, value)],
+            let value = Found {
+                value: redacted(name, value),
                 from: format!("{from} ({variable})"),
+            };
+            let setting = Setting {
+                values: vec![value],
                 append: false,
             };
             layer.put(name, setting);
@@ -178,10 +177,7 @@ impl Layer {
 
     fn put(&mut self, name: &str, setting: Setting) {
         match self.settings.get_mut(name) {
-            Some(old) if setting.append => {
-                old.values.extend(setting.values);
-                old.from = format!("{}, {}", old.from, setting.from);
-            }
+            Some(old) if setting.append => old.values.extend(setting.values),
             _ => {
                 self.settings.insert(name.to_owned(), setting);
             }
@@ -193,7 +189,7 @@ impl Layer {
         self.settings
             .get("config")
             .and_then(|it| it.values.last())
-            .map(String::as_str)
+            .map(|found| found.value.as_str())
     }
 }
 

@@ -1,6 +1,8 @@
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::host::LocalHost;
 
 fn yaml(path: &str, text: &str) -> Layer {
     Layer::from_yaml(path, text.as_bytes()).unwrap()
@@ -50,7 +52,11 @@ fn values_remember_their_line() {
     let at = "/etc/rancher/k3s/config.yaml";
     assert_eq!(
         texts(&config.tls_san),
-        ["a.example", "192.0.2.1", "b.example"].map(|san| format!("{san} ({at}:3)"))
+        [
+            format!("a.example ({at}:4)"),
+            format!("192.0.2.1 ({at}:5)"),
+            format!("b.example ({at}:5)")
+        ]
     );
     assert_eq!(
         config.node_name.unwrap().to_string(),
@@ -83,20 +89,20 @@ fn later_files_replace_or_append() {
         "tls-san+:\n- d,e\nnode-external-ip:\n- 192.0.2.2\n",
     );
     let config = merged(vec![base.clone(), first.clone(), second.clone()]);
-    let values: Vec<&str> = config
-        .tls_san
-        .iter()
-        .map(|san| san.value.as_str())
-        .collect();
-    assert_eq!(values, ["a", "b", "c", "d", "e"]);
     assert_eq!(
-        config.tls_san[0].from,
-        "c.yaml:1, c.d/1.yaml:1, c.d/2.yaml:1"
+        texts(&config.tls_san),
+        [
+            "a (c.yaml:1)",
+            "b (c.yaml:1)",
+            "c (c.d/1.yaml:1)",
+            "d (c.d/2.yaml:2)",
+            "e (c.d/2.yaml:2)"
+        ]
     );
     assert_eq!(config.node_name.unwrap().to_string(), "two (c.d/1.yaml:2)");
     assert_eq!(
         texts(&config.node_external_ip),
-        ["192.0.2.2 (c.d/2.yaml:2)"]
+        ["192.0.2.2 (c.d/2.yaml:4)"]
     );
     // A plain key throws away what was appended before.
     let config = merged(vec![base, first, yaml("c.d/3.yaml", "tls-san: z")]);
@@ -138,7 +144,11 @@ fn flags_win_over_files_and_files_over_environment() {
     );
     assert_eq!(
         texts(&config.tls_san),
-        ["f1 (unit (--tls-san))", "f2 (unit (--tls-san))"]
+        [
+            "file (c:2)",
+            "f1 (unit (--tls-san))",
+            "f2 (unit (--tls-san))"
+        ]
     );
     assert_eq!(config.node_name.unwrap().value, "file");
     assert_eq!(config.write_kubeconfig_mode.value, 0o640);
@@ -239,4 +249,71 @@ fn a_unit_of_the_installer_is_understood() {
             ("X".to_owned(), "1 # no".to_owned())
         ]
     );
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test lays out its own files")]
+fn write(root: &Path, path: &str, text: &str) {
+    let path = root.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+#[tokio::test]
+async fn the_pieces_are_found_on_a_host() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |path: &str| root.path().join(path);
+    let unit = format!(
+        "[Service]\nEnvironmentFile=-{}\nExecStart=/k3s server --config {}\n",
+        at("k3s.env").display(),
+        at("k3s.yaml").display()
+    );
+    write(root.path(), "units/k3s.service", &unit);
+    write(
+        root.path(),
+        "units/k3s.service.d/10.conf",
+        "[Service]\nEnvironment=K3S_DATA_DIR=/env\n",
+    );
+    write(
+        root.path(),
+        "k3s.env",
+        "K3S_DATASTORE_ENDPOINT=mysql://u:p@tcp(h)/d\n",
+    );
+    write(root.path(), "real.yaml", "tls-san: a\nnode-name: one\n");
+    std::os::unix::fs::symlink("real.yaml", at("k3s.yaml")).unwrap();
+    write(root.path(), "k3s.yaml.d/b.yml", "tls-san+: c\n");
+    write(root.path(), "k3s.yaml.d/a.yaml", "tls-san+: b\n");
+    write(root.path(), "k3s.yaml.d/notes.txt", "tls-san+: z\n");
+    let mut places = Places {
+        unit_directories: vec![at("units")],
+        ..Places::default()
+    };
+    let config = discover(&LocalHost, &places).await.unwrap();
+    let sans: Vec<&str> = config
+        .tls_san
+        .iter()
+        .map(|san| san.value.as_str())
+        .collect();
+    assert_eq!(sans, ["a", "b", "c"]);
+    assert_eq!(config.data_dir.value, Path::new("/env"));
+    assert_eq!(config.datastore.unwrap().value, DatastoreKind::Mysql);
+    places.config = Some(at("absent.yaml"));
+    let error = discover(&LocalHost, &places).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("absent.yaml: there is no such file"),
+        "{error}"
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "[ -~\n\t\"'\\\\]{0,200}") {
+        let _ = Layer::from_yaml("c", text.as_bytes());
+        let unit = Unit::parse("k3s", [format!("[Service]\nExecStart={text}").as_str()]);
+        if let Some((_, arguments)) = unit.arguments() {
+            Layer::from_arguments("u", arguments);
+        }
+        environment_file(&text);
+    }
 }

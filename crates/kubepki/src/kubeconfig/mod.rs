@@ -13,10 +13,15 @@ use zeroize::Zeroizing;
 
 use crate::yaml::YamlError;
 
+mod copies;
 mod edit;
 mod parse;
 mod render;
 
+pub use copies::{
+    Candidate, Copy, CopyState, CreateError, Created, Identity, KEY_ALGORITHM, LONGEST, NewCopy,
+    SHORTEST, create, find_copies,
+};
 pub use edit::replace_user;
 pub use render::{Inline, Reference, render_inline, render_reference};
 
@@ -247,5 +252,7 @@ fn listed(names: &[String]) -> String {
         .join(", ")
 }
 
+#[cfg(test)]
+mod copies_tests;
 #[cfg(test)]
 mod tests;

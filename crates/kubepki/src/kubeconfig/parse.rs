@@ -1,5 +1,6 @@
 //! From text to [`Kubeconfig`].
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -65,7 +66,7 @@ fn entries<T>(
     inner: &'static str,
     reader: Reader<T>,
 ) -> Result<Vec<T>, KubeconfigError> {
-    let mut names = std::collections::BTreeSet::new();
+    let mut names = BTreeSet::new();
     let mut found = Vec::new();
     for item in document.items(&document.root, list)? {
         let Some(name) = text(document, item, "name")? else {
@@ -77,26 +78,15 @@ fn entries<T>(
                 format!("{list} has a second entry named {name:?}"),
             ));
         }
-        let body = document.get(item, inner).unwrap_or(item);
-        let is_body = !Rc::ptr_eq(body, item) && matches!(body.content, Content::Map(_));
-        if !is_body && !(Rc::ptr_eq(body, item) || body.is_null()) {
-            return Err(malformed(
-                body,
-                format!("{inner} is {}, not a mapping", body.kind()),
-            ));
-        }
-        found.push(if is_body {
-            reader(document, name, item.line, body)?
-        } else {
-            let empty = Rc::new(Node {
-                line: item.line,
-                span: 0..0,
-                anchor: 0,
-                tag: None,
-                content: Content::Map(Vec::new()),
-            });
-            reader(document, name, item.line, &empty)?
-        });
+        let body = match document.get(item, inner) {
+            Some(body) if matches!(body.content, Content::Map(_)) => Rc::clone(body),
+            Some(body) if !body.is_null() => {
+                let detail = format!("{inner} is {}, not a mapping", body.kind());
+                return Err(malformed(body, detail));
+            }
+            _ => Rc::new(Node::empty_map(item.line)),
+        };
+        found.push(reader(document, name, item.line, &body)?);
     }
     Ok(found)
 }

@@ -337,11 +337,9 @@ impl Secret {
             .and_then(Value::as_str);
         let text = text.ok_or(ListenerError::Missing { field })?;
         // Go's decoder skips line ends.
-        let packed: Zeroizing<Vec<u8>> = Zeroizing::new(
-            text.bytes()
-                .filter(|byte| !matches!(byte, b'\n' | b'\r'))
-                .collect(),
-        );
+        // Room from the start: growing would leave copies of the key behind.
+        let mut packed = Zeroizing::new(Vec::with_capacity(text.len()));
+        packed.extend(text.bytes().filter(|byte| !matches!(byte, b'\n' | b'\r')));
         let bytes = STANDARD
             .decode(&*packed)
             .map_err(|_| ListenerError::NotBase64 { field })?;
@@ -431,8 +429,8 @@ pub enum ListenerError {
     Static,
     /// A name that K3s would pass over.
     #[error(
-        "{name:?} cannot be a SAN of the listener: letters, digits and -_.: are allowed, with *. in \
-         front of it at most"
+        "{name:?} cannot be a SAN of the listener: letters, digits and -_.: are allowed, with a letter, \
+         digit or : at both ends and *. in front of it at most"
     )]
     InvalidName {
         /// The name.

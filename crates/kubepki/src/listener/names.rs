@@ -19,11 +19,14 @@ pub fn annotation_key(name: &str) -> String {
     format!("{head}-{}", digest.get(..6).unwrap_or_default())
 }
 
-/// Whether K3s takes a name from an annotation: letters, digits, `-_.:`, and `*.` at most in front.
+/// Whether K3s takes a name: letters, digits, `-_.:`, with a letter, digit or `:` at both ends, and
+/// `*.` at most in front.
 pub fn is_listener_name(name: &str) -> bool {
     let name = name.strip_prefix("*.").unwrap_or(name);
-    !name.is_empty()
+    let end = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b':';
+    name.as_bytes().first().is_some_and(end)
+        && name.as_bytes().last().is_some_and(end)
         && name
             .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+            .all(|byte| end(&byte) || b"-_.".contains(&byte))
 }

@@ -46,6 +46,16 @@ fn keys_of_annotations_are_k3s_own() {
 }
 
 #[test]
+fn names_are_taken_or_passed_over() {
+    for name in ["a", "::1", "*.example.com", "a_b-c.d", "10.0.0.1"] {
+        assert!(is_listener_name(name), "{name}");
+    }
+    for name in ["", "*", "*.", "a b", "-a", "a.", "a*.b", "https://a", "é"] {
+        assert!(!is_listener_name(name), "{name}");
+    }
+}
+
+#[test]
 fn a_new_file_is_read_back() {
     let (leaf, chain, key) = pair();
     let bytes = render(&chain, &key, &names()).unwrap();
@@ -116,7 +126,7 @@ fn sans_come_and_go_in_order() {
     let same = edit_sans(&more, &["10.43.0.1".to_owned()], &add[..2]).unwrap();
     assert_eq!(same, bytes);
     let error = edit_sans(&bytes, &["a b".to_owned()], &[]).unwrap_err();
-    insta::assert_snapshot!(error, @r#""a b" cannot be a SAN of the listener: letters, digits and -_.: are allowed, with *. in front of it at most"#);
+    insta::assert_snapshot!(error, @r#""a b" cannot be a SAN of the listener: letters, digits and -_.: are allowed, with a letter, digit or : at both ends and *. in front of it at most"#);
 }
 
 #[test]

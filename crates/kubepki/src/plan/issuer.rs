@@ -1,9 +1,10 @@
 //! Who signs, and what is served behind a leaf.
 
-use pki::Certificate;
+use pki::{Certificate, Purpose, San, Serial, Validity};
 
 use super::planner::{PlanError, Request};
-use super::{IssuerRef, SecretRef};
+use super::{IssuerRef, LeafCertificate, SecretRef};
+use crate::cluster::LeafWant;
 use crate::inventory::{Facts, Found, ObservedRow};
 
 /// The certificates of a CA's file that follow a leaf of it.
@@ -90,5 +91,51 @@ fn missing_authority(observed: Option<&ObservedRow>) -> String {
         Some(Found::Absent) | None => {
             "it is missing; take it from the datastore or a backup".to_owned()
         }
+    }
+}
+
+/// What a leaf of `authority` will say, serial number and dates included. `lifetime` is in
+/// seconds.
+pub(crate) fn certificate(
+    request: &Request<'_>,
+    lifetime: i64,
+    want: LeafWant,
+    authority: &'static str,
+) -> Result<LeafCertificate, PlanError> {
+    let (issuer, chain) = issuer(request, authority)?;
+    let ca = chain.first().ok_or_else(|| PlanError::Authority {
+        authority,
+        path: String::new(),
+        detail: "it holds no certificate".to_owned(),
+    })?;
+    let not_before = request.now.plus(-request.policy.backdate);
+    let validity = Validity {
+        not_before,
+        not_after: not_before.plus(lifetime),
+    }
+    .clamped_to(ca.validity());
+    let serial = Serial::random(|bytes| request.entropy.fill(bytes)).map_err(PlanError::Pki)?;
+    Ok(LeafCertificate {
+        organizations: want.organizations,
+        common_name: want.common_name,
+        sans: want.sans.iter().map(San::to_string).collect(),
+        purposes: want.purposes.iter().map(purpose_name).collect(),
+        serial: serial.to_string(),
+        not_before: validity.not_before,
+        not_after: validity.not_after,
+        issuer,
+        chain: chain
+            .iter()
+            .map(|certificate| certificate.to_pem())
+            .collect(),
+    })
+}
+
+fn purpose_name(purpose: &Purpose) -> String {
+    match purpose {
+        Purpose::ServerAuth => "server-auth".to_owned(),
+        Purpose::ClientAuth => "client-auth".to_owned(),
+        Purpose::Any => "any".to_owned(),
+        Purpose::Other(oid) => oid.clone(),
     }
 }

@@ -5,6 +5,7 @@
 //! The vocabulary is the same for files, datastore rows, units and calls, so that one journal and
 //! one undo serve all of them.
 
+mod copies;
 mod issuer;
 mod planner;
 mod select;
@@ -19,6 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::Attributes;
 
+pub use copies::{StaleCopy, plan_copies};
+pub(crate) use issuer::certificate;
 pub use issuer::served_chain;
 pub use planner::{PlanError, Request, Selection, plan_leaves};
 pub use select::{Due, UnknownService, due, requested, services};
@@ -351,6 +354,25 @@ pub enum Content {
     /// The dynamic listener's Secret as it is, with certificate, key and fingerprint annotation
     /// replaced.
     ListenerSecret {
+        /// The leaf.
+        leaf: LeafId,
+    },
+    /// A kubeconfig where there was none, that inlines a leaf with its key: K3s's `k3s.yaml`.
+    NewKubeconfig {
+        /// Name of cluster, user and context.
+        name: String,
+        /// URL of the API server.
+        server: String,
+        /// PEM of the trust bundle.
+        authority: String,
+        /// Whether there is a line `preferences: {}`.
+        preferences: bool,
+        /// The leaf to inline.
+        leaf: LeafId,
+    },
+    /// The dynamic listener's Secret where there was none; the names that it asks for are the
+    /// leaf's.
+    NewListenerSecret {
         /// The leaf.
         leaf: LeafId,
     },

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use pki::{Certificate, Purpose, San, Serial, UnixTime, Validity};
+use pki::{Certificate, Purpose, UnixTime};
 
-use super::issuer::issuer;
+use super::issuer::certificate;
 use super::{
-    Action, Before, Content, KeyOrigin, Leaf, LeafCertificate, LeafId, PLAN_FORMAT, Plan, PlanId,
-    Step, Target,
+    Action, Before, Content, KeyOrigin, Leaf, LeafId, PLAN_FORMAT, Plan, PlanId, Step, Target,
 };
 use crate::catalogue::{Kind, LeafSpec, Row};
 use crate::cluster::{LeafWant, Policy, WantError, Wishes, listener_sans, want};
@@ -121,17 +120,19 @@ pub fn plan_leaves(request: &Request<'_>, selected: &[Selection]) -> Result<Plan
         }
     }
     draft.refresh_admin_kubeconfig()?;
-    Ok(draft.plan)
+    Ok(draft.finish())
 }
 
 /// A plan in the making.
-struct Draft<'a> {
+pub(super) struct Draft<'a> {
     request: &'a Request<'a>,
     plan: Plan,
+    /// Seconds that the next leaves live.
+    pub(super) lifetime: i64,
 }
 
 impl<'a> Draft<'a> {
-    fn new(request: &'a Request<'a>) -> Self {
+    pub(super) fn new(request: &'a Request<'a>) -> Self {
         let plan = Plan {
             format: PLAN_FORMAT,
             id: request.id.clone(),
@@ -148,7 +149,11 @@ impl<'a> Draft<'a> {
             steps: Vec::new(),
             notes: Vec::new(),
         };
-        Self { request, plan }
+        Self {
+            request,
+            plan,
+            lifetime: request.policy.lifetime,
+        }
     }
 
     fn issue(
@@ -239,6 +244,11 @@ impl<'a> Draft<'a> {
         self.put(&observed.file, 0o600, Content::LeafKey(leaf), reason)
     }
 
+    /// The plan as it stands.
+    pub(super) fn finish(self) -> Plan {
+        self.plan
+    }
+
     /// Registers the leaf of `row` and says under which id.
     fn add_leaf(
         &mut self,
@@ -247,35 +257,20 @@ impl<'a> Draft<'a> {
         authority: &'static str,
         key: Option<&Observed>,
     ) -> Result<LeafId, PlanError> {
-        let request = self.request;
-        let (issuer, chain) = issuer(request, authority)?;
-        let ca = chain.first().ok_or_else(|| PlanError::Authority {
-            authority,
-            path: String::new(),
-            detail: "it holds no certificate".to_owned(),
-        })?;
-        let not_before = request.now.plus(-request.policy.backdate);
-        let validity = Validity {
-            not_before,
-            not_after: not_before.plus(request.policy.lifetime),
-        }
-        .clamped_to(ca.validity());
-        let serial = Serial::random(|bytes| request.entropy.fill(bytes)).map_err(PlanError::Pki)?;
-        let certificate = LeafCertificate {
-            organizations: want.organizations,
-            common_name: want.common_name,
-            sans: want.sans.iter().map(San::to_string).collect(),
-            purposes: want.purposes.iter().map(purpose_name).collect(),
-            serial: serial.to_string(),
-            not_before: validity.not_before,
-            not_after: validity.not_after,
-            issuer,
-            chain: chain
-                .iter()
-                .map(|certificate| certificate.to_pem())
-                .collect(),
-        };
         let id = LeafId(row.id.to_owned());
+        self.add_leaf_as(id.clone(), want, authority, key)?;
+        Ok(id)
+    }
+
+    /// Registers a leaf under `id`.
+    pub(super) fn add_leaf_as(
+        &mut self,
+        id: LeafId,
+        want: LeafWant,
+        authority: &'static str,
+        key: Option<&Observed>,
+    ) -> Result<(), PlanError> {
+        let certificate = certificate(self.request, self.lifetime, want, authority)?;
         let key = self.key_origin(key);
         self.plan.leaves.insert(
             id.clone(),
@@ -284,7 +279,7 @@ impl<'a> Draft<'a> {
                 certificate: Some(certificate),
             },
         );
-        Ok(id)
+        Ok(())
     }
 
     /// The present key if it is to be kept and can be read, else a new one.
@@ -377,7 +372,7 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    fn put(
+    pub(super) fn put(
         &mut self,
         observed: &Observed,
         mode: u32,
@@ -439,14 +434,5 @@ fn before(observed: &Observed) -> Result<Before, PlanError> {
             Facts::Directory => Err(unreadable("is a directory, not a file".to_owned())),
             _ => Ok(Before::Present(present.fingerprint.clone())),
         },
-    }
-}
-
-fn purpose_name(purpose: &Purpose) -> String {
-    match purpose {
-        Purpose::ServerAuth => "server-auth".to_owned(),
-        Purpose::ClientAuth => "client-auth".to_owned(),
-        Purpose::Any => "any".to_owned(),
-        Purpose::Other(oid) => oid.clone(),
     }
 }

@@ -177,7 +177,13 @@ fn content_in_words(plan: &Plan, content: &Content) -> String {
             let leaf = leaf(id).map_or_else(String::new, certificate_in_words);
             format!("user {user}: {leaf}")
         }
-        Content::ListenerSecret { leaf: id } => {
+        Content::NewKubeconfig {
+            server, leaf: id, ..
+        } => {
+            let leaf = leaf(id).map_or_else(String::new, certificate_in_words);
+            format!("kubeconfig for {server}: {leaf}")
+        }
+        Content::ListenerSecret { leaf: id } | Content::NewListenerSecret { leaf: id } => {
             leaf(id).map_or_else(String::new, certificate_in_words)
         }
     }

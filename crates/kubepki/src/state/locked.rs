@@ -21,7 +21,15 @@ use crate::plan::{Plan, PlanId};
 #[derive(Debug)]
 pub struct Locked {
     state: StateDir,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Locked {
+    /// Lets go at once: closing the file would not while a child that was just forked has a copy
+    /// of it.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
+    }
 }
 
 impl Deref for Locked {
@@ -71,7 +79,7 @@ impl StateDir {
             .map_err(failed)?;
         Ok(Locked {
             state: self.clone(),
-            _lock: lock,
+            lock,
         })
     }
 

@@ -70,7 +70,7 @@ fn everything_is_private_and_comes_back() {
     locked.backup(&plan.id, 3, b"old").unwrap();
     begin(&locked, &plan);
 
-    assert_eq!(state.plans().unwrap(), [plan.id.clone()]);
+    assert_eq!(state.plans().unwrap(), std::slice::from_ref(&plan.id));
     assert_eq!(state.load_plan(&plan.id).unwrap(), plan);
     assert_eq!(
         **state.read_staged(&plan.id, "a.key").unwrap().unwrap(),
@@ -200,38 +200,10 @@ fn prune_keeps_what_is_new_few_open_needed_or_holds_a_ca_key() {
     begin(&locked, &save("open", 80));
     save("unused", 70);
 
-    let mut with_key = plan("with-key", days_ago(60));
-    with_key.steps.push(step_from(Content::Text(String::new())));
-    locked.save_plan(&with_key).unwrap();
-    let mut journal = begin(&locked, &with_key);
-    for event in [
-        Event::Intend(Intend {
-            step: 1,
-            before: Found::Absent,
-            after: Found::Absent,
-            leaves: Vec::new(),
-            holds_ca_key: true,
-        }),
-        Event::Done {
-            step: 1,
-            after: Found::Absent,
-        },
-        Event::Finished,
-    ] {
-        journal.append(with_key.created, event).unwrap();
-    }
-    locked.backup(&with_key.id, 1, b"key").unwrap();
+    let with_key = plan_with_key(&locked, days_ago(60));
 
     save("needed", 60);
-    let content = Content::Backup {
-        plan: PlanId("needed".to_owned()),
-        step: 1,
-        sha256: String::new(),
-    };
-    let mut undo = plan("undo", days_ago(59));
-    undo.steps.push(step_from(content));
-    locked.save_plan(&undo).unwrap();
-    begin(&locked, &undo);
+    undo_of(&locked, "needed", days_ago(59));
 
     let removed = locked.prune(UnixTime::from_secs(now)).unwrap();
     assert_eq!(
@@ -261,6 +233,45 @@ fn prune_keeps_what_is_new_few_open_needed_or_holds_a_ca_key() {
         locked.load_plan(&with_key.id),
         Err(StateError::NoPlan { .. })
     ));
+}
+
+/// A finished plan whose backup holds a CA's key.
+fn plan_with_key(locked: &Locked, created: i64) -> Plan {
+    let mut with_key = plan("with-key", created);
+    with_key.steps.push(step_from(Content::Text(String::new())));
+    locked.save_plan(&with_key).unwrap();
+    let mut journal = begin(locked, &with_key);
+    for event in [
+        Event::Intend(Intend {
+            step: 1,
+            before: Found::Absent,
+            after: Found::Absent,
+            leaves: Vec::new(),
+            holds_ca_key: true,
+        }),
+        Event::Done {
+            step: 1,
+            after: Found::Absent,
+        },
+        Event::Finished,
+    ] {
+        journal.append(with_key.created, event).unwrap();
+    }
+    locked.backup(&with_key.id, 1, b"key").unwrap();
+    with_key
+}
+
+/// An undo that is begun, and needs the first backup of `of`.
+fn undo_of(locked: &Locked, of: &str, created: i64) {
+    let content = Content::Backup {
+        plan: PlanId(of.to_owned()),
+        step: 1,
+        sha256: String::new(),
+    };
+    let mut undo = plan("undo", created);
+    undo.steps.push(step_from(content));
+    locked.save_plan(&undo).unwrap();
+    begin(locked, &undo);
 }
 
 fn step_from(content: Content) -> Step {

@@ -101,7 +101,9 @@ pub enum Reason {
         /// CAs between it and the leaf.
         below: usize,
     },
-    /// No certificate at hand has its issuer's name.
+    /// It is its own issuer, and not among the roots.
+    NotTrusted,
+    /// No other certificate at hand has its issuer's name.
     IssuerNotFound {
         /// That name.
         issuer: String,
@@ -171,10 +173,11 @@ impl fmt::Display for Reason {
                 f,
                 "allows {allowed} CAs below it (path length), the path has {below}"
             ),
+            Self::NotTrusted => f.write_str("is its own issuer and not among the trusted roots"),
             Self::IssuerNotFound { issuer } => {
                 write!(
                     f,
-                    "was issued by {issuer}, and no certificate of that name is at hand"
+                    "was issued by {issuer}, and no other certificate of that name is at hand"
                 )
             }
             Self::PurposeExcluded { wanted, allowed } => write!(

@@ -159,8 +159,13 @@ impl<'a> Search<'a> {
             }
         }
         if looked_at == 0 {
-            let issuer = child.issuer().to_string();
-            self.reject(child, Reason::IssuerNotFound { issuer });
+            let reason = if child.is_self_issued() {
+                Reason::NotTrusted
+            } else {
+                let issuer = child.issuer().to_string();
+                Reason::IssuerNotFound { issuer }
+            };
+            self.reject(child, reason);
         }
     }
 

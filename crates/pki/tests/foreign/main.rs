@@ -13,6 +13,7 @@
 
 mod go;
 mod openssl;
+mod openssl_paths;
 mod parse;
 
 use std::io::Write;

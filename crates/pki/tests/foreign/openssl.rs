@@ -5,13 +5,13 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use pki::verify::{Options, Reason, verify};
+use pki::verify::{Options, verify};
 use pki::{
     Authority, AuthorityRequest, Certificate, CertificateRequest, DAY, Error, KeyAlgorithm,
     LeafRequest, Name, PrivateKey, Purpose, San, Serial, UnixTime, Validity,
 };
 
-use super::go::{Case, ask, oracle};
+use super::go::{Case, ask};
 
 /// certtool cannot be told another time, so these certificates are made for today.
 fn today() -> UnixTime {
@@ -28,7 +28,7 @@ const ALGORITHMS: [KeyAlgorithm; 5] = [
 ];
 
 /// Runs a command line in `directory`; its standard output, or what it said when it failed.
-fn tool(directory: &Path, line: &str) -> Result<String, String> {
+pub fn tool(directory: &Path, line: &str) -> Result<String, String> {
     let mut words = line.split_whitespace();
     let program = words.next().unwrap();
     let arguments: Vec<&str> = words.collect();
@@ -45,11 +45,11 @@ fn tool(directory: &Path, line: &str) -> Result<String, String> {
     }
 }
 
-fn put(directory: &Path, name: &str, text: &str) {
+pub fn put(directory: &Path, name: &str, text: &str) {
     fs::write(directory.join(name), text).unwrap();
 }
 
-fn get(directory: &Path, name: &str) -> Vec<u8> {
+pub fn get(directory: &Path, name: &str) -> Vec<u8> {
     fs::read(directory.join(name)).unwrap()
 }
 
@@ -264,7 +264,7 @@ fn keys_of_every_form_that_openssl_writes() {
 }
 
 /// A self-signed CA made by OpenSSL; `subject` has no blanks.
-fn stranger(at: &Path, subject: &str, more: &str) -> Authority {
+pub fn stranger(at: &Path, subject: &str, more: &str) -> Authority {
     tool(
         at,
         &format!(
@@ -336,190 +336,4 @@ fn leaves_carry_a_strangers_name_octet_for_octet() {
             assert!(answer.facts.unwrap().is_about(&issued), "{subject}");
         }
     }
-}
-
-#[test]
-fn sha1_signatures_end_a_path() {
-    if super::without("openssl") || super::without("go") {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let at = directory.path();
-    let ca = stranger(at, "/CN=ca", "");
-    for (digest, key) in [("sha1", "-newkey rsa:2048"), ("sha256", "-newkey rsa:2048")] {
-        let line =
-            format!("openssl req {key} -nodes -subj /CN=leaf -keyout leaf.key -out leaf.csr");
-        tool(at, &line).unwrap();
-        let line = format!(
-            "openssl x509 -req -{digest} -in leaf.csr -CA ca.pem -CAkey ca.key -days 30 -out leaf.pem"
-        );
-        tool(at, &line).unwrap();
-        let issued = Certificate::all_from_pem(&get(at, "leaf.pem"))
-            .unwrap()
-            .remove(0);
-        let when = issued.validity().not_before;
-        let roots = [ca.certificate().clone()];
-        let ours = verify(&issued, &[], &roots, &Options::at(when));
-        let question = Case {
-            op: "verify".to_owned(),
-            leaf: STANDARD.encode(issued.der()),
-            roots: vec![STANDARD.encode(ca.certificate().der())],
-            at: when.as_secs(),
-            ..Case::default()
-        };
-        let theirs = ask(&[question]).remove(0);
-        assert_eq!(ours.is_ok(), digest == "sha256");
-        assert_eq!(
-            theirs.class.is_empty(),
-            digest == "sha256",
-            "{}",
-            theirs.detail
-        );
-        if let Err(error) = ours {
-            let [blamed] = error.reasons() else {
-                panic!("{error}")
-            };
-            assert!(matches!(
-                blamed.reason,
-                Reason::Signature {
-                    error: Error::UnsupportedSignature { .. },
-                    ..
-                }
-            ));
-        }
-    }
-}
-
-/// Where OpenSSL answers otherwise than Go and we do: the beginning of the case's name, and why.
-const DIFFERENCES: [(&str, &str); 21] = [
-    (
-        "root without basic constraints",
-        "a root's are not looked at",
-    ),
-    (
-        "path length counts self-issued",
-        "RFC 5280 does not count self-issued CAs; Go does",
-    ),
-    (
-        "wrong key identifier is a hint",
-        "a mismatch rules the issuer out",
-    ),
-    (
-        "name in another string type",
-        "names are compared as text, not as octets",
-    ),
-    ("purpose any wanted \"\"", ANY),
-    ("purpose any wanted \"server\"", ANY),
-    ("purpose any wanted \"client\"", ANY),
-    ("purpose nested in any", ANY),
-    ("purpose nested in root of any", ANY),
-    ("host a.example.", "the final dot of a host is part of it"),
-    ("host [10.0.0.1]", "brackets are for URIs"),
-    ("host [::1]", "brackets are for URIs"),
-    (
-        "host ::ffff:10.0.0.1",
-        "an IPv4-mapped address is another address",
-    ),
-    (
-        "host in common name only",
-        "the common name counts where no alternative name is",
-    ),
-    ("constraints 8", "a wildcard may cover an excluded name"),
-    (
-        "constraints 22",
-        "an email domain without a dot does not reach below",
-    ),
-    (
-        "constraints 29",
-        "a URI domain without a dot does not reach below",
-    ),
-    (
-        "constraints 31",
-        "a name of a kind without constraints is not looked at",
-    ),
-    (
-        "extension 36",
-        "policies are checked only with -policy_check",
-    ),
-    (
-        "99 strangers",
-        "the first issuer of that name is taken, without another try",
-    ),
-    (
-        "ring with root",
-        "the first path is enough, so no limit is reached",
-    ),
-];
-
-const ANY: &str = "OpenSSL 3.0 does not take anyExtendedKeyUsage for a TLS purpose";
-
-#[test]
-fn the_table_as_openssl_sees_it() {
-    if super::without("openssl") || super::without("go") {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let at = directory.path();
-    let pem = |list: &[String]| -> String {
-        list.iter()
-            .map(|text| {
-                pki::pem::encode("CERTIFICATE", &STANDARD.decode(text).unwrap()).to_string()
-            })
-            .collect()
-    };
-    let mut deviations = Vec::new();
-    let mut used = std::collections::BTreeSet::new();
-    for case in oracle(&["generate", "1", "0"], b"") {
-        if case.purposes.iter().any(|purpose| purpose == "code") {
-            // OpenSSL 3.0 has no such purpose.
-            continue;
-        }
-        put(at, "leaf.pem", &pem(std::slice::from_ref(&case.leaf)));
-        put(at, "roots.pem", &pem(&case.roots));
-        put(at, "more.pem", &pem(&case.intermediates));
-        let mut line = format!(
-            "openssl verify -partial_chain -no-CApath -no-CAstore -attime {}",
-            case.at
-        );
-        match case.purposes.first().map(String::as_str) {
-            None | Some("server") => line += " -purpose sslserver",
-            Some("client") => line += " -purpose sslclient",
-            _ => {}
-        }
-        if !case.host.is_empty() {
-            let kind = match case.host.parse::<std::net::IpAddr>() {
-                Ok(_) => "-verify_ip",
-                Err(_) => "-verify_hostname",
-            };
-            line += &format!(" {kind} {}", case.host);
-        }
-        if !case.roots.is_empty() {
-            line += " -CAfile roots.pem";
-        }
-        if !case.intermediates.is_empty() {
-            line += " -untrusted more.pem";
-        }
-        let theirs = tool(at, &format!("{line} leaf.pem"));
-        let listed = DIFFERENCES
-            .iter()
-            .find(|(start, _)| case.id.starts_with(start));
-        let agree = theirs.is_ok() == case.class.is_empty();
-        if let Some((start, _)) = listed
-            && !agree
-        {
-            used.insert(*start);
-        } else if !agree {
-            let reason = theirs.err().unwrap_or_default();
-            deviations.push(format!(
-                "{}: Go {:?}, OpenSSL {reason:?}",
-                case.id, case.detail
-            ));
-        }
-    }
-    assert!(deviations.is_empty(), "{}", deviations.join("\n"));
-    assert_eq!(
-        used.len(),
-        DIFFERENCES.len(),
-        "a listed difference is gone: {used:?}"
-    );
 }

@@ -161,6 +161,15 @@ func crossings(add adder) {
 	i := below(old, "intermediate")
 	add("k3s order", leaf(i), list(i, fresh, x, old), list(old))
 	add("k3s order, new root", leaf(below(fresh, "intermediate")), list(x, fresh, old), list(fresh))
+	// One CA three times: the order of the paths follows the key identifiers.
+	twins := func(of *spec) []*spec {
+		return list(with(of, func(s *spec) { s.ski = []byte{9} }), with(of, func(s *spec) { s.ski = nil }), of)
+	}
+	ordered := twins(fresh)
+	add("twins as roots", l, nil, ordered)
+	add("twins as roots, backwards", l, nil, list(ordered[2], ordered[1], ordered[0]))
+	add("twins without a wanted identifier", with(l, func(s *spec) { s.aki = nil }), nil, ordered)
+	add("twins as intermediates", l, twins(x), list(old))
 	named := with(x, func(s *spec) { s.names = []string{"ca.example"} })
 	add("cross with an alternative name", l, list(named, x, fresh), list(old, fresh))
 }
@@ -212,6 +221,22 @@ func constraintCases(add adder) {
 		add(fmt.Sprintf("constraints %d in the root", n), leaf(i, c.names...), list(i), list(r))
 		add(fmt.Sprintf("constraints %d, on an intermediate's names", n), leaf(with(i, func(s *spec) { s.names = c.names })),
 			list(with(i, func(s *spec) { s.names = c.names })), list(r))
+	}
+	// ::ffff:10.0.0.1 in 16 octets, which Go itself would write in 4.
+	mapped := []byte{0x30, 18, 0x87, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1}
+	for _, network := range []string{"10.0.0.0/8", "::/0", "::ffff:0:0/96", "::ffff:a00:0/104", "fd00::/8"} {
+		for _, exclude := range []bool{false, true} {
+			r := root("root")
+			if exclude {
+				r.exclude.ips = []string{network}
+			} else {
+				r.permit.ips = []string{network}
+			}
+			s := with(leaf(r), func(s *spec) {
+				s.extra = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: mapped}}
+			})
+			add(fmt.Sprintf("mapped address, %s excluded %v", network, exclude), s, nil, list(r), host("10.0.0.1"))
+		}
 	}
 	l := leaf(root("root"), "a.other")
 	l.issuer, l.permit = nil, constraintSet{dns: []string{"example"}}

@@ -54,14 +54,14 @@ const SHARED_CERTIFICATES_GONE: Since = Since(&[
 
 const SERVICES: &[Service] = &[
     Service {
-        name: "admin",
-        side: Server,
-        rows: &["client-admin"],
-    },
-    Service {
         name: "api-server",
         side: Server,
         rows: &["client-kube-apiserver", "serving-kube-apiserver"],
+    },
+    Service {
+        name: "admin",
+        side: Server,
+        rows: &["client-admin"],
     },
     Service {
         name: "auth-proxy",

@@ -1,0 +1,369 @@
+//! Join tokens as K3s writes and reads them (K3s `pkg/clientaccess/token.go`).
+
+use std::fmt;
+
+use pki::verify::{Options, verify};
+use pki::{Certificate, Digest, UnixTime};
+use zeroize::Zeroizing;
+
+/// A join token: which CA it pins, and what it proves. Its secret shows in [`Token::to_text`]
+/// only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Lower-case hex of the CA hash; `None` where the token pins nothing.
+    authority: Option<String>,
+    credential: Credential,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Credential {
+    Password {
+        user: String,
+        password: Zeroizing<String>,
+    },
+    Bootstrap {
+        id: String,
+        secret: Zeroizing<String>,
+    },
+}
+
+/// A text that is no token. The text itself is secret, so it is not told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Nothing there.
+    #[error("the token is empty")]
+    Empty,
+    /// `K10`, something that is not 64 characters long, `::`.
+    #[error(
+        "the CA hash between K10 and :: has {length} characters, not 64: copy the token whole, \
+         or give the password alone"
+    )]
+    HashLength {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// Neither a password nor a bootstrap token follows.
+    #[error(
+        "the token has no password; write K10<CA hash>::<user>:<password>, or the password alone"
+    )]
+    NoPassword,
+    /// A password that would break the files that hold it.
+    #[error("the token holds a line end or another control character")]
+    ControlCharacter,
+    /// A bootstrap token where servers need a password.
+    #[error(
+        "the token has the shape of a bootstrap token (six characters, a dot, sixteen \
+         characters); servers need a password of another shape"
+    )]
+    Bootstrap,
+}
+
+impl Token {
+    /// A token of `user` with `password` that pins the CA with the hash `authority`.
+    pub fn new(authority: Digest, user: &str, password: Zeroizing<String>) -> Self {
+        let user = user.to_owned();
+        Self {
+            authority: Some(authority.to_string()),
+            credential: Credential::Password { user, password },
+        }
+    }
+
+    /// Reads any form that K3s takes (reference section 5.1); white space around it is left out,
+    /// as K3s does with token files.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError`], never with a part of the token.
+    pub fn parse(text: &str) -> Result<Self, TokenError> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(TokenError::Empty);
+        }
+        if text.chars().any(char::is_control) {
+            return Err(TokenError::ControlCharacter);
+        }
+        let Some(long) = text.strip_prefix("K10") else {
+            // K3s puts `K10:::` before a short password, which then splits into nothing, nothing
+            // and the password.
+            let credential = bootstrap(text).unwrap_or_else(|| Credential::Password {
+                user: String::new(),
+                password: Zeroizing::new(text.to_owned()),
+            });
+            return Ok(Self {
+                authority: None,
+                credential,
+            });
+        };
+        let (authority, rest) = long.split_once("::").unwrap_or(("", long));
+        let authority = match authority.len() {
+            0 => None,
+            64 => Some(authority.to_owned()),
+            length => return Err(TokenError::HashLength { length }),
+        };
+        if let Some(credential) = bootstrap(rest) {
+            return Ok(Self {
+                authority,
+                credential,
+            });
+        }
+        match rest.split_once(':') {
+            Some((user, password)) if !password.is_empty() => {
+                let password = Zeroizing::new(password.to_owned());
+                let user = user.to_owned();
+                Ok(Self {
+                    authority,
+                    credential: Credential::Password { user, password },
+                })
+            }
+            _ => Err(TokenError::NoPassword),
+        }
+    }
+
+    /// The CA hash that the token pins, hex as it was written.
+    pub fn authority(&self) -> Option<&str> {
+        self.authority.as_deref()
+    }
+
+    /// The password alone, which is what K3s keeps of the token that a server is given.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::Bootstrap`]: K3s refuses such a token for servers (`failed to normalize
+    /// server token`), and a password of that shape too.
+    pub fn password(&self) -> Result<&Zeroizing<String>, TokenError> {
+        match &self.credential {
+            Credential::Password { password, .. } if bootstrap(password).is_none() => Ok(password),
+            Credential::Password { .. } | Credential::Bootstrap { .. } => {
+                Err(TokenError::Bootstrap)
+            }
+        }
+    }
+
+    /// The token whole, secret and all: for `token`, `agent-token` and the commands that print
+    /// tokens, and nothing else.
+    pub fn to_text(&self) -> Zeroizing<String> {
+        let secret = match &self.credential {
+            Credential::Password { password, .. } => password,
+            Credential::Bootstrap { secret, .. } => secret,
+        };
+        self.written(secret)
+    }
+
+    fn written(&self, secret: &str) -> Zeroizing<String> {
+        let authority = self.authority().unwrap_or_default();
+        Zeroizing::new(match &self.credential {
+            Credential::Password { user, .. } => format!("K10{authority}::{user}:{secret}"),
+            Credential::Bootstrap { id, .. } => format!("K10{authority}::{id}.{secret}"),
+        })
+    }
+}
+
+impl fmt::Display for Token {
+    /// The token without its secret: `K10<hash>::server:***`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.written("***"))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({self})")
+    }
+}
+
+/// `[a-z0-9]{6}.[a-z0-9]{16}` whole, as kubeadm has it.
+fn bootstrap(text: &str) -> Option<Credential> {
+    let fits = |part: &str, length| {
+        part.len() == length
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    };
+    let (id, secret) = text.split_once('.')?;
+    (fits(id, 6) && fits(secret, 16)).then(|| Credential::Bootstrap {
+        id: id.to_owned(),
+        secret: Zeroizing::new(secret.to_owned()),
+    })
+}
+
+/// The hash that tokens pin, from the bytes of the server CA's file (reference section 5.2).
+///
+/// One certificate: the SHA-256 of the file as it is, so that re-wrapping it changes every token.
+/// Several: the SHA-256 of the last certificate of the first path that Go finds from the first
+/// one; where there is none, again of the file, without a word.
+///
+/// # Errors
+///
+/// When the file holds no certificates.
+pub fn authority_hash(file: &[u8], now: UnixTime) -> Result<Digest, pki::Error> {
+    Ok(hash_of(
+        pki::sha256(file),
+        &Certificate::all_from_pem(file)?,
+        now,
+    ))
+}
+
+/// The same for a file whose SHA-256 and certificates are known.
+pub fn hash_of(file: Digest, certificates: &[Certificate], now: UnixTime) -> Digest {
+    let Some((first, others)) = certificates.split_first() else {
+        return file;
+    };
+    if others.is_empty() {
+        return file;
+    }
+    // K3s's word for a root: it names no other key as its issuer's.
+    let (roots, intermediates): (Vec<_>, Vec<_>) =
+        others.iter().cloned().partition(|certificate| {
+            let authority = certificate.authority_key_identifier().unwrap_or_default();
+            authority.is_empty() || Some(authority) == certificate.subject_key_identifier()
+        });
+    let paths = verify(first, &intermediates, &roots, &Options::at(now));
+    paths
+        .ok()
+        .and_then(|paths| {
+            paths
+                .first()
+                .and_then(|path| path.root().map(Certificate::fingerprint))
+        })
+        .unwrap_or(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_pki::{START, authority};
+
+    /// Hash, user, password or `!` and the secret of a bootstrap token.
+    fn read(text: &str) -> Result<(String, String, String), TokenError> {
+        let token = Token::parse(text)?;
+        let authority = token.authority().unwrap_or_default().to_owned();
+        Ok(match &token.credential {
+            Credential::Password { user, password } => {
+                (authority, user.clone(), password.to_string())
+            }
+            Credential::Bootstrap { id, secret } => {
+                (authority, format!("!{id}"), secret.to_string())
+            }
+        })
+    }
+
+    #[test]
+    fn every_form_of_the_grammar() {
+        let hash = "0123456789abcdef".repeat(4);
+        let cases = [
+            ("pw".to_owned(), "", "", "pw"),
+            (" pw\n".to_owned(), "", "", "pw"),
+            ("p:w::x".to_owned(), "", "", "p:w::x"),
+            (":pw".to_owned(), "", "", ":pw"),
+            (
+                "abc123.0123456789abcdef".to_owned(),
+                "",
+                "!abc123",
+                "0123456789abcdef",
+            ),
+            (
+                "Abc123.0123456789abcdef".to_owned(),
+                "",
+                "",
+                "Abc123.0123456789abcdef",
+            ),
+            (
+                format!("K10{hash}::server:p:w::x"),
+                &hash,
+                "server",
+                "p:w::x",
+            ),
+            ("K10::server:pw".to_owned(), "", "server", "pw"),
+            (format!("K10{hash}:::pw"), &hash, "", "pw"),
+            (
+                format!("K10{hash}::abc123.0123456789abcdef"),
+                &hash,
+                "!abc123",
+                "0123456789abcdef",
+            ),
+            ("K10user:pw".to_owned(), "", "user", "pw"),
+        ];
+        for (text, authority, user, secret) in cases {
+            let expected = (authority.to_owned(), user.to_owned(), secret.to_owned());
+            assert_eq!(read(&text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_token() {
+        let hash = "0".repeat(64);
+        let cases = [
+            (String::new(), TokenError::Empty),
+            (" \n".to_owned(), TokenError::Empty),
+            ("p\nw".to_owned(), TokenError::ControlCharacter),
+            (
+                "K10abc::server:pw".to_owned(),
+                TokenError::HashLength { length: 3 },
+            ),
+            (format!("K10{hash}::server"), TokenError::NoPassword),
+            (format!("K10{hash}::server:"), TokenError::NoPassword),
+            ("K10".to_owned(), TokenError::NoPassword),
+        ];
+        for (text, error) in cases {
+            assert_eq!(Token::parse(&text), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_needs_a_password_of_its_own_shape() {
+        for text in ["abc123.0123456789abcdef", "K10::abc123.0123456789abcdef"] {
+            assert_eq!(
+                Token::parse(text).unwrap().password(),
+                Err(TokenError::Bootstrap)
+            );
+        }
+        let shaped = Token::new(
+            Digest([7; 32]),
+            "server",
+            Zeroizing::new("abc123.0123456789abcdef".to_owned()),
+        );
+        assert_eq!(shaped.password(), Err(TokenError::Bootstrap));
+        assert_eq!(
+            Token::parse("pw").unwrap().password().map(|it| it.as_str()),
+            Ok("pw")
+        );
+    }
+
+    #[test]
+    fn shows_its_secret_only_where_asked() {
+        let token = Token::new(
+            Digest([0xab; 32]),
+            "server",
+            Zeroizing::new("hunter2-and-more".to_owned()),
+        );
+        let whole = token.to_text();
+        assert_eq!(
+            *whole,
+            format!("K10{}::server:hunter2-and-more", "ab".repeat(32))
+        );
+        assert_eq!(Token::parse(&whole), Ok(token.clone()));
+        assert_eq!(
+            token.to_string(),
+            format!("K10{}::server:***", "ab".repeat(32))
+        );
+        assert!(!format!("{token:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn one_certificate_is_hashed_as_the_file_is() {
+        let pem = authority("k3s-server-ca@1").certificate().to_pem();
+        let hash = |text: &str| authority_hash(text.as_bytes(), START).unwrap();
+        assert_eq!(hash(&pem), pki::sha256(pem.as_bytes()));
+        let longer = format!("{pem}\n");
+        assert_eq!(hash(&longer), pki::sha256(longer.as_bytes()));
+        assert!(authority_hash(b"nothing", START).is_err());
+    }
+
+    #[test]
+    fn strangers_in_one_file_are_hashed_as_the_file_is() {
+        let file =
+            authority("one").certificate().to_pem() + &authority("two").certificate().to_pem();
+        let hash = authority_hash(file.as_bytes(), START).unwrap();
+        assert_eq!(hash, pki::sha256(file.as_bytes()));
+    }
+}
