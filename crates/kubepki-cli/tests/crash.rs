@@ -41,7 +41,7 @@ impl Scene {
         let node = Node::new(fixture);
         // Fresh leaves, so that whatever the date is nothing else is due.
         node.ok(&["rotate", "--yes"]);
-        std::fs::remove_dir_all(node.path(STATE)).unwrap();
+        testkit::run("rm", &["-r", &node.text_path(STATE)], b"");
         let copies = TempDir::new().unwrap();
         let original = node.tree();
         copy(&node.root(), &copies.path().join("base"));

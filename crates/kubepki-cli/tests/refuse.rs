@@ -1,7 +1,5 @@
 //! What is refused, and that nothing is changed then.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
-
 mod common;
 
 use std::os::unix::fs::PermissionsExt;
