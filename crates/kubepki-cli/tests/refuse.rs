@@ -115,7 +115,7 @@ fn an_unknown_service_is_named_with_the_list() {
     let node = Node::new("k3s-1.36-sqlite");
     let tree = node.tree();
     for command in ["rotate", "plan"] {
-        let run = node.ends(&[command, "--service", "admin,apiserver"], 1);
+        let run = node.ends(&[command, "--service", "admin,apiserver"], 2);
         let text = run.text();
         assert!(
             text.contains("service apiserver is not recognized"),
