@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use pki::{Authority, DAY, KeyAlgorithm, PrivateKey, Serial};
+use pki::{Authority, DAY, KeyAlgorithm, PrivateKey, Serial, UnixTime};
 
 use super::*;
 use crate::test_pki::{START, authority, client, days};
