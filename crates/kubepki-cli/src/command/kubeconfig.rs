@@ -98,6 +98,7 @@ async fn renew(args: &KubeconfigRenewArgs) -> Result<Exit, CliError> {
         output: PlanFormat::Text,
         restart: false,
         restart_command: None,
+        restart_timeout: 0,
     };
     carry_out(&world, &node, plan, &change).await
 }
