@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::command::init::InitArgs;
+
 /// See, renew, rotate and take back the certificates of a Kubernetes node.
 ///
 /// Start with `kubepki check`: it shows every certificate, what is wrong, and the command that
@@ -26,6 +28,12 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make the files of a new K3s server, before its first start.
+    ///
+    /// Five CAs of ten years, every certificate, key, kubeconfig, password and token: what K3s's
+    /// first start would make, so that it keeps them. CA files that lie in place are checked, used
+    /// and never touched. Prints the plan and asks.
+    Init(Box<InitArgs>),
     /// Show every certificate, what is wrong, and the command that mends it.
     ///
     /// Ends with 0 when nothing is to be done, 3 when something is due, 4 when something has
@@ -130,12 +138,8 @@ pub struct KubeconfigRenewArgs {
     pub files: Vec<PathBuf>,
     #[command(flatten)]
     pub site: SiteArgs,
-    /// Go on without asking.
-    #[arg(long)]
-    pub yes: bool,
-    /// Print the plan and stop.
-    #[arg(long)]
-    pub dry_run: bool,
+    #[command(flatten)]
+    pub ask: AskArgs,
 }
 
 /// `kubeconfig create`.
@@ -235,6 +239,15 @@ pub struct NameArgs {
 /// How a change is made.
 #[derive(Clone, Debug, Args)]
 pub struct ChangeArgs {
+    #[command(flatten)]
+    pub ask: AskArgs,
+    #[command(flatten)]
+    pub restart: RestartArgs,
+}
+
+/// Whether a plan is carried out, and how it is shown.
+#[derive(Clone, Debug, Args)]
+pub struct AskArgs {
     /// Go on without asking.
     #[arg(long)]
     pub yes: bool,
@@ -244,6 +257,11 @@ pub struct ChangeArgs {
     /// The plan's form.
     #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
     pub output: PlanFormat,
+}
+
+/// What happens to K3s afterwards.
+#[derive(Clone, Debug, Default, Args)]
+pub struct RestartArgs {
     /// Restart K3s afterwards, wait until it is healthy, and prove that it serves the new
     /// certificates.
     #[arg(long)]

@@ -28,6 +28,8 @@ pub struct Settings {
     pub cluster_domain: String,
     /// The first usable address of the first service CIDR.
     pub service_address: IpAddr,
+    /// The configuration whole, if it belongs to that directory.
+    pub config: Option<K3sConfig>,
 }
 
 impl Settings {
@@ -63,6 +65,7 @@ impl Settings {
             node: None,
             cluster_domain: config.cluster_domain.value.clone(),
             service_address: service_address(&config),
+            config: None,
         };
         if ours {
             settings.tls_sans = config
@@ -85,6 +88,7 @@ impl Settings {
                     .collect(),
                 ..settings.unnamed_node()
             });
+            settings.config = Some(config);
         }
         Ok(settings)
     }

@@ -210,7 +210,7 @@ fn policy(leaves: Option<&LeafArgs>, release: DetectedRelease) -> Result<Policy,
 }
 
 /// K3s's `CATTLE_NEW_SIGNED_CERT_EXPIRATION_DAYS`, within reason: 1 to 3650 days.
-fn lifetime_from_environment() -> Result<Option<i64>, CliError> {
+pub fn lifetime_from_environment() -> Result<Option<i64>, CliError> {
     const NAME: &str = "CATTLE_NEW_SIGNED_CERT_EXPIRATION_DAYS";
     let Some(value) = std::env::var_os(NAME) else {
         return Ok(None);

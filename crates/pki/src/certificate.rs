@@ -360,6 +360,14 @@ fn time_of(value: AnyRef<'_>) -> Result<UnixTime, Error> {
     let text = core::str::from_utf8(value.value())
         .map_err(|_| Error::malformed("validity", "time is not ASCII"))?;
     let bad = || Error::malformed("validity", format!("{text:?} is not a time in UTC"));
+    if text
+        .bytes()
+        .rev()
+        .skip(1)
+        .any(|byte| !byte.is_ascii_digit())
+    {
+        return Err(bad());
+    }
     let (year, rest) = match value.tag() {
         Tag::UtcTime => {
             let (year, rest) = text.split_at_checked(2).ok_or_else(bad)?;
@@ -373,7 +381,7 @@ fn time_of(value: AnyRef<'_>) -> Result<UnixTime, Error> {
         _ => return Err(bad()),
     };
     let digits = rest.strip_suffix('Z').ok_or_else(bad)?;
-    if digits.len() != 10 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+    if digits.len() != 10 {
         return Err(bad());
     }
     let field = |index: usize| -> Result<i64, Error> {

@@ -6,6 +6,7 @@
 //! PKCS#1, PKCS#8 and PBES2-encrypted PKCS#8; PKCS#10 requests.
 //! **Issued**: self-signed and cross-signed CAs, leaves for TLS servers and clients, with the
 //! profile of RFC 5280 that Kubernetes expects.
+//! **Checked**: certification paths, with the answers of Go's `crypto/x509` ([`verify`]).
 //! **Not supported, on purpose**: CRLs and OCSP (no Kubernetes component looks at them), SHA-1
 //! signatures, OpenSSL's legacy key encryption, DSA.
 

@@ -1,4 +1,4 @@
-//! What we issue, looked at by our own reader; strangers look at it in `foreign.rs`.
+//! What we issue, looked at by our own reader; strangers look at it in `foreign`.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use pki::{

@@ -77,6 +77,18 @@ fn forms_that_der_forbids_are_refused_and_odd_ones_read() {
         let name = found.as_ref().and_then(|f| f.subject().common_name());
         assert_eq!(name, user, "{tag} {text:?}");
     }
+    // A time with a sign, without seconds, in another zone.
+    let start = b"\x17\x0d261122061911Z";
+    assert!(der.windows(start.len()).any(|w| w == start));
+    for text in [
+        b"+61122061911Z",
+        b"261122061911+",
+        b"2611220619Z00",
+        b"26112206191 Z",
+    ] {
+        let to = [&[23, 13], text.as_slice()].concat();
+        assert!(read(start, &to).is_err(), "{text:?}");
+    }
     let mut longer = der.to_vec();
     longer.push(0);
     assert!(Certificate::from_der(&longer).is_err());

@@ -83,20 +83,20 @@ pub async fn carry_out(
     mut plan: Plan,
     change: &ChangeArgs,
 ) -> Result<Exit, CliError> {
-    if change.restart || change.restart_command.is_some() {
+    if change.restart.restart || change.restart.restart_command.is_some() {
         restart::add(
             &mut plan,
             &node.inventory,
-            change.restart_command.as_deref(),
+            change.restart.restart_command.as_deref(),
         )?;
     }
-    print_plan(&plan, Some(&node.inventory), change.output)?;
+    print_plan(&plan, Some(&node.inventory), change.ask.output)?;
     // An undo without steps still gives up the plan that was interrupted before its first change.
     if plan.steps.is_empty() && plan.undoes.is_none() {
         output::talk("Nothing to do.");
         return Ok(Exit::Fine);
     }
-    if change.dry_run {
+    if change.ask.dry_run {
         output::talk("Dry run: nothing was changed.");
         return Ok(Exit::Fine);
     }
@@ -104,9 +104,9 @@ pub async fn carry_out(
         0 => "Nothing was changed yet. Give the interrupted plan up?".to_owned(),
         steps => format!("Carry out these {steps} steps?"),
     };
-    output::confirm(&question, change.yes)?;
+    output::confirm(&question, change.ask.yes)?;
     let state = node.state.lock()?;
-    let executor = world.patient_executor(&state, change.restart_timeout);
+    let executor = world.patient_executor(&state, change.restart.restart_timeout);
     let outcome = executor.apply(&plan).await.map_err(failed)?;
     finish(world, &state, node, &plan, outcome)
 }
@@ -170,7 +170,7 @@ fn last_done(state: &StateDir) -> Result<PlanId, CliError> {
         .ok_or_else(|| CliError::message("there is nothing to take back; see `kubepki history`"))
 }
 
-fn failed(error: ApplyError) -> CliError {
+pub fn failed(error: ApplyError) -> CliError {
     let (exit, hint) = match error.aftermath() {
         Aftermath::Unchanged => (Exit::Failed, None),
         Aftermath::Refused => (Exit::Refused, None),

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::change::{carry_out, refuse_unfinished};
 use crate::args::{
     ChangeArgs, KubeconfigCommand, KubeconfigCreateArgs, KubeconfigListArgs, KubeconfigRenewArgs,
-    PlanFormat,
+    PlanFormat, RestartArgs,
 };
 use crate::error::{CliError, Exit};
 use crate::output;
@@ -93,12 +93,8 @@ async fn renew(args: &KubeconfigRenewArgs) -> Result<Exit, CliError> {
     };
     let plan = plan_copies(&request, &stale)?;
     let change = ChangeArgs {
-        yes: args.yes,
-        dry_run: args.dry_run,
-        output: PlanFormat::Text,
-        restart: false,
-        restart_command: None,
-        restart_timeout: 0,
+        ask: args.ask.clone(),
+        restart: RestartArgs::default(),
     };
     carry_out(&world, &node, plan, &change).await
 }

@@ -3,6 +3,7 @@
 mod change;
 pub(crate) mod check;
 mod history;
+pub mod init;
 mod inspect;
 mod kubeconfig;
 mod leaves;
@@ -23,6 +24,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
         .build()?;
     runtime.block_on(async {
         match cli.command {
+            Command::Init(args) => init::run(&args).await,
             Command::Check(args) => check::run(&args).await,
             Command::Rotate(args) => leaves::rotate(&args).await,
             Command::Renew(args) => leaves::renew(&args).await,

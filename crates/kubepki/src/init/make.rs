@@ -65,75 +65,56 @@ pub(super) fn pre_shared_key(request: &Request<'_>) -> Result<Zeroizing<Vec<u8>>
     Ok(Zeroizing::new(text.as_bytes().to_vec()))
 }
 
-/// The passwords of servers and agents, with the passwd file that holds them.
+/// The passwords of servers and agents, as the passwd file that holds them.
 ///
 /// What the tree has stays: its passwd file first, then its tokens. Flags must agree with it.
 pub(super) fn passwords(request: &Request<'_>, own: Digest) -> Result<Passwd, InitError> {
     let survey = request.survey;
-    let given = pinned(request.token, "--token", own)?;
-    let given_agent = pinned(request.agent_token, "--agent-token", own)?;
     let mut passwd = survey.passwd.clone();
-    let lying = |token: &Option<Token>| {
-        token
-            .as_ref()
-            .and_then(|token| token.password().ok())
-            .cloned()
+    let known = |user: &str, token: &Option<Token>| {
+        let lying = || Some(token.as_ref()?.password().ok()?.clone());
+        passwd.password(user).cloned().or_else(lying)
     };
     // K3s of old knew `node` alone; its password was the servers' too.
-    let known = || passwd.password(NODE.0).cloned();
-    let server = match given.or_else(|| lying(&survey.token)).or_else(known) {
+    let server = known(SERVER.0, &survey.token).or_else(|| passwd.password(NODE.0).cloned());
+    let agent = known(NODE.0, &survey.agent_token);
+    let server = match agreed(request, request.token, "--token", server, own)? {
         Some(password) => password,
         None => random_hex::<PASSWORD_BYTES>(request, "token")?,
     };
+    let agent = agreed(request, request.agent_token, "--agent-token", agent, own)?;
     passwd.ensure(SERVER, &server);
-    agree(request, &passwd, SERVER.0, request.token, "--token")?;
-    let server = passwd.password(SERVER.0).cloned().unwrap_or(server);
-    let agent = given_agent
-        .or_else(|| lying(&survey.agent_token))
-        .unwrap_or(server);
-    passwd.ensure(NODE, &agent);
-    agree(
-        request,
-        &passwd,
-        NODE.0,
-        request.agent_token,
-        "--agent-token",
-    )?;
+    passwd.ensure(NODE, agent.as_ref().unwrap_or(&server));
     Ok(passwd)
 }
 
-/// The password of a token that was given, held to its CA hash.
-fn pinned(
-    token: Option<&Token>,
+/// The password that a flag gives, held to its CA hash and to what the tree has.
+fn agreed(
+    request: &Request<'_>,
+    given: Option<&Token>,
     flag: &'static str,
+    known: Option<Zeroizing<String>>,
     own: Digest,
 ) -> Result<Option<Zeroizing<String>>, InitError> {
-    let Some(token) = token else { return Ok(None) };
+    let Some(token) = given else {
+        return Ok(known);
+    };
     let password = token
         .password()
         .map_err(|source| InitError::Token { flag, source })?;
-    match token.authority() {
-        Some(pinned) if pinned != own.to_string() => Err(InitError::OtherAuthority {
-            pinned: pinned.to_owned(),
-            own: own.to_string(),
-        }),
+    if let Some(pinned) = token.authority()
+        && pinned != own.to_string()
+    {
+        let (pinned, own) = (pinned.to_owned(), own.to_string());
+        return Err(InitError::OtherAuthority { pinned, own });
+    }
+    match known {
+        Some(known) if known != *password => {
+            let path = request.survey.inventory.site.server();
+            Err(InitError::OtherPassword { path, flag })
+        }
         _ => Ok(Some(password.clone())),
     }
-}
-
-fn agree(
-    request: &Request<'_>,
-    passwd: &Passwd,
-    user: &'static str,
-    token: Option<&Token>,
-    flag: &'static str,
-) -> Result<(), InitError> {
-    let given = token.and_then(|token| token.password().ok());
-    if given.is_none() || given == passwd.password(user) {
-        return Ok(());
-    }
-    let path = request.survey.inventory.site.server().join("cred/passwd");
-    Err(InitError::OtherPassword { path, user, flag })
 }
 
 fn random_hex<const N: usize>(

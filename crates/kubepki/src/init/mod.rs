@@ -155,16 +155,25 @@ pub enum InitError {
     },
     /// A password that differs from the one in the tree.
     #[error(
-        "{} has another password for {user} than {flag} says; `k3s token rotate` changes it",
+        "{} has another password than {flag} says; leave {flag} out to keep it, \
+         `k3s token rotate` changes it",
         path.display()
     )]
     OtherPassword {
-        /// The passwd file.
+        /// The server's directory.
         path: PathBuf,
-        /// The user in it.
-        user: &'static str,
         /// The flag.
         flag: &'static str,
+    },
+    /// A datastore without the CA files that it keeps.
+    #[error(
+        "{} is the datastore of a cluster that has its CAs already; K3s takes them from there at \
+         its next start. To begin a new cluster, move it away",
+        path.display()
+    )]
+    Datastore {
+        /// Where it is.
+        path: PathBuf,
     },
     /// A token that servers cannot use.
     #[error("{flag} cannot be used")]

@@ -24,6 +24,8 @@ pub struct Survey {
     pub(super) token: Option<Token>,
     /// The agents' token, where it has a file of its own.
     pub(super) agent_token: Option<Token>,
+    /// The cluster's own datastore, if there is one.
+    pub(super) datastore: Option<PathBuf>,
     /// Private keys that stand without the file that is made from them, by path.
     pub(super) keys: BTreeMap<PathBuf, Zeroizing<Vec<u8>>>,
 }
@@ -62,12 +64,14 @@ pub async fn survey(
         keys.extend(file(host, &path).await?);
     }
     let directories = directories(host, &site, spec).await?;
+    let datastore = datastore(host, &server.join("db")).await?;
     Ok(Survey {
         inventory,
         directories,
         passwd,
         token,
         agent_token,
+        datastore,
         keys,
     })
 }
@@ -156,6 +160,13 @@ fn parse_token(path: PathBuf, bytes: &[u8]) -> Result<Token, InitError> {
         Ok(text) => Token::parse(text).map_err(|source| InitError::TokenFile { path, source }),
         Err(_) => Err(InitError::NotText { path }),
     }
+}
+
+/// SQLite's file, or the directory of embedded etcd.
+async fn datastore(host: &dyn Host, directory: &Path) -> Result<Option<PathBuf>, InitError> {
+    let names = host.list(directory).await?.unwrap_or_default();
+    let known = |name: &&String| matches!(name.as_str(), "state.db" | "etcd");
+    Ok(names.iter().find(known).map(|name| directory.join(name)))
 }
 
 /// Keys whose other half is missing: a CA's without its certificate, the service-account keys

@@ -1,6 +1,6 @@
 //! Which rows a command means.
 
-use pki::{DAY, San, UnixTime};
+use pki::{Certificate, DAY, San, UnixTime};
 
 use super::planner::Selection;
 use crate::catalogue::{Flavour, Kind, Row, Service, Side};
@@ -116,24 +116,23 @@ pub fn due(
         let Some(service) = inventory.flavour.service_of(observed.row) else {
             continue;
         };
-        let reason = match &observed.row.kind {
-            Kind::Leaf(_) => leaf_reason(inventory, observed, wishes, policy, now)?,
-            Kind::Key => key_reason(inventory, observed),
-            Kind::Listener { authority } => {
-                listener_reason(inventory, observed, authority, policy, now)
-                    .or_else(|| listener_names(inventory, wishes))
-            }
-            _ => None,
-        };
-        let Some(reason) = reason else {
+        let Some(mut reason) = row_reason(inventory, observed, wishes, policy, now)? else {
             continue;
         };
         if let Some(note) = cannot_help(inventory, observed, policy, now) {
-            due.notes.push(format!(
-                "{}: {reason}, but {note}",
-                observed.file.path.display()
-            ));
-            continue;
+            // A new leaf would end no later, but may mend something else.
+            let undated = Policy {
+                window: -1,
+                ..*policy
+            };
+            match row_reason(inventory, observed, wishes, &undated, now)? {
+                Some(other) => reason = other,
+                None => {
+                    let path = observed.file.path.display();
+                    due.notes.push(format!("{path}: {reason}, but {note}"));
+                    continue;
+                }
+            }
         }
         let reason = format!("{}: {reason}", service.name);
         due.selected.push(Selection {
@@ -143,6 +142,25 @@ pub fn due(
     }
     inlined_admin(inventory, policy, now, &mut due);
     Ok(due)
+}
+
+/// Why the files of a row should be made anew; `None` when they are fine.
+fn row_reason(
+    inventory: &Inventory,
+    observed: &ObservedRow,
+    wishes: &Wishes,
+    policy: &Policy,
+    now: UnixTime,
+) -> Result<Option<String>, WantError> {
+    Ok(match &observed.row.kind {
+        Kind::Leaf(_) => leaf_reason(inventory, observed, wishes, policy, now)?,
+        Kind::Key => key_reason(inventory, observed),
+        Kind::Listener { authority } => {
+            listener_reason(inventory, observed, authority, policy, now)
+                .or_else(|| listener_names(inventory, wishes))
+        }
+        _ => None,
+    })
 }
 
 fn leaf_reason(
@@ -264,12 +282,23 @@ fn cannot_help(
     policy: &Policy,
     now: UnixTime,
 ) -> Option<String> {
-    let authority = match &observed.row.kind {
+    let leaf = observed.file.first_certificate()?;
+    ends_with_ca(inventory, observed.row, leaf, policy, now)
+}
+
+/// The same for a certificate that belongs to `row` wherever it lies.
+fn ends_with_ca(
+    inventory: &Inventory,
+    row: &Row,
+    leaf: &Certificate,
+    policy: &Policy,
+    now: UnixTime,
+) -> Option<String> {
+    let authority = match &row.kind {
         Kind::Leaf(spec) => spec.authority,
         Kind::Listener { authority } => authority,
         _ => return None,
     };
-    let leaf = observed.file.first_certificate()?;
     let ca = inventory.authority(authority).first()?;
     let end = ca.validity().not_after;
     let same_key = leaf.authority_key_identifier() == ca.subject_key_identifier();
@@ -295,7 +324,12 @@ fn inlined_admin(inventory: &Inventory, policy: &Policy, now: UnixTime, due: &mu
             .users
             .iter()
             .filter_map(|user| user.certificates.first())
-            .find(|inlined| inlined.validity().not_after.since(now) <= policy.window);
+            .filter(|inlined| inlined.validity().not_after.since(now) <= policy.window)
+            .find(|inlined| {
+                let row = inventory.row(leaf).map(|observed| observed.row);
+                // One that ends with its CA was said of the leaf on disk already.
+                row.is_none_or(|row| ends_with_ca(inventory, row, inlined, policy, now).is_none())
+            });
         if let Some(old) = old
             && !due.selected.iter().any(|selection| selection.row == leaf)
         {

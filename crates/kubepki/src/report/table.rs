@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use comfy_table::{ContentArrangement, Table, presets};
+use pki::DAY;
 
 use super::{CertificateEntry, Part, Report, Status, text};
 
@@ -29,17 +30,28 @@ pub fn render(report: &Report, all: bool) -> String {
         table.add_row([
             name(report, entry, hidden),
             text::printable(common_name(&entry.subject)),
-            entry.validity.not_after.to_string(),
+            ends(entry),
             text::period(entry.remaining_seconds),
             entry.status.name().to_owned(),
         ]);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
     }
     let mut out = text::heading(report);
     for line in table.lines() {
         let _ = writeln!(out, "{}", line.trim_end());
     }
-    out.push_str(&text::findings(report));
+    out.push_str(&text::grouped_findings(report));
     out
+}
+
+/// The day; with the minute where that matters.
+fn ends(entry: &CertificateEntry) -> String {
+    let exact = &entry.not_after;
+    let near = entry.remaining_seconds.abs() < 3 * DAY;
+    let (length, zone) = if near { (16, "Z") } else { (10, "") };
+    format!("{}{zone}", exact.get(..length).unwrap_or(exact))
 }
 
 fn is_shown(entry: &CertificateEntry) -> bool {
@@ -67,10 +79,7 @@ fn followers(report: &Report, index: usize) -> usize {
 }
 
 fn name(report: &Report, entry: &CertificateEntry, hidden: usize) -> String {
-    let file = entry
-        .path
-        .strip_prefix(&report.data_dir)
-        .map_or(entry.path.as_str(), |rest| rest.trim_start_matches('/'));
+    let file = text::below(&report.data_dir, &entry.path);
     let mut name = match (entry.row, &entry.inside) {
         (Some(row), None) => row.to_owned(),
         (Some(row), Some(inside)) => format!("{row} ({inside})"),

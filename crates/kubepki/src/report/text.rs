@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use pki::DAY;
 
-use super::{CertificateEntry, Part, Report};
+use super::{CertificateEntry, FindingEntry, Part, Report};
 
 /// The report in one line for each certificate, then one for each finding with what mends it.
 pub fn render(report: &Report, all: bool) -> String {
@@ -55,8 +55,8 @@ pub(super) fn heading(report: &Report) -> String {
     )
 }
 
-/// Each finding, then the number of all.
-pub(super) fn findings(report: &Report) -> String {
+/// Each finding in a line of its own with the whole path, for `grep`; then the numbers.
+fn findings(report: &Report) -> String {
     let mut out = String::new();
     for finding in &report.findings {
         let _ = write!(out, "{}: {}: ", finding.severity, printable(&finding.path));
@@ -64,12 +64,62 @@ pub(super) fn findings(report: &Report) -> String {
             let _ = write!(out, "{}: ", printable(subject));
         }
         let _ = writeln!(out, "{}", printable(&finding.message));
-        if let Some(mends) = &finding.mends {
-            let _ = writeln!(out, "  -> {}", printable(mends));
-        }
+        push_mends(&mut out, finding);
     }
     let _ = writeln!(out, "{}", summary(report));
     out
+}
+
+/// Findings for people: what is the same of many files is said once, lines are broken, paths
+/// start at the data directory. Commands are never broken.
+pub(super) fn grouped_findings(report: &Report) -> String {
+    let mut groups: Vec<(&FindingEntry, Vec<String>)> = Vec::new();
+    for finding in &report.findings {
+        let path = printable(below(&report.data_dir, &finding.path));
+        let same = groups.iter_mut().find(|(first, _)| {
+            first.severity == finding.severity
+                && first.message == finding.message
+                && first.mends == finding.mends
+        });
+        match same {
+            Some((_, paths)) => paths.push(path),
+            None => groups.push((finding, vec![path])),
+        }
+    }
+    let mut out = String::new();
+    for (finding, paths) in groups {
+        let (severity, message) = (finding.severity, printable(&finding.message));
+        let line = match (paths.as_slice(), &finding.subject) {
+            ([path], Some(subject)) => {
+                format!("{severity}: {path}: {}: {message}", printable(subject))
+            }
+            ([path], None) => format!("{severity}: {path}: {message}"),
+            (paths, _) => format!(
+                "{severity}: {} files: {message}: {}",
+                paths.len(),
+                paths.join(", ")
+            ),
+        };
+        let _ = writeln!(out, "{}", wrapped(&line, "    "));
+        push_mends(&mut out, finding);
+    }
+    let _ = writeln!(out, "{}", summary(report));
+    out
+}
+
+fn push_mends(out: &mut String, finding: &FindingEntry) {
+    if let Some(mends) = &finding.mends {
+        let _ = writeln!(out, "  -> {}", printable(mends));
+    }
+}
+
+/// `path` from `directory` on, where it lies in there.
+pub(super) fn below<'a>(directory: &str, path: &'a str) -> &'a str {
+    match path.strip_prefix(directory) {
+        Some("") => ".",
+        Some(rest) => rest.strip_prefix('/').unwrap_or(path),
+        None => path,
+    }
 }
 
 /// A report's numbers in one line.
@@ -113,6 +163,38 @@ pub fn period(seconds: i64) -> String {
     }
 }
 
+/// Columns that a paragraph takes.
+const WIDTH: usize = 100;
+
+/// `text` broken at blanks; each further line starts with `indent`. Words longer than a line stay
+/// whole.
+pub(super) fn wrapped(text: &str, indent: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    // Leading blanks belong to the first line.
+    let start = text
+        .len()
+        .saturating_sub(text.trim_start_matches(' ').len());
+    let (lead, rest) = text.split_at(start);
+    out.push_str(lead);
+    let mut column = start;
+    for (index, word) in rest.split(' ').enumerate() {
+        let length = word.chars().count();
+        if index > 0 {
+            if column.saturating_add(length) >= WIDTH {
+                out.push('\n');
+                out.push_str(indent);
+                column = indent.len();
+            } else {
+                out.push(' ');
+                column = column.saturating_add(1);
+            }
+        }
+        out.push_str(word);
+        column = column.saturating_add(length);
+    }
+    out
+}
+
 /// Text of a file or certificate without what could drive a terminal.
 pub fn printable(text: &str) -> String {
     if !text.chars().any(char::is_control) {
@@ -146,6 +228,14 @@ mod tests {
         ] {
             assert_eq!(period(seconds), text);
         }
+    }
+
+    #[test]
+    fn lines_break_at_blanks_and_nowhere_else() {
+        let text = format!("  {} {} {}", "a".repeat(90), "b".repeat(120), "c");
+        let broken = format!("  {}\n  {}\n  c", "a".repeat(90), "b".repeat(120));
+        assert_eq!(wrapped(&text, "  "), broken);
+        assert_eq!(wrapped("a b", "  "), "a b");
     }
 
     #[test]

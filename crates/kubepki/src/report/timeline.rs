@@ -70,32 +70,43 @@ pub enum EventKind {
 struct Group {
     moment: UnixTime,
     kind: EventKind,
-    side: Option<Side>,
-    /// Set for outer CAs: one certificate in several files is one event.
-    subject: Option<String>,
+    /// An agent renews its leaves by other rules.
+    agent: bool,
+}
+
+/// What a group is made of.
+#[derive(Default)]
+struct Members {
+    rows: Vec<&'static Row>,
+    /// Outer CAs have no row of their own.
+    names: Vec<String>,
 }
 
 /// What is to come, judged from the files alone.
 pub fn timeline(question: &Question<'_>) -> Timeline {
     let inventory = question.inventory;
-    let mut groups: BTreeMap<Group, Vec<&'static Row>> = BTreeMap::new();
-    let mut add = |moment, kind, side, subject, row| {
+    let mut groups: BTreeMap<Group, Members> = BTreeMap::new();
+    let mut add = |moment, kind, row: &'static Row, name: Option<String>| {
+        let leaf = matches!(kind, EventKind::LeafWindow | EventKind::LeafEnd);
+        let agent = leaf && row.side == Side::Agent;
         let group = Group {
             moment,
             kind,
-            side,
-            subject,
+            agent,
         };
-        groups.entry(group).or_default().push(row);
+        let members = groups.entry(group).or_default();
+        if !members.rows.iter().any(|seen| seen.id == row.id) {
+            members.rows.push(row);
+        }
+        members.names.extend(name);
     };
     for observed in &inventory.rows {
         let row = observed.row;
-        let side = Some(row.side);
         for leaf in leaves_of(observed.row, &observed.file) {
             let end = leaf.validity().not_after;
             let opens = end.plus(-question.policy.window);
-            add(opens, EventKind::LeafWindow, side, None, row);
-            add(end, EventKind::LeafEnd, side, None, row);
+            add(opens, EventKind::LeafWindow, row, None);
+            add(end, EventKind::LeafEnd, row, None);
         }
         if !is_authority(row, inventory.site.role) {
             continue;
@@ -104,17 +115,17 @@ pub fn timeline(question: &Question<'_>) -> Timeline {
             let end = certificate.validity().not_after;
             if position == 0 {
                 let opens = end.plus(-question.authority_window);
-                add(opens, EventKind::AuthorityWindow, None, None, row);
-                add(end, EventKind::AuthorityEnd, None, None, row);
+                add(opens, EventKind::AuthorityWindow, row, None);
+                add(end, EventKind::AuthorityEnd, row, None);
             } else {
-                let subject = outer_name(certificate);
-                add(end, EventKind::OuterEnd, None, Some(subject), row);
+                let name = outer_name(certificate);
+                add(end, EventKind::OuterEnd, row, Some(name));
             }
         }
     }
     let events = groups
         .into_iter()
-        .map(|(group, rows)| event(question, group, rows))
+        .map(|(group, members)| event(question, group, &members))
         .collect();
     Timeline {
         schema: SCHEMA,
@@ -156,19 +167,13 @@ fn leaves_of<'a>(
         .chain(inlined.iter().filter_map(|user| user.certificates.first()))
 }
 
-fn event(question: &Question<'_>, group: Group, rows: Vec<&'static Row>) -> Event {
-    let mut unique: Vec<&'static Row> = Vec::new();
-    for row in rows {
-        if !unique.iter().any(|seen| seen.id == row.id) {
-            unique.push(row);
-        }
-    }
-    let words = words(question, &group, &unique);
+fn event(question: &Question<'_>, group: Group, members: &Members) -> Event {
+    let words = words(question, &group, members);
     Event {
         at: group.moment.to_string(),
         in_seconds: group.moment.since(question.now),
         kind: group.kind,
-        rows: unique.iter().map(|row| row.id).collect(),
+        rows: members.rows.iter().map(|row| row.id).collect(),
         what: words.what,
         consequence: words.consequence,
         prevents: words.prevents,
@@ -182,13 +187,14 @@ struct Words {
     prevents: String,
 }
 
-fn words(question: &Question<'_>, group: &Group, rows: &[&'static Row]) -> Words {
-    let restart = match (question.inventory.site.role, group.side) {
-        (Role::AgentOnly, _) => "systemctl restart k3s-agent",
-        (Role::Server, _) => "systemctl restart k3s",
+fn words(question: &Question<'_>, group: &Group, members: &Members) -> Words {
+    let rows = members.rows.as_slice();
+    let restart = match question.inventory.site.role {
+        Role::AgentOnly => "systemctl restart k3s-agent",
+        Role::Server => "systemctl restart k3s",
     };
     let rotate = "rotate the CA before (k3s certificate rotate-ca)";
-    let agent = group.side == Some(Side::Agent);
+    let agent = group.agent;
     match group.kind {
         EventKind::LeafWindow => Words {
             what: format!("{} can be renewed", counted(rows.len(), "leaf", "leaves")),
@@ -229,9 +235,14 @@ fn words(question: &Question<'_>, group: &Group, rows: &[&'static Row]) -> Words
             prevents: rotate.to_owned(),
         },
         EventKind::OuterEnd => Words {
-            what: format!("{} ends", group.subject.as_deref().unwrap_or("an outer CA")),
-            consequence: outer_consequence(rows),
-            prevents: rotate.to_owned(),
+            what: format!(
+                "{} end",
+                counted(distinct(&members.names).len(), "outer CA", "outer CAs")
+            ),
+            consequence: outer_consequence(members),
+            prevents: format!(
+                "give every client the present bundle before; if it is the only root, {rotate}"
+            ),
         },
     }
 }
@@ -295,14 +306,21 @@ fn authority_consequence(inventory: &Inventory, rows: &[&'static Row]) -> String
     text
 }
 
-fn outer_consequence(rows: &[&'static Row]) -> String {
-    let ids: Vec<&str> = rows.iter().map(|row| row.id).collect();
+fn distinct(names: &[String]) -> Vec<&str> {
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// K3s's components are Go programs and take every certificate of their bundle for an anchor.
+fn outer_consequence(members: &Members) -> String {
     let mut text = format!(
-        "Go clients that hold the whole of {} go on; clients that hold only this one, and OpenSSL \
-         where no other path is left, fail",
-        ids.join(", ")
+        "{}: Kubernetes goes on with the CA that signs; clients that hold only these, and OpenSSL \
+         where no other path to a root is left, fail",
+        distinct(&members.names).join("; ")
     );
-    if ids.contains(&"server-ca") {
+    if members.rows.iter().any(|row| row.id == "server-ca") {
         text.push_str("; the hash in join tokens can change");
     }
     text
@@ -329,13 +347,23 @@ pub fn render(timeline: &Timeline) -> String {
             event.at,
             text::printable(&event.what)
         );
-        let _ = writeln!(out, "  rows:     {}", event.rows.join(", "));
-        let _ = writeln!(out, "  means:    {}", event.consequence);
-        let label = match event.moment < timeline.now {
-            true => "mends:   ",
-            false => "prevents:",
-        };
-        let _ = writeln!(out, "  {label} {}", event.prevents);
+        for (label, text) in [
+            ("which: ", event.rows.join(", ")),
+            ("means: ", event.consequence.clone()),
+            (advice(event, timeline.now), event.prevents.clone()),
+        ] {
+            let line = format!("  {label}  {}", text::printable(&text));
+            let _ = writeln!(out, "{}", text::wrapped(&line, "           "));
+        }
     }
     out
+}
+
+/// What the advice of an event is called.
+fn advice(event: &Event, now: UnixTime) -> &'static str {
+    match event.kind {
+        EventKind::LeafWindow => "how:   ",
+        _ if event.moment < now => "mend:  ",
+        _ => "avoid: ",
+    }
 }

@@ -10,5 +10,6 @@
 #![expect(clippy::disallowed_methods, reason = "trees are broken on purpose")]
 
 mod fixtures;
+mod report;
 mod rules;
 mod tree;

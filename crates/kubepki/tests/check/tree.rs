@@ -42,6 +42,10 @@ impl Tree {
             .find(|path| path.exists())
     }
 
+    pub fn extra_text(&self, below: &str) -> String {
+        self.fixture.extra_text(below)
+    }
+
     pub fn read(&self, below: &str) -> Vec<u8> {
         std::fs::read(self.path(below)).unwrap()
     }

@@ -167,6 +167,36 @@ async fn broken_files_are_named() {
 }
 
 #[tokio::test]
+async fn a_datastore_keeps_its_own_cas() {
+    let place = copy_of("k3s-1.36-sqlite").await;
+    place.write("server/db/state.db", "SQLite format 3").await;
+    assert_eq!(
+        place.plan(&place.spec(), None).await.unwrap().0.steps.len(),
+        2
+    );
+    place.remove("server/tls/etcd/peer-ca.crt").await;
+    place.remove("server/tls/etcd/peer-ca.key").await;
+    let mut spec = place.spec();
+    spec.complete = true;
+    match place.plan(&spec, None).await {
+        Err(InitError::Datastore { path }) => assert!(path.ends_with("server/db/state.db")),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn new_service_account_keys_come_in_both_files() {
+    let place = copy_of("k3s-1.36-sqlite").await;
+    let before = place.read("server/tls/service.current.key");
+    place.remove("server/tls/service.key").await;
+    let mut spec = place.spec();
+    spec.complete = true;
+    place.make(&spec).await;
+    let after = place.read("server/tls/service.current.key");
+    assert!(after != before && after == place.read("server/tls/service.key"));
+}
+
+#[tokio::test]
 async fn an_agents_directory_is_refused() {
     let fixture = Fixture::without_datastore("k3s-1.36-agent-only");
     let place = Place::new();

@@ -4,7 +4,7 @@
 //! verifier inside rustls differs where it hurts: it takes an expired root, takes an issuer that
 //! may not sign certificates, and finds one path where Go finds all. The rules here are those of
 //! Go 1.26 (`crypto/x509/verify.go`, `constraints.go`), which read RFC 5280 section 6 leniently
-//! in some places; `tests/foreign.rs` holds this module to Go, verdict by verdict and path by
+//! in some places; `tests/foreign` holds this module to Go, verdict by verdict and path by
 //! path, and names the few differences:
 //!
 //! - certificate policies are not evaluated: a *critical* policy constraints or policy mappings

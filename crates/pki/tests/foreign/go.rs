@@ -56,7 +56,7 @@ pub fn oracle(arguments: &[&str], input: &[u8]) -> Vec<Case> {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("oracle");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/go");
-        let built = Command::new("go")
+        let built = Command::new(toolchain())
             .args(["build", "-o"])
             .arg(&program)
             .arg(".")
@@ -89,6 +89,15 @@ pub fn oracle(arguments: &[&str], input: &[u8]) -> Vec<Case> {
         .into_iter()
         .collect::<Result<_, _>>()
         .unwrap()
+}
+
+/// `GO`, else Go where its own installer puts it, which is newer than what distributions have.
+fn toolchain() -> String {
+    let installed = "/usr/local/go/bin/go";
+    std::env::var("GO").unwrap_or_else(|_| {
+        let found = std::path::Path::new(installed).exists();
+        if found { installed } else { "go" }.to_owned()
+    })
 }
 
 pub fn ask(cases: &[Case]) -> Vec<Case> {

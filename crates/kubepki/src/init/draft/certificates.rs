@@ -108,7 +108,9 @@ impl Draft<'_> {
             let Some(first) = self.inventory.authority(authority).first() else {
                 continue;
             };
-            if self.wants(&observed) || observed.file.first_certificate() != Some(first) {
+            let stale =
+                !observed.file.is_absent() && observed.file.first_certificate() != Some(first);
+            if self.wants(&observed) || stale {
                 let pem = first.to_pem();
                 let reason = format!("{authority} alone");
                 self.put_unless_same(&observed.file, observed.row.mode(), pem, &reason);
@@ -197,41 +199,37 @@ impl Draft<'_> {
         }
     }
 
+    /// The service-account keys, and the first of them alone.
     pub(super) fn service_keys(&mut self, authorities: &Authorities) -> Result<(), InitError> {
-        let rows = self.inventory.clone();
-        let Some(all) = rows.row("service.key") else {
+        let (Some(all), Some(current)) = (self.row("service.key"), self.row("service.current.key"))
+        else {
             return Ok(());
         };
-        let first = match authorities.standing("service.key") {
-            Standing::Whole => match self.request.survey.keys.get(&all.file.path) {
-                Some(pem) => PrivateKey::from_pem(pem).map_err(|source| InitError::Key {
-                    path: all.file.path.clone(),
-                    source,
-                })?,
-                // The other file is there too.
-                None => return Ok(()),
-            },
-            Standing::Absent | Standing::KeyOnly => {
+        let path = &all.file.path;
+        let is_new = authorities.standing(all.row.id) != Standing::Whole;
+        let first = match self.request.survey.keys.get(path) {
+            _ if is_new => {
                 let key = make::service_key(self.request)?;
-                let bytes = make::pem(&key, "service.key")?;
-                let reason = "signs service-account tokens";
-                self.stage_secret(&all.file, "service.key", bytes, reason);
+                let bytes = make::pem(&key, all.row.id)?;
+                self.stage_secret(&all.file, all.row.id, bytes, all.row.summary);
                 key
             }
+            Some(pem) => PrivateKey::from_pem(pem).map_err(|source| InitError::Key {
+                path: path.clone(),
+                source,
+            })?,
+            // The other file is there too.
+            None => return Ok(()),
         };
-        let Some(current) = rows.row("service.current.key") else {
-            return Ok(());
-        };
-        if self.wants(current) {
-            let bytes = make::pem(&first, "service.current.key")?;
-            let reason = "the service-account key that signs";
-            self.stage_secret(&current.file, "service.current.key", bytes, reason);
+        if self.wants(&current) || is_new && !current.file.is_absent() {
+            let bytes = make::pem(&first, current.row.id)?;
+            self.stage_secret(&current.file, current.row.id, bytes, current.row.summary);
         }
         Ok(())
     }
 
     pub(super) fn listener(&mut self) -> Result<(), InitError> {
-        let Some(observed) = self.inventory.row("dynamic-listener").cloned() else {
+        let Some(observed) = self.row("dynamic-listener") else {
             return Ok(());
         };
         let Kind::Listener { authority } = observed.row.kind else {

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use pki::{Certificate, Digest};
 use zeroize::Zeroizing;
 
-use super::{Draft, digest, is_file, is_link, writes_preferences};
+use super::{Draft, digest, is_file, is_no_file, writes_preferences};
 use crate::catalogue::{Kind, Side};
 use crate::init::authorities::outer_authorities;
-use crate::init::{InitError, Token, hash_of, make, settings};
+use crate::init::{InitError, NODE, Passwd, SERVER, Token, hash_of, make, settings};
 use crate::inventory::DetectedRelease;
 use crate::kubeconfig::{Reference, render_reference};
 use crate::plan::{Content, FingerprintKind, LeafId};
@@ -53,70 +53,52 @@ impl Draft<'_> {
     pub(super) fn secrets(&mut self) -> Result<(), InitError> {
         let own = self.authority_hash();
         let passwd = make::passwords(self.request, own)?;
-        let file = |draft: &Self, id| draft.inventory.row(id).cloned();
-        if let Some(row) = file(self, "passwd")
+        if let Some(row) = self.row("passwd")
             && (row.file.is_absent() || passwd != self.request.survey.passwd)
         {
             let bytes = Zeroizing::new(passwd.to_text().as_bytes().to_vec());
-            self.stage_secret(
-                &row.file,
-                "passwd",
-                bytes,
-                "passwords of servers and agents",
-            );
+            let reason = "passwords of servers and agents";
+            self.stage_secret(&row.file, "passwd", bytes, reason);
         }
-        if let Some(row) = file(self, "ipsec.psk")
+        if let Some(row) = self.row("ipsec.psk")
             && row.file.is_absent()
         {
             let bytes = make::pre_shared_key(self.request)?;
-            self.stage_secret(&row.file, "ipsec.psk", bytes, "pre-shared key");
+            self.stage_secret(&row.file, "ipsec.psk", bytes, row.row.summary);
         }
-        let text_of = |user: &str| {
-            let password = passwd.password(user)?.clone();
-            let token = Token::new(own, user, password);
-            Some((
-                Zeroizing::new(format!("{}\n", *token.to_text()).into_bytes()),
-                token,
-            ))
-        };
-        let Some((bytes, token)) = text_of("server") else {
-            return Ok(());
-        };
-        if let Some(row) = file(self, "token") {
-            if !is_file(&row.file, &bytes) && !is_link(&row.file) {
-                let reason = "pins the server CA, proves a server";
-                self.stage_secret(&row.file, "token", bytes, reason);
-            }
-            let path = row.file.path.display();
-            self.plan
-                .notes
-                .push(format!("servers join with the token in {path}: {token}"));
-            let link = self.inventory.site.recorded_data_dir.join("server/token");
-            if let Some(row) = file(self, "node-token")
-                && row.file.is_absent()
-            {
-                self.put(
-                    &row.file,
-                    0o777,
-                    Content::Link(link.clone()),
-                    "the token's old name",
-                );
-            }
-            if let Some(row) = file(self, "agent-token")
-                && self.wants(&row)
-            {
-                match text_of("node") {
-                    Some((bytes, agent))
-                        if passwd.password("node") != passwd.password("server") =>
-                    {
-                        self.stage_secret(&row.file, "agent-token", bytes, "agents join with it");
-                        self.plan.notes.push(format!("agents join with {agent}"));
-                    }
-                    _ => self.put(&row.file, 0o777, Content::Link(link), "agents join with it"),
-                }
-            }
+        self.token("token", "servers", SERVER.0, own, &passwd);
+        let link = Content::Link(self.inventory.site.recorded_data_dir.join("server/token"));
+        if let Some(row) = self.row("node-token")
+            && self.wants(&row)
+        {
+            self.put(&row.file, 0o777, link.clone(), row.row.summary);
+        }
+        if passwd.password(NODE.0) != passwd.password(SERVER.0) {
+            self.token("agent-token", "agents", NODE.0, own, &passwd);
+        } else if let Some(row) = self.row("agent-token")
+            && self.wants(&row)
+        {
+            self.put(&row.file, 0o777, link, row.row.summary);
         }
         Ok(())
+    }
+
+    /// A file with a token, unless it says the same already. A link stays: it leads to another
+    /// such file.
+    fn token(&mut self, id: &str, who: &str, user: &str, own: Digest, passwd: &Passwd) {
+        let (Some(row), Some(password)) = (self.row(id), passwd.password(user)) else {
+            return;
+        };
+        let token = Token::new(own, user, password.clone());
+        let text = Zeroizing::new(format!("{}\n", *token.to_text()).into_bytes());
+        let missing = self.wants(&row);
+        let stale = row.file.present().is_some() && !is_no_file(&row.file);
+        if missing || stale && !is_file(&row.file, &text) {
+            self.stage_secret(&row.file, id, text, &format!("{who} join with it"));
+            let path = row.file.path.display();
+            let note = format!("{who} join with the token in {path}: {token}");
+            self.plan.notes.push(note);
+        }
     }
 
     /// The hash that this cluster's tokens pin.
@@ -158,7 +140,7 @@ impl Draft<'_> {
             ("cloud-config", settings::cloud_config(spec)),
         ];
         for (id, text) in texts {
-            if let Some(row) = self.inventory.row(id).cloned()
+            if let Some(row) = self.row(id)
                 && self.wants(&row)
             {
                 self.put(

@@ -99,6 +99,10 @@ impl<'a> Draft<'a> {
                 missing: found.missing,
             });
         }
+        if let (false, Some(path)) = (found.missing.is_empty(), &self.request.survey.datastore) {
+            let path = path.clone();
+            return Err(InitError::Datastore { path });
+        }
         Ok(found)
     }
 
@@ -113,6 +117,10 @@ impl<'a> Draft<'a> {
             .collect()
     }
 
+    fn row(&self, id: &str) -> Option<ObservedRow> {
+        self.inventory.row(id).cloned()
+    }
+
     fn wants(&self, observed: &ObservedRow) -> bool {
         observed.file.is_absent() && self.release_has(observed.row)
     }
@@ -122,7 +130,7 @@ impl<'a> Draft<'a> {
     }
 
     fn put_unless_same(&mut self, file: &Observed, mode: u32, text: String, reason: &str) {
-        if !is_file(file, text.as_bytes()) && !is_link(file) {
+        if !is_file(file, text.as_bytes()) && !is_no_file(file) {
             self.put(file, mode, Content::Text(text), reason);
         }
     }
@@ -179,7 +187,6 @@ impl<'a> Draft<'a> {
         self.plan.steps = steps;
         if self.plan.steps.is_empty() {
             self.plan.title = format!("nothing to make: {} is whole", self.plan.root.display());
-            self.plan.notes.clear();
         }
         (self.plan, self.staged)
     }
@@ -275,10 +282,11 @@ fn is_file(file: &Observed, bytes: &[u8]) -> bool {
     matches!(kind, Some(FingerprintKind::File(found)) if *found == sha256(bytes).to_string())
 }
 
-fn is_link(file: &Observed) -> bool {
+/// A link or directory where a file is expected; neither is replaced.
+fn is_no_file(file: &Observed) -> bool {
     matches!(
         file.present().map(|present| &present.facts),
-        Some(Facts::Link(_))
+        Some(Facts::Link(_) | Facts::Directory)
     )
 }
 
