@@ -77,7 +77,7 @@ fn a_plan_for_another_moment_is_neither_saved_nor_applied() {
     );
     assert!(!run.text().contains("kubepki apply"), "{}", run.text());
     node.assert_untouched(&tree);
-    let run = node.ends(&["plan", "--at", "tomorrow"], 1);
+    let run = node.ends(&["plan", "--at", "tomorrow"], 2);
     assert!(
         run.text().contains("2027-01-31T12:00:00Z"),
         "{}",
@@ -90,7 +90,7 @@ fn an_unknown_service_is_named_with_the_list() {
     let node = Node::new("k3s-1.36-sqlite");
     let tree = node.tree();
     for command in ["rotate", "plan"] {
-        let run = node.ends(&[command, "--service", "admin,apiserver"], 1);
+        let run = node.ends(&[command, "--service", "admin,apiserver"], 2);
         let text = run.text();
         assert!(
             text.contains("service apiserver is not recognized"),
