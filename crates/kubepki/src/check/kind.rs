@@ -29,6 +29,11 @@ pub enum FindingKind {
         /// Whether that is outside the data directory.
         outside: bool,
     },
+    /// A directory of the tree is a link that leads out of it; it is followed.
+    ForeignDirectory {
+        /// Where it points.
+        target: PathBuf,
+    },
     /// Others can read a secret, or write what is trusted.
     WrongMode {
         /// Permission bits as found.
@@ -218,6 +223,7 @@ impl FindingKind {
             Self::Malformed { .. } => "malformed",
             Self::Directory => "directory",
             Self::Link { .. } => "link",
+            Self::ForeignDirectory { .. } => "foreign-directory",
             Self::WrongMode { .. } => "wrong-mode",
             Self::NewerRows { .. } => "newer-rows",
             Self::NoAgent => "no-agent",
@@ -268,6 +274,11 @@ impl fmt::Display for FindingKind {
                     target.display()
                 )
             }
+            Self::ForeignDirectory { target } => write!(
+                f,
+                "is a link that leads outside the data directory, to {}; followed, as K3s does",
+                target.display()
+            ),
             Self::WrongMode { mode, wanted } => {
                 let what = if mode & 0o022 != 0 { "written" } else { "read" };
                 write!(
