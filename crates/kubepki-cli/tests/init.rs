@@ -150,3 +150,68 @@ fn names_the_ca_files_that_are_missing() {
         assert_eq!(after.get(&path), before.get(&path));
     }
 }
+
+#[test]
+fn follows_k3s_own_configuration() {
+    let (_keep, folder) = folder();
+    let config = folder.join("config.yaml");
+    let text = "node-name: Configured\nnode-ip: 192.0.2.7\ntls-san: [k3s.example.net]\n\
+                https-listen-port: 7443\nwrite-kubeconfig-mode: \"0644\"\n";
+    put(&config, text);
+    let kubeconfig = folder.join("admin.yaml");
+    let arguments = [
+        "init",
+        "--yes",
+        "--k3s-config",
+        config.to_str().unwrap(),
+        "--write-kubeconfig",
+        kubeconfig.to_str().unwrap(),
+    ];
+    let made = kubepki(&folder, &arguments);
+    assert_eq!(made.code, Some(0), "{}", made.text());
+    let tree = Tree::snapshot(&folder);
+    assert_eq!(tree.get("admin.yaml").unwrap().mode, 0o644);
+    let text = fs::read_to_string(&kubeconfig).unwrap();
+    assert!(text.contains("server: https://127.0.0.1:7443\n"));
+    let own = fs::read_to_string(folder.join("k3s/server/cred/admin.kubeconfig")).unwrap();
+    assert!(own.contains("server: https://127.0.0.1:7444\n"));
+    let serving = folder.join("k3s/server/tls/serving-kube-apiserver.crt");
+    let names = testkit::openssl_ok(
+        &[
+            "x509",
+            "-noout",
+            "-ext",
+            "subjectAltName",
+            "-in",
+            serving.to_str().unwrap(),
+        ],
+        b"",
+    );
+    for name in [
+        "DNS:configured",
+        "DNS:k3s.example.net",
+        "IP Address:192.0.2.7",
+    ] {
+        assert!(names.text().contains(name), "{}", names.text());
+    }
+
+    // K3s would use the token that it is configured with, not one made here.
+    put(
+        &config,
+        "node-name: configured\ntoken: configured-secret-token\n",
+    );
+    let refused = kubepki(&folder, &arguments);
+    assert_eq!(refused.code, Some(2), "{}", refused.text());
+    assert!(
+        refused.text().contains("--token-file"),
+        "{}",
+        refused.text()
+    );
+    assert!(!refused.text().contains("configured-secret-token"));
+}
+
+/// Writes a file of settings, which holds no secret of anybody's.
+fn put(path: &Path, text: &str) {
+    let run = testkit::run("tee", &[path.to_str().unwrap()], text.as_bytes());
+    assert_eq!(run.code, Some(0), "{}", run.text());
+}

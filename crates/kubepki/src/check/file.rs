@@ -51,7 +51,8 @@ fn unreadable(context: &Context<'_>, observed: &ObservedRow, file: &Observed) ->
                 };
                 return Some(
                     Finding::new(Severity::Warning, &file.path, kind).mend(format!(
-                        "replace the link by the file: cp --remove-destination --preserve=all {} {}",
+                        "replace the link by the file: \
+                         cp --remove-destination --preserve=all {} {}",
                         quoted(&source),
                         quoted(&file.path)
                     )),

@@ -163,7 +163,7 @@ pub(super) fn current_service_account_key(context: &Context<'_>, findings: &mut 
     }
 }
 
-/// No key is too short.
+/// No certificate's key is too short. A private key that short cannot be read at all.
 pub(super) fn weak(context: &Context<'_>, findings: &mut Vec<Finding>) {
     for observed in &context.inventory().rows {
         let certificates = match observed.row.kind {
@@ -187,12 +187,6 @@ pub(super) fn weak(context: &Context<'_>, findings: &mut Vec<Finding>) {
                 let finding = finding.row(observed.row.id).certificate(certificate);
                 findings.push(finding.mend(mend));
             }
-        }
-        if let Some(facts) = observed.file.keys().iter().find(|k| is_weak(k.algorithm)) {
-            let algorithm = facts.algorithm;
-            let kind = FindingKind::WeakKey { algorithm };
-            let finding = Finding::new(Severity::Warning, &observed.file.path, kind);
-            findings.push(finding.row(observed.row.id));
         }
     }
 }

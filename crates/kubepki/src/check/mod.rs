@@ -13,6 +13,8 @@ mod kubeconfig;
 mod listener;
 mod name;
 mod stray;
+mod token;
+mod words;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -182,6 +184,7 @@ const CHECKS: &[Check] = &[
     kubeconfig::references,
     kubeconfig::inlined,
     listener::annotations,
+    token::authority_hash,
 ];
 
 /// Runs every rule. The result is ordered: worst first, then by the catalogue's order.

@@ -43,7 +43,7 @@ pub async fn collect(
         };
         rows.push(ObservedRow {
             row,
-            file: observe(host, file, reader_of(&row.kind)).await,
+            file: observe(host, file, reader_of(row)).await,
             key: match key {
                 Some(key) => Some(observe(host, key, Reader::Keys).await),
                 None => None,
@@ -87,18 +87,21 @@ enum Reader {
     Keys,
     Kubeconfig,
     Listener,
+    Token,
     Opaque,
 }
 
-fn reader_of(kind: &Kind) -> Reader {
-    match kind {
+fn reader_of(row: &Row) -> Reader {
+    match &row.kind {
         Kind::Authority { .. } | Kind::Leaf(_) | Kind::FirstOf { .. } | Kind::CopyOf { .. } => {
             Reader::Certificates
         }
         Kind::Key | Kind::ServiceAccountKeys | Kind::CurrentServiceAccountKey => Reader::Keys,
         Kind::Kubeconfig { .. } | Kind::AdminKubeconfig { .. } => Reader::Kubeconfig,
         Kind::Listener { .. } => Reader::Listener,
-        Kind::Secret | Kind::TokenAlias | Kind::Plain => Reader::Opaque,
+        Kind::TokenAlias => Reader::Token,
+        Kind::Secret if row.id == "token" => Reader::Token,
+        Kind::Secret | Kind::Plain => Reader::Opaque,
     }
 }
 
@@ -174,6 +177,7 @@ fn facts_of(bytes: &[u8], reader: Reader) -> Facts {
         Reader::Keys => key_facts(bytes).map(Facts::Keys).map_err(|e| e.to_string()),
         Reader::Kubeconfig => super::embedded::kubeconfig(bytes).map(Facts::Kubeconfig),
         Reader::Listener => super::embedded::listener(bytes).map(Facts::Listener),
+        Reader::Token => Ok(Facts::Token(super::embedded::token(bytes))),
         Reader::Opaque => Ok(Facts::Opaque),
     };
     read.unwrap_or_else(Facts::Malformed)

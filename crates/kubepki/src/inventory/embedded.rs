@@ -78,6 +78,14 @@ pub(super) fn listener(bytes: &[u8]) -> Result<ListenerFacts, String> {
     })
 }
 
+/// The CA hash of a join token, `K10<hash>::<user>:<password>`; the rest of it is not looked at.
+pub(super) fn token(bytes: &[u8]) -> Option<String> {
+    let hash = bytes.strip_prefix(b"K10")?.get(..64)?;
+    let hash = core::str::from_utf8(hash).ok()?;
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    hash.bytes().all(hex).then(|| hash.to_owned())
+}
+
 fn first_key(pem: &[u8]) -> Option<KeyFacts> {
     key_facts(pem).ok()?.into_iter().next()
 }

@@ -91,6 +91,8 @@ pub enum Facts {
     Kubeconfig(KubeconfigFacts),
     /// The dynamic listener's Secret.
     Listener(ListenerFacts),
+    /// A join token: the CA hash that it pins, lower-case hex; `None` for one that pins none.
+    Token(Option<String>),
     /// A link and its target.
     Link(PathBuf),
     /// A directory where a file should be.

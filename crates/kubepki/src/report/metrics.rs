@@ -30,8 +30,8 @@ impl Metrics {
         for entry in &report.certificates {
             let _ = writeln!(
                 out,
-                "{NOT_AFTER}{{data_dir={data_dir},path={},position=\"{}\",inside={},row={},part=\"{}\",\
-                 subject={},usages={}}} {}",
+                "{NOT_AFTER}{{data_dir={data_dir},path={},position=\"{}\",inside={},row={},\
+                 part=\"{}\",subject={},usages={}}} {}",
                 label(&entry.path),
                 entry.position,
                 label(entry.inside.as_deref().unwrap_or_default()),

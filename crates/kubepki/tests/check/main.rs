@@ -2,14 +2,14 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
     clippy::indexing_slicing,
     reason = "tests fail by panicking"
 )]
 #![expect(clippy::disallowed_methods, reason = "trees are broken on purpose")]
 
 mod fixtures;
+mod issue;
 mod report;
 mod rules;
+mod rules_chain;
 mod tree;

@@ -21,20 +21,31 @@ pub const PASSWORD: &str = "fixture-token-0123456789abcdef";
 /// An empty place for a server, gone with this value.
 pub struct Place {
     folder: TempDir,
+    data_dir: PathBuf,
     pub now: UnixTime,
 }
 
 impl Place {
     pub fn new() -> Self {
         let folder = TempDir::new().unwrap();
+        let data_dir = folder.path().join("lib/k3s");
         Self {
             folder,
+            data_dir,
             now: FIRST_START,
         }
     }
 
+    /// A server that is somewhere else.
+    pub fn at(data_dir: PathBuf) -> Self {
+        Self {
+            data_dir,
+            ..Self::new()
+        }
+    }
+
     pub fn data_dir(&self) -> PathBuf {
-        self.folder.path().join("lib/k3s")
+        self.data_dir.clone()
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
