@@ -102,7 +102,7 @@ fn a_plan_for_another_moment_is_neither_saved_nor_applied() {
     );
     assert!(!run.text().contains("kubepki apply"), "{}", run.text());
     node.assert_untouched(&tree);
-    let run = node.ends(&["plan", "--at", "tomorrow"], 1);
+    let run = node.ends(&["plan", "--at", "tomorrow"], 2);
     assert!(
         run.text().contains("2027-01-31T12:00:00Z"),
         "{}",
