@@ -1,8 +1,11 @@
 //! How a command ends: exit codes, and errors with a way out.
 
+use std::io;
 use std::process::ExitCode;
 
 use kubepki::error_chain;
+
+use crate::output;
 
 /// Exit codes of the native commands; the drop-in ones have the originals'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,11 +47,11 @@ pub struct CliError {
 
 impl CliError {
     /// A failure before anything was changed.
-    pub fn failed(error: &dyn std::error::Error) -> Self {
+    pub fn failed(error: &(dyn std::error::Error + 'static)) -> Self {
         Self {
             exit: Exit::Failed,
             message: error_chain(error),
-            hint: None,
+            hint: way_out(error).map(str::to_owned),
         }
     }
 
@@ -88,15 +91,38 @@ impl CliError {
 
     /// Tells the operator and ends.
     pub fn report(self) -> ExitCode {
-        anstream::eprintln!("kubepki: {}", self.message);
+        output::talk(&format!("kubepki: {}", self.message));
         if let Some(hint) = self.hint {
-            anstream::eprintln!("  {hint}");
+            output::talk(&format!("  {hint}"));
         }
         self.exit.into()
     }
 }
 
-impl<E: std::error::Error> From<E> for CliError {
+/// What to do where the operating system refused something.
+fn way_out(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return match error.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    Some("run it as the user that K3s runs as: root")
+                }
+                io::ErrorKind::ReadOnlyFilesystem => {
+                    Some("the file system is mounted read-only: remount it for writing first")
+                }
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    Some("make room on that file system first")
+                }
+                _ => None,
+            };
+        }
+        cause = error.source();
+    }
+    None
+}
+
+impl<E: std::error::Error + 'static> From<E> for CliError {
     fn from(error: E) -> Self {
         Self::failed(&error)
     }

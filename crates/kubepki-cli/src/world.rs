@@ -94,7 +94,7 @@ pub fn moment(text: &str) -> Result<UnixTime, CliError> {
     text.parse::<jiff::Timestamp>()
         .map(|at| UnixTime::from_secs(at.as_second()))
         .map_err(|_| {
-            CliError::message(format!(
+            CliError::usage(format!(
                 "{text:?} is not a moment; write it as 2027-01-31T12:00:00Z"
             ))
         })

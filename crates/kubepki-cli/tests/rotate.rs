@@ -1,8 +1,6 @@
 //! `kubepki rotate` and `undo` on what real K3s wrote: which files, which certificates, and who
 //! else accepts them.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
-
 mod common;
 
 use std::collections::BTreeSet;

@@ -206,17 +206,23 @@ impl PrivateKey {
     }
 
     fn from_sec1(der: &[u8]) -> Result<Self, Error> {
+        Self::on_some_curve(der, || {
+            "an EC PRIVATE KEY that is damaged or on another curve".to_owned()
+        })
+    }
+
+    /// A SEC1 or PKCS#8 key on any of the three curves; aws-lc wants to be told which.
+    fn on_some_curve(der: &[u8], otherwise: impl FnOnce() -> String) -> Result<Self, Error> {
         CURVES
             .into_iter()
             .find_map(|(curve, name)| {
-                EcdsaKeyPair::from_private_key_der(curve, der)
-                    .ok()
-                    .map(|pair| (pair, name))
+                let pair = EcdsaKeyPair::from_private_key_der(curve, der).ok()?;
+                Some(Inner::Ecdsa(pair, name))
             })
             .ok_or_else(|| Error::UnsupportedKey {
-                detail: "an EC PRIVATE KEY that is damaged or on another curve".to_owned(),
+                detail: otherwise(),
             })
-            .and_then(|(pair, name)| Self::new(Inner::Ecdsa(pair, name)))
+            .and_then(Self::new)
     }
 
     fn from_pkcs1(der: &[u8]) -> Result<Self, Error> {
@@ -241,17 +247,9 @@ impl PrivateKey {
             })?;
             return Self::new(Inner::Ed25519(pair));
         }
-        CURVES
-            .into_iter()
-            .find_map(|(curve, name)| {
-                EcdsaKeyPair::from_private_key_der(curve, der)
-                    .ok()
-                    .map(|pair| (pair, name))
-            })
-            .ok_or_else(|| Error::UnsupportedKey {
-                detail: format!("PKCS#8 with algorithm {}", info.algorithm.oid),
-            })
-            .and_then(|(pair, name)| Self::new(Inner::Ecdsa(pair, name)))
+        Self::on_some_curve(der, || {
+            format!("PKCS#8 with algorithm {}", info.algorithm.oid)
+        })
     }
 
     fn from_encrypted_pkcs8(der: &[u8], passphrase: Option<&[u8]>) -> Result<Self, Error> {

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use kubepki::apply::{Aftermath, ApplyError, Outcome, unfinished};
+use kubepki::apply::{Aftermath, ApplyError, Outcome, refuse_unreadable, unfinished};
 use kubepki::inventory::{Inventory, Role};
 use kubepki::plan::{self, Plan, PlanId};
-use kubepki::state::StateDir;
+use kubepki::state::{Locked, StateDir, StateError};
 
 use crate::args::{ApplyArgs, ChangeArgs, PlanFormat, ResumeArgs, UndoArgs};
 use crate::error::{CliError, Exit};
@@ -37,12 +37,13 @@ pub async fn undo(args: &UndoArgs) -> Result<Exit, CliError> {
     let world = World::real();
     let node = Node::open(&world, &args.site, None, None).await?;
     announce_running(&node);
+    refuse_unreadable(&node.state).map_err(failed)?;
     let id = match &args.id {
         Some(id) => PlanId(id.clone()),
         None => last_done(&node.state)?,
     };
     let undo = {
-        let state = node.state.lock()?;
+        let state = lock(&node.state)?;
         world.executor(&state).undo(&id).await.map_err(failed)?
     };
     carry_out(&world, &node, undo, &args.change).await
@@ -65,8 +66,8 @@ pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
         }
     };
     let plan = node.state.load_plan(&id)?;
+    let state = lock(&node.state)?;
     output::talk(&format!("Going on with {id}: {}", plan.title));
-    let state = node.state.lock()?;
     let executor = world.patient_executor(&state, args.restart_timeout);
     let outcome = executor.resume(&id).await.map_err(failed)?;
     finish(&world, &state, &node, &plan, outcome)
@@ -105,10 +106,22 @@ pub async fn carry_out(
         steps => format!("Carry out these {steps} steps?"),
     };
     output::confirm(&question, change.ask.yes)?;
-    let state = node.state.lock()?;
+    let state = lock(&node.state)?;
     let executor = world.patient_executor(&state, change.restart.restart_timeout);
     let outcome = executor.apply(&plan).await.map_err(failed)?;
     finish(world, &state, node, &plan, outcome)
+}
+
+/// Takes the state directory's lock.
+///
+/// # Errors
+///
+/// A refusal while another process holds it; a failure when it cannot be used.
+pub fn lock(state: &StateDir) -> Result<Locked, CliError> {
+    state.lock().map_err(|error| match error {
+        StateError::Locked { .. } => CliError::refused(error.to_string()),
+        other => other.into(),
+    })
 }
 
 /// Prints a plan as data.
@@ -142,10 +155,14 @@ pub fn announce_running(node: &Node) {
 ///
 /// # Errors
 ///
-/// With exit code 6 while a plan is interrupted.
+/// With exit code 6 while a plan is interrupted, 5 while another process is at work or a plan of
+/// the past cannot be read.
 pub fn refuse_unfinished(state: &StateDir) -> Result<(), CliError> {
+    refuse_unreadable(state).map_err(failed)?;
     match unfinished(state)? {
         None => Ok(()),
+        // Not interrupted but at work: the lock says so, and by whom.
+        Some(_) if state.holder()?.is_some() => lock(state).map(drop),
         Some(past) => Err(CliError {
             exit: Exit::Interrupted,
             message: format!("{} ({}) was interrupted", past.id, past.title),
@@ -158,14 +175,15 @@ fn last_done(state: &StateDir) -> Result<PlanId, CliError> {
     if let Some(past) = unfinished(state)? {
         return Ok(past.id);
     }
+    // The last one done, which need not be the last one made.
     kubepki::apply::history(state)?
         .into_iter()
-        .rev()
-        .find(|past| {
+        .filter(|past| {
             past.standing == kubepki::apply::Standing::Finished
                 && past.undone_by.is_none()
                 && past.undoes.is_none()
         })
+        .max_by_key(|past| (past.last, state.journal_modified(&past.id)))
         .map(|past| past.id)
         .ok_or_else(|| CliError::message("there is nothing to take back; see `kubepki history`"))
 }

@@ -74,7 +74,7 @@ pub enum Form {
 /// When the only tree that is asked about cannot be read, or the output cannot be written.
 pub async fn run(args: &CheckArgs) -> Result<Exit, CliError> {
     if args.timeline && args.output == Form::Prometheus {
-        return Err(CliError::message(
+        return Err(CliError::usage(
             "--timeline has no Prometheus form: the metrics carry each end already",
         ));
     }
@@ -83,7 +83,10 @@ pub async fn run(args: &CheckArgs) -> Result<Exit, CliError> {
         None => World::real(),
     };
     let release = match &args.site.k3s_version {
-        Some(text) => Some(text.parse::<Release>()?),
+        Some(text) => {
+            let parsed = text.parse::<Release>();
+            Some(parsed.map_err(|error| CliError::usage(error.to_string()))?)
+        }
         None => None,
     };
     let asked = Asked {
@@ -123,7 +126,7 @@ async fn trees(world: &World, args: &CheckArgs) -> Result<Vec<Tree>, CliError> {
         return Ok(vec![of_settings(settings)]);
     }
     if args.site.data_dir.is_some() {
-        return Err(CliError::message(
+        return Err(CliError::usage(
             "name data directories as arguments or with --data-dir, not both",
         ));
     }
@@ -136,7 +139,7 @@ async fn trees(world: &World, args: &CheckArgs) -> Result<Vec<Tree>, CliError> {
         return Ok(vec![of_settings(settings)]);
     }
     if args.site.kubeconfig.is_some() {
-        return Err(CliError::message(
+        return Err(CliError::usage(
             "--kubeconfig belongs to one data directory; name only that one",
         ));
     }

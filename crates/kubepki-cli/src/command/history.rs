@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use kubepki::apply::{Past, Standing, history};
 use kubepki::plan::PlanId;
+use kubepki::state::StateError;
 use serde_json::json;
 
-use super::change::print_plan;
+use super::change::{lock, print_plan};
 use crate::args::{HistoryArgs, PlanFormat};
 use crate::error::{CliError, Exit};
 use crate::output;
@@ -29,11 +30,15 @@ pub async fn run(args: &HistoryArgs) -> Result<Exit, CliError> {
         return Ok(Exit::Fine);
     }
     let past = history(&node.state)?;
+    let holder = node.state.holder()?;
     match args.output {
         PlanFormat::Text if past.is_empty() => output::talk("Nothing was planned here yet."),
-        PlanFormat::Text => output::data(&past.iter().map(line).collect::<String>())?,
+        PlanFormat::Text => {
+            let lines = past.iter().map(|past| line(past, holder));
+            output::data(&lines.collect::<String>())?;
+        }
         PlanFormat::Json => {
-            let list: Vec<_> = past.iter().map(as_json).collect();
+            let list: Vec<_> = past.iter().map(|past| as_json(past, holder)).collect();
             output::data(&(serde_json::to_string_pretty(&list)? + "\n"))?;
         }
     }
@@ -42,28 +47,41 @@ pub async fn run(args: &HistoryArgs) -> Result<Exit, CliError> {
 
 fn forget(node: &Node, id: &str, yes: bool) -> Result<Exit, CliError> {
     let id = PlanId(id.to_owned());
-    let plan = node.state.load_plan(&id)?;
-    let question = format!(
-        "Forget {id} ({}) with its backups? It cannot be undone afterwards.",
-        plan.title
-    );
+    let title = match node.state.load_plan(&id) {
+        Ok(plan) => plan.title,
+        Err(error @ (StateError::NoPlan { .. } | StateError::Name { .. })) => {
+            return Err(error.into());
+        }
+        Err(_) => "which cannot be read".to_owned(),
+    };
+    let question =
+        format!("Forget {id} ({title}) with its backups? It cannot be undone afterwards.");
     output::confirm(&question, yes)?;
-    node.state.lock()?.forget(&id)?;
+    lock(&node.state)?.forget(&id)?;
     output::talk(&format!("{id} is forgotten."));
     Ok(Exit::Fine)
 }
 
-fn line(past: &Past) -> String {
+/// The process that holds the lock, as far as it says who it is.
+type Holder = Option<Option<u32>>;
+
+fn line(past: &Past, holder: Holder) -> String {
     let when = past
         .created
         .map_or_else(|| "?".to_owned(), |at| at.to_string());
     let mut text = format!("{when}  {}  {}  {} steps", past.id, past.title, past.steps);
-    let _ = writeln!(text, "  {}", standing(past));
+    let _ = writeln!(text, "  {}", standing(past, holder));
     text
 }
 
-fn standing(past: &Past) -> String {
+fn standing(past: &Past, holder: Holder) -> String {
     match (&past.standing, &past.undone_by) {
+        (Standing::Interrupted { step, .. }, _) if holder.is_some() => {
+            let who = holder
+                .flatten()
+                .map_or_else(String::new, |pid| format!(" (process {pid})"));
+            format!("at work{who}: step {step}")
+        }
         (Standing::Finished, Some(by)) => format!("done, taken back by {by}"),
         (Standing::Finished, None) => "done".to_owned(),
         (Standing::Planned, _) => "planned".to_owned(),
@@ -83,12 +101,16 @@ fn standing(past: &Past) -> String {
             let why = failure
                 .as_ref()
                 .map_or_else(String::new, |why| format!(" ({why})"));
-            format!("interrupted at step {step}{why}: kubepki resume, or kubepki undo")
+            let place = match usize::try_from(*step) {
+                Ok(step) if step > past.steps => "after its last step".to_owned(),
+                _ => format!("at step {step}"),
+            };
+            format!("interrupted {place}{why}: kubepki resume, or kubepki undo")
         }
     }
 }
 
-fn as_json(past: &Past) -> serde_json::Value {
+fn as_json(past: &Past, holder: Holder) -> serde_json::Value {
     json!({
         "id": past.id.to_string(),
         "title": past.title,
@@ -97,6 +119,6 @@ fn as_json(past: &Past) -> serde_json::Value {
         "steps": past.steps,
         "undoes": past.undoes.as_ref().map(ToString::to_string),
         "undoneBy": past.undone_by.as_ref().map(ToString::to_string),
-        "standing": standing(past),
+        "standing": standing(past, holder),
     })
 }

@@ -16,7 +16,7 @@ use kubepki::state::StateDir;
 use pki::DAY;
 use zeroize::Zeroizing;
 
-use super::change::{failed, print_plan, refuse_unfinished};
+use super::change::{failed, lock, print_plan, refuse_unfinished};
 use crate::args::{PlanFormat, SiteArgs};
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running};
@@ -156,7 +156,7 @@ async fn carry_out(
     plan: &Plan,
     staged: &[Staged],
 ) -> Result<Exit, CliError> {
-    let locked = state.lock()?;
+    let locked = lock(state)?;
     // Another process may have been interrupted since.
     refuse_unfinished(state)?;
     stage(&locked, &plan.id, staged)?;

@@ -4,7 +4,7 @@ use kubepki::apply::plan_id;
 use kubepki::inventory::Role;
 use kubepki::plan::{self, Plan, Request, Selection};
 
-use super::change::{announce_running, carry_out, print_plan, refuse_unfinished};
+use super::change::{announce_running, carry_out, lock, print_plan, refuse_unfinished};
 use crate::args::{PlanArgs, RenewArgs, RotateArgs};
 use crate::error::{CliError, Exit};
 use crate::output;
@@ -62,7 +62,7 @@ pub async fn plan(args: &PlanArgs) -> Result<Exit, CliError> {
     if made.steps.is_empty() {
         output::talk("Nothing to do.");
     } else if !made.hypothetical {
-        node.state.lock()?.save_plan(&made)?;
+        lock(&node.state)?.save_plan(&made)?;
         output::talk(&format!("Saved. Run it with: kubepki apply {}", made.id));
     }
     Ok(Exit::Fine)

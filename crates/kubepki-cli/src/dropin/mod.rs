@@ -46,8 +46,8 @@ pub async fn run(args: &K3sArgs) -> Exit {
     match done {
         Ok(()) => Exit::Fine,
         Err(error) => {
-            let hint = error.hint.map_or(String::new(), |hint| format!("; {hint}"));
-            let text = format!("Error: {}{hint}", error.message);
+            // K3s's words, without the hints of our own commands.
+            let text = format!("Error: {}", error.message);
             log.line(&Line::new(Level::Fatal, text), world.now());
             Exit::Failed
         }

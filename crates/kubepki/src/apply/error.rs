@@ -49,6 +49,17 @@ pub enum ApplyError {
         /// The other plan.
         plan: PlanId,
     },
+    /// A plan of the past or its journal cannot be read, so it may be half done.
+    #[error(
+        "plan {plan} may be half done, for it cannot be read: {detail}. When its files are looked \
+         after, `kubepki history --forget {plan}` clears the way"
+    )]
+    Unreadable {
+        /// The other plan.
+        plan: PlanId,
+        /// Why it cannot be read.
+        detail: String,
+    },
     /// The plan was begun before.
     #[error("plan {plan} was begun before; `kubepki resume {plan}` goes on with it")]
     Begun {
@@ -170,6 +181,7 @@ impl ApplyError {
             | Self::Unsupported { .. }
             | Self::Stale { .. }
             | Self::PlanChanged { .. }
+            | Self::Unreadable { .. }
             | Self::NothingDone { .. }
             | Self::Begun { .. }
             | Self::NotBegun { .. }

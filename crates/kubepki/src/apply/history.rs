@@ -2,6 +2,7 @@
 
 use pki::UnixTime;
 
+use super::error::ApplyError;
 use crate::error_chain;
 use crate::journal::{Event, JournalError, Progress, replay};
 use crate::plan::PlanId;
@@ -96,6 +97,24 @@ pub fn unfinished(state: &StateDir) -> Result<Option<Past>, StateError> {
     Ok(interrupted.or_else(half).cloned())
 }
 
+/// The first plan that cannot be read, if any: nobody can tell whether it was interrupted, so
+/// nothing new may begin.
+///
+/// # Errors
+///
+/// [`ApplyError::Unreadable`], or when the state directory cannot be listed.
+pub fn refuse_unreadable(state: &StateDir) -> Result<(), ApplyError> {
+    for past in history(state)? {
+        if let Standing::Unreadable(detail) = past.standing {
+            return Err(ApplyError::Unreadable {
+                plan: past.id,
+                detail,
+            });
+        }
+    }
+    Ok(())
+}
+
 impl Past {
     /// Whether it is begun and neither finished nor given up.
     pub fn is_interrupted(&self) -> bool {
@@ -109,6 +128,10 @@ fn one(state: &StateDir, id: PlanId) -> Past {
         Ok(contents) => {
             let standing = standing(&contents.entries);
             (contents.entries.last().map(|entry| entry.at), standing)
+        }
+        // The plan is named already.
+        Err(StateError::Journal { source, .. }) => {
+            (None, Standing::Unreadable(error_chain(&source)))
         }
         Err(error) => (None, Standing::Unreadable(error_chain(&error))),
     };

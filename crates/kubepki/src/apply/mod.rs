@@ -42,7 +42,7 @@ mod undo;
 
 pub use compare::{fingerprint, found};
 pub use error::{Aftermath, ApplyError, Difference, MakeError, StepError};
-pub use history::{Past, Standing, history, unfinished};
+pub use history::{Past, Standing, history, refuse_unreadable, unfinished};
 pub use preflight::{check_before, check_fit};
 pub use proof::served_certificate;
 
@@ -268,6 +268,7 @@ impl<'a> Executor<'a> {
             Progress::Abandoned => return Err(ApplyError::Abandoned { plan: id() }),
             _ => return Err(ApplyError::Begun { plan: id() }),
         }
+        refuse_unreadable(self.state)?;
         match unfinished(self.state)? {
             Some(other) if plan.undoes.as_ref() != Some(&other.id) => {
                 Err(ApplyError::Unfinished { plan: other.id })

@@ -1,7 +1,5 @@
 //! Files: there, readable, not open to others.
 
-use std::path::Path;
-
 use super::context::{Context, RESTORE_AUTHORITY, quoted};
 use super::{Finding, FindingKind, Severity};
 use crate::catalogue::{Kind, Row, Side};
@@ -44,7 +42,9 @@ fn unreadable(context: &Context<'_>, observed: &ObservedRow, file: &Observed) ->
             // The token's old names are links by design, into the live path.
             Facts::Link(_) if matches!(row.kind, Kind::TokenAlias) => return None,
             Facts::Link(target) => {
-                let outside = leads_outside(&file.path, target, &context.inventory().site.data_dir);
+                let outside = context.inventory().site.is_outside(&file.path, target);
+                // A relative target counts from the link, a shell from where it stands.
+                let source = file.path.parent().unwrap_or(&file.path).join(target);
                 let kind = FindingKind::Link {
                     target: target.clone(),
                     outside,
@@ -53,7 +53,7 @@ fn unreadable(context: &Context<'_>, observed: &ObservedRow, file: &Observed) ->
                     Finding::new(Severity::Warning, &file.path, kind).mend(format!(
                         "replace the link by the file: \
                          cp --remove-destination --preserve=all {} {}",
-                        quoted(target),
+                        quoted(&source),
                         quoted(&file.path)
                     )),
                 );
@@ -64,29 +64,36 @@ fn unreadable(context: &Context<'_>, observed: &ObservedRow, file: &Observed) ->
     Some(Finding::new(severity, &file.path, kind).mend(mend))
 }
 
-fn leads_outside(link: &Path, target: &Path, data_dir: &Path) -> bool {
-    use std::path::Component;
-    let mut walked = match target.is_absolute() {
-        true => std::path::PathBuf::new(),
-        false => link.parent().unwrap_or(link).to_owned(),
-    };
-    for component in target.components() {
-        match component {
-            Component::ParentDir => {
-                walked.pop();
-            }
-            Component::CurDir => {}
-            other => walked.push(other),
-        }
+/// Directories that are links out of the tree: what lies there can be on another disk, or another
+/// node's.
+pub(super) fn foreign_directories(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    for (link, target) in context.inventory().foreign_directories() {
+        let kind = FindingKind::ForeignDirectory {
+            target: target.to_owned(),
+        };
+        let mend = "see that it is this node's own and mounted before K3s starts";
+        findings.push(Finding::new(Severity::Warning, link, kind).mend(mend));
     }
-    !walked.starts_with(data_dir)
 }
 
 /// What brings back a file that is gone or spoilt.
 fn mend_file(context: &Context<'_>, row: &'static Row, file: &Observed) -> String {
     match &row.kind {
         Kind::Authority { .. } => RESTORE_AUTHORITY.to_owned(),
-        Kind::Leaf(_) | Kind::Key => context.renew(row.id),
+        Kind::Leaf(_) | Kind::Key => match &file.found {
+            // These are never replaced, for nobody knows what they are there for.
+            Found::Unreadable(_) => {
+                format!("rm {}, then {}", quoted(&file.path), context.renew(row.id))
+            }
+            Found::Present(present) if matches!(present.facts, Facts::Directory) => {
+                format!(
+                    "rm -r {}, then {}",
+                    quoted(&file.path),
+                    context.renew(row.id)
+                )
+            }
+            _ => context.renew(row.id),
+        },
         Kind::ServiceAccountKeys => {
             "put back a backup, or restart K3s: it takes the file from the datastore; with a \
              new one every service-account token loses its worth"

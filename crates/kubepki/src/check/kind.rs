@@ -28,6 +28,11 @@ pub enum FindingKind {
         /// Whether that is outside the data directory.
         outside: bool,
     },
+    /// A directory of the tree is a link that leads out of it; it is followed.
+    ForeignDirectory {
+        /// Where it points.
+        target: PathBuf,
+    },
     /// Others can read a secret, or write what is trusted.
     WrongMode {
         /// Permission bits as found.
@@ -224,6 +229,7 @@ impl FindingKind {
             Self::Malformed { .. } => "malformed",
             Self::Directory => "directory",
             Self::Link { .. } => "link",
+            Self::ForeignDirectory { .. } => "foreign-directory",
             Self::WrongMode { .. } => "wrong-mode",
             Self::NewerRows { .. } => "newer-rows",
             Self::NoAgent => "no-agent",

@@ -163,6 +163,7 @@ type Check = fn(&Context<'_>, &mut Vec<Finding>);
 /// what they say, then how they fit together.
 const CHECKS: &[Check] = &[
     file::readable,
+    file::foreign_directories,
     file::missing,
     file::modes,
     file::newer_rows,

@@ -23,6 +23,11 @@ impl fmt::Display for FindingKind {
                     target.display()
                 )
             }
+            Self::ForeignDirectory { target } => write!(
+                f,
+                "is a link that leads outside the data directory, to {}; followed, as K3s does",
+                target.display()
+            ),
             Self::WrongMode { mode, wanted } => {
                 let what = if mode & 0o022 != 0 { "written" } else { "read" };
                 write!(

@@ -9,7 +9,7 @@ use super::{
     DetectedRelease, Facts, Found, Inventory, KeyFacts, Observed, ObservedRow, Present, Role, Site,
 };
 use crate::catalogue::{Flavour, Kind, Row, Side};
-use crate::host::{Entry, EntryKind, Host};
+use crate::host::{Entry, EntryKind, Host, HostError};
 use crate::plan::{Fingerprint, FingerprintKind};
 
 /// Reads every file that `flavour` knows of and this kind of node can have.
@@ -50,6 +50,7 @@ pub async fn collect(
             },
         });
     }
+    let directories = directories(host, site, &rows).await;
     let strays = strays(host, site, &rows).await;
     let release = DetectedRelease::from_rows(&rows);
     Inventory {
@@ -57,6 +58,7 @@ pub async fn collect(
         at: now,
         flavour,
         rows,
+        directories,
         strays,
         release,
     }
@@ -111,7 +113,7 @@ pub async fn observe_kubeconfig(host: &dyn Host, path: PathBuf) -> Observed {
 async fn observe(host: &dyn Host, path: PathBuf, reader: Reader) -> Observed {
     let found = match host.read(&path).await {
         Ok(None) => Found::Absent,
-        Err(error) => Found::Unreadable(crate::error_chain(&error)),
+        Err(error) => Found::Unreadable(why(&error)),
         Ok(Some(entry)) => {
             let facts = match &entry.kind {
                 EntryKind::Directory => Facts::Directory,
@@ -125,6 +127,33 @@ async fn observe(host: &dyn Host, path: PathBuf, reader: Reader) -> Observed {
         }
     };
     Observed { path, found }
+}
+
+/// Why something cannot be read, without its path.
+fn why(error: &HostError) -> String {
+    match error {
+        HostError::File { source, .. } => source.to_string(),
+        HostError::Special { .. } => "it is a socket, pipe or device".to_owned(),
+        HostError::TooLarge { size, limit, .. } => {
+            format!("it has {size} bytes, and more than {limit} are not read")
+        }
+        other => crate::error_chain(other),
+    }
+}
+
+/// The directories between the data directory and the rows' files.
+async fn directories(host: &dyn Host, site: &Site, rows: &[ObservedRow]) -> Vec<Observed> {
+    let paths: BTreeSet<PathBuf> = rows
+        .iter()
+        .flat_map(|row| row.file.path.ancestors().skip(1))
+        .filter(|path| path.starts_with(&site.data_dir) && *path != site.data_dir)
+        .map(Path::to_owned)
+        .collect();
+    let mut directories = Vec::new();
+    for path in paths {
+        directories.push(observe(host, path, Reader::Opaque).await);
+    }
+    directories
 }
 
 /// An entry without its bytes.

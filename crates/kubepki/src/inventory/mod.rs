@@ -31,6 +31,8 @@ pub struct Inventory {
     pub flavour: &'static Flavour,
     /// Every row of the catalogue that this kind of node can have, found or not.
     pub rows: Vec<ObservedRow>,
+    /// The directories that the rows' files lie in, below the data directory, outer ones first.
+    pub directories: Vec<Observed>,
     /// PEM files among the rows' files that no row names: root keys left behind, a script's
     /// working files.
     pub strays: Vec<Observed>,
@@ -203,6 +205,24 @@ impl Inventory {
             .find(|observed| observed.path == path)
     }
 
+    /// The directory on the way to `path` that is a link out of the data directory, and where it
+    /// leads. Such a link is followed, as K3s does, and told.
+    pub fn foreign_directory(&self, path: &Path) -> Option<(&Path, &Path)> {
+        self.foreign_directories()
+            .find(|(directory, _)| path.starts_with(directory))
+    }
+
+    /// Every directory that is a link out of the data directory, and where it leads.
+    pub fn foreign_directories(&self) -> impl Iterator<Item = (&Path, &Path)> {
+        self.directories.iter().filter_map(|directory| {
+            let Facts::Link(target) = &directory.present()?.facts else {
+                return None;
+            };
+            let outside = self.site.is_outside(&directory.path, target);
+            outside.then_some((directory.path.as_path(), target.as_path()))
+        })
+    }
+
     /// Every certificate of CA `authority`'s file, the signing one first.
     pub fn authority(&self, authority: &str) -> &[Certificate] {
         self.row(authority)
@@ -219,8 +239,8 @@ impl Inventory {
             })
     }
 
-    /// The node's name: what the kubelet's certificate calls it, else the first DNS name of the
-    /// API server's certificate after the fixed ones.
+    /// The node's name: what the kubelet's certificates call it, else the name that K3s writes
+    /// after `localhost` into etcd's certificate (reference section 1.5).
     pub fn node_name(&self) -> Option<String> {
         let kubelet = self
             .row("agent/client-kubelet")
@@ -233,15 +253,21 @@ impl Inventory {
         {
             return Some(name.to_owned());
         }
-        let serving = self
-            .row("etcd-peer-server-client")?
-            .file
-            .first_certificate()?;
-        let fixed = ["localhost", "kine.sock"];
-        serving.sans().iter().find_map(|san| match san {
-            San::Dns(name) if !fixed.contains(&name.as_str()) => Some(name.clone()),
+        let first = |row: &str| self.row(row)?.file.first_certificate();
+        // `--tls-san` comes before `localhost`, the short form of the node's name after it.
+        let other = |san: &San| match san {
+            San::Dns(name) if name != "localhost" => Some(name.clone()),
             _ => None,
-        })
+        };
+        if let Some(serving) = first("agent/serving-kubelet")
+            && let Some(name) = serving.sans().iter().find_map(other)
+        {
+            return Some(name);
+        }
+        let localhost = |san: &&San| !matches!(san, San::Dns(name) if name == "localhost");
+        let mut sans = first("etcd-peer-server-client")?.sans().iter();
+        sans.by_ref().find(|san| !localhost(san))?;
+        sans.find_map(other)
     }
 
     /// `path` as the recorded files mean it, under the data directory that is looked at.

@@ -1,6 +1,6 @@
 //! Where a node keeps its PKI.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::host::{EntryKind, Host, HostError};
 
@@ -88,6 +88,14 @@ impl Site {
                 });
             }
         };
+        // Files that cannot be read are entries; a node of which nothing can be read is an error.
+        for directory in ["server/tls", "agent"].map(|name| data_dir.join(name)) {
+            let listed = host.list(&directory).await;
+            listed.map_err(|source| SiteError::Host {
+                path: data_dir.clone(),
+                source,
+            })?;
+        }
         let recorded_data_dir = recorded(host, &data_dir)
             .await
             .unwrap_or_else(|| data_dir.clone());
@@ -107,6 +115,24 @@ impl Site {
     /// `<data>/agent`.
     pub fn agent(&self) -> PathBuf {
         self.data_dir.join("agent")
+    }
+
+    /// Whether the link `link` to `target` leads out of the data directory, by its words.
+    pub fn is_outside(&self, link: &Path, target: &Path) -> bool {
+        let mut walked = match target.is_absolute() {
+            true => PathBuf::new(),
+            false => link.parent().unwrap_or(link).to_owned(),
+        };
+        for component in target.components() {
+            match component {
+                Component::ParentDir => {
+                    walked.pop();
+                }
+                Component::CurDir => {}
+                other => walked.push(other),
+            }
+        }
+        !walked.starts_with(&self.data_dir) && !walked.starts_with(&self.recorded_data_dir)
     }
 
     /// A path that a recorded file names, moved under [`Self::data_dir`].

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use pki::{Authority, DAY, KeyAlgorithm, PrivateKey, Serial};
+use pki::{Authority, DAY, KeyAlgorithm, PrivateKey, Serial, UnixTime};
 
 use super::*;
 use crate::test_pki::{START, authority, client, days};
@@ -80,11 +80,11 @@ fn copies_are_sorted_by_what_they_are_to_this_cluster() {
     );
 }
 
-#[test]
-fn the_window_begins_with_its_first_second() {
+/// How a copy with a certificate of `lifetime` days stands at a moment.
+fn state_of(lifetime: i64) -> impl Fn(UnixTime) -> CopyState {
     let ca = authority("ca");
-    let file = copy_of(&ca, "u", 365);
-    let state = |now| {
+    let file = copy_of(&ca, "u", lifetime);
+    move |now| {
         let candidate = Candidate {
             path: Path::new("/p"),
             bytes: &file,
@@ -92,7 +92,12 @@ fn the_window_begins_with_its_first_second() {
         find_copies(&[candidate], &[ca.certificate().clone()], now, 120 * DAY)[0]
             .state
             .clone()
-    };
+    }
+}
+
+#[test]
+fn the_window_begins_with_its_first_second() {
+    let state = state_of(365);
     let edge = START.plus(245 * DAY);
     assert_eq!(state(edge.plus(-1)), CopyState::Current);
     assert_eq!(state(edge), CopyState::Due);
@@ -102,17 +107,7 @@ fn the_window_begins_with_its_first_second() {
 
 #[test]
 fn a_short_lived_certificate_is_due_in_its_last_third() {
-    let ca = authority("ca");
-    let file = copy_of(&ca, "u", 9);
-    let state = |now| {
-        let candidate = Candidate {
-            path: Path::new("/p"),
-            bytes: &file,
-        };
-        find_copies(&[candidate], &[ca.certificate().clone()], now, 120 * DAY)[0]
-            .state
-            .clone()
-    };
+    let state = state_of(9);
     assert_eq!(state(START.plus(6 * DAY - 1)), CopyState::Current);
     assert_eq!(state(START.plus(6 * DAY)), CopyState::Due);
 }

@@ -54,6 +54,14 @@ pub(super) fn issuer<'a>(
             not_after,
         });
     }
+    if ca.validity().not_before > request.now {
+        return Err(PlanError::AuthorityNotYetValid {
+            authority,
+            path,
+            not_before: ca.validity().not_before,
+            now: request.now,
+        });
+    }
     let key = observed
         .key
         .as_ref()
@@ -83,7 +91,7 @@ pub(super) fn issuer<'a>(
 
 fn missing_authority(observed: Option<&ObservedRow>) -> String {
     match observed.map(|o| &o.file.found) {
-        Some(Found::Unreadable(detail)) => detail.clone(),
+        Some(Found::Unreadable(why)) => format!("it cannot be read: {why}"),
         Some(Found::Present(present)) => match &present.facts {
             Facts::Malformed(detail) => detail.clone(),
             _ => "it is not a file of certificates".to_owned(),

@@ -1,6 +1,7 @@
 //! From what should be and what is to a [`Plan`]: pure, and changing nothing.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use pki::{Certificate, Purpose, UnixTime};
 
@@ -69,6 +70,22 @@ pub enum PlanError {
         path: String,
         /// When it ended.
         not_after: UnixTime,
+    },
+    /// A CA is not valid yet: the clock is behind, or the CA was made on a machine whose clock
+    /// is ahead.
+    #[error(
+        "{authority} ({path}) is not valid before {not_before}, and this machine's clock says \
+         {now}: set the clock, or wait"
+    )]
+    AuthorityNotYetValid {
+        /// The CA's row.
+        authority: &'static str,
+        /// Its file.
+        path: String,
+        /// When it begins.
+        not_before: UnixTime,
+        /// The clock.
+        now: UnixTime,
     },
     /// What a leaf should say is not known.
     #[error(transparent)]
@@ -388,6 +405,7 @@ impl<'a> Draft<'a> {
             None => Attributes::new(mode),
         };
         let before = before(observed)?;
+        self.make_directories(observed)?;
         self.step(
             observed,
             before,
@@ -400,7 +418,42 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// Plans the directories that a missing file needs and that are missing too.
+    fn make_directories(&mut self, file: &Observed) -> Result<(), PlanError> {
+        let inventory = self.request.inventory;
+        for directory in &inventory.directories {
+            let planned = self.plan.steps.iter().any(
+                |step| matches!(&step.target, Target::File { path, .. } if *path == directory.path),
+            );
+            if !directory.is_absent() || planned || !file.path.starts_with(&directory.path) {
+                continue;
+            }
+            let action = Action::Put {
+                attributes: Attributes::new(DIRECTORY_MODE),
+                content: Content::Directory,
+            };
+            self.step(directory, before(directory)?, action, "is missing");
+        }
+        Ok(())
+    }
+
+    /// Says once of each directory that leads out of the tree that it does.
+    fn tell_foreign(&mut self, path: &Path) {
+        let Some((link, target)) = self.request.inventory.foreign_directory(path) else {
+            return;
+        };
+        let note = format!(
+            "{} is a link out of the data directory: files below it are written to {}",
+            link.display(),
+            target.display()
+        );
+        if !self.plan.notes.contains(&note) {
+            self.plan.notes.push(note);
+        }
+    }
+
     fn step(&mut self, observed: &Observed, before: Before, action: Action, reason: &str) {
+        self.tell_foreign(&observed.path);
         let number = u32::try_from(self.plan.steps.len())
             .unwrap_or(u32::MAX)
             .saturating_add(1);
@@ -417,6 +470,9 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// What K3s's writer of certificates gives the directories that it makes (reference section 1.2).
+const DIRECTORY_MODE: u32 = 0o755;
+
 /// The condition that what was seen is still there.
 fn before(observed: &Observed) -> Result<Before, PlanError> {
     let unreadable = |detail: String| PlanError::Unreadable {
@@ -425,13 +481,17 @@ fn before(observed: &Observed) -> Result<Before, PlanError> {
     };
     match &observed.found {
         Found::Absent => Ok(Before::Absent),
-        Found::Unreadable(detail) => Err(unreadable(detail.clone())),
+        Found::Unreadable(why) => Err(unreadable(format!(
+            "cannot be read: {why}; mend or remove it and run this again"
+        ))),
         Found::Present(present) => match &present.facts {
             Facts::Link(to) => Err(unreadable(format!(
                 "is a link to {}; replace it with a file, or name the real data directory",
                 to.display()
             ))),
-            Facts::Directory => Err(unreadable("is a directory, not a file".to_owned())),
+            Facts::Directory => Err(unreadable(
+                "is a directory, not a file; remove it and run this again".to_owned(),
+            )),
             _ => Ok(Before::Present(present.fingerprint.clone())),
         },
     }

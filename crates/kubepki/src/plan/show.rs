@@ -168,7 +168,7 @@ fn content_in_words(plan: &Plan, content: &Content) -> String {
         Content::Directory => "a directory".to_owned(),
         Content::Link(to) => format!("a link to {}", to.display()),
         Content::Text(text) => format!("{} bytes of text", text.len()),
-        Content::Staged { sha256, .. } => format!("prepared secret, SHA-256 {}", short(sha256)),
+        Content::Staged { .. } => "a prepared secret".to_owned(),
         Content::Backup { plan, step, .. } => format!("what step {step} of {plan} replaced"),
         Content::CopyOf { path, .. } => format!("a copy of {}", path.display()),
         Content::LeafKey(id) => leaf(id).map_or_else(String::new, key_in_words),

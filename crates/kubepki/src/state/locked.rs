@@ -1,7 +1,7 @@
 //! The state directory with its lock held: everything that writes.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -9,8 +9,8 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::{
-    BACKUPS, JOURNALS, LOCK, PLANS, STAGING, StateDir, StateError, failed, names, plan_name,
-    write_private,
+    BACKUPS, JOURNALS, LOCK, PLANS, STAGING, StateDir, StateError, failed, names, pid_in,
+    plan_name, write_private,
 };
 use crate::edge::file;
 use crate::host::Attributes;
@@ -63,10 +63,7 @@ impl StateDir {
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut holder = String::new();
-                // The holder may not have written its pid yet; the lock is what counts.
-                let _ = lock.take(20).read_to_string(&mut holder);
-                let holder = holder.trim().parse().ok();
+                let holder = pid_in(lock);
                 return Err(StateError::Locked {
                     path: self.path.clone(),
                     holder,
@@ -74,9 +71,10 @@ impl StateDir {
             }
             Err(error) => return Err(failed(error.into())),
         }
-        lock.set_len(0).map_err(failed)?;
-        lock.write_all(format!("{}\n", std::process::id()).as_bytes())
-            .map_err(failed)?;
+        // The pid is for people; on a full disk the lock holds without it.
+        let _ = lock
+            .set_len(0)
+            .and_then(|()| lock.write_all(format!("{}\n", std::process::id()).as_bytes()));
         Ok(Locked {
             state: self.clone(),
             lock,

@@ -12,9 +12,12 @@
 //! A [`StateDir`] only reads, and a directory that is not there is an empty one. Everything that
 //! writes is a method of [`Locked`], so nothing is written without the lock.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use zeroize::Zeroizing;
 
 use crate::edge::file;
@@ -213,6 +216,14 @@ impl StateDir {
         })
     }
 
+    /// When a plan's journal last grew, as its file system says: finer than the seconds inside,
+    /// to tell which of two plans of one second is the later. `None` if it was never begun.
+    pub fn journal_modified(&self, id: &PlanId) -> Option<SystemTime> {
+        plan_name(id).ok()?;
+        let metadata = std::fs::metadata(self.journal_path(id)).ok()?;
+        metadata.modified().ok()
+    }
+
     /// A staged file of a plan; `None` if there is none of that name.
     ///
     /// # Errors
@@ -238,6 +249,27 @@ impl StateDir {
     ) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
         plan_name(id)?;
         read(&self.directory(BACKUPS, id).join(step.to_string()))
+    }
+
+    /// The process that holds the lock now: `None` when nobody does, `Some(None)` when it has not
+    /// said which it is.
+    ///
+    /// # Errors
+    ///
+    /// When the lock cannot be looked at.
+    pub fn holder(&self) -> Result<Option<Option<u32>>, StateError> {
+        let path = self.path.join(LOCK);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let lock = match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(lock) => File::from(lock),
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(failed("read", &path, error.into())),
+        };
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(None),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(Some(pid_in(lock))),
+            Err(error) => Err(failed("read", &path, error.into())),
+        }
     }
 
     fn plan_bytes(&self, id: &PlanId) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
@@ -323,6 +355,13 @@ fn names(path: &Path) -> Result<Vec<String>, StateError> {
 fn write_private(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     file::replace(path, bytes, &Attributes::new(0o600))
         .map_err(|source| failed("write", path, source))
+}
+
+/// The pid that a lock's holder wrote; it may not have come to that yet.
+fn pid_in(lock: File) -> Option<u32> {
+    let mut holder = String::new();
+    lock.take(20).read_to_string(&mut holder).ok()?;
+    holder.trim().parse().ok()
 }
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> StateError {

@@ -72,7 +72,7 @@ impl Locked {
     }
 
     /// Removes everything that is kept of one plan, copies of CA keys included. It can then not
-    /// be undone.
+    /// be undone. A plan or journal that cannot be read goes too: this is the way to clear one.
     ///
     /// # Errors
     ///
@@ -85,7 +85,8 @@ impl Locked {
             .iter()
             .filter_map(|other| self.load_plan(other).ok())
             .collect();
-        if self.is_open(id) || self.needed_by_others(&plans).contains(id) {
+        let legible = self.load_plan(id).is_ok() && self.journal(id).is_ok();
+        if legible && self.is_open(id) || self.needed_by_others(&plans).contains(id) {
             return Err(StateError::StillNeeded { id: id.clone() });
         }
         self.remove_plan(id)

@@ -168,94 +168,114 @@ fn what_we_issue_satisfies_openssl_and_gnutls() {
 }
 
 #[test]
-fn keys_of_every_form_that_openssl_writes() {
+fn ec_keys_of_every_form_that_openssl_writes() {
     if super::without("openssl") {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path();
-    let made = |line: &str| {
-        tool(at, line).unwrap();
-        get(at, "out.pem")
-    };
     for (curve, algorithm) in [
         ("prime256v1", KeyAlgorithm::P256),
         ("secp384r1", KeyAlgorithm::P384),
         ("secp521r1", KeyAlgorithm::P521),
     ] {
         // An EC PARAMETERS block stands in front.
-        let text = made(&format!(
-            "openssl ecparam -name {curve} -genkey -out out.pem"
-        ));
+        let text = made(
+            at,
+            &format!("openssl ecparam -name {curve} -genkey -out out.pem"),
+        );
         assert!(text.starts_with(b"-----BEGIN EC PARAMETERS-----"));
         let key = PrivateKey::from_pem(&text).unwrap();
         assert_eq!(key.algorithm(), algorithm);
         put(at, "in.pem", &key.to_pem().unwrap());
-
-        let same = |text: &[u8]| {
-            let read = PrivateKey::from_encrypted_pem(text, b"pa ss").unwrap();
+        let bare = made(at, "openssl ec -in in.pem -no_public -out out.pem");
+        let wrapped = made(at, "openssl pkcs8 -topk8 -nocrypt -in in.pem -out out.pem");
+        for text in [bare, wrapped] {
+            let read = PrivateKey::from_pem(&text).unwrap();
             assert_eq!(read.spki_sha256(), key.spki_sha256());
-        };
-        same(&made("openssl ec -in in.pem -no_public -out out.pem"));
-        same(&made(
-            "openssl pkcs8 -topk8 -nocrypt -in in.pem -out out.pem",
-        ));
-        put(at, "pass", "pa ss\n");
-        for scheme in [
-            "-v2 aes-256-cbc",
-            "-v2 aes-128-cbc -v2prf hmacWithSHA512",
-            "-scrypt",
-        ] {
-            let line =
-                format!("openssl pkcs8 -topk8 {scheme} -passout file:pass -in in.pem -out out.pem");
-            let text = made(&line);
-            same(&text);
-            assert_eq!(
-                PrivateKey::from_pem(&text).err(),
-                Some(Error::PassphraseNeeded)
-            );
-            let wrong = PrivateKey::from_encrypted_pem(&text, b"pass");
-            assert_eq!(wrong.err(), Some(Error::WrongPassphrase), "{scheme}");
         }
-        let text = made("openssl ec -aes256 -passout file:pass -in in.pem -out out.pem");
-        for read in [
-            PrivateKey::from_pem(&text),
-            PrivateKey::from_encrypted_pem(&text, b"pa ss"),
-        ] {
-            assert_eq!(read.err(), Some(Error::LegacyEncryptedKey));
-        }
+        encrypted_forms(at, &key);
+
         // The curve spelled out instead of named, which Go refuses: read, and written by name.
         let line = format!(
             "openssl ecparam -name {curve} -genkey -noout -param_enc explicit -out out.pem"
         );
-        let key = PrivateKey::from_pem(&made(&line)).unwrap();
+        let key = PrivateKey::from_pem(&made(at, &line)).unwrap();
         assert_eq!(key.algorithm(), algorithm);
         put(at, "named.pem", &key.to_pem().unwrap());
         let text = tool(at, "openssl ec -in named.pem -noout -text").unwrap();
         assert!(text.contains(&format!("ASN1 OID: {curve}")), "{text}");
     }
+}
+
+/// What OpenSSL makes of `in.pem`, which is `key`, with a passphrase.
+fn encrypted_forms(at: &Path, key: &PrivateKey) {
+    put(at, "pass", "pa ss\n");
+    for scheme in [
+        "-v2 aes-256-cbc",
+        "-v2 aes-128-cbc -v2prf hmacWithSHA512",
+        "-scrypt",
+    ] {
+        let line =
+            format!("openssl pkcs8 -topk8 {scheme} -passout file:pass -in in.pem -out out.pem");
+        let text = made(at, &line);
+        let read = PrivateKey::from_encrypted_pem(&text, b"pa ss").unwrap();
+        assert_eq!(read.spki_sha256(), key.spki_sha256());
+        assert_eq!(
+            PrivateKey::from_pem(&text).err(),
+            Some(Error::PassphraseNeeded)
+        );
+        let wrong = PrivateKey::from_encrypted_pem(&text, b"pass");
+        assert_eq!(wrong.err(), Some(Error::WrongPassphrase), "{scheme}");
+    }
+    let text = made(
+        at,
+        "openssl ec -aes256 -passout file:pass -in in.pem -out out.pem",
+    );
+    for read in [
+        PrivateKey::from_pem(&text),
+        PrivateKey::from_encrypted_pem(&text, b"pa ss"),
+    ] {
+        assert_eq!(read.err(), Some(Error::LegacyEncryptedKey));
+    }
+}
+
+/// `out.pem` as the command line wrote it.
+fn made(at: &Path, line: &str) -> Vec<u8> {
+    tool(at, line).unwrap();
+    get(at, "out.pem")
+}
+
+#[test]
+fn other_keys_that_openssl_writes() {
+    if super::without("openssl") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
     for (line, error) in [
         ("openssl genrsa -traditional -out out.pem 1024", 1024),
         ("openssl genrsa -out out.pem 1024", 1024),
         ("openssl genrsa -traditional -out out.pem 1536", 1536),
     ] {
-        let read = PrivateKey::from_pem(&made(line));
+        let read = PrivateKey::from_pem(&made(at, line));
         assert_eq!(read.err(), Some(Error::KeyTooSmall { bits: error }));
     }
     for line in [
         "openssl genrsa -traditional -out out.pem 2048",
         "openssl genrsa -out out.pem 2048",
     ] {
-        let key = PrivateKey::from_pem(&made(line)).unwrap();
+        let key = PrivateKey::from_pem(&made(at, line)).unwrap();
         assert_eq!(key.algorithm(), KeyAlgorithm::Rsa(2048));
     }
     let key =
-        PrivateKey::from_pem(&made("openssl genpkey -algorithm ed25519 -out out.pem")).unwrap();
+        PrivateKey::from_pem(&made(at, "openssl genpkey -algorithm ed25519 -out out.pem")).unwrap();
     assert_eq!(key.algorithm(), KeyAlgorithm::Ed25519);
     for kind in ["ed448", "x25519", "RSA-PSS"] {
-        let read = PrivateKey::from_pem(&made(&format!(
-            "openssl genpkey -algorithm {kind} -out out.pem"
-        )));
+        let read = PrivateKey::from_pem(&made(
+            at,
+            &format!("openssl genpkey -algorithm {kind} -out out.pem"),
+        ));
         assert!(
             matches!(read.err(), Some(Error::UnsupportedKey { .. })),
             "{kind}"

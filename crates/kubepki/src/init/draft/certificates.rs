@@ -144,6 +144,8 @@ impl Draft<'_> {
         inventory
             .rows
             .retain(|o| o.row.side != Side::Admin || !o.file.is_absent());
+        // Its directories are made by this plan's own steps.
+        inventory.directories.clear();
         let leaves = plan_leaves(&self.plan_request(&inventory, &wishes), &selected)?;
         for (id, mut leaf) in leaves.leaves {
             self.use_staged_key(&mut leaf);
