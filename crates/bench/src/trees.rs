@@ -14,7 +14,7 @@ use kubepki::state::StateDir;
 use tempfile::TempDir;
 
 use crate::check::{certificate_files, with_openssl};
-use crate::measure::{Costs, Failure, cost, kubepki, program, table};
+use crate::measure::{Cost, Costs, Failure, cost, kubepki, program, table};
 
 /// The worst exit code: the trees are to be clean.
 const CLEAN: i32 = 0;
@@ -41,7 +41,9 @@ pub fn run(
          {rounds} rounds",
         files.map_or(0, |files| files.len())
     );
+    let fewest = counts.iter().copied().min();
     let mut rows = Vec::new();
+    let mut ours = Costs::default();
     for &count in counts {
         let some = trees.get(..count).ok_or("fewer trees than asked for")?;
         for (name, processors, form) in [
@@ -58,27 +60,32 @@ pub fn run(
                 costs.0.push(cost(&mut command, CLEAN)?);
             }
             rows.push(row(name, count, &costs));
+            if Some(count) == fewest && processors == "0" {
+                ours = costs;
+            }
         }
     }
-    if let Some(count) = counts.iter().copied().min() {
-        rows.push(peer(&trees, count)?);
+    let mut peers = Costs::default();
+    if let Some(count) = fewest {
+        peers.0.push(peer(&trees, count)?);
+        rows.push(row("openssl x509 -checkend", count, &peers));
     }
     table(
         &["", "trees", "CPU ms a tree", "wall ms a tree", "peak MiB"],
         &rows,
     );
+    let ratio = peers.cpu().median() / ours.cpu().median();
+    println!("\nopenssl's CPU over that of check with 1 thread: {ratio:.0}");
     Ok(())
 }
 
 /// The smallest count once with OpenSSL; more would take minutes.
-fn peer(trees: &[PathBuf], count: usize) -> Result<Vec<String>, Failure> {
-    let mut total = Costs::default();
-    let mut all = crate::measure::Cost::default();
+fn peer(trees: &[PathBuf], count: usize) -> Result<Cost, Failure> {
+    let mut total = Cost::default();
     for tree in trees.iter().take(count) {
-        all = all.then(with_openssl(&certificate_files(tree)?)?);
+        total = total.then(with_openssl(&certificate_files(tree)?)?);
     }
-    total.0.push(all);
-    Ok(row("openssl x509 -checkend", count, &total))
+    Ok(total)
 }
 
 fn row(name: &str, count: usize, costs: &Costs) -> Vec<String> {
