@@ -220,7 +220,7 @@ pub struct SiteArgs {
 #[derive(Clone, Debug, Args)]
 pub struct NameArgs {
     /// A name or address that the servers' certificates must carry; may be given several times.
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = crate::world::san)]
     pub tls_san: Vec<String>,
     /// A name or address that they must carry no more.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
@@ -274,12 +274,12 @@ pub struct RestartArgs {
     pub restart_timeout: u64,
 }
 
-/// How a plan is printed.
+/// How a plan, list or answer is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PlanFormat {
     /// For people.
     Text,
-    /// The saved form.
+    /// For programs; of a plan, the form in which it is saved.
     Json,
 }
 
