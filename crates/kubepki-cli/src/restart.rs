@@ -5,7 +5,8 @@ use kubepki::plan::{Action, Before, LeafId, Plan, Proof, Step, Target};
 
 use crate::error::CliError;
 
-/// Adds a restart to the end of `plan`, with the proofs that fit what it changes.
+/// Adds a restart to the end of `plan`, with the proofs that fit what it changes. Where it has one
+/// already, as an undo has, the command takes its place: a wrong one must not stand for ever.
 ///
 /// # Errors
 ///
@@ -18,6 +19,16 @@ pub fn add(plan: &mut Plan, inventory: &Inventory, command: Option<&str>) -> Res
         command.map(|text| text.split_whitespace().map(str::to_owned).collect());
     if command.as_ref().is_some_and(Vec::is_empty) {
         return Err(CliError::usage("--restart-command is empty"));
+    }
+    let mut has_one = false;
+    for step in &mut plan.steps {
+        if let Action::Restart { command: old, .. } = &mut step.action {
+            old.clone_from(&command);
+            has_one = true;
+        }
+    }
+    if has_one {
+        return Ok(());
     }
     let unit = match inventory.site.role {
         Role::Server => "k3s.service",

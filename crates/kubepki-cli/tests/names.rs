@@ -1,7 +1,7 @@
 //! `--tls-san` and `--tls-san-drop`: which certificates carry the servers' names, and what K3s is
 //! told of them.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod common;
 

@@ -193,3 +193,20 @@ fn an_interrupted_restart_is_taken_back_with_what_was_before() {
     assert_eq!(changed(&tree, &now), [].into());
     served.node.ok(&["rotate", "--yes", "--service", "admin"]);
 }
+
+#[test]
+fn a_wrong_command_can_be_put_right() {
+    let served = Served::new();
+    let (tree, old) = (served.node.tree().without("work"), served.on_disk());
+    let run = served.rotate("false", "1");
+    assert_eq!(run.code, Some(6), "{}", run.text());
+    assert!(run.text().contains("false"), "{}", run.text());
+    served.node.ends(&["resume"], 6);
+    let command = served.command("data/server/tls");
+    served
+        .node
+        .ok(&["undo", "--yes", "--restart-command", &command]);
+    assert_eq!(served.served(), old);
+    let now = served.node.tree().without("work");
+    assert_eq!(changed(&tree, &now), [].into());
+}

@@ -114,7 +114,7 @@ impl Certificate {
 
     /// Canonical PEM with the final LF.
     pub fn to_pem(&self) -> String {
-        pem::encode("CERTIFICATE", &self.der).to_string()
+        pem::encode_public("CERTIFICATE", &self.der)
     }
 
     /// The exact bytes.

@@ -133,11 +133,22 @@ fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
 /// One block in canonical form, with the final LF.
 pub fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {
     let body = Zeroizing::new(STANDARD.encode(der));
-    let mut text = Zeroizing::new(String::with_capacity(body.len() + body.len() / 64 + 64));
+    Zeroizing::new(framed(label, &body))
+}
+
+/// The same for what is no secret, so that nothing has to be wiped.
+pub(crate) fn encode_public(label: &str, der: &[u8]) -> String {
+    framed(label, &STANDARD.encode(der))
+}
+
+fn framed(label: &str, body: &str) -> String {
+    // All at once: a buffer that moved would leave a copy of a key behind.
+    let frame = "-----BEGIN -----\n-----END -----\n".len() + 2 * label.len();
+    let mut text = String::with_capacity(frame + body.len() + body.len().div_ceil(64));
     text.push_str("-----BEGIN ");
     text.push_str(label);
     text.push_str("-----\n");
-    let mut rest = body.as_str();
+    let mut rest = body;
     while !rest.is_empty() {
         let (line, tail) = rest.split_at(rest.len().min(64));
         text.push_str(line);
@@ -185,6 +196,8 @@ mod tests {
         #[test]
         fn round_trips(label in "[A-Z][A-Z0-9 ]{0,20}[A-Z]", der in proptest::collection::vec(any::<u8>(), 0..500)) {
             let text = encode(&label, &der);
+            prop_assert_eq!(text.as_str(), encode_public(&label, &der));
+            prop_assert_eq!(text.len(), text.capacity());
             prop_assert!(text.lines().all(|line| line.len() <= 64 || line.starts_with("-----")));
             let found = blocks(text.as_bytes());
             prop_assert_eq!(found.len(), 1);

@@ -112,7 +112,7 @@ impl CertificateRequest {
 
     /// Canonical PEM.
     pub fn to_pem(&self) -> String {
-        pem::encode("CERTIFICATE REQUEST", &self.der).to_string()
+        pem::encode_public("CERTIFICATE REQUEST", &self.der)
     }
 
     /// Who asks; K3s's agents leave it empty.

@@ -175,14 +175,15 @@ fn last_done(state: &StateDir) -> Result<PlanId, CliError> {
     if let Some(past) = unfinished(state)? {
         return Ok(past.id);
     }
+    // The last one done, which need not be the last one made.
     kubepki::apply::history(state)?
         .into_iter()
-        .rev()
-        .find(|past| {
+        .filter(|past| {
             past.standing == kubepki::apply::Standing::Finished
                 && past.undone_by.is_none()
                 && past.undoes.is_none()
         })
+        .max_by_key(|past| (past.last, state.journal_modified(&past.id)))
         .map(|past| past.id)
         .ok_or_else(|| CliError::message("there is nothing to take back; see `kubepki history`"))
 }

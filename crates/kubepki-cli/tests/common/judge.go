@@ -112,7 +112,9 @@ func kubeconfig(path, bundle string) error {
 	}
 	value := func(name string) ([]byte, error) {
 		for _, line := range strings.Split(string(file), "\n") {
-			if rest, found := strings.CutPrefix(strings.TrimSpace(line), name+":"); found {
+			// CutPrefix is younger than the Go of Debian 12.
+			if line = strings.TrimSpace(line); strings.HasPrefix(line, name+":") {
+				rest := strings.TrimPrefix(line, name+":")
 				return base64.StdEncoding.DecodeString(strings.TrimSpace(rest))
 			}
 		}

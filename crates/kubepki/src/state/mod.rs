@@ -15,6 +15,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use zeroize::Zeroizing;
@@ -213,6 +214,14 @@ impl StateDir {
             id: id.clone(),
             source,
         })
+    }
+
+    /// When a plan's journal last grew, as its file system says: finer than the seconds inside,
+    /// to tell which of two plans of one second is the later. `None` if it was never begun.
+    pub fn journal_modified(&self, id: &PlanId) -> Option<SystemTime> {
+        plan_name(id).ok()?;
+        let metadata = std::fs::metadata(self.journal_path(id)).ok()?;
+        metadata.modified().ok()
     }
 
     /// A staged file of a plan; `None` if there is none of that name.

@@ -1,0 +1,97 @@
+//! How fast kubepki is beside what else does the same work.
+//!
+//! Everything that is compared runs in turns within one run, because the same machine is a third
+//! faster or slower from one minute to the next. CPU time is the figure; wall time is printed
+//! beside it. `docs/performance.md` says how to read the tables.
+
+mod check;
+mod issue;
+mod measure;
+mod trees;
+mod twelve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use measure::Failure;
+
+/// Measures kubepki beside other programs in the same run.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+struct Arguments {
+    /// What to measure.
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Issuing a leaf, beside the bare cryptography.
+    Issue {
+        /// How often the steps take turns.
+        #[arg(long, default_value_t = 40)]
+        rounds: usize,
+    },
+    /// Twelve leaves with their files, beside other programs.
+    Twelve {
+        /// How often the programs take turns.
+        #[arg(long, default_value_t = 10)]
+        rounds: usize,
+    },
+    /// `check` of one server from a cold process.
+    Check {
+        /// How often the programs take turns.
+        #[arg(long, default_value_t = 40)]
+        rounds: usize,
+    },
+    /// `check` of many servers.
+    Trees {
+        /// How many, one measurement after the other.
+        #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000])]
+        counts: Vec<usize>,
+        /// How many of them are made anew; the others are hard links to their files.
+        #[arg(long, default_value_t = 50)]
+        distinct: usize,
+        /// How often each measurement is repeated.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Where they are made, in a folder of their own that goes afterwards.
+        #[arg(long)]
+        folder: Option<PathBuf>,
+    },
+    /// The child of `twelve` that uses the library: writes twelve leaves.
+    #[command(hide = true)]
+    Library {
+        /// Holds `ca.crt` and `ca.key`.
+        authority: PathBuf,
+        /// Where to.
+        to: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse().what) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(what: &What) -> Result<(), Failure> {
+    match what {
+        What::Issue { rounds } => issue::run(*rounds),
+        What::Twelve { rounds } => twelve::run(*rounds),
+        What::Check { rounds } => check::run(*rounds),
+        What::Trees {
+            counts,
+            distinct,
+            rounds,
+            folder,
+        } => trees::run(counts, *distinct, *rounds, folder.as_deref()),
+        What::Library { authority, to } => twelve::library(authority, to),
+    }
+}
