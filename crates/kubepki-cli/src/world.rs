@@ -115,6 +115,20 @@ pub fn san(text: &str) -> Result<String, String> {
     }
 }
 
+/// The URL of an API server, as flags take it.
+///
+/// # Errors
+///
+/// When it is none.
+pub fn server_url(text: &str) -> Result<String, String> {
+    let host = text.strip_prefix("https://").unwrap_or_default();
+    let plain = host.bytes().all(|byte| byte.is_ascii_graphic());
+    match plain && !host.is_empty() && !host.starts_with(['/', ':']) {
+        true => Ok(text.to_owned()),
+        false => Err("write it as https://HOST:6443".to_owned()),
+    }
+}
+
 /// A node, looked at.
 #[derive(Debug)]
 pub struct Node {
@@ -122,6 +136,8 @@ pub struct Node {
     pub inventory: Inventory,
     /// What is wanted.
     pub wishes: Wishes,
+    /// Names that K3s's configuration asks for.
+    pub configured_sans: Vec<San>,
     /// Lifetimes and keys.
     pub policy: Policy,
     /// Where plans are kept.
@@ -160,6 +176,7 @@ impl Node {
         Ok(Self {
             inventory,
             wishes,
+            configured_sans: settings.tls_sans,
             policy,
             state,
         })
@@ -192,7 +209,7 @@ fn wishes(
         }
     }
     // What the configuration still asks for cannot be dropped on the command line alone: K3s
-    // would add it again. The caller says so; here the command line wins.
+    // would add it again. The plan's notes say so; here the command line wins.
     add_sans.retain(|san| !drop_sans.contains(san));
     Ok(Wishes {
         node,

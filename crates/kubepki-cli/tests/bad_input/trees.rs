@@ -163,6 +163,15 @@ const CASES: &[(&str, Spoil, &[Answer])] = &[
                 4,
                 &["set this machine's clock"],
             ),
+            (
+                &["plan", "--at", "2026-01-01T00:00:00Z"],
+                0,
+                &[
+                    "Note:",
+                    "client-ca.crt is not valid before",
+                    "set the clock",
+                ],
+            ),
             (&["plan", "--at", "soon"], 2, &["2027-01-31T12:00:00Z"]),
             (
                 &["rotate", "--service", "admn"],
