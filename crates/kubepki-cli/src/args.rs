@@ -12,18 +12,35 @@ use crate::command::init::InitArgs;
 /// Start with `kubepki check`: it shows every certificate, what is wrong, and the command that
 /// mends it. Commands that change something print their plan and ask first; whatever they do can
 /// be resumed after a crash (`kubepki resume`) and taken back (`kubepki undo`).
+///
+/// Exit codes: 0 fine or done; 1 failed, and nothing was changed; 2 wrong usage; 3 something is
+/// due; 4 something has expired or is broken; 5 refused, or the plan is stale; 6 interrupted, run
+/// `kubepki resume` or `kubepki undo`; 7 done in part. `kubepki k3s …` has K3s's: 0 and 1.
 #[derive(Debug, Parser)]
 #[command(
     name = "kubepki",
     version,
     arg_required_else_help = true,
-    max_term_width = 100
+    max_term_width = 100,
+    after_help = EXIT_CODES
 )]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
+
+/// What the native commands end with; `k3s certificate …` ends as K3s does.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  fine, or done
+  1  failed, nothing was changed
+  2  the command was not said right
+  3  something is due
+  4  something has expired or is broken
+  5  refused, or the plan is stale; nothing was changed
+  6  interrupted: run `kubepki resume` or `kubepki undo`
+  7  done in part";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -158,7 +175,7 @@ pub struct KubeconfigCreateArgs {
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     /// URL of the API server [default: the admin kubeconfig's].
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = crate::world::server_url)]
     pub server: Option<String>,
     /// Allow users and groups that begin with `system:`; asked a second time for
     /// `system:masters`, which bypasses RBAC.
@@ -220,7 +237,7 @@ pub struct SiteArgs {
 #[derive(Clone, Debug, Args)]
 pub struct NameArgs {
     /// A name or address that the servers' certificates must carry; may be given several times.
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = crate::world::san)]
     pub tls_san: Vec<String>,
     /// A name or address that they must carry no more.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
@@ -274,12 +291,12 @@ pub struct RestartArgs {
     pub restart_timeout: u64,
 }
 
-/// How a plan is printed.
+/// How a plan, list or answer is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PlanFormat {
     /// For people.
     Text,
-    /// The saved form.
+    /// For programs; of a plan, the form in which it is saved.
     Json,
 }
 

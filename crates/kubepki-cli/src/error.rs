@@ -8,7 +8,7 @@ use kubepki::error_chain;
 use crate::output;
 
 /// Exit codes of the native commands; the drop-in ones have the originals'.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Exit {
     /// Fine, or done.
     Fine = 0,

@@ -7,10 +7,12 @@ use kubepki::cluster::NodeSpec;
 use kubepki::host::Host;
 use kubepki::inventory::{DEFAULT_DATA_DIR, Site};
 use kubepki::k3s::{K3sConfig, Places, discover};
+use kubepki::plan::{PlanError, can_be_carried};
 use pki::San;
 
 use crate::args::SiteArgs;
 use crate::error::CliError;
+use crate::output;
 use crate::world::resolved;
 
 /// What the configuration says about the node that is looked at.
@@ -64,15 +66,22 @@ impl Settings {
             tls_sans: Vec::new(),
             node: None,
             cluster_domain: config.cluster_domain.value.clone(),
-            service_address: service_address(&config),
+            service_address: service_address(&config)?,
             config: None,
         };
         if ours {
-            settings.tls_sans = config
+            let names = config
                 .tls_san
                 .iter()
-                .map(|found| San::from_text(&found.value))
-                .collect();
+                .map(|found| San::from_text(&found.value));
+            let (good, bad): (Vec<_>, Vec<_>) = names.partition(can_be_carried);
+            settings.tls_sans = good;
+            for name in bad.iter().map(ToString::to_string) {
+                let bad = PlanError::BadName { name };
+                output::talk(&format!(
+                    "Note: tls-san of K3s's configuration is left out: {bad}"
+                ));
+            }
             settings.node = config.node_name.as_ref().map(|name| NodeSpec {
                 name: name.value.to_lowercase(),
                 addresses: config.node_ip.iter().map(|found| found.value).collect(),
@@ -106,21 +115,12 @@ impl Settings {
     }
 }
 
-fn service_address(config: &K3sConfig) -> IpAddr {
-    config
-        .service_cidr
-        .first()
-        .and_then(|cidr| first_usable(&cidr.value))
-        .unwrap_or(IpAddr::V4(Ipv4Addr::new(10, 43, 0, 1)))
-}
-
-/// The address after the network's own.
-fn first_usable(cidr: &str) -> Option<IpAddr> {
-    let (network, _) = cidr.split_once('/')?;
-    match network.parse().ok()? {
-        IpAddr::V4(v4) => Some(IpAddr::V4((u32::from(v4).checked_add(1)?).into())),
-        IpAddr::V6(v6) => Some(IpAddr::V6((u128::from(v6).checked_add(1)?).into())),
-    }
+fn service_address(config: &K3sConfig) -> Result<IpAddr, CliError> {
+    let Some(cidr) = config.service_cidr.first() else {
+        return Ok(IpAddr::V4(Ipv4Addr::new(10, 43, 0, 1)));
+    };
+    kubepki::init::service_address(&cidr.value)
+        .map_err(|error| CliError::message(format!("{}: {error}", cidr.from)))
 }
 
 /// A running K3s.
@@ -164,25 +164,4 @@ pub fn running(site: &Site) -> Option<Running> {
                 pid,
             })
         })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_usable_address_follows_the_network() {
-        for (cidr, first) in [
-            ("10.43.0.0/16", Some("10.43.0.1")),
-            ("fd00:43::/112", Some("fd00:43::1")),
-            ("10.43.0.0", None),
-            ("x/16", None),
-        ] {
-            assert_eq!(
-                first_usable(cidr),
-                first.map(|text| text.parse().unwrap()),
-                "{cidr}"
-            );
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! Where text meets the terminal: stdout is data, stderr is talk.
 
+use std::borrow::Cow;
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use crate::error::CliError;
@@ -23,7 +24,26 @@ pub fn data(text: &str) -> Result<(), CliError> {
 /// Says something to the operator; nobody listening is no error.
 pub fn talk(text: &str) {
     let mut stderr = io::stderr().lock();
-    let _ = writeln!(stderr, "{}", text.trim_end());
+    let _ = writeln!(stderr, "{}", harmless(text.trim_end()));
+}
+
+/// `text` without anything that a terminal obeys or that reverses its direction, line ends and
+/// tabs excepted. Names in kubeconfigs and certificates come from anybody.
+pub fn harmless(text: &str) -> Cow<'_, str> {
+    let tame = |letter: char| match letter {
+        '\n' | '\t' => true,
+        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' => false,
+        '\u{feff}' | '\u{61c}' => false,
+        other => !other.is_control(),
+    };
+    if text.chars().all(tame) {
+        return Cow::Borrowed(text);
+    }
+    let tamed = |letter: char| match tame(letter) {
+        true => letter.to_string(),
+        false => letter.escape_unicode().to_string(),
+    };
+    Cow::Owned(text.chars().map(tamed).collect())
 }
 
 /// Asks whether to go on.
@@ -50,5 +70,19 @@ pub fn confirm(question: &str, yes: bool) -> Result<(), CliError> {
     match answer.trim() {
         "y" | "Y" | "yes" => Ok(()),
         _ => Err(CliError::refused("not confirmed, so nothing was changed")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_anybody_obeys_nobody() {
+        assert_eq!(harmless("a\tb\nc ü"), "a\tb\nc ü");
+        assert_eq!(
+            harmless("\u{1b}[31m\rx\u{202e}y\u{7}"),
+            "\\u{1b}[31m\\u{d}x\\u{202e}y\\u{7}"
+        );
     }
 }

@@ -100,6 +100,35 @@ pub fn moment(text: &str) -> Result<UnixTime, CliError> {
         })
 }
 
+/// A name or address for a certificate, as flags take it.
+///
+/// # Errors
+///
+/// When no certificate could carry it.
+pub fn san(text: &str) -> Result<String, String> {
+    match kubepki::plan::can_be_carried(&San::from_text(text)) {
+        true => Ok(text.to_owned()),
+        false => Err(kubepki::plan::PlanError::BadName {
+            name: text.to_owned(),
+        }
+        .to_string()),
+    }
+}
+
+/// The URL of an API server, as flags take it.
+///
+/// # Errors
+///
+/// When it is none.
+pub fn server_url(text: &str) -> Result<String, String> {
+    let host = text.strip_prefix("https://").unwrap_or_default();
+    let plain = host.bytes().all(|byte| byte.is_ascii_graphic());
+    match plain && !host.is_empty() && !host.starts_with(['/', ':']) {
+        true => Ok(text.to_owned()),
+        false => Err("write it as https://HOST:6443".to_owned()),
+    }
+}
+
 /// A node, looked at.
 #[derive(Debug)]
 pub struct Node {
@@ -107,6 +136,8 @@ pub struct Node {
     pub inventory: Inventory,
     /// What is wanted.
     pub wishes: Wishes,
+    /// Names that K3s's configuration asks for.
+    pub configured_sans: Vec<San>,
     /// Lifetimes and keys.
     pub policy: Policy,
     /// Where plans are kept.
@@ -139,12 +170,13 @@ impl Node {
                 .map_err(|error: ReleaseError| CliError::usage(error.to_string()))?;
             inventory.release = DetectedRelease::Known(release);
         }
-        let wishes = wishes(&settings, names, inventory.release);
+        let wishes = wishes(&settings, names, &inventory)?;
         let policy = policy(leaves, inventory.release)?;
         let state = state_dir(site, &opened);
         Ok(Self {
             inventory,
             wishes,
+            configured_sans: settings.tls_sans,
             policy,
             state,
         })
@@ -159,40 +191,62 @@ pub fn state_dir(site: &SiteArgs, opened: &Site) -> StateDir {
     }
 }
 
-fn wishes(settings: &Settings, names: Option<&NameArgs>, release: DetectedRelease) -> Wishes {
+fn wishes(
+    settings: &Settings,
+    names: Option<&NameArgs>,
+    inventory: &Inventory,
+) -> Result<Wishes, CliError> {
     let mut add_sans = settings.tls_sans.clone();
     let mut drop_sans = Vec::new();
     let mut node = settings.node.clone();
     if let Some(names) = names {
         add_sans.extend(names.tls_san.iter().map(|name| San::from_text(name)));
         drop_sans.extend(names.tls_san_drop.iter().map(|name| San::from_text(name)));
-        if names.node_name.is_some() || !names.node_ip.is_empty() {
-            node = Some(named(settings, names, node));
+        let addressed = !names.node_ip.is_empty() || !names.node_external_ip.is_empty();
+        if names.node_name.is_some() || addressed {
+            let known = inventory.node_name();
+            node = Some(named(settings, names, node, known)?);
         }
     }
     // What the configuration still asks for cannot be dropped on the command line alone: K3s
-    // would add it again. The caller says so; here the command line wins.
+    // would add it again. The plan's notes say so; here the command line wins.
     add_sans.retain(|san| !drop_sans.contains(san));
-    Wishes {
+    Ok(Wishes {
         node,
         add_sans,
         drop_sans,
-        release,
-    }
+        release: inventory.release,
+    })
 }
 
-fn named(settings: &Settings, names: &NameArgs, node: Option<NodeSpec>) -> NodeSpec {
-    let mut spec = node.unwrap_or_else(|| settings.unnamed_node());
-    if let Some(name) = &names.node_name {
-        spec.name = name.to_lowercase();
-    }
+/// The node as flags describe it: its name from them, the configuration or its certificates.
+fn named(
+    settings: &Settings,
+    names: &NameArgs,
+    node: Option<NodeSpec>,
+    known: Option<String>,
+) -> Result<NodeSpec, CliError> {
+    let flag = names.node_name.as_ref().map(|name| name.to_lowercase());
+    let mut spec = match (flag, node) {
+        (Some(name), node) => NodeSpec {
+            name,
+            ..node.unwrap_or_else(|| settings.unnamed_node())
+        },
+        (None, Some(node)) => node,
+        (None, None) => NodeSpec {
+            name: known.ok_or_else(|| {
+                CliError::usage("no certificate tells the node's name; give --node-name too")
+            })?,
+            ..settings.unnamed_node()
+        },
+    };
     if !names.node_ip.is_empty() {
         spec.addresses = names.node_ip.clone();
     }
     if !names.node_external_ip.is_empty() {
         spec.external_addresses = names.node_external_ip.clone();
     }
-    spec
+    Ok(spec)
 }
 
 fn policy(leaves: Option<&LeafArgs>, release: DetectedRelease) -> Result<Policy, CliError> {

@@ -41,9 +41,9 @@ fn the_exit_code_is_the_worst_finding() {
         code(&["--at=2027-10-01T00:00:00Z", "--warn-within=30d"]),
         Some(0)
     );
-    assert_eq!(code(&["--at=tomorrow"]), Some(1));
+    assert_eq!(code(&["--at=tomorrow"]), Some(2));
     assert_eq!(code(&[AT, "--warn-within=soon"]), Some(2));
-    assert_eq!(code(&[AT, "--timeline", "--output=prometheus"]), Some(1));
+    assert_eq!(code(&[AT, "--timeline", "--output=prometheus"]), Some(2));
 }
 
 #[test]

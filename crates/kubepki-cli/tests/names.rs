@@ -8,7 +8,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::leaves::{leaf, listener};
-use common::{Node, changed, go_accepts};
+use common::{KUBEPKI, Node, changed, go_accepts};
 use pki::San;
 
 /// The certificates that carry the servers' names, the listener's excepted.
@@ -124,4 +124,67 @@ fn the_last_name_cannot_be_dropped() {
 fn sorted(mut names: Vec<String>) -> Vec<String> {
     names.sort();
     names
+}
+
+#[test]
+fn names_that_come_back_are_said() {
+    let node = Node::new("k3s-1.36-sqlite");
+    for (name, says) in [
+        ("localhost", "K3s itself wants localhost"),
+        ("::1", "K3s itself wants ::1"),
+        ("k3s-fixture", "K3s itself wants k3s-fixture"),
+        (
+            "nosuch.example.org",
+            "no certificate here carries nosuch.example.org",
+        ),
+    ] {
+        let run = node.ok(&["rotate", "--dry-run", "--tls-san-drop", name]);
+        assert!(run.text().contains(says), "{}", run.text());
+    }
+    std::fs::write(node.path("config.yaml"), "tls-san: [10.43.0.1]\n").unwrap();
+    let config = node.text_path("config.yaml");
+    let run = node.ok(&[
+        "renew",
+        "--dry-run",
+        "--tls-san-drop",
+        "10.43.0.1",
+        "--k3s-config",
+        &config,
+    ]);
+    let says = "K3s's configuration still asks for 10.43.0.1";
+    assert!(run.text().contains(says), "{}", run.text());
+}
+
+/// K3s writes `--tls-san` before the node's own name; both can have several parts.
+#[test]
+fn the_first_tls_san_is_not_taken_for_the_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let data = data.to_str().unwrap();
+    let kubeconfig = folder.path().join("k3s.yaml");
+    let init = [
+        "init",
+        "--data-dir",
+        data,
+        "--node-name",
+        "node-1.example.org",
+        "--node-ip",
+        "10.0.0.1",
+        "--tls-san",
+        "api.example.org,fd00::7",
+        "--write-kubeconfig",
+        kubeconfig.to_str().unwrap(),
+        "--yes",
+    ];
+    let run = testkit::run(KUBEPKI, &init, b"");
+    assert!(run.success(), "{}", run.text());
+    let plan = |more: &[&str]| {
+        let args = [&["plan", "--service", "admin", "--data-dir", data], more].concat();
+        testkit::run(KUBEPKI, &args, b"").text()
+    };
+    assert!(
+        plan(&[]).contains("Node node-1.example.org,"),
+        "{}",
+        plan(&[])
+    );
 }

@@ -137,7 +137,11 @@ fn all_services_on_each_kind_of_server() {
         ("k3s-1.36-custom-ca", 17),
         ("k3s-1.36-default-rotated", 17),
         ("k3s-1.36-encryption-token-rotated", 17),
+        ("k3s-1.36-custom-ca-rotated", 17),
+        ("k3s-1.36-new-root-forced", 17),
+        ("k3s-1.36-etcd-embedded", 17),
         ("k3s-1.21-sqlite", 12),
+        ("k3s-1.21-custom-ca", 12),
     ] {
         let node = Node::new(fixture);
         let files = files_of(&node, &all_services());

@@ -135,7 +135,7 @@ pub fn print_plan(
     format: PlanFormat,
 ) -> Result<(), CliError> {
     let text = match format {
-        PlanFormat::Text => plan::show(plan, inventory),
+        PlanFormat::Text => output::harmless(&plan::show(plan, inventory)).into_owned(),
         PlanFormat::Json => serde_json::to_string_pretty(plan)? + "\n",
     };
     output::data(&text)

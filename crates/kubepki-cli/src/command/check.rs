@@ -307,12 +307,11 @@ impl<'a> Printer<'a> {
 
     fn rendered(&mut self, answer: &Answer) -> Result<String, CliError> {
         let all = self.args.all;
+        let for_people = |text: String| self.separator() + &output::harmless(&text);
         Ok(match (self.args.output, &answer.timeline) {
-            (Form::Table | Form::Text, Some(timeline)) => {
-                self.separator() + &timeline::render(timeline)
-            }
-            (Form::Table, None) => self.separator() + &table::render(&answer.report, all),
-            (Form::Text, None) => self.separator() + &text::render(&answer.report, all),
+            (Form::Table | Form::Text, Some(timeline)) => for_people(timeline::render(timeline)),
+            (Form::Table, None) => for_people(table::render(&answer.report, all)),
+            (Form::Text, None) => for_people(text::render(&answer.report, all)),
             (Form::Json, Some(timeline)) => self.json_item(timeline)?,
             (Form::Json, None) => self.json_item(&answer.report)?,
             (Form::Yaml, Some(timeline)) => self.yaml_item(timeline)?,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use kubepki::apply::plan_id;
 use kubepki::host::{Attributes, Entry, EntryKind, Host};
-use kubepki::inventory::{Facts, Observed, Role, observe_kubeconfig};
+use kubepki::inventory::{Facts, Found, Observed, ObservedRow, Role, observe_kubeconfig};
 use kubepki::kubeconfig::{
     Candidate, Copy, CopyState, KEY_ALGORITHM, NewCopy, create, find_copies,
 };
@@ -41,7 +41,10 @@ async fn list(args: &KubeconfigListArgs) -> Result<Exit, CliError> {
     let copies = find(&world, &node, &args.files).await?;
     let old = copies.iter().any(|copy| copy.state.wants_renewal());
     match args.output {
-        PlanFormat::Text => output::data(&copies.iter().map(line).collect::<String>())?,
+        PlanFormat::Text => {
+            let lines: String = copies.iter().map(line).collect();
+            output::data(&output::harmless(&lines))?;
+        }
         PlanFormat::Json => {
             let list: Vec<_> = copies.iter().map(as_json).collect();
             output::data(&(serde_json::to_string_pretty(&list)? + "\n"))?;
@@ -50,7 +53,18 @@ async fn list(args: &KubeconfigListArgs) -> Result<Exit, CliError> {
     if old {
         output::talk("Refresh the old ones with: kubepki kubeconfig renew");
     }
-    Ok(if old { Exit::Due } else { Exit::Fine })
+    Ok(copies.iter().map(ending).max().unwrap_or(Exit::Fine))
+}
+
+/// How a listing with this copy ends, at best.
+fn ending(copy: &Copy) -> Exit {
+    match copy.state {
+        CopyState::Due => Exit::Due,
+        CopyState::Expired | CopyState::FromFormerAuthority | CopyState::Unreadable(_) => {
+            Exit::Broken
+        }
+        _ => Exit::Fine,
+    }
 }
 
 async fn renew(args: &KubeconfigRenewArgs) -> Result<Exit, CliError> {
@@ -58,6 +72,15 @@ async fn renew(args: &KubeconfigRenewArgs) -> Result<Exit, CliError> {
     let node = Node::open(&world, &args.site, None, None).await?;
     refuse_unfinished(&node.state)?;
     let copies = find(&world, &node, &args.files).await?;
+    for copy in &copies {
+        if let CopyState::Unreadable(why) = &copy.state {
+            let text = format!("{} cannot be read: {why}", copy.path.display());
+            match args.files.is_empty() {
+                true => output::talk(&text),
+                false => return Err(CliError::message(text)),
+            }
+        }
+    }
     let mut files: Vec<(Copy, Observed)> = Vec::new();
     for copy in copies.into_iter().filter(|copy| copy.state.wants_renewal()) {
         if files.iter().any(|(other, _)| other.path == copy.path) {
@@ -147,14 +170,9 @@ async fn make(args: &KubeconfigCreateArgs) -> Result<Exit, CliError> {
 
 /// The client CA with its key.
 async fn client_authority(world: &World, node: &Node) -> Result<Authority, CliError> {
-    let observed = node
-        .inventory
-        .row("client-ca")
-        .filter(|_| node.inventory.site.role == Role::Server)
-        .ok_or_else(|| CliError::message("this node has no client CA: run this on a server"))?;
-    let certificate = observed.file.first_certificate().cloned().ok_or_else(|| {
-        CliError::message(format!("{} cannot be read", observed.file.path.display()))
-    })?;
+    let observed = client_ca(node)?;
+    let certificate = observed.file.first_certificate().cloned();
+    let certificate = certificate.ok_or_else(no_client_ca)?;
     let path = observed
         .key
         .as_ref()
@@ -166,6 +184,30 @@ async fn client_authority(world: &World, node: &Node) -> Result<Authority, CliEr
         .and_then(Entry::bytes)
         .ok_or_else(|| CliError::message(format!("{} is not there", path.display())))?;
     Ok(Authority::new(certificate, PrivateKey::from_pem(key)?)?)
+}
+
+/// The client CA's files, with a certificate in them.
+fn client_ca(node: &Node) -> Result<&ObservedRow, CliError> {
+    let observed = node
+        .inventory
+        .row("client-ca")
+        .filter(|_| node.inventory.site.role == Role::Server)
+        .ok_or_else(no_client_ca)?;
+    let detail = match &observed.file.found {
+        Found::Present(present) => match &present.facts {
+            Facts::Certificates(_) => return Ok(observed),
+            Facts::Malformed(detail) => format!("is not what it should be: {detail}"),
+            _ => "is not a file of certificates".to_owned(),
+        },
+        Found::Unreadable(why) => format!("cannot be read: {why}"),
+        Found::Absent => "is missing".to_owned(),
+    };
+    let path = observed.file.path.display();
+    Err(CliError::message(format!("{path} {detail}")).hint("put back a backup of the CA"))
+}
+
+fn no_client_ca() -> CliError {
+    CliError::message("this node has no client CA: run this on a server")
 }
 
 async fn write_new(world: &World, out: &Path, text: &[u8]) -> Result<(), CliError> {
@@ -206,12 +248,7 @@ fn server(node: &Node, said: Option<&str>) -> Result<String, CliError> {
 }
 
 async fn find(world: &World, node: &Node, named: &[PathBuf]) -> Result<Vec<Copy>, CliError> {
-    let authorities = node.inventory.authority("client-ca");
-    if authorities.is_empty() {
-        return Err(CliError::message(
-            "this node has no client CA: run this on a server",
-        ));
-    }
+    let authorities = client_ca(node)?.file.certificates();
     let files = if named.is_empty() {
         usual_places()
     } else {
@@ -220,7 +257,14 @@ async fn find(world: &World, node: &Node, named: &[PathBuf]) -> Result<Vec<Copy>
     let mut read = Vec::new();
     for path in files {
         match world.host.read(&path).await {
-            Ok(Some(entry)) => read.push((path, entry)),
+            Ok(Some(entry)) if entry.bytes().is_some() => read.push((path, entry)),
+            Ok(Some(_)) if named.is_empty() => {}
+            Ok(Some(_)) => {
+                return Err(CliError::message(format!(
+                    "{} is a link or directory; name the kubeconfig itself",
+                    path.display()
+                )));
+            }
             Ok(None) if named.is_empty() => {}
             Ok(None) => {
                 return Err(CliError::message(format!(

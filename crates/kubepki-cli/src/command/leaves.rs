@@ -3,6 +3,7 @@
 use kubepki::apply::plan_id;
 use kubepki::inventory::Role;
 use kubepki::plan::{self, Plan, Request, Selection};
+use pki::San;
 
 use super::change::{announce_running, carry_out, lock, print_plan, refuse_unfinished};
 use crate::args::{PlanArgs, RenewArgs, RotateArgs};
@@ -73,6 +74,12 @@ fn requested(node: &Node, names: &[String]) -> Result<(String, Vec<Selection>), 
     let services = plan::services(inventory.flavour, inventory.site.role, names)
         .map_err(|unknown| CliError::usage(unknown.to_string()))?;
     let selected = plan::requested(inventory, &services);
+    for service in &services {
+        let here = service.rows.iter().any(|row| inventory.row(row).is_some());
+        if !here && !names.is_empty() {
+            output::talk(&format!("Note: this node has nothing of {}.", service.name));
+        }
+    }
     let named: Vec<&str> = services.iter().map(|service| service.name).collect();
     let title = match (names.is_empty(), inventory.site.role) {
         (true, Role::Server) => "rotate every leaf".to_owned(),
@@ -95,6 +102,43 @@ fn due(world: &World, node: &Node) -> Result<Plan, CliError> {
     Ok(made)
 }
 
+/// What comes of names that were to be dropped and cannot be for long.
+fn drop_notes(node: &Node) -> Vec<String> {
+    let inventory = &node.inventory;
+    let own = inventory.node_name().map(San::Dns);
+    let carried = |san: &San| {
+        let mut certificates = inventory
+            .rows
+            .iter()
+            .flat_map(|row| row.file.certificates());
+        certificates.any(|certificate| certificate.sans().contains(san))
+    };
+    let note = |san: &San| match () {
+        () if !carried(san) => Some(format!("no certificate here carries {san}")),
+        () if is_fixed(san) || own.as_ref() == Some(san) => Some(format!(
+            "K3s itself wants {san}: its next start issues anew what does not carry it"
+        )),
+        () if node.configured_sans.contains(san) => Some(format!(
+            "K3s's configuration still asks for {san}: drop it there too, else its next start adds \
+             it again"
+        )),
+        () => None,
+    };
+    node.wishes.drop_sans.iter().filter_map(note).collect()
+}
+
+/// Whether K3s writes the name into every server's certificates (reference section 1.5).
+fn is_fixed(san: &San) -> bool {
+    match san {
+        San::Dns(name) => {
+            ["localhost", "kubernetes", "kubernetes.default"].contains(&name.as_str())
+                || name.starts_with("kubernetes.default.svc")
+        }
+        San::Ip(address) => address.is_loopback(),
+        _ => false,
+    }
+}
+
 fn make(
     world: &World,
     node: &Node,
@@ -112,5 +156,7 @@ fn make(
         hypothetical: world.hypothetical,
         entropy: &world.entropy,
     };
-    Ok(plan::plan_leaves(&request, selected)?)
+    let mut made = plan::plan_leaves(&request, selected)?;
+    made.notes.extend(drop_notes(node));
+    Ok(made)
 }

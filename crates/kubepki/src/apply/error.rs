@@ -112,13 +112,13 @@ pub enum ApplyError {
         /// The plan.
         plan: PlanId,
     },
-    /// The disk that keeps the journal is too full.
+    /// A disk that the plan writes to is too full.
     #[error(
         "{} has {free} bytes free, the plan may need {needed}; nothing was changed, make room",
         path.display()
     )]
     NoSpace {
-        /// The state directory.
+        /// A directory on it.
         path: PathBuf,
         /// Bytes free.
         free: u64,

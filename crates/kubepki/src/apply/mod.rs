@@ -37,6 +37,7 @@ mod leaves;
 mod preflight;
 mod proof;
 mod render;
+mod space;
 mod step;
 mod undo;
 
@@ -143,7 +144,7 @@ impl<'a> Executor<'a> {
         check_fit(plan)?;
         self.refuse_second(plan)?;
         check_before(plan, self.host).await?;
-        self.check_space(plan)?;
+        space::check(plan, self.state.path())?;
         preflight::check_sources(&self.workshop(plan), 1).await?;
 
         self.state.save_plan(plan)?;
@@ -302,28 +303,6 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Refuses when the disk could fill up in the middle: twice the largest certificate files for
-    /// each step, and some for the journal.
-    fn check_space(&self, plan: &Plan) -> Result<(), ApplyError> {
-        let needed = JOURNAL_ROOM + STEP_ROOM * plan.steps.len() as u64;
-        let path = self.state.path();
-        let file = |source: rustix::io::Errno| StateError::File {
-            action: "see the free space of",
-            path: path.to_owned(),
-            source: source.into(),
-        };
-        let statistics = rustix::fs::statvfs(path).map_err(file)?;
-        let free = statistics.f_bavail.saturating_mul(statistics.f_frsize);
-        if free < needed {
-            return Err(ApplyError::NoSpace {
-                path: path.to_owned(),
-                free,
-                needed,
-            });
-        }
-        Ok(())
-    }
-
     fn workshop<'b>(&'b self, plan: &'b Plan) -> Workshop<'b> {
         Workshop {
             plan,
@@ -383,8 +362,3 @@ fn journal_error(id: &PlanId, source: JournalError) -> ApplyError {
         source,
     })
 }
-
-/// Bytes of disk that a step may need: staged files, backup, and the target beside the old one.
-const STEP_ROOM: u64 = 64 * 1024;
-/// Bytes of disk for plan and journal.
-const JOURNAL_ROOM: u64 = 512 * 1024;

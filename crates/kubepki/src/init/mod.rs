@@ -34,7 +34,7 @@ use crate::state::{Locked, StateError};
 
 pub use authorities::{Authorities, Fault, Standing, state_of_authorities};
 pub use passwd::{NODE, Passwd, PasswdError, SERVER};
-pub use spec::{HTTPS_PORT, NEWEST, Spec, SpecError, Words};
+pub use spec::{HTTPS_PORT, NEWEST, Spec, SpecError, Words, service_address};
 pub use survey::{Survey, make_data_dir, survey};
 pub use token::{Token, TokenError, authority_hash, hash_of};
 

@@ -247,8 +247,12 @@ fn check_san(text: &str) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// The first usable address of a network: its number plus one.
-fn service_address(cidr: &str) -> Result<IpAddr, SpecError> {
+/// The first usable address of a network (`10.43.0.0/16`): its number plus one.
+///
+/// # Errors
+///
+/// [`SpecError`] when `cidr` is no network, or has no room.
+pub fn service_address(cidr: &str) -> Result<IpAddr, SpecError> {
     let bad = |problem: &str| error("--service-cidr", cidr, problem);
     let (address, length) = cidr
         .split_once('/')

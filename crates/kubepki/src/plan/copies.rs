@@ -2,7 +2,8 @@
 
 use pki::{Certificate, Purpose};
 
-use super::planner::{Draft, PlanError, Request};
+use super::error::PlanError;
+use super::planner::{Draft, Request};
 use super::{Content, LeafId, Plan};
 use crate::cluster::LeafWant;
 use crate::inventory::Observed;

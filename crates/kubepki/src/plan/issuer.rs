@@ -2,7 +2,8 @@
 
 use pki::{Certificate, Purpose, San, Serial, Validity};
 
-use super::planner::{PlanError, Request};
+use super::error::PlanError;
+use super::planner::Request;
 use super::{IssuerRef, LeafCertificate, SecretRef};
 use crate::cluster::LeafWant;
 use crate::inventory::{Facts, Found, ObservedRow};
@@ -116,6 +117,22 @@ pub(crate) fn certificate(
         path: String::new(),
         detail: "it holds no certificate".to_owned(),
     })?;
+    let allowed = ca.purposes();
+    let excluded = want.purposes.iter().find(|purpose| {
+        !allowed.is_empty() && !allowed.contains(&Purpose::Any) && !allowed.contains(purpose)
+    });
+    if let Some(excluded) = excluded {
+        let file = request.inventory.row(authority).map(|o| &o.file.path);
+        return Err(PlanError::AuthorityExcludes {
+            authority,
+            path: file.map_or_else(String::new, |path| path.display().to_string()),
+            excluded: excluded.clone(),
+        });
+    }
+    if let Some(name) = want.sans.iter().find(|san| !can_be_carried(san)) {
+        let name = name.to_string();
+        return Err(PlanError::BadName { name });
+    }
     let not_before = request.now.plus(-request.policy.backdate);
     let validity = Validity {
         not_before,
@@ -137,6 +154,17 @@ pub(crate) fn certificate(
             .map(|certificate| certificate.to_pem())
             .collect(),
     })
+}
+
+/// Whether a certificate can carry the name; K3s's listener drops others too (reference section
+/// 8.3).
+pub fn can_be_carried(san: &San) -> bool {
+    let San::Dns(name) = san else {
+        return true;
+    };
+    let rest = name.strip_prefix("*.").unwrap_or(name);
+    let fits = |letter: u8| letter.is_ascii_alphanumeric() || b"-_.".contains(&letter);
+    !rest.is_empty() && rest.len() <= 253 && rest.bytes().all(fits)
 }
 
 fn purpose_name(purpose: &Purpose) -> String {

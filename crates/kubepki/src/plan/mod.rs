@@ -6,6 +6,7 @@
 //! one undo serve all of them.
 
 mod copies;
+mod error;
 mod issuer;
 mod planner;
 mod select;
@@ -21,9 +22,10 @@ use serde::{Deserialize, Serialize};
 use crate::host::Attributes;
 
 pub use copies::{StaleCopy, plan_copies};
+pub use error::PlanError;
 pub(crate) use issuer::certificate;
-pub use issuer::served_chain;
-pub use planner::{PlanError, Request, Selection, plan_leaves};
+pub use issuer::{can_be_carried, served_chain};
+pub use planner::{Request, Selection, plan_leaves};
 pub use select::{Due, UnknownService, due, requested, services};
 pub use show::{headline, show};
 

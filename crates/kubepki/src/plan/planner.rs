@@ -5,12 +5,13 @@ use std::path::Path;
 
 use pki::{Certificate, Purpose, UnixTime};
 
+use super::error::PlanError;
 use super::issuer::certificate;
 use super::{
     Action, Before, Content, KeyOrigin, Leaf, LeafId, PLAN_FORMAT, Plan, PlanId, Step, Target,
 };
 use crate::catalogue::{Kind, LeafSpec, Row};
-use crate::cluster::{LeafWant, Policy, WantError, Wishes, listener_sans, want};
+use crate::cluster::{LeafWant, Policy, Wishes, listener_sans, want};
 use crate::edge::Entropy;
 use crate::host::Attributes;
 use crate::inventory::{Facts, Found, Inventory, Observed, ObservedRow, Role};
@@ -43,70 +44,6 @@ pub struct Request<'a> {
     pub hypothetical: bool,
     /// Where serial numbers come from.
     pub entropy: &'a dyn Entropy,
-}
-
-/// Why there can be no plan.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum PlanError {
-    /// A CA's certificate cannot be used.
-    #[error("{path} cannot be used as {authority}: {detail}")]
-    Authority {
-        /// The CA's row.
-        authority: &'static str,
-        /// Its file.
-        path: String,
-        /// What is wrong and what to do.
-        detail: String,
-    },
-    /// A CA has expired: nothing that it signs would be accepted.
-    #[error(
-        "{authority} ({path}) expired {not_after}: no leaf that it signs would be accepted. \
-         Rotate the CA first: `k3s certificate rotate-ca`"
-    )]
-    AuthorityExpired {
-        /// The CA's row.
-        authority: &'static str,
-        /// Its file.
-        path: String,
-        /// When it ended.
-        not_after: UnixTime,
-    },
-    /// A CA is not valid yet: the clock is behind, or the CA was made on a machine whose clock
-    /// is ahead.
-    #[error(
-        "{authority} ({path}) is not valid before {not_before}, and this machine's clock says \
-         {now}: set the clock, or wait"
-    )]
-    AuthorityNotYetValid {
-        /// The CA's row.
-        authority: &'static str,
-        /// Its file.
-        path: String,
-        /// When it begins.
-        not_before: UnixTime,
-        /// The clock.
-        now: UnixTime,
-    },
-    /// What a leaf should say is not known.
-    #[error(transparent)]
-    Want(#[from] WantError),
-    /// The names cannot be reduced so far.
-    #[error("{row} would have no name left; K3s could not serve with it")]
-    NoNamesLeft {
-        /// The row.
-        row: &'static str,
-    },
-    /// A file is in the way or cannot be read.
-    #[error("{path}: {detail}")]
-    Unreadable {
-        /// The file.
-        path: String,
-        /// Why.
-        detail: String,
-    },
-    /// The cryptographic library failed.
-    #[error("cannot prepare a certificate")]
-    Pki(#[source] pki::Error),
 }
 
 /// Plans the issue of every selected row, with the kubeconfigs that inline them.

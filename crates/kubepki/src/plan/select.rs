@@ -141,6 +141,7 @@ pub fn due(
         });
     }
     inlined_admin(inventory, policy, now, &mut due);
+    due.notes.extend(clock_notes(inventory, now));
     Ok(due)
 }
 
@@ -161,6 +162,26 @@ fn row_reason(
         }
         _ => None,
     })
+}
+
+/// CAs that have not begun: the clock is wrong, and with it everything that is said of dates.
+fn clock_notes(inventory: &Inventory, now: UnixTime) -> Vec<String> {
+    let authorities = inventory
+        .rows
+        .iter()
+        .filter(|observed| observed.row.is_authority());
+    authorities
+        .filter_map(|observed| {
+            let begins = observed.file.first_certificate()?.validity().not_before;
+            let path = observed.file.path.display();
+            (begins > now).then(|| {
+                format!(
+                    "{path} is not valid before {begins}, and this machine's clock says {now}: \
+                     set the clock"
+                )
+            })
+        })
+        .collect()
 }
 
 fn leaf_reason(

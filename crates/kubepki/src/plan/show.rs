@@ -6,7 +6,7 @@ use std::path::Path;
 use pki::UnixTime;
 
 use super::{
-    Action, Before, Content, FingerprintKind, KeyOrigin, Leaf, LeafId, Plan, Step, Target,
+    Action, Before, Content, FingerprintKind, KeyOrigin, Leaf, LeafId, Plan, Proof, Step, Target,
 };
 use crate::inventory::{Facts, Inventory, Observed};
 
@@ -148,17 +148,32 @@ fn becomes(plan: &Plan, action: &Action) -> (&'static str, String) {
             proof,
         } => (
             "restart",
-            format!("`{}` run, {} proof(s) hold", command.join(" "), proof.len()),
+            format!("`{}` run{}", command.join(" "), proven(proof)),
         ),
         Action::Restart {
             command: None,
             proof,
-        } => (
-            "restart",
-            format!("restarted, {} proof(s) hold", proof.len()),
-        ),
+        } => ("restart", format!("restarted{}", proven(proof))),
         Action::DeletePods { selectors } => ("delete pods", selectors.join(", ")),
         Action::Manual { instruction, .. } => ("wait for", instruction.clone()),
+    }
+}
+
+/// What is looked at after a restart.
+fn proven(proofs: &[Proof]) -> String {
+    let words: Vec<String> = proofs
+        .iter()
+        .map(|proof| match proof {
+            Proof::Serves { address, leaf } => format!("{address} serves the new {leaf}"),
+            Proof::ServesOther { address, .. } => format!("{address} serves another certificate"),
+            Proof::Listens { address } => format!("{address} answers"),
+            Proof::Active { unit } => format!("{unit} is active"),
+            Proof::FileRenewed { path, .. } => format!("{} is new", path.display()),
+        })
+        .collect();
+    match words.is_empty() {
+        true => String::new(),
+        false => format!(", then {}", words.join(", ")),
     }
 }
 

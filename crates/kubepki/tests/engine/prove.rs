@@ -189,7 +189,10 @@ async fn what_is_served_is_seen_even_by_strict_servers_and_silence_is_not() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
-    drop(silent);
+    // Bound but not listening: refused, and no other test can take the port meanwhile.
+    let deaf = tokio::net::TcpSocket::new_v4().unwrap();
+    deaf.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = deaf.local_addr().unwrap().to_string();
     let error = served_certificate(&address, limit).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     for address in ["127.0.0.1", "127.0.0.1:x", "::1:99999", "a b:1"] {
