@@ -52,7 +52,7 @@ enum What {
         #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000])]
         counts: Vec<usize>,
         /// How many of them are made anew; the others are hard links to their files.
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 20)]
         distinct: usize,
         /// How often each measurement is repeated.
         #[arg(long, default_value_t = 3)]

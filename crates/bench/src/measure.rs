@@ -60,7 +60,9 @@ pub fn cost(command: &mut Command, worst: i32) -> Result<Cost, Failure> {
         .map_err(|error| format!("{}: {error}", command.get_program().display()))?;
     let wall = begin.elapsed().as_secs_f64();
     if ended.status.code().is_none_or(|code| code > worst) {
-        return Err(format!("{command:?} ended with {}", ended.status).into());
+        let words = command.get_args().take(6).collect::<Vec<_>>();
+        let name = command.get_program();
+        return Err(format!("{name:?} {words:?} ended with {}", ended.status).into());
     }
     let usage = ended.rusage;
     Ok(Cost {

@@ -21,13 +21,26 @@ use crate::command::init::InitArgs;
     name = "kubepki",
     version,
     arg_required_else_help = true,
-    max_term_width = 100
+    max_term_width = 100,
+    after_help = EXIT_CODES
 )]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
+
+/// What the native commands end with; `k3s certificate …` ends as K3s does.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  fine, or done
+  1  failed, nothing was changed
+  2  the command was not said right
+  3  something is due
+  4  something has expired or is broken
+  5  refused, or the plan is stale; nothing was changed
+  6  interrupted: run `kubepki resume` or `kubepki undo`
+  7  done in part";
 
 /// The commands.
 #[derive(Debug, Subcommand)]

@@ -198,9 +198,9 @@ fn undated(text: &str) -> String {
     text.lines().map(line).collect()
 }
 
-/// K3s copies an agent's keys with 0644.
+/// Files of a backup are 0600; K3s keeps each mode, and gives an agent's keys 0644.
 fn named_differences(listing: &str) -> String {
-    let line = |line: &str| match line.contains("./agent/tls-NOW") && line.ends_with(".key ") {
+    let line = |line: &str| match line.contains("/tls-NOW") {
         true => line.replacen("f 644 ", "f 600 ", 1) + "\n",
         false => line.to_owned() + "\n",
     };

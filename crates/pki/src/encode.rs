@@ -15,7 +15,7 @@ pub(crate) fn write(into: &mut Vec<u8>, tag: Tag, parts: &[&[u8]]) -> Result<(),
     let bad = |error: der::Error| Error::malformed("DER to write", error);
     let length = parts.iter().map(|part| part.len()).sum::<usize>();
     let length = Length::try_from(length).map_err(bad)?;
-    Header::new(tag, length).encode_to_vec(into).map_err(bad)?;
+    Header::new(tag, length).encode(into).map_err(bad)?;
     for part in parts {
         into.extend_from_slice(part);
     }

@@ -6,6 +6,7 @@ use const_oid::ObjectIdentifier;
 use der::asn1::AnyRef;
 use der::{Decode, Encode, Reader, SliceReader, Tag, Tagged};
 
+use crate::encode::{self, element};
 use crate::{Error, oid};
 
 /// A distinguished name (RFC 5280 section 4.1.2.4): its exact DER and its attributes.
@@ -93,7 +94,6 @@ impl Name {
                 detail: "a certificate without a common name has no user in Kubernetes".to_owned(),
             });
         }
-        let bad = |error: der::Error| Error::malformed("distinguished name", error);
         let pairs = organizations
             .iter()
             .map(|value| (oid::ORGANIZATION, value.as_str()))
@@ -106,18 +106,14 @@ impl Name {
             } else {
                 Tag::Utf8String
             };
-            let pair = AnyRef::new(tag, value.as_bytes())
-                .and_then(|value| Pair { oid, value }.to_der())
-                .map_err(bad)?;
-            AnyRef::new(Tag::Set, &pair)
-                .and_then(|set| set.encode_to_vec(&mut body))
-                .map_err(bad)?;
+            let id = element(Tag::ObjectIdentifier, &[oid.as_bytes()])?;
+            let text = element(tag, &[value.as_bytes()])?;
+            let pair = element(Tag::Sequence, &[&id, &text])?;
+            encode::write(&mut body, Tag::Set, &[&pair])?;
             let value = value.to_owned();
             attributes.push(Attribute { oid, value });
         }
-        let der = AnyRef::new(Tag::Sequence, &body)
-            .and_then(|sequence| sequence.to_der())
-            .map_err(bad)?;
+        let der = element(Tag::Sequence, &[&body])?;
         Ok(Self { der, attributes })
     }
 
@@ -147,12 +143,6 @@ impl Name {
             .filter(move |a| a.oid == oid)
             .map(|a| a.value.as_str())
     }
-}
-
-#[derive(der::Sequence)]
-struct Pair<'a> {
-    oid: ObjectIdentifier,
-    value: AnyRef<'a>,
 }
 
 impl fmt::Display for Name {

@@ -164,7 +164,6 @@ fn easyrsa(folder: &Path, words: &[&str]) -> Command {
         ("EASYRSA_ALGO", "ec"),
         ("EASYRSA_CURVE", "prime256v1"),
         ("EASYRSA_CERT_EXPIRE", "365"),
-        ("EASYRSA_REQ_CN", "k3s-server-ca"),
     ] {
         command.env(name, value);
     }

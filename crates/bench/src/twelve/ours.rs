@@ -69,7 +69,7 @@ pub(super) const ROTATE: Contender = Contender {
 
 const FIXTURE: &str = "k3s-1.36-sqlite";
 const SERVICES: &str = "admin,api-server,auth-proxy,cloud-controller,controller-manager,\
-                        scheduler,supervisor,kube-proxy";
+                        scheduler,supervisor,kube-proxy,k3s-controller";
 const LEAVES_BELOW: [&str; 4] = [
     "server/tls",
     "server/tls/kube-controller-manager",

@@ -184,13 +184,9 @@ fn copy_of(path: &Path, entry: &Entry, mode: u32) -> Kept {
         },
         EntryKind::File(bytes) => {
             let sha256 = pki::sha256(bytes).to_string();
-            let mode = if holds_key(path, bytes) {
-                mode & 0o600
-            } else {
-                mode
-            };
             Kept {
-                mode,
+                // K3s keeps each mode, and gives an agent's keys 0644; a backup is for root alone.
+                mode: mode & 0o600,
                 content: Content::CopyOf {
                     path: path.to_owned(),
                     sha256,
@@ -198,13 +194,6 @@ fn copy_of(path: &Path, entry: &Entry, mode: u32) -> Kept {
             }
         }
     }
-}
-
-/// By its name or by what stands in it.
-fn holds_key(path: &Path, bytes: &[u8]) -> bool {
-    const MARK: &[u8] = b"PRIVATE KEY";
-    path.extension().is_some_and(|extension| extension == "key")
-        || bytes.windows(MARK.len()).any(|window| window == MARK)
 }
 
 fn unsaved(layout: &Layout, path: &Path, source: HostError) -> DropinError {

@@ -9,7 +9,8 @@ use std::sync::{Condvar, Mutex, PoisonError};
 const AHEAD: usize = 4;
 
 /// Runs `work` on each item with `workers` threads and hands the results to `take` in the order
-/// of the items, on the calling thread.
+/// of the items, on the calling thread. No work is ever done there, however few threads: the
+/// caller may be inside an asynchronous runtime, and work that starts one would panic.
 ///
 /// At most a few results per worker wait at any time, however slow one item is. `take` ends
 /// everything early by breaking.
@@ -22,14 +23,6 @@ pub fn in_order<T, R>(
     T: Sync,
     R: Send,
 {
-    if workers.get() == 1 || items.len() < 2 {
-        for item in items {
-            if take(work(item)).is_break() {
-                return;
-            }
-        }
-        return;
-    }
     let queue = Queue {
         state: Mutex::new(State {
             next_item: 0,
@@ -168,6 +161,30 @@ mod tests {
                 },
             );
             assert_eq!(said, (0..500).map(|item| item * 2).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn the_callers_runtime_is_left_alone() {
+        let runtime = || {
+            tokio::runtime::Builder::new_current_thread()
+                .build()
+                .unwrap()
+        };
+        for (items, count) in [(1, 1), (1, 3), (5, 1), (5, 2)] {
+            let mut said = 0;
+            runtime().block_on(async {
+                in_order(
+                    &vec![(); items],
+                    workers(count),
+                    |()| runtime().block_on(async {}),
+                    |()| {
+                        said += 1;
+                        ControlFlow::Continue(())
+                    },
+                );
+            });
+            assert_eq!(said, items);
         }
     }
 
