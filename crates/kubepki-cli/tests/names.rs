@@ -1,7 +1,11 @@
 //! `--tls-san` and `--tls-san-drop`: which certificates carry the servers' names, and what K3s is
 //! told of them.
 
-#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking and write what they look at"
+)]
 
 mod common;
 

@@ -225,6 +225,7 @@ impl<'a> Draft<'a> {
         key: Option<&Observed>,
     ) -> Result<(), PlanError> {
         let certificate = certificate(self.request, self.lifetime, want, authority)?;
+        self.tell_expired(authority);
         let key = self.key_origin(key);
         self.plan.leaves.insert(
             id.clone(),
@@ -372,6 +373,22 @@ impl<'a> Draft<'a> {
             self.step(directory, before(directory)?, action, "is missing");
         }
         Ok(())
+    }
+
+    /// Says once of each certificate behind a CA that has ended: clients differ about it.
+    fn tell_expired(&mut self, authority: &str) {
+        let behind = self.request.inventory.authority(authority).iter().skip(1);
+        for ended in behind.filter(|ca| ca.validity().not_after < self.request.now) {
+            let note = format!(
+                "{} behind {authority} expired {}: Kubernetes' clients hold the whole CA file and \
+                 accept what it signs, OpenSSL's do not",
+                ended.subject(),
+                ended.validity().not_after
+            );
+            if !self.plan.notes.contains(&note) {
+                self.plan.notes.push(note);
+            }
+        }
     }
 
     /// Says once of each directory that leads out of the tree that it does.
