@@ -7,6 +7,7 @@
     reason = "tests fail by panicking and spoil files"
 )]
 
+mod authority;
 #[path = "../common/mod.rs"]
 mod common;
 mod disk;
