@@ -8,12 +8,14 @@ use std::sync::atomic::AtomicUsize;
 
 use kubepki::apply::{Executor, Outcome, Patience, Quiet, Standing, plan_id};
 use kubepki::catalogue::K3S;
+use kubepki::check::{AUTHORITY_WINDOW, Question, Severity, check, worst};
 use kubepki::cluster::{Policy, Wishes};
 use kubepki::edge::{FixedClock, FreshKeys, SystemEntropy};
 use kubepki::host::{Host, LocalHost};
 use kubepki::init::{self, Spec, Words, plan_init, survey};
 use kubepki::inventory::{DetectedRelease, Inventory, Site, collect};
 use kubepki::plan::{self, Plan, Request};
+use kubepki::report::{Report, table};
 use kubepki::state::{Locked, StateDir};
 use pki::{DAY, UnixTime};
 
@@ -83,6 +85,22 @@ struct Material {
     client_roots: Vec<u8>,
 }
 
+impl Material {
+    /// A handshake of this server with the client of `other`; why one refused, if one did.
+    async fn meets(&self, other: &Self, at: UnixTime) -> Result<Option<String>, CliError> {
+        let server = Pair {
+            chain: &self.server_chain,
+            key: &self.server_key,
+        };
+        let client = Pair {
+            chain: &other.client_chain,
+            key: &other.client_key,
+        };
+        let roots = (other.server_roots.as_slice(), self.client_roots.as_slice());
+        handshake(server, client, roots, at).await
+    }
+}
+
 impl Tour {
     async fn first_start(&self) -> Result<(), CliError> {
         let started = self.now.plus(-AGE);
@@ -121,18 +139,27 @@ impl Tour {
     }
 
     async fn look(&self) -> Result<(), CliError> {
-        title(2, "What is due today")?;
+        title(
+            2,
+            &format!("The clock moves on to {}: $ kubepki check", self.now),
+        )?;
         let inventory = self.inventory(self.now).await?;
         let policy = Policy::k3s(inventory.release);
-        let due = plan::due(&inventory, &wishes(&inventory), &policy, self.now)?;
-        for selection in due.selected.iter().take(3) {
-            say(&format!("{}: {}", selection.row, selection.reason))?;
+        let question = Question {
+            inventory: &inventory,
+            wishes: &wishes(&inventory),
+            policy: &policy,
+            now: self.now,
+            authority_window: AUTHORITY_WINDOW,
+        };
+        let findings = check(&question);
+        if worst(&findings) != Some(Severity::Due) {
+            return Err(CliError::message(
+                "the check does not say that leaves are due",
+            ));
         }
-        say(&format!(
-            "… {} in all. K3s would renew them at its next start;",
-            due.selected.len()
-        ))?;
-        say("a server that is never restarted dies of them in 65 days.")
+        output::data(&table::render(&Report::new(&question, &findings), false))?;
+        say("K3s renews these at a start; a server that is never restarted dies of them.")
     }
 
     async fn renew_and_die(&self) -> Result<Plan, CliError> {
@@ -201,30 +228,44 @@ impl Tour {
     }
 
     async fn prove(&self, old: &Material) -> Result<(), CliError> {
-        title(4, "Prove that old and new clients connect")?;
+        title(4, "Prove who can connect to whom")?;
         let new = self.material().await?;
         if new.server_key == old.server_key || new.client_key == old.client_key {
             return Err(CliError::message("a renewed leaf kept its key"));
         }
-        for (who, server, client) in [
-            ("new client, new server", &new, &new),
-            ("old client, new server", &new, old),
-            ("new client, old server", old, &new),
+        let later = self.now.plus(70 * DAY);
+        for (who, server, client, at, accepted) in [
+            ("new client, new server", &new, &new, self.now, true),
+            ("old client, new server", &new, old, self.now, true),
+            ("new client, old server", old, &new, self.now, true),
+            (
+                "70 days later, new client, new server",
+                &new,
+                &new,
+                later,
+                true,
+            ),
+            (
+                "70 days later, old client, new server",
+                &new,
+                old,
+                later,
+                false,
+            ),
+            (
+                "70 days later, new client, old server",
+                old,
+                &new,
+                later,
+                false,
+            ),
         ] {
-            let server_pair = Pair {
-                chain: &server.server_chain,
-                key: &server.server_key,
-            };
-            let client_pair = Pair {
-                chain: &client.client_chain,
-                key: &client.client_key,
-            };
-            let roots = (
-                client.server_roots.as_slice(),
-                server.client_roots.as_slice(),
-            );
-            handshake(server_pair, client_pair, roots, self.now).await?;
-            say(&format!("TLS handshake, {who}: both accept"))?;
+            let refused = server.meets(client, at).await?;
+            if refused.is_none() != accepted {
+                return Err(CliError::message(format!("{who}: {refused:?}")));
+            }
+            let said = refused.map_or("both accept".to_owned(), |why| format!("refused: {why}"));
+            say(&format!("TLS handshake, {who}: {said}"))?;
         }
         Ok(())
     }

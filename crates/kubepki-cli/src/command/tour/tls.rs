@@ -25,17 +25,18 @@ pub struct Pair<'a> {
     pub key: &'a [u8],
 }
 
-/// Server and client shake hands, each verifying the other at `at`.
+/// Server and client shake hands, each verifying the other at `at`. The answer is why one of
+/// them refused the other, or `None` when both accepted.
 ///
 /// # Errors
 ///
-/// When one of them refuses the other.
+/// When the material cannot be used at all.
 pub async fn handshake(
     server: Pair<'_>,
     client: Pair<'_>,
     (server_roots, client_roots): (&[u8], &[u8]),
     at: UnixTime,
-) -> Result<(), CliError> {
+) -> Result<Option<String>, CliError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let time: Arc<dyn TimeProvider> = Arc::new(Moment(at));
 
@@ -60,9 +61,9 @@ pub async fn handshake(
     let accept = TlsAcceptor::from(Arc::new(accept)).accept(far);
     let connect = TlsConnector::from(Arc::new(connect)).connect(name, near);
     let (accepted, connected) = tokio::join!(accept, connect);
-    connected?;
-    accepted?;
-    Ok(())
+    // The one that refuses knows why; the other only hears of it.
+    let refused = accepted.err().or(connected.err());
+    Ok(refused.map(|error| error.to_string()))
 }
 
 fn read(
