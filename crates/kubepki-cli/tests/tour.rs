@@ -1,0 +1,70 @@
+//! `kubepki tour` and `kubepki unit` as programs.
+
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use testkit::Run;
+
+fn kubepki(arguments: &[&str]) -> (Run, String) {
+    let run = testkit::run(env!("CARGO_BIN_EXE_kubepki"), arguments, b"");
+    let stdout = String::from_utf8(run.stdout.clone()).unwrap();
+    (run, stdout)
+}
+
+#[test]
+fn the_tour_does_what_it_says_and_leaves_nothing() {
+    let (run, said) = kubepki(&["tour"]);
+    assert_eq!(run.code, Some(0), "{}", run.text());
+    for line in [
+        "35 certificates: 14 due",
+        "!! the process was killed (signal 9) with 9 files replaced",
+        "Every step done once, none twice; nothing is due any more.",
+        "TLS handshake, old client, new server: both accept",
+        "TLS handshake, 70 days later, old client, new server: refused: ",
+        "The old certificates and keys are back, byte for byte.",
+        "Rotate the CA first",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    let place = said
+        .split_whitespace()
+        .find_map(|word| word.strip_suffix("/k3s:"))
+        .unwrap();
+    assert!(place.contains("kubepki-tour-"), "{place}");
+    assert!(!std::path::Path::new(place).exists(), "{place}");
+}
+
+#[test]
+fn units_run_what_exists() {
+    for (arguments, place, line) in [
+        (
+            &["unit", "drop-in"][..],
+            "# /etc/systemd/system/k3s.service.d/10-kubepki.conf",
+            "ExecStartPre=-/usr/local/bin/kubepki renew --yes",
+        ),
+        (
+            &["unit", "drop-in", "--role", "agent"],
+            "# /etc/systemd/system/k3s-agent.service.d/10-kubepki.conf",
+            "ExecStartPre=-/usr/local/bin/kubepki renew --yes",
+        ),
+        (
+            &["unit", "timer", "--program", "/opt/kubepki"],
+            "# /etc/systemd/system/kubepki-renew.timer",
+            "ExecStart=/opt/kubepki renew --yes",
+        ),
+        (
+            &["unit", "metrics"],
+            "# /etc/systemd/system/kubepki-check.timer",
+            "ExecStart=/usr/local/bin/kubepki check --output prometheus",
+        ),
+    ] {
+        let (run, said) = kubepki(arguments);
+        assert_eq!(run.code, Some(0));
+        assert!(said.lines().any(|it| it == place), "{said}");
+        let command = said.lines().find(|it| *it == line).unwrap();
+        // The words after the program are a command line that the program itself understands.
+        let words: Vec<&str> = command.split(' ').skip(1).chain(["--help"]).collect();
+        assert_eq!(kubepki(&words).0.code, Some(0), "{words:?}");
+    }
+    let (run, _) = kubepki(&["unit", "timer", "--program", "kube pki"]);
+    assert_eq!(run.code, Some(2));
+}
