@@ -405,6 +405,9 @@ pub struct UndoArgs {
 pub struct ResumeArgs {
     /// The plan to go on with; the interrupted one by default.
     pub id: Option<String>,
+    /// Accepted for scripts: what was begun was agreed to, so nothing is asked.
+    #[arg(long)]
+    pub yes: bool,
     /// Seconds to wait after a restart for the proof.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub restart_timeout: u64,

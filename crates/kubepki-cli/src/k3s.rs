@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use kubepki::cluster::NodeSpec;
 use kubepki::host::Host;
-use kubepki::inventory::{DEFAULT_DATA_DIR, Site};
+use kubepki::inventory::Site;
 use kubepki::k3s::{K3sConfig, Places, discover};
 use kubepki::plan::{PlanError, can_be_carried};
 use pki::San;
@@ -20,6 +20,8 @@ use crate::world::resolved;
 pub struct Settings {
     /// The data directory, links resolved.
     pub data_dir: PathBuf,
+    /// The data directory that K3s's configuration names, links resolved.
+    pub configured: PathBuf,
     /// The administrator's kubeconfig, if it belongs to that directory.
     pub admin_kubeconfig: Option<PathBuf>,
     /// Names that the configuration asks for.
@@ -67,6 +69,7 @@ impl Settings {
             node: None,
             cluster_domain: config.cluster_domain.value.clone(),
             service_address: service_address(&config)?,
+            configured,
             config: None,
         };
         if ours {
@@ -135,8 +138,8 @@ pub struct Running {
 /// The K3s that runs on this data directory, as far as `/proc` tells.
 ///
 /// K3s changes its title to `k3s server` without its flags, so a process without `--data-dir` in
-/// its arguments is taken to work on the default one.
-pub fn running(site: &Site) -> Option<Running> {
+/// its arguments is taken to work on the `configured` one.
+pub fn running(site: &Site, configured: &Path) -> Option<Running> {
     std::fs::read_dir("/proc")
         .ok()?
         .flatten()
@@ -158,7 +161,8 @@ pub fn running(site: &Site) -> Option<Running> {
                     matches!(*word, "--data-dir" | "-d").then(|| words.get(index + 1).copied())?
                 })
             });
-            let data_dir = resolved(Path::new(named.unwrap_or(DEFAULT_DATA_DIR)));
+            let data_dir =
+                named.map_or_else(|| configured.to_owned(), |it| resolved(Path::new(it)));
             (data_dir == site.data_dir).then(|| Running {
                 name: format!("k3s {role}"),
                 pid,

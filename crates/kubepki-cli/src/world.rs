@@ -138,6 +138,8 @@ pub struct Node {
     pub wishes: Wishes,
     /// Names that K3s's configuration asks for.
     pub configured_sans: Vec<San>,
+    /// The data directory that K3s's configuration names.
+    pub configured: PathBuf,
     /// Lifetimes and keys.
     pub policy: Policy,
     /// Where plans are kept.
@@ -176,6 +178,7 @@ impl Node {
         Ok(Self {
             inventory,
             wishes,
+            configured: settings.configured,
             configured_sans: settings.tls_sans,
             policy,
             state,

@@ -143,7 +143,7 @@ pub fn print_plan(
 
 /// Says first that K3s runs, if it does: files change under it.
 pub fn announce_running(node: &Node) {
-    if let Some(process) = running(&node.inventory.site) {
+    if let Some(process) = running(&node.inventory.site, &node.configured) {
         output::talk(&format!(
             "K3s is running on this node ({} {}): it keeps its old certificates until restarted.",
             process.name, process.pid

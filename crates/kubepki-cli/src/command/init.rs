@@ -106,7 +106,7 @@ pub async fn run(args: &InitArgs) -> Result<Exit, CliError> {
     refuse_unfinished(&state)?;
     let found = survey(&world.host, &data_dir, &spec, world.now()).await;
     let found = found.map_err(refused)?;
-    if let Some(process) = running(&found.inventory.site) {
+    if let Some(process) = running(&found.inventory.site, &settings.configured) {
         output::talk(&format!(
             "K3s is running on this node ({} {}): what is made here it takes up at its next start.",
             process.name, process.pid

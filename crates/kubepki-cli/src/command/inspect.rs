@@ -27,6 +27,10 @@ pub fn run(args: &InspectArgs) -> Result<Exit, CliError> {
     let bytes = read(&args.file)?;
     let inspection = inspect(&bytes, now)
         .map_err(|error| CliError::message(format!("{}: {error}", args.file.display())))?;
+    if inspection.items.is_empty() {
+        let why = inspection.notes.join("; ");
+        return Err(CliError::message(format!("{}: {why}", args.file.display())));
+    }
     match args.output {
         PlanFormat::Text => output::data(&inspection.to_text())?,
         PlanFormat::Json => output::data(&(serde_json::to_string_pretty(&inspection)? + "\n"))?,

@@ -7,7 +7,7 @@ use kubepki::apply::plan_id;
 use kubepki::host::{Attributes, Entry, EntryKind, Host};
 use kubepki::inventory::{Facts, Found, Observed, ObservedRow, Role, observe_kubeconfig};
 use kubepki::kubeconfig::{
-    Candidate, Copy, CopyState, KEY_ALGORITHM, NewCopy, create, find_copies,
+    Candidate, Copy, CopyState, CreateError, KEY_ALGORITHM, NewCopy, create, find_copies,
 };
 use kubepki::plan::{Request, StaleCopy, plan_copies};
 use pki::{Authority, Certificate, PrivateKey, Serial};
@@ -51,7 +51,14 @@ async fn list(args: &KubeconfigListArgs) -> Result<Exit, CliError> {
         }
     }
     if old {
-        output::talk("Refresh the old ones with: kubepki kubeconfig renew");
+        let files: String = args
+            .files
+            .iter()
+            .map(|file| format!(" {}", file.display()))
+            .collect();
+        output::talk(&format!(
+            "Refresh the old ones with: kubepki kubeconfig renew{files}"
+        ));
     }
     Ok(copies.iter().map(ending).max().unwrap_or(Exit::Fine))
 }
@@ -158,7 +165,7 @@ async fn make(args: &KubeconfigCreateArgs) -> Result<Exit, CliError> {
     };
     let key = PrivateKey::generate(KEY_ALGORITHM)?;
     let serial = Serial::random(pki::random)?;
-    let made = create(&wanted, &authority, &key, serial, world.now())?;
+    let made = create(&wanted, &authority, &key, serial, world.now()).map_err(refusal)?;
     write_new(&world, &args.out, &made.text).await?;
     output::talk(&format!(
         "{} ends {}; it cannot be revoked before.",
@@ -166,6 +173,14 @@ async fn make(args: &KubeconfigCreateArgs) -> Result<Exit, CliError> {
         made.certificate.validity().not_after
     ));
     Ok(Exit::Fine)
+}
+
+/// A user or group that is not to be had without a word is a refusal, not a failure.
+fn refusal(error: CreateError) -> CliError {
+    match error {
+        CreateError::Masters | CreateError::Reserved { .. } => CliError::refused(error.to_string()),
+        error => error.into(),
+    }
 }
 
 /// The client CA with its key.
@@ -254,26 +269,20 @@ async fn find(world: &World, node: &Node, named: &[PathBuf]) -> Result<Vec<Copy>
     } else {
         named.to_vec()
     };
-    let mut read = Vec::new();
+    let (mut read, mut unread) = (Vec::new(), Vec::new());
     for path in files {
+        let path = std::path::absolute(path)?;
         match world.host.read(&path).await {
             Ok(Some(entry)) if entry.bytes().is_some() => read.push((path, entry)),
             Ok(Some(_)) if named.is_empty() => {}
             Ok(Some(_)) => {
-                return Err(CliError::message(format!(
-                    "{} is a link or directory; name the kubeconfig itself",
-                    path.display()
-                )));
+                let why = "it is a link or directory; name the kubeconfig itself";
+                unread.push((path, why.to_owned()));
             }
             Ok(None) if named.is_empty() => {}
-            Ok(None) => {
-                return Err(CliError::message(format!(
-                    "{} is not there",
-                    path.display()
-                )));
-            }
+            Ok(None) => unread.push((path, "it is not there".to_owned())),
             Err(error) if named.is_empty() => output::talk(&kubepki::error_chain(&error)),
-            Err(error) => return Err(error.into()),
+            Err(error) => unread.push((path, kubepki::error_chain(&error))),
         }
     }
     let candidates: Vec<Candidate<'_>> = read
@@ -285,12 +294,14 @@ async fn find(world: &World, node: &Node, named: &[PathBuf]) -> Result<Vec<Copy>
             })
         })
         .collect();
-    Ok(find_copies(
-        &candidates,
-        authorities,
-        world.now(),
-        node.policy.window,
-    ))
+    let mut found = find_copies(&candidates, authorities, world.now(), node.policy.window);
+    found.extend(unread.into_iter().map(|(path, why)| Copy {
+        path,
+        entry: String::new(),
+        identity: None,
+        state: CopyState::Unreadable(why),
+    }));
+    Ok(found)
 }
 
 /// `$KUBECONFIG` and `.kube/config` of every home directory.

@@ -21,7 +21,16 @@ pub async fn rotate(args: &RotateArgs) -> Result<Exit, CliError> {
     let node = Node::open(&world, &args.site, Some(&args.names), Some(&args.leaves)).await?;
     refuse_unfinished(&node.state)?;
     announce_running(&node);
-    let (title, selected) = requested(&node, &args.services)?;
+    let (title, mut selected) = requested(&node, &args.services)?;
+    if !args.names.tls_san.is_empty() || !args.names.tls_san_drop.is_empty() {
+        // A name is of use only where every server has it.
+        let renamed = plan::renamed(&node.inventory, &node.wishes, &node.policy, world.now())?;
+        for selection in renamed {
+            if !selected.iter().any(|other| other.row == selection.row) {
+                selected.push(selection);
+            }
+        }
+    }
     let plan = make(&world, &node, "rotate", title, &selected)?;
     carry_out(&world, &node, plan, &args.change).await
 }

@@ -171,9 +171,9 @@ async fn layout(args: &CommonArgs, world: &World) -> Result<Layout, CliError> {
             None => expand_home(OsStr::new("${HOME}/.rancher/k3s"), home.as_deref())?,
         },
     };
-    // Messages show what was given; a plan holds for any working directory.
-    let absolute = std::path::absolute(&shown)?;
-    Ok(Layout::new(&shown, resolved(&absolute)))
+    // As K3s does, which shows and uses the absolute path.
+    let shown = std::path::absolute(&shown)?;
+    Ok(Layout::new(&shown, resolved(&shown)))
 }
 
 /// `data-dir` of K3s's configuration, if it has one.

@@ -115,14 +115,17 @@ impl Node {
             .collect()
     }
 
-    /// Replaces a file's bytes and nothing else of it.
+    /// Replaces a file's bytes and nothing else of it; one that has gone comes back 0600.
     pub fn overwrite(&self, below: &str, bytes: &[u8]) {
         use std::io::Write as _;
+        use std::os::unix::fs::OpenOptionsExt as _;
 
         let path = self.path(below);
         let mut file = std::fs::OpenOptions::new()
             .write(true)
             .truncate(true)
+            .create(true)
+            .mode(0o600)
             .open(&path)
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         file.write_all(bytes).unwrap();

@@ -26,7 +26,7 @@ pub use error::PlanError;
 pub(crate) use issuer::certificate;
 pub use issuer::{can_be_carried, served_chain};
 pub use planner::{Request, Selection, plan_leaves};
-pub use select::{Due, UnknownService, due, requested, services};
+pub use select::{Due, UnknownService, due, renamed, requested, services};
 pub use show::{headline, show};
 
 /// The version that [`Plan`]s are written in; a newer one is refused.
@@ -378,6 +378,26 @@ pub enum Content {
         /// The leaf.
         leaf: LeafId,
     },
+}
+
+impl Content {
+    /// Whether it holds a private key that is made for it.
+    pub fn is_secret(&self) -> bool {
+        match self {
+            Self::LeafKey(_)
+            | Self::Kubeconfig { .. }
+            | Self::NewKubeconfig { .. }
+            | Self::ListenerSecret { .. }
+            | Self::NewListenerSecret { .. } => true,
+            Self::Directory
+            | Self::Link(_)
+            | Self::Text(_)
+            | Self::Staged { .. }
+            | Self::Backup { .. }
+            | Self::CopyOf { .. }
+            | Self::LeafCertificate(_) => false,
+        }
+    }
 }
 
 /// Something that can be looked at to see that a change has taken hold.

@@ -144,10 +144,18 @@ impl<'a> Draft<'a> {
         reason: &str,
     ) -> Result<(), PlanError> {
         let inventory = self.request.inventory;
+        if let Some(Facts::Malformed(_)) = observed.file.present().map(|present| &present.facts) {
+            self.plan.notes.push(format!(
+                "{} cannot be read and is removed: K3s makes it anew at its next start",
+                observed.file.path.display()
+            ));
+            let before = before(&observed.file)?;
+            self.step(&observed.file, before, Action::Remove, reason);
+            return Ok(());
+        }
         let Some(sans) = listener_sans(inventory, self.request.wishes) else {
             self.plan.notes.push(format!(
-                "{} is not there or cannot be read: K3s makes the listener's certificate at its \
-                 next start",
+                "{} is not there: K3s makes the listener's certificate at its next start",
                 observed.file.path.display()
             ));
             return Ok(());
@@ -342,6 +350,13 @@ impl<'a> Draft<'a> {
             },
             None => Attributes::new(mode),
         };
+        if content.is_secret() && attributes.mode & 0o007 != 0 {
+            let path = observed.path.display();
+            self.plan.notes.push(format!(
+                "{path} holds a private key and is open to everybody, which a replacement keeps: \
+                 chmod 600 {path}"
+            ));
+        }
         let before = before(observed)?;
         self.make_directories(observed)?;
         self.step(

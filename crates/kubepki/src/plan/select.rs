@@ -3,7 +3,7 @@
 use pki::{Certificate, DAY, San, UnixTime};
 
 use super::planner::Selection;
-use crate::catalogue::{Flavour, Kind, Row, Service, Side};
+use crate::catalogue::{Flavour, Kind, Row, SanRule, Service, Side};
 use crate::cluster::{self, Policy, WantError, Wishes, k3s_keeps, want};
 use crate::inventory::{Facts, Found, Inventory, ObservedRow, Role};
 
@@ -78,6 +78,36 @@ pub fn requested(inventory: &Inventory, services: &[&'static Service]) -> Vec<Se
         }
     }
     selected
+}
+
+/// The rows that carry the servers' names and do not carry those that are wished for.
+///
+/// # Errors
+///
+/// [`WantError`] when what a leaf should say is not known.
+pub fn renamed(
+    inventory: &Inventory,
+    wishes: &Wishes,
+    policy: &Policy,
+    now: UnixTime,
+) -> Result<Vec<Selection>, WantError> {
+    let carries_names = |row: &Row| match &row.kind {
+        Kind::Leaf(spec) => spec.sans.contains(&SanRule::ServerNames),
+        Kind::Listener { .. } => true,
+        _ => false,
+    };
+    // Whatever the dates say.
+    let undated = Policy {
+        window: -1,
+        ..*policy
+    };
+    let mut selected = due(inventory, wishes, &undated, now)?.selected;
+    selected.retain(|selection| {
+        inventory
+            .row(selection.row)
+            .is_some_and(|o| carries_names(o.row))
+    });
+    Ok(selected)
 }
 
 fn shares_key(one: &ObservedRow, other: &ObservedRow) -> bool {
@@ -255,6 +285,9 @@ fn listener_reason(
     policy: &Policy,
     now: UnixTime,
 ) -> Option<String> {
+    if let Some(Facts::Malformed(detail)) = observed.file.present().map(|present| &present.facts) {
+        return Some(format!("cannot be read: {detail}"));
+    }
     let leaf = observed.file.first_certificate()?;
     let not_after = leaf.validity().not_after;
     if not_after < now {
