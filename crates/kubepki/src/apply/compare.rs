@@ -1,26 +1,13 @@
 //! What is there, against what should be.
 
-use crate::host::{Attributes, Entry, EntryKind};
+use crate::host::{Attributes, Entry};
 use crate::journal::Found;
 use crate::plan::{Before, Fingerprint, FingerprintKind};
-
-/// An entry without its bytes.
-pub fn fingerprint(entry: &Entry) -> Fingerprint {
-    let kind = match &entry.kind {
-        EntryKind::File(bytes) => FingerprintKind::File(pki::sha256(bytes).to_string()),
-        EntryKind::Directory => FingerprintKind::Directory,
-        EntryKind::Link(target) => FingerprintKind::Link(target.clone()),
-    };
-    Fingerprint {
-        kind,
-        attributes: entry.attributes.clone(),
-    }
-}
 
 /// What a read answered, without the bytes.
 pub fn found(entry: Option<&Entry>) -> Found {
     match entry {
-        Some(entry) => Found::Present(fingerprint(entry)),
+        Some(entry) => Found::Present(Fingerprint::of(entry)),
         None => Found::Absent,
     }
 }

@@ -41,7 +41,7 @@ mod space;
 mod step;
 mod undo;
 
-pub use compare::{fingerprint, found};
+pub use compare::found;
 pub use error::{Aftermath, ApplyError, Difference, MakeError, StepError};
 pub use history::{Past, Standing, history, refuse_unreadable, unfinished};
 pub use preflight::{check_before, check_fit};

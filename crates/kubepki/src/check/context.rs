@@ -6,7 +6,7 @@ use pki::verify::{Options, VerifyError, verify};
 use pki::{Certificate, Purpose, UnixTime};
 
 use super::{Finding, Question};
-use crate::catalogue::{Kind, LeafSpec};
+use crate::catalogue::{Kind, LeafSpec, Service};
 use crate::inventory::{DEFAULT_DATA_DIR, Inventory, Observed, ObservedRow, Role};
 
 /// A question with what every rule asks of it.
@@ -130,14 +130,15 @@ impl<'a> Context<'a> {
         format!("kubepki renew{}", self.data_dir_flag())
     }
 
+    /// The service that rotates the row called `row`.
+    fn service_of(&self, row: &str) -> Option<&'static Service> {
+        let flavour = self.inventory().flavour;
+        flavour.row(row).and_then(|row| flavour.service_of(row))
+    }
+
     /// The command that issues everything of the row's service anew.
     pub(super) fn rotate(&self, row: &'static str) -> String {
-        let inventory = self.inventory();
-        let service = inventory
-            .flavour
-            .row(row)
-            .and_then(|row| inventory.flavour.service_of(row));
-        match service {
+        match self.service_of(row) {
             Some(service) if self.is_server() => format!(
                 "kubepki rotate --service {}{}",
                 service.name,
@@ -150,12 +151,7 @@ impl<'a> Context<'a> {
     /// The command after whose run the next start of K3s makes the row's service anew, with its
     /// kubeconfigs.
     pub(super) fn drop_in_rotate(&self, row: &'static str) -> String {
-        let inventory = self.inventory();
-        let service = inventory
-            .flavour
-            .row(row)
-            .and_then(|row| inventory.flavour.service_of(row));
-        match service {
+        match self.service_of(row) {
             Some(service) if self.is_server() => format!(
                 "kubepki k3s certificate rotate --service {}{}, then {}",
                 service.name,

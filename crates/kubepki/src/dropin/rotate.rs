@@ -12,10 +12,9 @@ use super::layout::Layout;
 use super::log::{Level, Line};
 use super::read::follow;
 use super::services::Selection;
-use crate::apply::fingerprint;
 use crate::catalogue::{Flavour, Kind, Service, Side};
 use crate::host::{Attributes, Entry, EntryKind, Host, HostError};
-use crate::plan::{Action, Before, Content, PLAN_FORMAT, Plan, PlanId, Step, Target};
+use crate::plan::{Action, Before, Content, Fingerprint, PLAN_FORMAT, Plan, PlanId, Step, Target};
 
 /// What a rotation is called, where and when.
 #[derive(Clone, Debug)]
@@ -275,7 +274,9 @@ impl Steps<'_> {
         let number = u32::try_from(self.steps.len())
             .unwrap_or(u32::MAX)
             .saturating_add(1);
-        let before = before.map_or(Before::Absent, |entry| Before::Present(fingerprint(&entry)));
+        let before = before.map_or(Before::Absent, |entry| {
+            Before::Present(Fingerprint::of(&entry))
+        });
         let target = Target::File {
             host: "local".to_owned(),
             path,

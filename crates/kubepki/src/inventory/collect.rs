@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use pki::{Certificate, PrivateKey, UnixTime, sha256};
+use pki::{Certificate, PrivateKey, UnixTime};
 
 use super::{
     DetectedRelease, Facts, Found, Inventory, KeyFacts, Observed, ObservedRow, Present, Role, Site,
 };
 use crate::catalogue::{Flavour, Kind, Row, Side};
-use crate::host::{Entry, EntryKind, Host, HostError};
-use crate::plan::{Fingerprint, FingerprintKind};
+use crate::host::{EntryKind, Host, HostError};
+use crate::plan::Fingerprint;
 
 /// Reads every file that `flavour` knows of and this kind of node can have.
 ///
@@ -121,7 +121,7 @@ async fn observe(host: &dyn Host, path: PathBuf, reader: Reader) -> Observed {
                 EntryKind::File(bytes) => facts_of(bytes, reader),
             };
             Found::Present(Box::new(Present {
-                fingerprint: fingerprint(&entry),
+                fingerprint: Fingerprint::of(&entry),
                 facts,
             }))
         }
@@ -154,19 +154,6 @@ async fn directories(host: &dyn Host, site: &Site, rows: &[ObservedRow]) -> Vec<
         directories.push(observe(host, path, Reader::Opaque).await);
     }
     directories
-}
-
-/// An entry without its bytes.
-pub fn fingerprint(entry: &Entry) -> Fingerprint {
-    let kind = match &entry.kind {
-        EntryKind::File(bytes) => FingerprintKind::File(sha256(bytes).to_string()),
-        EntryKind::Directory => FingerprintKind::Directory,
-        EntryKind::Link(to) => FingerprintKind::Link(to.clone()),
-    };
-    Fingerprint {
-        kind,
-        attributes: entry.attributes.clone(),
-    }
 }
 
 fn facts_of(bytes: &[u8], reader: Reader) -> Facts {

@@ -16,7 +16,7 @@ use pki::{Certificate, Digest, KeyAlgorithm, San, UnixTime};
 use crate::catalogue::{Flavour, Row};
 use crate::plan::Fingerprint;
 
-pub use collect::{collect, fingerprint, observe_kubeconfig};
+pub use collect::{collect, observe_kubeconfig};
 pub use detect::DetectedRelease;
 pub use site::{DEFAULT_DATA_DIR, Role, Site, SiteError};
 

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use pki::UnixTime;
 use serde::{Deserialize, Serialize};
 
-use crate::host::Attributes;
+use crate::host::{Attributes, Entry, EntryKind};
 
 pub use copies::{StaleCopy, plan_copies};
 pub use error::PlanError;
@@ -239,6 +239,21 @@ pub struct Fingerprint {
     pub kind: FingerprintKind,
     /// Mode, owner, time, labels.
     pub attributes: Attributes,
+}
+
+impl Fingerprint {
+    /// An entry without its bytes.
+    pub fn of(entry: &Entry) -> Self {
+        let kind = match &entry.kind {
+            EntryKind::File(bytes) => FingerprintKind::File(pki::sha256(bytes).to_string()),
+            EntryKind::Directory => FingerprintKind::Directory,
+            EntryKind::Link(target) => FingerprintKind::Link(target.clone()),
+        };
+        Self {
+            kind,
+            attributes: entry.attributes.clone(),
+        }
+    }
 }
 
 /// What an entry is, its content by digest.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use kubepki::apply::{Executor, Patience, Quiet, fingerprint};
+use kubepki::apply::{Executor, Patience, Quiet};
 use kubepki::edge::file::{make_directory, replace, replace_link};
 use kubepki::edge::{FixedClock, FreshKeys, SystemEntropy};
 use kubepki::host::{Attributes, Host, LocalHost};
@@ -173,7 +173,7 @@ impl Node {
         for (name, action) in actions {
             let path = self.path(name);
             let before = match LocalHost.read(&path).await.unwrap() {
-                Some(entry) => Before::Present(fingerprint(&entry)),
+                Some(entry) => Before::Present(Fingerprint::of(&entry)),
                 None => Before::Absent,
             };
             let number = u32::try_from(steps.len() + 1).unwrap();
