@@ -95,6 +95,11 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// The same without a window: only what has expired is due by its date.
+    pub fn undated(self) -> Self {
+        Self { window: -1, ..self }
+    }
+
     /// K3s's: 365 days, one hour back, P-256, the window of the release.
     pub fn k3s(release: DetectedRelease) -> Self {
         Self {

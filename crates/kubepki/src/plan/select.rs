@@ -96,12 +96,7 @@ pub fn renamed(
         Kind::Listener { .. } => true,
         _ => false,
     };
-    // Whatever the dates say.
-    let undated = Policy {
-        window: -1,
-        ..*policy
-    };
-    let mut selected = due(inventory, wishes, &undated, now)?.selected;
+    let mut selected = due(inventory, wishes, &policy.undated(), now)?.selected;
     selected.retain(|selection| {
         inventory
             .row(selection.row)
@@ -151,11 +146,7 @@ pub fn due(
         };
         if let Some(note) = cannot_help(inventory, observed, policy, now) {
             // A new leaf would end no later, but may mend something else.
-            let undated = Policy {
-                window: -1,
-                ..*policy
-            };
-            match row_reason(inventory, observed, wishes, &undated, now)? {
+            match row_reason(inventory, observed, wishes, &policy.undated(), now)? {
                 Some(other) => reason = other,
                 None => {
                     let path = observed.file.path.display();
