@@ -1,9 +1,11 @@
 //! The certificate lifecycle of Kubernetes clusters.
 
 pub mod apply;
+pub mod bootstrap;
 pub mod catalogue;
 pub mod check;
 pub mod cluster;
+pub mod datastore;
 pub mod dropin;
 pub mod edge;
 pub mod host;
@@ -19,6 +21,7 @@ pub mod report;
 pub mod state;
 #[cfg(test)]
 mod test_pki;
+pub mod token;
 mod yaml;
 
 /// An error and everything below it, on one line.

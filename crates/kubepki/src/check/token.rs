@@ -5,9 +5,9 @@ use pki::Digest;
 use super::context::Context;
 use super::{Finding, FindingKind, Severity};
 use crate::catalogue::Release;
-use crate::init::hash_of;
 use crate::inventory::{DetectedRelease, Facts};
 use crate::plan::FingerprintKind;
+use crate::token::hash_of;
 
 /// The tokens on disk pin the server CA in force. The hash changes with the CA, and by itself
 /// when an outer CA ends (reference section 5.2); whoever joins with the old one is refused.

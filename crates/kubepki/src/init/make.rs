@@ -5,7 +5,8 @@ use pki::{
 };
 use zeroize::Zeroizing;
 
-use super::{InitError, NODE, Passwd, Request, SERVER, Token};
+use super::{InitError, NODE, Passwd, Request, SERVER};
+use crate::token::Token;
 
 /// A CA's lifetime in seconds.
 const AUTHORITY_LIFETIME: i64 = 3650 * DAY;

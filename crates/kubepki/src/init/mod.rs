@@ -18,7 +18,6 @@ mod passwd;
 mod settings;
 mod spec;
 mod survey;
-mod token;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -31,12 +30,12 @@ use crate::host::HostError;
 use crate::inventory::SiteError;
 use crate::plan::{Plan, PlanError, PlanId};
 use crate::state::{Locked, StateError};
+use crate::token::{Token, TokenError};
 
 pub use authorities::{Authorities, Fault, Standing, state_of_authorities};
 pub use passwd::{NODE, Passwd, PasswdError, SERVER};
 pub use spec::{HTTPS_PORT, NEWEST, Spec, SpecError, Words, service_address};
 pub use survey::{Survey, make_data_dir, survey};
-pub use token::{Token, TokenError, authority_hash, hash_of};
 
 /// What a plan for a new server is made from.
 #[derive(Clone, Copy)]

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use pki::UnixTime;
 use zeroize::Zeroizing;
 
-use super::{InitError, Passwd, Spec, Token};
+use super::{InitError, Passwd, Spec};
 use crate::catalogue::{K3S, Kind, Side};
 use crate::host::{Entry, EntryKind, Host, HostError};
 use crate::inventory::{Found, Inventory, Observed, ObservedRow, Role, Site, SiteError, collect};
+use crate::token::Token;
 
 /// What there is at the place of a new server. It holds secrets and has no Debug.
 pub struct Survey {

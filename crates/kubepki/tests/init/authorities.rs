@@ -1,6 +1,7 @@
 //! CAs that somebody brings.
 
-use kubepki::init::{InitError, Token};
+use kubepki::init::InitError;
+use kubepki::token::Token;
 use pki::{
     Authority, AuthorityRequest, Certificate, DAY, KeyAlgorithm, Name, PrivateKey, Serial,
     UnixTime, Validity,

@@ -1,7 +1,8 @@
 //! `init` where something is there already.
 
 use kubepki::host::LocalHost;
-use kubepki::init::{InitError, Token, authority_hash, survey};
+use kubepki::init::{InitError, survey};
+use kubepki::token::{Token, authority_hash};
 use pki::UnixTime;
 use testkit::{Fixture, Tree};
 

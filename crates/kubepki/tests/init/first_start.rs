@@ -6,9 +6,9 @@ use std::path::Path;
 use kubepki::catalogue::{K3S, Kind};
 use kubepki::cluster::{Leaf, LeafWant, k3s_keeps};
 use kubepki::host::LocalHost;
-use kubepki::init::{Token, authority_hash};
 use kubepki::inventory::{Inventory, Role, Site, collect};
 use kubepki::plan::LeafCertificate;
+use kubepki::token::{Token, authority_hash};
 use pki::{Certificate, DAY, PrivateKey, Purpose, San};
 use testkit::{Fixture, Secrets, Tree, assert_golden, openssl_ok};
 

@@ -6,10 +6,11 @@ use kubepki::apply::{Executor, Outcome, Patience, Quiet, plan_id};
 use kubepki::edge::{FixedClock, FreshKeys, SystemEntropy};
 use kubepki::host::{Entry, EntryKind, Host, LocalHost};
 use kubepki::init::{
-    InitError, Request, Spec, Staged, Survey, Token, Words, make_data_dir, plan_init, stage, survey,
+    InitError, Request, Spec, Staged, Survey, Words, make_data_dir, plan_init, stage, survey,
 };
 use kubepki::plan::Plan;
 use kubepki::state::StateDir;
+use kubepki::token::Token;
 use pki::UnixTime;
 use tempfile::TempDir;
 

@@ -8,10 +8,11 @@ use zeroize::Zeroizing;
 use super::{Draft, digest, is_file, is_no_file, writes_preferences};
 use crate::catalogue::{Kind, Side};
 use crate::init::authorities::outer_authorities;
-use crate::init::{InitError, NODE, Passwd, SERVER, Token, hash_of, make, settings};
+use crate::init::{InitError, NODE, Passwd, SERVER, make, settings};
 use crate::inventory::DetectedRelease;
 use crate::kubeconfig::{Reference, render_reference};
 use crate::plan::{Content, FingerprintKind, LeafId};
+use crate::token::{Token, hash_of};
 
 impl Draft<'_> {
     /// Kubeconfigs that point to files, for components.

@@ -1,0 +1,1 @@
+//! K3s's datastores: SQLite, PostgreSQL and MySQL as kine keeps them, and etcd.
