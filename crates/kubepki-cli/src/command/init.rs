@@ -8,11 +8,12 @@ use clap::Args;
 use kubepki::apply::{Aftermath, Outcome, plan_id};
 use kubepki::catalogue::{Release, ReleaseError};
 use kubepki::init::{
-    InitError, Request, Spec, Staged, Survey, Token, Words, make_data_dir, plan_init, stage, survey,
+    InitError, Request, Spec, Staged, Survey, Words, make_data_dir, plan_init, stage, survey,
 };
 use kubepki::k3s::K3sConfig;
 use kubepki::plan::Plan;
 use kubepki::state::StateDir;
+use kubepki::token::Token;
 use pki::DAY;
 use zeroize::Zeroizing;
 
