@@ -155,7 +155,13 @@ impl Client {
             member: member.to_string(),
             token: None,
         };
-        let refuse = |error: RpcError| ConnectError::Member(error.words());
+        let refuse = |error: RpcError| {
+            ConnectError::Member(if member.https {
+                error.words_after_handshake()
+            } else {
+                error.words()
+            })
+        };
         if let Some(login) = &member.login {
             link.token = Some(authenticate(&link, login).await.map_err(refuse)?);
         }
