@@ -1,11 +1,7 @@
 //! The supervisor is believed once it has shown the CA that the token pins, and told nothing
 //! before.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "tests fail by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use kubepki::edge::{Clock as _, SystemClock};
 use kubepki::token::{Token, authority_hash};
