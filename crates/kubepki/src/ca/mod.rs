@@ -16,8 +16,14 @@
 //! `cRLSign` and `digitalSignature`, from one hour back but never before the issuer, never beyond
 //! the issuer, the issuer's subject key identifier octet for octet.
 
+mod create;
 mod error;
 mod live;
+mod outer;
+mod pool;
+mod profile;
+mod service_key;
+mod stage;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,8 +34,14 @@ use zeroize::Zeroizing;
 use crate::bootstrap::{Bundle, Field};
 use crate::edge::{Entropy, KeySource};
 
+pub use create::{CreateRequest, create};
 pub use error::CaError;
 pub use live::refuse_live;
+pub use outer::{Outer, faults_of};
+pub use pool::Pool;
+pub use profile::Algorithms;
+pub use service_key::{SERVICE_KEY, service_key_file};
+pub use stage::{Change, CrossRoots, StageRequest, stage};
 
 /// One of the five CAs of a K3s cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
