@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod datastore;
 pub mod dropin;
 pub mod edge;
+pub mod fleet;
 pub mod host;
 pub mod init;
 pub mod inspect;
