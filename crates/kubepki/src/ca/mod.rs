@@ -18,6 +18,7 @@
 
 mod error;
 mod live;
+pub mod promise;
 
 use std::collections::BTreeMap;
 use std::fmt;
