@@ -22,6 +22,7 @@ mod live;
 mod outer;
 mod pool;
 mod profile;
+pub mod promise;
 mod service_key;
 mod stage;
 
