@@ -172,10 +172,7 @@ mod tests {
             ),
             ("K10user:pw".to_owned(), PasswordError::LooksFull),
             ("K10::server:pw".to_owned(), PasswordError::LooksFull),
-            (
-                format!("K10{OWN}::server:K10x:y"),
-                PasswordError::LooksFull,
-            ),
+            (format!("K10{OWN}::server:K10x:y"), PasswordError::LooksFull),
             (
                 format!("K10{OWN}::node:pw"),
                 PasswordError::OtherUser {
@@ -202,7 +199,14 @@ mod tests {
     fn knows_which_ones_need_quotes() {
         let plain = |text: &str| of(text).unwrap().is_plain();
         assert!(plain("rotated-token-abcdef0123456789"));
-        for text in ["a b c d e f", "abc#defgh", "12345678", "it's-long-enough", "-leading", "a:bcdefgh"] {
+        for text in [
+            "a b c d e f",
+            "abc#defgh",
+            "12345678",
+            "it's-long-enough",
+            "-leading",
+            "a:bcdefgh",
+        ] {
             assert!(!plain(text), "{text}");
         }
         assert!(of("short").unwrap().is_weak());
