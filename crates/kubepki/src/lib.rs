@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod bootstrap;
+pub mod ca;
 pub mod catalogue;
 pub mod check;
 pub mod cluster;

@@ -1,0 +1,3 @@
+//! The cluster's CAs.
+
+pub mod verify;
