@@ -241,7 +241,13 @@ fn refusals_are_in_the_words_of_go() {
             deviations.push(format!("{}:\n  Go {theirs}\n  we {ours}", case.id));
         }
         let start = ours.split(" (possibly").next().unwrap_or_default();
-        heard.insert(start.split(": current").next().unwrap_or_default().to_owned());
+        heard.insert(
+            start
+                .split(": current")
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
+        );
         let hint = ours.split("because of ").nth(1).unwrap_or_default();
         heard.insert(hint.split(" while").next().unwrap_or_default().to_owned());
     }
