@@ -48,6 +48,8 @@ pub fn plan_extract(request: &Extraction<'_>) -> (Plan, Vec<Staged>) {
         format: PLAN_FORMAT,
         id: request.id.clone(),
         undoes: None,
+        datastore: None,
+        irreversible: None,
         title: format!(
             "extract the bootstrap data to {}",
             request.disk.server.display()
