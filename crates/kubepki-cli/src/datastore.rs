@@ -20,11 +20,11 @@ mod alive;
 mod open;
 
 pub use alive::refuse_living;
-pub use open::open;
+pub use open::{open, snapshot};
 
-/// Where the datastore is, and what opens the bootstrap data in it.
-#[derive(Clone, Debug, Args)]
-pub struct DatastoreArgs {
+/// Where the datastore is.
+#[derive(Clone, Debug, Default, Args)]
+pub struct EndpointArgs {
     /// The datastore, as K3s's flag of that name has it: sqlite://…, postgres://…, mysql://…,
     /// https://… for etcd [default: from K3s's configuration, else what the data directory holds].
     #[arg(
@@ -44,17 +44,27 @@ pub struct DatastoreArgs {
     /// Its key.
     #[arg(long, env = "K3S_DATASTORE_KEYFILE", value_name = "FILE")]
     pub datastore_keyfile: Option<PathBuf>,
-    /// Read a snapshot of etcd, or a copy of state.db, instead of a datastore.
-    #[arg(long, value_name = "FILE", conflicts_with = "datastore_endpoint")]
-    pub snapshot: Option<PathBuf>,
     /// A file with a server token that may open the bootstrap data; `-` for standard input; may
     /// be given several times [default: K3s's own, then what the data directory holds].
     #[arg(long = "token-file", value_name = "FILE")]
     pub token_files: Vec<PathBuf>,
     /// Seconds for which the datastore must stand still before it is written: fewer only where no
     /// server can be alive.
-    #[arg(long, value_name = "SECONDS", default_value_t = 12)]
+    #[arg(long, value_name = "SECONDS", default_value_t = STILL_FOR)]
     pub still_for: u64,
+}
+
+/// Servers renew leases every ten seconds.
+const STILL_FOR: u64 = 12;
+
+/// Where the datastore is, or what is read in its place.
+#[derive(Clone, Debug, Default, Args)]
+pub struct DatastoreArgs {
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    /// Read a snapshot of etcd, or a copy of state.db, instead of the datastore.
+    #[arg(long, value_name = "FILE")]
+    pub snapshot: Option<PathBuf>,
 }
 
 /// A command line's secret, which is not shown.
@@ -78,7 +88,7 @@ fn secret(text: &str) -> Result<Secret, String> {
 /// A datastore whose past can be looked at.
 pub trait Store: Datastore + Archive {}
 
-impl<T: Datastore + Archive> Store for T {}
+impl<T: Datastore + Archive + ?Sized> Store for T {}
 
 /// An open datastore.
 #[derive(Debug)]
@@ -96,7 +106,7 @@ pub struct Connected {
 /// Kinds of datastore, as far as commands differ about them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// kine's file; where.
+    /// kine's own file; where.
     Sqlite(PathBuf),
     /// A database server, or etcd beside K3s.
     Server,
@@ -137,8 +147,11 @@ pub async fn find(
     settings: &Settings,
     access: Access,
 ) -> Result<Found, CliError> {
-    let candidates = candidates(host, args, settings).await?;
-    let connected = open(host, args, settings, access).await?;
+    let candidates = candidates(host, &args.endpoint, settings).await?;
+    let connected = match &args.snapshot {
+        Some(path) => snapshot(path, access).await?,
+        None => open(host, &args.endpoint, settings, access).await?,
+    };
     let opened = read(&connected, &candidates).await?;
     Ok(Found {
         connected,
@@ -191,7 +204,7 @@ pub fn reached(error: DatastoreError) -> CliError {
 /// used is told and passed over.
 pub async fn candidates(
     host: &dyn Host,
-    args: &DatastoreArgs,
+    args: &EndpointArgs,
     settings: &Settings,
 ) -> Result<Candidates, CliError> {
     let mut candidates = Candidates::new();

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Connected, DatastoreArgs, Kind, reached};
+use super::{Connected, EndpointArgs, Kind, reached};
 use crate::error::CliError;
 use crate::k3s::{Settings, running_in};
 
@@ -16,7 +16,7 @@ use crate::k3s::{Settings, running_in};
 /// A refusal that says how the server was seen; a failure when the datastore cannot be asked.
 pub async fn refuse_living(
     connected: &Connected,
-    args: &DatastoreArgs,
+    args: &EndpointArgs,
     settings: &Settings,
 ) -> Result<(), CliError> {
     if let Some(sign) = sign_of_life(connected, args, settings).await? {
@@ -30,7 +30,7 @@ pub async fn refuse_living(
 
 async fn sign_of_life(
     connected: &Connected,
-    args: &DatastoreArgs,
+    args: &EndpointArgs,
     settings: &Settings,
 ) -> Result<Option<String>, CliError> {
     if let Some(process) = running_in(&settings.data_dir, &settings.configured)
