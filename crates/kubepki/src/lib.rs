@@ -18,6 +18,7 @@ pub mod kubeconfig;
 pub mod listener;
 pub mod plan;
 pub mod report;
+pub mod service_account;
 pub mod state;
 #[cfg(test)]
 mod test_pki;

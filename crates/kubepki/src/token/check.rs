@@ -83,8 +83,7 @@ impl Opinion {
     /// the hash `staged`.
     pub fn will_be_accepted(&self, staged: pki::Digest) -> bool {
         let pinned = self.pinned.as_ref();
-        self.proves != Proves::Nothing
-            && pinned.is_none_or(|(hash, _)| *hash == staged.to_string())
+        self.proves != Proves::Nothing && pinned.is_none_or(|(hash, _)| *hash == staged.to_string())
     }
 }
 
