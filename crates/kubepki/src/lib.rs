@@ -2,12 +2,14 @@
 
 pub mod apply;
 pub mod bootstrap;
+pub mod ca;
 pub mod catalogue;
 pub mod check;
 pub mod cluster;
 pub mod datastore;
 pub mod dropin;
 pub mod edge;
+pub mod fleet;
 pub mod host;
 pub mod init;
 pub mod inspect;

@@ -63,6 +63,8 @@ impl<'a> Draft<'a> {
             node: request.spec.node.name.clone(),
             root: inventory.site.data_dir.clone(),
             created: request.now,
+            datastore: None,
+            irreversible: None,
             hypothetical: false,
             leaves: BTreeMap::new(),
             steps: Vec::new(),
