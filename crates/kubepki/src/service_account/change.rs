@@ -5,10 +5,7 @@ use std::path::PathBuf;
 use zeroize::Zeroizing;
 
 use super::{KeyFile, KeyFileError};
-use crate::bootstrap::{
-    Bundle, BundleError, Field, Passphrase, SealError, SharedFile, Stamp, open, seal,
-};
-use crate::datastore::Record;
+use crate::bootstrap::{Bundle, Field, Opened, SealError, SharedFile, Stamp, save};
 use crate::edge::Entropy;
 use crate::host::Entry;
 use crate::init::Staged;
@@ -30,9 +27,7 @@ pub struct ServiceKeyChange<'a> {
     /// What `tls/service.current.key` is now.
     pub current: Option<&'a Entry>,
     /// The bootstrap data as they are.
-    pub record: &'a Record,
-    /// What opens them.
-    pub passphrase: &'a Passphrase,
+    pub opened: &'a Opened,
     /// The file to come.
     pub new: &'a KeyFile,
     /// Salt and nonce.
@@ -42,24 +37,6 @@ pub struct ServiceKeyChange<'a> {
 /// Why the service-account keys cannot be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
-    /// The bootstrap data do not open.
-    #[error("{key} cannot be opened")]
-    Open {
-        /// The datastore key.
-        key: String,
-        /// Why.
-        #[source]
-        source: SealError,
-    },
-    /// They are not K3s's.
-    #[error("{key} cannot be read")]
-    Bundle {
-        /// The datastore key.
-        key: String,
-        /// Why.
-        #[source]
-        source: BundleError,
-    },
     /// Data in the form of K3s 1.21.
     #[error(
         "the bootstrap data are in the form of K3s 1.21 and older, which takes no new service.key \
@@ -110,11 +87,14 @@ pub fn plan_change(change: &ServiceKeyChange<'_>) -> Result<(Plan, Vec<Staged>),
     let ServiceKeyChange {
         head,
         server,
-        record,
+        opened,
         new,
         ..
     } = *change;
-    let mut bundle = opened(change)?;
+    if opened.bundle.legacy {
+        return Err(ChangeError::Legacy);
+    }
+    let mut bundle = opened.bundle.clone();
     let path = Field::ServiceKey.under(server);
     if let (Some(shared), Some(on_disk)) = (bundle.content(Field::ServiceKey), change.present)
         && on_disk.bytes() != Some(shared)
@@ -130,12 +110,10 @@ pub fn plan_change(change: &ServiceKeyChange<'_>) -> Result<(Plan, Vec<Staged>),
     }
     let stamp = Stamp::at(head.now);
     bundle.files.extend(staged(new, stamp).files);
-    let sealed = seal(&bundle.to_json(), change.passphrase, change.entropy);
-    let sealed = sealed.map_err(ChangeError::Seal)?;
-
-    let mut draft = Draft::default();
     let reason = "the bootstrap data, with this service.key; everything else in them stays";
-    draft.update((&record.key, record.revision), "bootstrap", sealed, reason);
+    let saved = save(opened, &bundle, change.entropy, reason).map_err(ChangeError::Seal)?;
+    let mut draft = Draft::default();
+    draft.save(saved);
     let file = |path, present, stamp, name, bytes| File {
         path,
         present,
@@ -162,18 +140,6 @@ pub fn plan_change(change: &ServiceKeyChange<'_>) -> Result<(Plan, Vec<Staged>),
     }
     draft.notes = notes(new);
     Ok(draft.finish(&head, change.title.to_owned()))
-}
-
-fn opened(change: &ServiceKeyChange<'_>) -> Result<Bundle, ChangeError> {
-    let key = || change.record.key.clone();
-    let json = open(&change.record.value, change.passphrase);
-    let json = json.map_err(|source| ChangeError::Open { key: key(), source })?;
-    let bundle = Bundle::parse(&json);
-    let bundle = bundle.map_err(|source| ChangeError::Bundle { key: key(), source })?;
-    match bundle.legacy {
-        true => Err(ChangeError::Legacy),
-        false => Ok(bundle),
-    }
 }
 
 fn notes(new: &KeyFile) -> Vec<String> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use pki::UnixTime;
 use zeroize::Zeroizing;
 
-use crate::bootstrap::Stamp;
+use crate::bootstrap::{Save, Stamp};
 use crate::host::{Attributes, Entry, EntryKind};
 use crate::init::Staged;
 use crate::plan::{
@@ -22,6 +22,8 @@ pub struct Head<'a> {
     pub node: &'a str,
     /// The data directory, links resolved.
     pub root: &'a Path,
+    /// The datastore, without credentials, if the plan writes to it.
+    pub datastore: Option<&'a str>,
     /// When it is made.
     pub now: UnixTime,
 }
@@ -100,17 +102,9 @@ impl Draft {
         self.push_key(key, Before::Absent, operation, reason);
     }
 
-    /// Replaces a datastore key's value at `revision`.
-    pub(crate) fn update(
-        &mut self,
-        (key, revision): (&str, i64),
-        name: &str,
-        value: Vec<u8>,
-        reason: &str,
-    ) {
-        let content = self.stage(name, value.into());
-        let operation = TxnOperation::Update(content);
-        self.push_key(key, Before::Revision(revision), operation, reason);
+    /// Writes bootstrap data.
+    pub(crate) fn save(&mut self, save: Save) {
+        save.append(&mut self.steps, &mut self.staged);
     }
 
     /// Deletes a datastore key at `revision`.
@@ -128,6 +122,8 @@ impl Draft {
             title,
             node: head.node.to_owned(),
             root: head.root.to_owned(),
+            datastore: head.datastore.map(str::to_owned),
+            irreversible: None,
             created: head.now,
             hypothetical: false,
             leaves: BTreeMap::new(),

@@ -11,10 +11,7 @@ use zeroize::Zeroizing;
 use super::draft::{Draft, File, Head};
 use super::server::{PASSWD, TOKEN};
 use super::{NewPassword, Rule, ServerFiles, ServerFilesError, Token, hashes};
-use crate::bootstrap::{
-    Bundle, BundleError, Field, Passphrase, SealError, SharedFile, Stamp, open, seal,
-};
-use crate::datastore::Record;
+use crate::bootstrap::{Bundle, Field, Opened, Passphrase, SealError, SharedFile, Stamp, seal_bundle};
 use crate::edge::Entropy;
 use crate::host::Entry;
 use crate::init::{NODE, Passwd, PasswdError, SERVER, Staged};
@@ -27,10 +24,8 @@ pub struct Rotation<'a> {
     pub head: Head<'a>,
     /// This server's token files and list of users.
     pub files: &'a ServerFiles,
-    /// Every key below `/bootstrap` in the datastore.
-    pub records: &'a [Record],
-    /// The password in force.
-    pub present: &'a Passphrase,
+    /// The bootstrap data, opened with the password in force.
+    pub opened: &'a Opened,
     /// The password to come.
     pub new: &'a NewPassword,
     /// How this K3s hashes its server CA.
@@ -71,51 +66,6 @@ pub enum RotateError {
          another"
     )]
     AgentsPassword,
-    /// No bootstrap key at all.
-    #[error(
-        "the datastore holds no bootstrap data: K3s has not started on it yet. A new cluster takes \
-         its token from --token-file"
-    )]
-    NoKey,
-    /// The password in force opens no key.
-    #[error(
-        "the datastore holds {found} and the present token's is {wanted}: this node's token is not \
-         the one that the data were encrypted with"
-    )]
-    OtherToken {
-        /// The keys that are there.
-        found: String,
-        /// The key of the password in force.
-        wanted: String,
-    },
-    /// More keys than K3s allows.
-    #[error(
-        "the datastore holds {} bootstrap keys ({}): K3s refuses to save while there is more than \
-         one. See `kubepki bootstrap show`",
-        keys.len(), keys.join(", ")
-    )]
-    SeveralKeys {
-        /// Their names.
-        keys: Vec<String>,
-    },
-    /// It does not open.
-    #[error("{key} cannot be opened")]
-    Open {
-        /// The key.
-        key: String,
-        /// Why.
-        #[source]
-        source: SealError,
-    },
-    /// What it holds is not K3s's.
-    #[error("{key} cannot be read")]
-    Bundle {
-        /// The key.
-        key: String,
-        /// Why.
-        #[source]
-        source: BundleError,
-    },
     /// Data in the form of K3s 1.21.
     #[error(
         "the bootstrap data are in the form of K3s 1.21 and older, which cannot rotate its token: \
@@ -165,24 +115,26 @@ pub enum RotateError {
 ///
 /// [`RotateError`]; then nothing was made.
 pub fn plan_rotation(rotation: &Rotation<'_>) -> Result<(Plan, Vec<Staged>), RotateError> {
-    let record = the_record(rotation.records, rotation.present)?;
-    let opened = opened(record, rotation.present)?;
-    if rotation.new.expose() == rotation.present.expose() {
+    let opened = rotation.opened;
+    if opened.bundle.legacy {
+        return Err(RotateError::Legacy);
+    }
+    if rotation.new.expose() == opened.owner.expose() {
         return Err(RotateError::Same);
     }
-    let old_users = users(&opened, rotation)?;
+    let old_users = users(&opened.bundle, rotation)?;
     let (new_users, agents_too) = with_new_password(&old_users, rotation)?;
     let now = rotation.head.now;
     let stamp = Stamp::at(now);
     let text = Zeroizing::new(new_users.to_text().as_bytes().to_vec());
-    let mut bundle = opened;
+    let mut bundle = opened.bundle.clone();
     let shared = SharedFile {
         stamp,
         content: text.clone(),
     };
     bundle.files.insert(Field::PasswdFile, shared);
     let passphrase = Passphrase::new(rotation.new.expose().clone());
-    let sealed = seal(&bundle.to_json(), &passphrase, rotation.entropy);
+    let sealed = seal_bundle(&bundle, &passphrase, rotation.entropy);
     let sealed = sealed.map_err(RotateError::Seal)?;
 
     let mut draft = Draft::default();
@@ -220,41 +172,15 @@ pub fn plan_rotation(rotation: &Rotation<'_>) -> Result<(Plan, Vec<Staged>), Rot
     let reason = "who joins with which password";
     draft.put(put(PASSWD, "passwd", 0o600, Some(stamp), text), reason);
     let reason = "the bootstrap data, encrypted with the former token";
-    draft.delete((&record.key, record.revision), reason);
-    draft.notes = notes(rotation, &record.key, agents_too, &token);
+    for record in std::iter::once(&opened.record).chain(&opened.superseded) {
+        draft.delete((&record.key, record.revision), reason);
+    }
+    draft.notes = notes(rotation, &opened.record.key, agents_too, &token);
     let title = match agents_too {
         true => "rotate the token of servers and agents",
         false => "rotate the servers' token",
     };
     Ok(draft.finish(&rotation.head, title.to_owned()))
-}
-
-/// The one bootstrap key, if it is the password's.
-fn the_record<'a>(records: &'a [Record], present: &Passphrase) -> Result<&'a Record, RotateError> {
-    let wanted = present.key_name();
-    match records {
-        [] => Err(RotateError::NoKey),
-        [record] if record.key == wanted => Ok(record),
-        [record] => Err(RotateError::OtherToken {
-            found: record.key.clone(),
-            wanted,
-        }),
-        several => Err(RotateError::SeveralKeys {
-            keys: several.iter().map(|record| record.key.clone()).collect(),
-        }),
-    }
-}
-
-fn opened(record: &Record, present: &Passphrase) -> Result<Bundle, RotateError> {
-    let key = || record.key.clone();
-    let json = open(&record.value, present);
-    let json = json.map_err(|source| RotateError::Open { key: key(), source })?;
-    let bundle = Bundle::parse(&json);
-    let bundle = bundle.map_err(|source| RotateError::Bundle { key: key(), source })?;
-    match bundle.legacy {
-        true => Err(RotateError::Legacy),
-        false => Ok(bundle),
-    }
 }
 
 /// The list of users in force: the datastore's, which the one on disk must not contradict.
@@ -279,7 +205,7 @@ fn users(bundle: &Bundle, rotation: &Rotation<'_>) -> Result<Passwd, RotateError
 
 /// The list with the new password, and whether it is the agents' too.
 fn with_new_password(old: &Passwd, rotation: &Rotation<'_>) -> Result<(Passwd, bool), RotateError> {
-    let (present, new) = (rotation.present.expose(), rotation.new.expose());
+    let (present, new) = (rotation.opened.owner.expose(), rotation.new.expose());
     if old.password(SERVER.0).is_some_and(|it| it != present) {
         return Err(RotateError::UsersAndToken);
     }
