@@ -48,6 +48,8 @@ pub fn plan_extract(request: &Extraction<'_>) -> (Plan, Vec<Staged>) {
         format: PLAN_FORMAT,
         id: request.id.clone(),
         undoes: None,
+        datastore: None,
+        irreversible: None,
         title: format!(
             "extract the bootstrap data to {}",
             request.disk.server.display()
@@ -58,13 +60,13 @@ pub fn plan_extract(request: &Extraction<'_>) -> (Plan, Vec<Staged>) {
         hypothetical: false,
         leaves: BTreeMap::new(),
         steps,
-        notes: notes(request.disk),
+        notes: extract_notes(request.disk),
     };
     (plan, staged)
 }
 
 /// What is to be known of a directory that files are written to.
-pub(crate) fn notes(disk: &Disk) -> Vec<String> {
+pub fn extract_notes(disk: &Disk) -> Vec<String> {
     let note = |(link, to): &(PathBuf, PathBuf)| {
         format!(
             "{} is a link: files below it are written to {}",

@@ -27,7 +27,7 @@ pub use bundle::{Bundle, BundleError, SharedFile, Stamp};
 pub use compare::{Comparison, Line, SKEW, Standing, Verdict, compare};
 pub use disk::{Directory, Disk};
 pub use exposure::{Exposure, still_open};
-pub use extract::{Extraction, Files, files, plan_extract, staged_name};
+pub use extract::{Extraction, Files, extract_notes, files, plan_extract, staged_name};
 pub use field::Field;
 pub use locate::{Candidate, Candidates, Found, LocateError, Opened, locate};
 pub use read::{ReadError, read_directory};

@@ -25,6 +25,7 @@ mod profile;
 pub mod promise;
 mod service_key;
 mod stage;
+pub mod verify;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -51,7 +51,6 @@ impl Ready {
     pub(super) fn chain(&self) -> impl Iterator<Item = &Certificate> {
         std::iter::once(self.signer.certificate()).chain(&self.above)
     }
-
 }
 
 impl Outer {

@@ -11,7 +11,9 @@ use zeroize::Zeroizing;
 use super::draft::{Draft, File, Head};
 use super::server::{PASSWD, TOKEN};
 use super::{NewPassword, Rule, ServerFiles, ServerFilesError, Token, hashes};
-use crate::bootstrap::{Bundle, Field, Opened, Passphrase, SealError, SharedFile, Stamp, seal_bundle};
+use crate::bootstrap::{
+    Bundle, Field, Opened, Passphrase, SealError, SharedFile, Stamp, seal_bundle,
+};
 use crate::edge::Entropy;
 use crate::host::Entry;
 use crate::init::{NODE, Passwd, PasswdError, SERVER, Staged};
