@@ -5,6 +5,7 @@
 //! system's trust store plays no part, and neither does a proxy.
 
 mod answer;
+mod caller;
 mod kubernetes;
 mod supervisor;
 mod tls;

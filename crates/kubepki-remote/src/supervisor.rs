@@ -197,6 +197,14 @@ impl Supervisor {
         Ok(self.answer(&call, request).await?.body)
     }
 
+    /// Path and query of a URL at this server; `None` for another server's.
+    pub(crate) fn path_of(&self, url: &str) -> Option<String> {
+        let url: Url = url.parse().ok()?;
+        let same = url.origin() == self.base.origin();
+        let query = url.query().map(|query| format!("?{query}"));
+        same.then(|| format!("{}{}", url.path(), query.unwrap_or_default()))
+    }
+
     fn url(&self, path: &str) -> Result<Url, SupervisorError> {
         self.base.join(path).map_err(|error| SupervisorError::Url {
             url: path.to_owned(),

@@ -202,3 +202,33 @@ fn nobody_there_is_an_error_with_the_address() {
         .unwrap_err();
     assert!(error.to_string().contains(&url), "{error}");
 }
+
+#[test]
+fn the_executor_calls_only_the_server_that_was_proved() {
+    use kubepki::apply::Caller as _;
+
+    let cluster = cluster("k3s-1.36-sqlite");
+    let token = token(&cluster, PASSWORD);
+    let server = Standing::start(cluster, Box::new(|call| call.body.ends_with(b"}")));
+    runtime().block_on(async {
+        let url = server.url();
+        let supervisor = Supervisor::connect(&url, &token, false, now())
+            .await
+            .unwrap();
+        let whole = format!("{url}{}", PUT.1);
+        assert!(supervisor.call("PUT", &whole, b"{}").await.is_ok());
+        let refused = supervisor.call("PUT", &whole, b"{").await.unwrap_err();
+        assert!(refused.message.contains("500"), "{refused}");
+        for other in [
+            "https://127.0.0.2:6443/cacerts",
+            "nonsense",
+            "http://127.0.0.1:1/",
+        ] {
+            assert!(
+                supervisor.call("PUT", other, b"{}").await.is_err(),
+                "{other}"
+            );
+        }
+    });
+    assert_eq!(server.calls().len(), 2);
+}

@@ -19,6 +19,7 @@ pub mod k3s;
 pub mod kubeconfig;
 pub mod listener;
 pub mod plan;
+pub mod reconcile;
 pub mod report;
 pub mod state;
 #[cfg(test)]

@@ -34,6 +34,7 @@ mod compare;
 mod error;
 mod history;
 mod leaves;
+mod outside;
 mod preflight;
 mod proof;
 mod render;
@@ -44,6 +45,7 @@ mod undo;
 pub use compare::found;
 pub use error::{Aftermath, ApplyError, Difference, MakeError, StepError};
 pub use history::{Past, Standing, history, refuse_unreadable, unfinished};
+pub use outside::{CallError, Caller, Cluster};
 pub use preflight::{check_before, check_fit};
 pub use proof::served_certificate;
 
@@ -67,6 +69,10 @@ pub struct Executor<'a> {
     pub observer: &'a dyn Observer,
     /// How long is waited for what.
     pub patience: Patience,
+    /// The datastore; plans that write to one are refused without it.
+    pub cluster: Option<Cluster<'a>>,
+    /// Makes HTTP calls; plans that need some are refused without it.
+    pub caller: Option<&'a dyn Caller>,
 }
 
 /// Is told of every step, to show it.

@@ -40,9 +40,10 @@ pub(super) async fn render(
             leaves: Vec::new(),
         }),
         Content::Text(text) => Ok(Rendered::plain(text.clone().into_bytes())),
-        Content::Staged { .. } | Content::Backup { .. } | Content::CopyOf { .. } => {
-            Ok(Rendered::plain(copied(workshop, content).await?))
-        }
+        Content::Staged { .. }
+        | Content::Backup { .. }
+        | Content::Restamped { .. }
+        | Content::CopyOf { .. } => Ok(Rendered::plain(copied(workshop, content).await?)),
         Content::LeafKey(leaf) => {
             let pem = key_pem(workshop, leaf).await?;
             let spki = workshop.key(leaf).await?.spki_sha256().to_string();

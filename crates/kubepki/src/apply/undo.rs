@@ -186,7 +186,7 @@ fn inverse(plan: &Plan, replay: &Replay) -> Plan {
                     command: command.clone(),
                     proof: proof
                         .iter()
-                        .map(|proof| proof_of_undo(proof, replay))
+                        .filter_map(|proof| proof_of_undo(proof, replay))
                         .collect(),
                 };
                 let reason = format!("so that what step {} put in place is given up", step.number);
@@ -248,7 +248,7 @@ fn take_back(plan: &PlanId, step: &Step, record: &StepRecord) -> Option<Step> {
         Found::Absent => Before::Absent,
         Found::Present(fingerprint) => Before::Present(fingerprint.clone()),
         Found::Revision(revision) => Before::Revision(*revision),
-        Found::Stateless => Before::Any,
+        Found::Value { .. } | Found::Stateless => Before::Any,
     };
     let after = record.after.as_ref()?;
     let unchanged = difference(&record.intend.before, after, Care::Before).is_none()
@@ -269,7 +269,9 @@ fn take_back(plan: &PlanId, step: &Step, record: &StepRecord) -> Option<Step> {
                 },
             },
         },
-        Found::Absent | Found::Revision(_) | Found::Stateless => Action::Remove,
+        Found::Absent | Found::Revision(_) | Found::Value { .. } | Found::Stateless => {
+            Action::Remove
+        }
     };
     let reason = match &action {
         Action::Remove => format!("step {} made it", step.number),
@@ -285,8 +287,8 @@ fn take_back(plan: &PlanId, step: &Step, record: &StepRecord) -> Option<Step> {
 
 /// What must hold after the restart that takes a restart back: where the new certificate had to
 /// be served, it must no longer be.
-fn proof_of_undo(proof: &Proof, replay: &Replay) -> Proof {
-    match proof {
+fn proof_of_undo(proof: &Proof, replay: &Replay) -> Option<Proof> {
+    let proof = match proof {
         Proof::Serves { address, leaf } => {
             let record = replay.leaves.get(leaf);
             match record.and_then(|record| record.certificate.clone()) {
@@ -299,9 +301,11 @@ fn proof_of_undo(proof: &Proof, replay: &Replay) -> Proof {
                 },
             }
         }
-        Proof::ServesOther { address, .. } => Proof::Listens {
+        Proof::ServesOther { address, .. } | Proof::ServesUnder { address, .. } => Proof::Listens {
             address: address.clone(),
         },
+        Proof::Holds { .. } => return None,
         other => other.clone(),
-    }
+    };
+    Some(proof)
 }

@@ -16,9 +16,16 @@
 //! `cRLSign` and `digitalSignature`, from one hour back but never before the issuer, never beyond
 //! the issuer, the issuer's subject key identifier octet for octet.
 
+mod create;
 mod error;
 mod live;
+mod outer;
+mod pool;
+mod profile;
 pub mod promise;
+mod service_key;
+mod stage;
+pub mod verify;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,8 +36,14 @@ use zeroize::Zeroizing;
 use crate::bootstrap::{Bundle, Field};
 use crate::edge::{Entropy, KeySource};
 
+pub use create::{CreateRequest, create};
 pub use error::CaError;
 pub use live::refuse_live;
+pub use outer::{Outer, faults_of};
+pub use pool::Pool;
+pub use profile::Algorithms;
+pub use service_key::{SERVICE_KEY, service_key_file};
+pub use stage::{Change, CrossRoots, StageRequest, stage};
 
 /// One of the five CAs of a K3s cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

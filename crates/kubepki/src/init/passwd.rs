@@ -69,6 +69,11 @@ impl Passwd {
             .map(|row| &row.password)
     }
 
+    /// Every user, in order.
+    pub fn users(&self) -> Vec<&str> {
+        self.rows.iter().map(|row| row.user.as_str()).collect()
+    }
+
     /// Adds `user` with `password` unless there is one of that name.
     pub fn ensure(&mut self, (user, group): (&str, &str), password: &Zeroizing<String>) {
         if self.password(user).is_none() {
