@@ -18,23 +18,14 @@ impl Caller for Supervisor {
             Ok(_) => Ok(()),
             Err(error) => Err(CallError {
                 message: error.to_string(),
-                not_done: changed_nothing(&error, &path),
+                // A connection that broke may have carried the call, and K3s answers 500 where
+                // its own datastore left it in doubt.
+                not_done: matches!(error, SupervisorError::Refused { status: ..500, .. }),
                 source: match error {
                     SupervisorError::Unreachable { source, .. } => Some(source),
                     _ => None,
                 },
             }),
         }
-    }
-}
-
-/// Whether K3s has said that it did nothing. A 500 says so of CAs, which are checked before the one
-/// write; a rotation of the token can stop half-way. What a proxy says instead of K3s says nothing.
-fn changed_nothing(error: &SupervisorError, path: &str) -> bool {
-    match error {
-        SupervisorError::Refused { status: 500, .. } => path.starts_with("/v1-k3s/cert/cacerts"),
-        SupervisorError::Refused { status, .. } => *status < 500,
-        SupervisorError::Unreachable { .. } => false,
-        _ => true,
     }
 }

@@ -218,7 +218,7 @@ fn the_executor_calls_only_the_server_that_was_proved() {
         let whole = format!("{url}{}", PUT.1);
         assert!(supervisor.call("PUT", &whole, b"{}").await.is_ok());
         let refused = supervisor.call("PUT", &whole, b"{").await.unwrap_err();
-        assert!(refused.message.contains("500") && refused.not_done, "{refused}");
+        assert!(refused.message.contains("500"), "{refused}");
         for other in [
             "https://127.0.0.2:6443/cacerts",
             "nonsense",
