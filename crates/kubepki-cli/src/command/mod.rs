@@ -9,6 +9,7 @@ mod inspect;
 mod kubeconfig;
 mod leaves;
 mod prepared;
+pub(crate) mod reconcile;
 mod tour;
 mod unit;
 
@@ -37,6 +38,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::Resume(args) => change::resume(&args).await,
             Command::K3s(args) => Ok(crate::dropin::run(&args).await),
             Command::Bootstrap(command) => bootstrap::run(&command).await,
+            Command::Reconcile(args) => reconcile::run(&args).await,
             Command::Kubeconfig(command) => kubeconfig::run(&command).await,
             Command::Inspect(args) => inspect::run(&args),
             Command::Unit(args) => unit::run(&args),
