@@ -2,12 +2,14 @@
 
 pub mod apply;
 pub mod bootstrap;
+pub mod ca;
 pub mod catalogue;
 pub mod check;
 pub mod cluster;
 pub mod datastore;
 pub mod dropin;
 pub mod edge;
+pub mod fleet;
 pub mod host;
 pub mod init;
 pub mod inspect;
@@ -17,7 +19,9 @@ pub mod k3s;
 pub mod kubeconfig;
 pub mod listener;
 pub mod plan;
+pub mod reconcile;
 pub mod report;
+pub mod service_account;
 pub mod state;
 #[cfg(test)]
 mod test_pki;

@@ -11,7 +11,9 @@ mod golden;
 mod keys;
 mod opinion;
 mod secrets;
-mod server;
+pub mod server;
+pub mod stacks;
+pub mod supervisor;
 mod tree;
 
 use std::path::PathBuf;
