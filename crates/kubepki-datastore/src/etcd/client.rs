@@ -69,16 +69,9 @@ impl Client {
                 problem: "no address is given".to_owned(),
             });
         }
+        // Files that are given beside http:// are left alone, as Go's client leaves them.
         if client.members.iter().any(|member| member.https) {
             client.tls.load(&client.shown())?;
-        } else if let Some(file) = client.tls.any_file() {
-            return Err(DatastoreError::Endpoint {
-                endpoint: client.shown(),
-                problem: format!(
-                    "{} is given, but http:// encrypts nothing: write https://",
-                    file.display()
-                ),
-            });
         }
         Ok(client)
     }

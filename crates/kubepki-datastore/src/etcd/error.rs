@@ -180,8 +180,8 @@ fn tls_problem(cause: &(dyn Error + 'static)) -> Option<String> {
     let words = match error {
         Tls::InvalidCertificate(bad) => match bad {
             Bad::UnknownIssuer => {
-                "its certificate does not come from the CA that was given, or its chain is \
-                 incomplete"
+                "its certificate does not come from a CA that is trusted, or its chain is \
+                 incomplete: --datastore-cafile names the CAs, else the system's count"
                     .to_owned()
             }
             Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {

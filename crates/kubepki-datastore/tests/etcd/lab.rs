@@ -4,7 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kubepki::bootstrap::{Passphrase, open};
 use kubepki::datastore::{Former, Record};
-use kubepki_datastore::etcd::{EtcdStore, EtcdTls};
+use kubepki_datastore::Tls;
+use kubepki_datastore::etcd::EtcdStore;
 use testkit::{Etcd, Fixture};
 use zeroize::Zeroizing;
 
@@ -40,7 +41,7 @@ pub fn assert_opens(value: &[u8], fixture: &Fixture) {
 }
 
 pub async fn connect(etcd: &Etcd) -> EtcdStore {
-    EtcdStore::connect(&etcd.urls(), &EtcdTls::default())
+    EtcdStore::connect(&etcd.urls(), &Tls::default())
         .await
         .unwrap()
 }

@@ -3,7 +3,8 @@
 use std::error::Error;
 
 use kubepki::datastore::{Archive, Datastore, DatastoreError};
-use kubepki_datastore::etcd::{EtcdStore, EtcdTls};
+use kubepki_datastore::Tls;
+use kubepki_datastore::etcd::EtcdStore;
 use testkit::Etcd;
 
 use crate::lab::{KEY, connect};
@@ -149,12 +150,10 @@ async fn a_dead_member_first_in_the_list_does_not_matter() {
     // Nobody listens there.
     let mut urls = vec!["http://127.0.0.1:1".to_owned()];
     urls.extend(etcd.urls());
-    let store = EtcdStore::connect(&urls, &EtcdTls::default())
-        .await
-        .unwrap();
+    let store = EtcdStore::connect(&urls, &Tls::default()).await.unwrap();
     assert_eq!(store.get(KEY).await.unwrap(), None);
 
-    let dead = EtcdStore::connect(&urls[..1], &EtcdTls::default()).await;
+    let dead = EtcdStore::connect(&urls[..1], &Tls::default()).await;
     let text = dead.unwrap_err().to_string();
     assert!(
         text.contains("http://127.0.0.1:1") && text.contains("refused"),
@@ -226,28 +225,18 @@ async fn nonsense_is_refused_without_its_password() {
             &["http://127.0.0.1:2379", "http://u:s3cret@:2379"],
             "number 2",
         ),
-        (
-            &["https://root:s3cret@127.0.0.1:2379"],
-            "--datastore-cafile",
-        ),
+        (&["https://root:s3cret@127.0.0.1:1"], "refused"),
         (&["http://root:s3cret@127.0.0.1:1"], "refused"),
     ];
     for (urls, wanted) in cases {
         let urls: Vec<String> = urls.iter().map(|it| (*it).to_owned()).collect();
-        let error = EtcdStore::connect(&urls, &EtcdTls::default())
+        let error = EtcdStore::connect(&urls, &Tls::default())
             .await
             .unwrap_err();
         let text = format!("{error} {error:?}");
         assert!(text.contains(wanted), "{text}");
         assert!(!text.contains("s3cret"), "{text}");
     }
-    let tls = EtcdTls {
-        ca_file: Some("/nowhere/ca.crt".into()),
-        ..EtcdTls::default()
-    };
-    let plain = EtcdStore::connect(&["http://127.0.0.1:1".to_owned()], &tls).await;
-    let text = plain.unwrap_err().to_string();
-    assert!(text.contains("encrypts nothing"), "{text}");
 }
 
 #[tokio::test]
@@ -261,7 +250,7 @@ async fn somebody_who_speaks_no_etcd_is_told_apart() {
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
     });
     let url = format!("http://127.0.0.1:{port}");
-    let error = EtcdStore::connect(&[url], &EtcdTls::default())
+    let error = EtcdStore::connect(&[url], &Tls::default())
         .await
         .unwrap_err();
     assert!(

@@ -4,7 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use kubepki::datastore::Datastore;
-use kubepki_datastore::etcd::{EtcdStore, EtcdTls};
+use kubepki_datastore::Tls;
+use kubepki_datastore::etcd::EtcdStore;
 use pki::{Authority, Certificate, LeafRequest, PrivateKey, Purpose, San, Serial};
 use testkit::{Etcd, EtcdMember, Fixture, TlsFiles, openssl_ok};
 
@@ -91,7 +92,7 @@ fn write(path: &Path, content: &[u8]) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-async fn refused(urls: &[String], tls: &EtcdTls) -> String {
+async fn refused(urls: &[String], tls: &Tls) -> String {
     match EtcdStore::connect(urls, tls).await {
         Ok(store) => panic!("{} let us in", store.endpoint()),
         Err(error) => error.to_string(),
@@ -102,7 +103,7 @@ async fn refused(urls: &[String], tls: &EtcdTls) -> String {
 async fn k3s_own_client_certificate_opens_its_etcd() {
     let lab = Lab::new();
     let etcd = lab.start(&["127.0.0.1", "localhost"]);
-    let tls = EtcdTls::embedded(&lab.server_dir());
+    let tls = Tls::embedded(&lab.server_dir());
     let store = EtcdStore::connect(&etcd.urls(), &tls).await.unwrap();
     let recorded = recorded(&lab.fixture);
     store.create(KEY, &recorded[0].value).await.unwrap();
@@ -126,7 +127,7 @@ async fn k3s_own_client_certificate_opens_its_etcd() {
     let params = openssl_ok(&["ecparam", "-name", "prime256v1"], b"").stdout;
     let forms = [pkcs8, [params, sec1].concat()];
     for (index, form) in forms.iter().enumerate() {
-        let tls = EtcdTls {
+        let tls = Tls {
             key_file: Some(lab.scratch(&format!("form-{index}.key"), form)),
             ..tls.clone()
         };
@@ -139,27 +140,27 @@ async fn k3s_own_client_certificate_opens_its_etcd() {
 async fn strangers_are_kept_out_in_words() {
     let lab = Lab::new();
     let etcd = lab.start(&["127.0.0.1"]);
-    let good = EtcdTls::embedded(&lab.server_dir());
+    let good = Tls::embedded(&lab.server_dir());
 
-    let wrong_ca = EtcdTls {
+    let wrong_ca = Tls {
         ca_file: Some(lab.etcd("peer-ca.crt")),
         ..good.clone()
     };
     let text = refused(&etcd.urls(), &wrong_ca).await;
     assert!(
-        text.contains("does not come from the CA that was given"),
+        text.contains("does not come from a CA that is trusted"),
         "{text}"
     );
 
-    let anonymous = EtcdTls {
+    let anonymous = Tls {
         ca_file: good.ca_file.clone(),
-        ..EtcdTls::default()
+        ..Tls::default()
     };
     let text = refused(&etcd.urls(), &anonymous).await;
     assert!(text.contains("client certificate"), "{text}");
 
     // A certificate of the peer CA is none that clients are known by.
-    let stranger = EtcdTls {
+    let stranger = Tls {
         cert_file: Some(lab.etcd("peer-server-client.crt")),
         key_file: Some(lab.etcd("peer-server-client.key")),
         ..good.clone()
@@ -183,7 +184,7 @@ async fn strangers_are_kept_out_in_words() {
         .iter()
         .map(|url| url.replace("https:", "http:"))
         .collect();
-    let text = refused(&plain, &EtcdTls::default()).await;
+    let text = refused(&plain, &Tls::default()).await;
     assert!(
         text.contains("cannot reach the datastore http://127.0.0.1"),
         "{text}"
@@ -199,7 +200,7 @@ async fn strangers_are_kept_out_in_words() {
 }
 
 /// Files that cannot be right, and what the error must name.
-fn wrong_files(lab: &Lab) -> Vec<(EtcdTls, &'static str)> {
+fn wrong_files(lab: &Lab) -> Vec<(Tls, &'static str)> {
     let encrypted = openssl_ok(
         &["pkcs8", "-topk8", "-passout", "pass:x"],
         &std::fs::read(lab.etcd("client.key")).unwrap(),
@@ -207,15 +208,14 @@ fn wrong_files(lab: &Lab) -> Vec<(EtcdTls, &'static str)> {
     let locked = lab.scratch("locked.key", &encrypted.stdout);
     let text = lab.scratch("text", b"no PEM at all");
     let missing = lab.fixture.scratch("none.crt");
-    let good = || EtcdTls::embedded(&lab.server_dir());
-    let ca = |ca_file: Option<PathBuf>| EtcdTls { ca_file, ..good() };
-    let cert = |cert_file: Option<PathBuf>| EtcdTls {
+    let good = || Tls::embedded(&lab.server_dir());
+    let ca = |ca_file: Option<PathBuf>| Tls { ca_file, ..good() };
+    let cert = |cert_file: Option<PathBuf>| Tls {
         cert_file,
         ..good()
     };
-    let key = |key_file: Option<PathBuf>| EtcdTls { key_file, ..good() };
+    let key = |key_file: Option<PathBuf>| Tls { key_file, ..good() };
     vec![
-        (ca(None), "--datastore-cafile"),
         (ca(Some(text.clone())), "text"),
         (ca(Some(missing)), "none.crt"),
         (ca(Some(lab.server_dir())), "is not a file"),
@@ -247,24 +247,24 @@ async fn files_that_do_not_fit_are_named() {
 async fn users_and_passwords_of_etcd() {
     let etcd = Etcd::plain();
     let login = |login: &str| vec![etcd.url(0).replace("://", &format!("://{login}@"))];
-    let text = refused(&login("root:s3cret"), &EtcdTls::default()).await;
+    let text = refused(&login("root:s3cret"), &Tls::default()).await;
     assert!(text.contains("no authentication on"), "{text}");
 
     etcd.control(&["user", "add", "root:s3%cret"]);
     etcd.control(&["user", "grant-role", "root", "root"]);
     etcd.control(&["user", "add", "reader:other"]);
     etcd.control(&["auth", "enable"]);
-    let store = EtcdStore::connect(&login("root:s3%25cret"), &EtcdTls::default())
+    let store = EtcdStore::connect(&login("root:s3%25cret"), &Tls::default())
         .await
         .unwrap();
     let revision = store.create(KEY, b"value").await.unwrap();
     assert!(!format!("{store:?} {}", store.endpoint()).contains("cret"));
 
-    let wrong = refused(&login("root:s3wrong"), &EtcdTls::default()).await;
+    let wrong = refused(&login("root:s3wrong"), &Tls::default()).await;
     assert!(wrong.contains("wrong user or password"), "{wrong}");
     assert!(!wrong.contains("s3wrong"), "{wrong}");
 
-    let reader = EtcdStore::connect(&login("reader:other"), &EtcdTls::default())
+    let reader = EtcdStore::connect(&login("reader:other"), &Tls::default())
         .await
         .unwrap();
     let error = reader.update(KEY, revision, b"x").await.unwrap_err();
@@ -272,7 +272,7 @@ async fn users_and_passwords_of_etcd() {
     assert!(source.contains("permission denied"), "{source}");
     assert!(source.ends_with("nothing was written"), "{source}");
 
-    let anonymous = EtcdStore::connect(&etcd.urls(), &EtcdTls::default()).await;
+    let anonymous = EtcdStore::connect(&etcd.urls(), &Tls::default()).await;
     let error = match anonymous {
         Ok(store) => store.get(KEY).await.unwrap_err(),
         Err(error) => error,

@@ -4,7 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use kubepki::datastore::DatastoreError;
-use kubepki_datastore::etcd::{EtcdStore, EtcdTls};
+use kubepki_datastore::Tls;
+use kubepki_datastore::etcd::EtcdStore;
 use pki::{
     Authority, AuthorityRequest, Certificate, DAY, KeyAlgorithm, LeafRequest, Name, PrivateKey,
     Purpose, San, Serial, UnixTime, Validity,
@@ -176,7 +177,7 @@ impl Lab {
 }
 
 pub async fn connect(urls: &[String], client: &TlsFiles) -> Result<EtcdStore, DatastoreError> {
-    let tls = EtcdTls {
+    let tls = Tls {
         ca_file: client.trusted.clone(),
         cert_file: Some(client.cert.clone()),
         key_file: Some(client.key.clone()),
