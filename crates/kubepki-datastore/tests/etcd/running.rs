@@ -5,7 +5,7 @@ use std::error::Error;
 use kubepki::datastore::{Archive, Datastore, DatastoreError};
 use kubepki_datastore::Tls;
 use kubepki_datastore::etcd::EtcdStore;
-use testkit::Etcd;
+use testkit::{Etcd, EtcdMember};
 
 use crate::lab::{KEY, connect};
 
@@ -159,6 +159,38 @@ async fn a_dead_member_first_in_the_list_does_not_matter() {
         text.contains("http://127.0.0.1:1") && text.contains("refused"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn members_that_cannot_answer_say_why() {
+    let mut etcd = Etcd::plain();
+    let learner = etcd.add_learner();
+    let url = [etcd.url(learner)];
+    let refused = EtcdStore::connect(&url, &Tls::default()).await.unwrap_err();
+    assert!(refused.to_string().contains("it is a learner"), "{refused}");
+    // Behind a voting member it does no harm.
+    let mut urls = url.to_vec();
+    urls.push(etcd.url(0));
+    let store = EtcdStore::connect(&urls, &Tls::default()).await.unwrap();
+    store.create(KEY, b"value").await.unwrap();
+
+    let members = vec![EtcdMember::default(); 3];
+    let mut etcd = Etcd::start(&members, None);
+    let store = EtcdStore::connect(&etcd.urls(), &Tls::default())
+        .await
+        .unwrap();
+    etcd.kill(1);
+    store.create(KEY, b"two of three").await.unwrap();
+    etcd.kill(0);
+    // The last one takes a while to see that it is alone.
+    let url = [etcd.url(2)];
+    let refused = loop {
+        match EtcdStore::connect(&url, &Tls::default()).await {
+            Ok(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(refused.contains("has no leader"), "{refused}");
 }
 
 #[tokio::test]
