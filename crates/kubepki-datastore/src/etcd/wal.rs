@@ -139,3 +139,93 @@ fn next(log: &mut impl Read) -> Option<LogRecord> {
     log.read_exact(&mut bytes).ok()?;
     LogRecord::decode(bytes.get(..usize::try_from(length).ok()?)?).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nonsense_ends_the_reading() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, bytes: &[u8]| {
+            let mut file = std::fs::File::options()
+                .write(true)
+                .create_new(true)
+                .open(folder.path().join(name))
+                .unwrap();
+            std::io::Write::write_all(&mut file, bytes).unwrap();
+        };
+        assert_eq!(after(folder.path(), 7).unwrap(), Unapplied::default());
+        put("0000000000000000-0000000000000000.wal", &[0xff; 4096]);
+        put("0000000000000001-0000000000000003.wal", &[0; 4096]);
+        // A length of 2^55, one of 40 bytes that are not there, and one of garbage that are.
+        put(
+            "0000000000000002-0000000000000004.wal",
+            &(1_u64 << 55).to_le_bytes(),
+        );
+        put(
+            "0000000000000003-0000000000000005.wal",
+            &[40, 0, 0, 0, 0, 0, 0, 0, 8, 2],
+        );
+        put(
+            "0000000000000004-0000000000000006.wal",
+            &[8, 0, 0, 0, 0, 0, 0, 0, 7, 7, 7, 7, 7, 7, 7, 7],
+        );
+        put("not a log.wal", b"text");
+        put("1.tmp", b"text");
+        for applied in [0, 4, 7, u64::MAX] {
+            assert_eq!(after(folder.path(), applied).unwrap(), Unapplied::default());
+        }
+        after(&folder.path().join("nowhere"), 0).unwrap_err();
+    }
+
+    #[test]
+    fn what_a_new_leader_replaces_does_not_count() {
+        let entry = |index, key: &[u8]| {
+            let change = Change {
+                put: Some(PutRequest {
+                    key: key.to_vec(),
+                    value: b"value".to_vec(),
+                }),
+                ..Change::default()
+            };
+            let entry = Entry {
+                kind: 0,
+                index,
+                data: Some(change.encode_to_vec()),
+            };
+            let record = LogRecord {
+                kind: ENTRY,
+                data: Some(entry.encode_to_vec()),
+            };
+            let bytes = record.encode_to_vec();
+            // Filled up to a multiple of eight, as etcd does.
+            let padding = (8 - bytes.len() % 8) % 8;
+            let mut head = bytes.len() as u64;
+            if padding > 0 {
+                head |= (0x80 | padding as u64) << 56;
+            }
+            [&head.to_le_bytes(), bytes.as_slice(), &vec![0; padding]].concat()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let log = [
+            entry(4, b"/bootstrap/applied"),
+            entry(5, b"/registry/a"),
+            entry(6, b"/bootstrap/replaced"),
+            entry(7, b"/bootstrap/replaced"),
+            entry(6, b"/bootstrap/a"),
+        ];
+        let path = folder.path().join("0000000000000000-0000000000000000.wal");
+        let mut file = std::fs::File::options()
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .unwrap();
+        std::io::Write::write_all(&mut file, &log.concat()).unwrap();
+        let expected = Unapplied {
+            changes: 2,
+            of_bootstrap: 1,
+        };
+        assert_eq!(after(folder.path(), 4).unwrap(), expected);
+    }
+}
