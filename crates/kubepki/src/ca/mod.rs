@@ -25,6 +25,7 @@ mod output;
 mod pool;
 mod profile;
 mod request;
+pub mod script;
 mod service_key;
 mod stage;
 
