@@ -150,6 +150,8 @@ async fn make(data_dir: &Path, node_name: &str) -> Result<(), Failure> {
         keys: &FreshKeys,
         observer: &Quiet,
         patience: Patience::default(),
+        cluster: None,
+        caller: None,
     };
     match executor.apply(&plan).await? {
         Outcome::Finished { .. } => Ok(()),

@@ -81,6 +81,8 @@ impl World {
             keys: &self.keys,
             observer: &Teller,
             patience: Patience::default(),
+            cluster: None,
+            caller: None,
         }
     }
 }

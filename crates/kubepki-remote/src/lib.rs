@@ -1,1 +1,14 @@
 //! What kubepki asks of others over the network: K3s's supervisor and the Kubernetes API.
+//!
+//! Nobody is believed before he has proved himself: the supervisor's CA is held to the hash in
+//! the token before a password is sent, the Kubernetes API's to the bundle in the kubeconfig. The
+//! system's trust store plays no part, and neither does a proxy.
+
+mod answer;
+mod caller;
+mod kubernetes;
+mod supervisor;
+mod tls;
+
+pub use kubernetes::{Kubernetes, KubernetesError};
+pub use supervisor::{Seen, Supervisor, SupervisorError};

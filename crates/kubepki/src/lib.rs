@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod datastore;
 pub mod dropin;
 pub mod edge;
+pub mod fleet;
 pub mod host;
 pub mod init;
 pub mod inspect;
@@ -18,7 +19,9 @@ pub mod k3s;
 pub mod kubeconfig;
 pub mod listener;
 pub mod plan;
+pub mod reconcile;
 pub mod report;
+pub mod service_account;
 pub mod state;
 #[cfg(test)]
 mod test_pki;

@@ -120,6 +120,8 @@ async fn carry_out(world: &World, plan: &Plan) -> Result<(), CliError> {
         keys: &world.keys,
         observer: &Quiet,
         patience: Patience::default(),
+        cluster: None,
+        caller: None,
     };
     match executor.apply(plan).await? {
         Outcome::Finished { .. } => {

@@ -18,7 +18,7 @@ pub(super) fn required(before: &Before) -> Option<Found> {
         Before::Absent => Some(Found::Absent),
         Before::Present(fingerprint) => Some(Found::Present(fingerprint.clone())),
         Before::Revision(revision) => Some(Found::Revision(*revision)),
-        Before::Any => None,
+        Before::RevisionOfStep(_) | Before::Any => None,
     }
 }
 
@@ -114,6 +114,10 @@ pub(super) fn describe(found: &Found) -> String {
         Found::Absent => "nothing".to_owned(),
         Found::Present(fingerprint) => describe_kind(&fingerprint.kind),
         Found::Revision(revision) => format!("revision {revision}"),
+        Found::Value { revision, sha256 } => match revision {
+            Some(revision) => format!("revision {revision}"),
+            None => format!("a value with SHA-256 {sha256}"),
+        },
         Found::Stateless => "no state".to_owned(),
     }
 }

@@ -45,7 +45,7 @@ async fn look(
             let wanted = leaves
                 .get(leaf)
                 .and_then(|record| record.certificate.as_deref());
-            let served = served_digest(address, timeout).await?;
+            let (_, served) = served(address, timeout).await?;
             match wanted {
                 Some(wanted) if wanted == served => Ok(()),
                 _ => Err(format!(
@@ -54,7 +54,7 @@ async fn look(
             }
         }
         Proof::ServesOther { address, sha256 } => {
-            let served = served_digest(address, timeout).await?;
+            let (_, served) = served(address, timeout).await?;
             if served != *sha256 {
                 return Ok(());
             }
@@ -80,6 +80,19 @@ async fn look(
                 String::from_utf8_lossy(&output.stdout).trim()
             ))
         }
+        Proof::ServesUnder { address, authority } => {
+            let (served, _) = served(address, timeout).await?;
+            signed_by(&served, authority).map_err(|why| format!("{address} {why}"))
+        }
+        Proof::Holds { path, sha256 } => {
+            let at = path.display();
+            let entry = host.read(path).await.map_err(|error| error_chain(&error))?;
+            match entry.as_ref().and_then(Entry::bytes) {
+                Some(bytes) if pki::sha256(bytes).to_string() == *sha256 => Ok(()),
+                Some(_) => Err(format!("{at} holds something else")),
+                None => Err(format!("{at} is not there")),
+            }
+        }
         Proof::FileRenewed { path, sha256 } => {
             let at = path.display();
             let entry = host.read(path).await.map_err(|error| error_chain(&error))?;
@@ -99,10 +112,31 @@ async fn look(
     }
 }
 
-async fn served_digest(address: &str, timeout: Duration) -> Result<String, String> {
+/// What is served, in DER, and its SHA-256.
+async fn served(address: &str, timeout: Duration) -> Result<(Vec<u8>, String), String> {
     let served = served_certificate(address, timeout).await;
     let der = served.map_err(|error| format!("{address} completes no TLS handshake: {error}"))?;
-    Ok(pki::sha256(&der).to_string())
+    let digest = pki::sha256(&der).to_string();
+    Ok((der, digest))
+}
+
+/// Whether the CA in PEM signed the certificate in DER; else what the certificate says instead.
+fn signed_by(der: &[u8], authority: &str) -> Result<(), String> {
+    let bad = |error: pki::Error| format!("cannot be held to its CA: {error}");
+    let leaf = Certificate::from_der(der).map_err(bad)?;
+    let authorities = Certificate::all_from_pem(authority.as_bytes()).map_err(bad)?;
+    let [authority] = authorities.as_slice() else {
+        return Err("cannot be held to its CA: the plan names not exactly one".to_owned());
+    };
+    let named = leaf.issuer().der() == authority.subject().der();
+    if named && leaf.verify_signature(authority.spki_der()).is_ok() {
+        return Ok(());
+    }
+    let another = if named { ", with another key" } else { "" };
+    Err(format!(
+        "serves a certificate that {} issued{another}",
+        leaf.issuer()
+    ))
 }
 
 /// The DER of the end-entity certificate that `address` (`host:port`) serves.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 use super::{Bundle, Field, SharedFile, Stamp};
 use crate::host::{EntryKind, Host, HostError};
 
@@ -14,6 +16,14 @@ pub enum ReadError {
         /// Where.
         path: PathBuf,
         /// "a directory", "a link to …".
+        what: String,
+    },
+    /// Something else than a directory where `tls` or `cred` should be.
+    #[error("{} is {what}, not a directory: move it away", path.display())]
+    NotADirectory {
+        /// Where.
+        path: PathBuf,
+        /// "a file", "a link to nothing".
         what: String,
     },
     /// It cannot be read.
@@ -34,16 +44,8 @@ pub async fn read_directory(host: &dyn Host, directory: &Path) -> Result<Bundle,
         let Some(entry) = host.read(&path).await? else {
             continue;
         };
-        let not_a_file = |what| ReadError::NotAFile {
-            path: path.clone(),
-            what,
-        };
-        let content = match entry.kind {
-            EntryKind::File(bytes) => bytes,
-            EntryKind::Directory => return Err(not_a_file("a directory".to_owned())),
-            EntryKind::Link(to) => return Err(not_a_file(format!("a link to {}", to.display()))),
-        };
         let (seconds, nanoseconds) = entry.attributes.mtime.unwrap_or_default();
+        let content = content(path, entry.kind)?;
         let stamp = Stamp {
             seconds,
             nanoseconds,
@@ -51,4 +53,14 @@ pub async fn read_directory(host: &dyn Host, directory: &Path) -> Result<Bundle,
         bundle.files.insert(field, SharedFile { stamp, content });
     }
     Ok(bundle)
+}
+
+/// A file's bytes.
+pub(super) fn content(path: PathBuf, kind: EntryKind) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+    let what = match kind {
+        EntryKind::File(bytes) => return Ok(bytes),
+        EntryKind::Directory => "a directory".to_owned(),
+        EntryKind::Link(to) => format!("a link to {}", to.display()),
+    };
+    Err(ReadError::NotAFile { path, what })
 }

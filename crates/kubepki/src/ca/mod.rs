@@ -24,10 +24,12 @@ mod outer;
 mod output;
 mod pool;
 mod profile;
+pub mod promise;
 mod request;
 pub mod script;
 mod service_key;
 mod stage;
+pub mod verify;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -144,6 +144,8 @@ fn plan(
         node: request.node,
         root: layout.root().to_owned(),
         created: request.now,
+        datastore: None,
+        irreversible: None,
         hypothetical: false,
         leaves: Default::default(),
         steps,

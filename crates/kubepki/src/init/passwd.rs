@@ -69,6 +69,11 @@ impl Passwd {
             .map(|row| &row.password)
     }
 
+    /// Every user, in order.
+    pub fn users(&self) -> Vec<&str> {
+        self.rows.iter().map(|row| row.user.as_str()).collect()
+    }
+
     /// Adds `user` with `password` unless there is one of that name.
     pub fn ensure(&mut self, (user, group): (&str, &str), password: &Zeroizing<String>) {
         if self.password(user).is_none() {
@@ -78,6 +83,20 @@ impl Passwd {
                 rest: vec![user.to_owned(), group.to_owned()],
             });
         }
+    }
+
+    /// Gives `user` another password. `false` if there is no such user.
+    pub fn replace(&mut self, user: &str, password: &Zeroizing<String>) -> bool {
+        let row = self.rows.iter_mut().find(|row| row.user == user);
+        let found = row.map(|row| row.password = password.clone());
+        found.is_some()
+    }
+
+    /// Whether both hold the same rows. K3s writes them in an order of chance.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let holds = |all: &Self, row: &Row| all.rows.contains(row);
+        self.rows.iter().all(|row| holds(other, row))
+            && other.rows.iter().all(|row| holds(self, row))
     }
 
     /// The file's text. Rows stay in their order, which K3s does not care for.

@@ -8,8 +8,9 @@ use pki::UnixTime;
 use zeroize::Zeroizing;
 
 use super::{InitError, Passwd, Spec};
+use crate::bootstrap::{Bundle, Directory, Disk, Field, staged_name};
 use crate::catalogue::{K3S, Kind, Side};
-use crate::host::{Entry, EntryKind, Host, HostError};
+use crate::host::{Attributes, Entry, EntryKind, Host, HostError};
 use crate::inventory::{Found, Inventory, Observed, ObservedRow, Role, Site, SiteError, collect};
 use crate::token::Token;
 
@@ -29,6 +30,9 @@ pub struct Survey {
     pub(super) datastore: Option<PathBuf>,
     /// Private keys that stand without the file that is made from them, by path.
     pub(super) keys: BTreeMap<PathBuf, Zeroizing<Vec<u8>>>,
+    /// Files that steps before the plan's own put in place, and their names in its staging
+    /// directory where they are secret.
+    pub(super) foreseen: BTreeMap<PathBuf, Option<String>>,
 }
 
 /// Looks at `data_dir`, whose links are resolved and which may not exist yet.
@@ -74,7 +78,50 @@ pub async fn survey(
         agent_token,
         datastore,
         keys,
+        foreseen: BTreeMap::new(),
     })
+}
+
+impl Survey {
+    /// Tells of the bootstrap data `bundle` as if they were written to `disk` already, the secret
+    /// ones from where [`staged_name`] says that they are staged.
+    ///
+    /// What is planned then fits the CAs that will be in force: leaves under them, and every copy
+    /// of them that a start of K3s writes.
+    ///
+    /// # Errors
+    ///
+    /// [`InitError::Passwd`] when the data's list of users cannot be read.
+    pub fn foresee(&mut self, bundle: &Bundle, disk: &Disk) -> Result<(), InitError> {
+        // The cluster's CAs are at hand: the datastore does not hide others.
+        self.datastore = None;
+        for (field, file) in &bundle.files {
+            let path = field.under(&disk.server);
+            let fingerprint = disk.fingerprints.get(field);
+            let attributes = match fingerprint {
+                Some(present) => present.attributes.clone(),
+                None => Attributes::new(0o600),
+            };
+            self.inventory.foresee(&path, &file.content, attributes);
+            match field {
+                Field::PasswdFile => self.passwd = parse_passwd(path.clone(), &file.content)?,
+                Field::ServiceKey => {
+                    self.keys.insert(path.clone(), file.content.clone());
+                }
+                _ => {}
+            }
+            // What lies there and stays needs no staging.
+            let stays = disk.bundle.content(*field) == Some(file.content.as_slice());
+            let staged = (field.is_secret() && !stays).then(|| staged_name(*field));
+            self.foreseen.insert(path, staged);
+        }
+        for (path, found) in &disk.directories {
+            if *found == Directory::Missing {
+                self.directories.insert(path.clone(), true);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Makes `data_dir` and what is missing above it, mode 0755 as K3s does.

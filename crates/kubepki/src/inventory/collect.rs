@@ -156,6 +156,16 @@ async fn directories(host: &dyn Host, site: &Site, rows: &[ObservedRow]) -> Vec<
     directories
 }
 
+/// What the only file of `row`, or its certificate, says with this content.
+pub(super) fn facts(row: &Row, bytes: &[u8]) -> Facts {
+    facts_of(bytes, reader_of(row))
+}
+
+/// The same for the private key of a row.
+pub(super) fn key_file_facts(bytes: &[u8]) -> Facts {
+    facts_of(bytes, Reader::Keys)
+}
+
 fn facts_of(bytes: &[u8], reader: Reader) -> Facts {
     let read = match reader {
         Reader::Certificates => Certificate::all_from_pem(bytes)

@@ -7,6 +7,7 @@
 mod collect;
 mod detect;
 mod embedded;
+mod foresee;
 mod site;
 
 use std::path::{Path, PathBuf};

@@ -130,6 +130,14 @@ pub enum Found {
     Present(Fingerprint),
     /// A datastore key at this revision.
     Revision(i64),
+    /// A value: of a datastore key, or what a call sends.
+    Value {
+        /// The key's revision; `None` for one that is still to be given, and for calls.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        revision: Option<i64>,
+        /// SHA-256 of the value, hex.
+        sha256: String,
+    },
     /// The target has no state that can be compared: a unit, a person.
     Stateless,
 }

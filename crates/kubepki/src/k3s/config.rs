@@ -130,14 +130,7 @@ impl K3sConfig {
         files: impl IntoIterator<Item = Layer>,
         environment: Layer,
     ) -> Result<Self, ConfigError> {
-        let mut from_files = Layer::default();
-        for file in files {
-            from_files.overlay(file);
-        }
-        let mut all = environment;
-        all.cover(from_files);
-        all.overlay(flags);
-        Values(all).config()
+        Values(Layer::merge(flags, files, environment)).config()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::config::{ConfigError, K3sConfig};
+use super::connection::Connection;
 use super::layer::Layer;
 use super::unit::{Unit, environment_file};
 use crate::host::{Entry, EntryKind, Host, HostError};
@@ -41,6 +42,28 @@ impl Default for Places {
 ///
 /// What cannot be read or understood; a configuration file that was asked for and is missing.
 pub async fn discover(host: &dyn Host, places: &Places) -> Result<K3sConfig, ConfigError> {
+    let (flags, files, environment) = sources(host, places).await?;
+    K3sConfig::merge(flags, files, environment)
+}
+
+/// Reads the same for what [`K3sConfig`] holds redacted.
+///
+/// # Errors
+///
+/// As [`discover`].
+pub async fn discover_connection(
+    host: &dyn Host,
+    places: &Places,
+) -> Result<Connection, ConfigError> {
+    let (flags, files, environment) = sources(host, places).await?;
+    Ok(Connection::of(&Layer::merge(flags, files, environment)))
+}
+
+/// Flags, files in their order, environment.
+async fn sources(
+    host: &dyn Host,
+    places: &Places,
+) -> Result<(Layer, Vec<Layer>, Layer), ConfigError> {
     let (flags, environment) = unit_layers(host, places).await?;
     let named = places.config.clone();
     // K3s looks at the variable first here, unlike everywhere else.
@@ -71,7 +94,7 @@ pub async fn discover(host: &dyn Host, places: &Places) -> Result<K3sConfig, Con
             }
         }
     }
-    K3sConfig::merge(flags, files, environment)
+    Ok((flags, files, environment))
 }
 
 /// The layers of the first unit that exists: its flags and its environment.

@@ -5,12 +5,15 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::config::{ConfigError, DatastoreKind, Found};
+use super::connection::Secrets;
 use crate::yaml::{Content, Document, Node};
 
 /// The settings of one source, by the long name of K3s's flag.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layer {
     pub(super) settings: BTreeMap<String, Setting>,
+    /// What the settings hold redacted, for [`super::Connection`] alone.
+    pub(super) secrets: Secrets,
 }
 
 /// A setting's values, each with its place. Tokens are kept as `***` and connection strings as the
@@ -76,10 +79,12 @@ impl Layer {
             for item in items {
                 let item: &Rc<Node<'_>> = document.resolve(item);
                 match as_k3s_reads(item) {
-                    Some(text) => values.push(Found {
-                        value: redacted(name, &text),
-                        from: format!("{path}:{}", item.line),
-                    }),
+                    Some(text) => {
+                        let from = format!("{path}:{}", item.line);
+                        layer.secrets.keep(name, &text, &from);
+                        let value = redacted(name, &text);
+                        values.push(Found { value, from });
+                    }
                     None => {
                         let detail = format!("{written} is {}, not text", item.kind());
                         return Err(malformed(item.line, detail));
@@ -129,10 +134,10 @@ impl Layer {
             if !LISTS.contains(&name) {
                 setting.values.clear();
             }
-            setting.values.push(Found {
-                value: redacted(name, value),
-                from: format!("{from} (--{name})"),
-            });
+            let from = format!("{from} (--{name})");
+            layer.secrets.keep(name, value, &from);
+            let value = redacted(name, value);
+            setting.values.push(Found { value, from });
         }
         layer
     }
@@ -150,10 +155,10 @@ impl Layer {
             if value.is_empty() {
                 continue;
             }
-            let value = Found {
-                value: redacted(name, value),
-                from: format!("{from} ({variable})"),
-            };
+            let from = format!("{from} ({variable})");
+            layer.secrets.keep(name, value, &from);
+            let value = redacted(name, value);
+            let value = Found { value, from };
             let setting = Setting {
                 values: vec![value],
                 append: false,
@@ -163,16 +168,34 @@ impl Layer {
         layer
     }
 
+    /// All sources laid over each other: see [`super::K3sConfig::merge`].
+    pub(super) fn merge(
+        flags: Self,
+        files: impl IntoIterator<Item = Self>,
+        environment: Self,
+    ) -> Self {
+        let mut from_files = Self::default();
+        for file in files {
+            from_files.overlay(file);
+        }
+        let mut all = environment;
+        all.cover(from_files);
+        all.overlay(flags);
+        all
+    }
+
     /// Lays a later file on top: its settings replace, or add where they say so.
     pub(super) fn overlay(&mut self, over: Self) {
         for (name, setting) in over.settings {
             self.put(&name, setting);
         }
+        self.secrets.cover(over.secrets);
     }
 
     /// Puts all of `over` in place of what is here: sources of different kinds are never joined.
     pub(super) fn cover(&mut self, over: Self) {
         self.settings.extend(over.settings);
+        self.secrets.cover(over.secrets);
     }
 
     fn put(&mut self, name: &str, setting: Setting) {
@@ -226,6 +249,7 @@ fn long_name(flag: &str) -> Option<&'static str> {
         "d" => "data-dir",
         "i" => "node-ip",
         "o" => "write-kubeconfig",
+        "s" => "server",
         "t" => "token",
         other => other,
     };
@@ -250,7 +274,7 @@ const SWITCHES: [&str; 5] = [
 ];
 
 /// Flags with one value; the last one counts.
-const SINGLE: [&str; 13] = [
+const SINGLE: [&str; 17] = [
     "config",
     "data-dir",
     "node-name",
@@ -260,6 +284,10 @@ const SINGLE: [&str; 13] = [
     "write-kubeconfig",
     "write-kubeconfig-mode",
     "datastore-endpoint",
+    "datastore-cafile",
+    "datastore-certfile",
+    "datastore-keyfile",
+    "server",
     "token",
     "token-file",
     "agent-token",
@@ -267,13 +295,17 @@ const SINGLE: [&str; 13] = [
 ];
 
 /// K3s's environment variables and the flags that they stand for.
-const VARIABLES: [(&str, &str); 10] = [
+const VARIABLES: [(&str, &str); 14] = [
     ("K3S_CONFIG_FILE", "config"),
     ("K3S_DATA_DIR", "data-dir"),
     ("K3S_NODE_NAME", "node-name"),
     ("K3S_KUBECONFIG_OUTPUT", "write-kubeconfig"),
     ("K3S_KUBECONFIG_MODE", "write-kubeconfig-mode"),
     ("K3S_DATASTORE_ENDPOINT", "datastore-endpoint"),
+    ("K3S_DATASTORE_CAFILE", "datastore-cafile"),
+    ("K3S_DATASTORE_CERTFILE", "datastore-certfile"),
+    ("K3S_DATASTORE_KEYFILE", "datastore-keyfile"),
+    ("K3S_URL", "server"),
     ("K3S_TOKEN", "token"),
     ("K3S_TOKEN_FILE", "token-file"),
     ("K3S_AGENT_TOKEN", "agent-token"),

@@ -6,12 +6,14 @@
 //! host.
 
 mod config;
+mod connection;
 mod discover;
 mod layer;
 mod unit;
 
 pub use config::{ConfigError, DatastoreKind, Found, K3sConfig};
-pub use discover::{Places, discover};
+pub use connection::Connection;
+pub use discover::{Places, discover, discover_connection};
 pub use layer::{Layer, Setting};
 pub use unit::{Unit, environment_file};
 

@@ -317,3 +317,50 @@ proptest::proptest! {
         environment_file(&text);
     }
 }
+
+#[tokio::test]
+async fn the_connection_is_whole_and_is_never_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.yaml");
+    fs::write(
+        &config,
+        "datastore-endpoint: mysql://u:old@tcp(db)/k\ntoken: from-the-file\n\
+         datastore-cafile: /pki/ca.pem\n",
+    )
+    .unwrap();
+    let units = directory.path().join("units");
+    fs::create_dir(&units).unwrap();
+    fs::write(
+        units.join("k3s.service"),
+        "[Service]\nEnvironment=K3S_TOKEN_FILE=/root/token\n\
+         ExecStart=/usr/local/bin/k3s server --datastore-endpoint 'postgres://u:hunter2@db/k'\n",
+    )
+    .unwrap();
+    let places = Places {
+        config: Some(config.clone()),
+        unit_directories: vec![units.clone()],
+        units: vec!["k3s".to_owned()],
+    };
+    let connection = discover_connection(&LocalHost, &places).await.unwrap();
+    let endpoint = connection.endpoint.unwrap();
+    assert_eq!(*endpoint.value, "postgres://u:hunter2@db/k");
+    assert!(
+        endpoint
+            .from
+            .ends_with("k3s.service (--datastore-endpoint)")
+    );
+    assert_eq!(*connection.token.unwrap().value, "from-the-file");
+    assert_eq!(connection.ca_file.unwrap().value, Path::new("/pki/ca.pem"));
+    assert_eq!(
+        connection.token_file.unwrap().value,
+        Path::new("/root/token")
+    );
+    assert!(connection.key_file.is_none());
+    let shown = discover(&LocalHost, &places).await.unwrap();
+    assert!(!format!("{shown:?}").contains("hunter2"));
+    let layer = yaml(
+        "c",
+        "token: hunter2\ndatastore-endpoint: mysql://hunter2@/k\n",
+    );
+    assert!(!format!("{layer:?}").contains("hunter2"));
+}

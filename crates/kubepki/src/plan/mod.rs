@@ -5,10 +5,12 @@
 //! The vocabulary is the same for files, datastore rows, units and calls, so that one journal and
 //! one undo serve all of them.
 
+mod content;
 mod copies;
 mod error;
 mod issuer;
 mod planner;
+mod proof;
 mod select;
 mod show;
 
@@ -21,11 +23,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::{Attributes, Entry, EntryKind};
 
+pub use content::Content;
 pub use copies::{StaleCopy, plan_copies};
 pub use error::PlanError;
 pub(crate) use issuer::certificate;
 pub use issuer::{can_be_carried, served_chain};
 pub use planner::{Request, Selection, plan_leaves};
+pub use proof::Proof;
 pub use select::{Due, UnknownService, due, renamed, requested, services};
 pub use show::{headline, show};
 
@@ -48,6 +52,13 @@ pub struct Plan {
     pub node: String,
     /// The data directory that it was made for, links resolved.
     pub root: PathBuf,
+    /// The datastore that it was made for, without credentials; another one is refused. A plan
+    /// with a [`Action::Txn`] has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datastore: Option<String>,
+    /// Why it cannot be taken back, if it cannot: its undo is refused with this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub irreversible: Option<String>,
     /// When it was made.
     #[serde(with = "unix_time")]
     pub created: UnixTime,
@@ -228,6 +239,8 @@ pub enum Before {
     Present(Fingerprint),
     /// The datastore key is at this revision.
     Revision(i64),
+    /// The datastore key is at the revision that an earlier step of this plan gave it.
+    RevisionOfStep(u32),
     /// Whatever is there: only for targets without a state of their own.
     Any,
 }
@@ -286,6 +299,20 @@ pub enum Action {
         /// Which one.
         operation: TxnOperation,
     },
+    /// Calls the target, which answers that it was done.
+    ///
+    /// The call must do no harm a second time: after a crash it is repeated.
+    Call {
+        /// What is sent.
+        body: Content,
+        /// What has to be sent to take it back; kept as the step's backup, time stamps of
+        /// bootstrap data renewed when it is sent.
+        former: Content,
+        /// The URL that `former` has to be sent to, if another than the target's: K3s takes its
+        /// former CAs back only with `?force=true`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        former_url: Option<String>,
+    },
     /// Restarts the target and waits for the proof.
     Restart {
         /// The command, when it is not the target's own way; no shell.
@@ -320,136 +347,28 @@ pub enum TxnOperation {
     Delete,
 }
 
-/// Content of a [`Action::Put`], secret bytes by reference.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Content {
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Link(PathBuf),
-    /// Nothing secret, by value.
-    Text(String),
-    /// A file in this plan's staging directory.
-    Staged {
-        /// Its name there.
-        name: String,
-        /// SHA-256 of its bytes, hex.
-        sha256: String,
-    },
-    /// What an earlier step of another plan replaced.
-    Backup {
-        /// The plan that kept it.
-        plan: PlanId,
-        /// Its step.
-        step: u32,
-        /// SHA-256 of the bytes, hex.
-        sha256: String,
-    },
-    /// A copy of another file on the host.
-    CopyOf {
-        /// Which one.
-        path: PathBuf,
-        /// SHA-256 of its bytes, hex.
-        sha256: String,
-    },
-    /// A leaf's private key in the form that K3s writes.
-    LeafKey(LeafId),
-    /// A leaf's certificate followed by its chain.
-    LeafCertificate(LeafId),
-    /// The file as it is, with one user's inlined certificate and key replaced, and the
-    /// cluster's CA if given; comments and everything else stay.
-    Kubeconfig {
-        /// The user entry's name.
-        user: String,
-        /// The leaf to inline.
-        leaf: LeafId,
-        /// PEM of a new `certificate-authority-data`.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        authority: Option<String>,
-    },
-    /// The dynamic listener's Secret as it is, with certificate, key and fingerprint annotation
-    /// replaced.
-    ListenerSecret {
-        /// The leaf.
-        leaf: LeafId,
-    },
-    /// A kubeconfig where there was none, that inlines a leaf with its key: K3s's `k3s.yaml`.
-    NewKubeconfig {
-        /// Name of cluster, user and context.
-        name: String,
-        /// URL of the API server.
-        server: String,
-        /// PEM of the trust bundle.
-        authority: String,
-        /// Whether there is a line `preferences: {}`.
-        preferences: bool,
-        /// The leaf to inline.
-        leaf: LeafId,
-    },
-    /// The dynamic listener's Secret where there was none; the names that it asks for are the
-    /// leaf's.
-    NewListenerSecret {
-        /// The leaf.
-        leaf: LeafId,
-    },
-}
-
-impl Content {
-    /// Whether it holds a private key that is made for it.
-    pub fn is_secret(&self) -> bool {
+impl Action {
+    /// What it puts, writes, sends, or keeps to take it back.
+    pub fn contents(&self) -> Vec<&Content> {
         match self {
-            Self::LeafKey(_)
-            | Self::Kubeconfig { .. }
-            | Self::NewKubeconfig { .. }
-            | Self::ListenerSecret { .. }
-            | Self::NewListenerSecret { .. } => true,
-            Self::Directory
-            | Self::Link(_)
-            | Self::Text(_)
-            | Self::Staged { .. }
-            | Self::Backup { .. }
-            | Self::CopyOf { .. }
-            | Self::LeafCertificate(_) => false,
+            Self::Put { content, .. } => vec![content],
+            Self::Txn { operation } => operation.content().into_iter().collect(),
+            Self::Call { body, former, .. } => vec![body, former],
+            Self::Remove | Self::Restart { .. } | Self::DeletePods { .. } | Self::Manual { .. } => {
+                Vec::new()
+            }
         }
     }
 }
 
-/// Something that can be looked at to see that a change has taken hold.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Proof {
-    /// The address completes a TLS handshake and serves the leaf of this plan.
-    Serves {
-        /// `host:port`.
-        address: String,
-        /// The leaf.
-        leaf: LeafId,
-    },
-    /// The address serves a certificate whose SHA-256 is not this one.
-    ServesOther {
-        /// `host:port`.
-        address: String,
-        /// SHA-256 of the certificate served before, hex.
-        sha256: String,
-    },
-    /// The address accepts connections.
-    Listens {
-        /// `host:port`.
-        address: String,
-    },
-    /// `systemctl is-active` says so.
-    Active {
-        /// The unit.
-        unit: String,
-    },
-    /// A file exists and holds a certificate that is not this one.
-    FileRenewed {
-        /// Where.
-        path: PathBuf,
-        /// SHA-256 of the certificate before, hex; `None` if there was none.
-        sha256: Option<String>,
-    },
+impl TxnOperation {
+    /// The value that it writes: the bytes as they will be in the datastore.
+    pub fn content(&self) -> Option<&Content> {
+        match self {
+            Self::Create(content) | Self::Update(content) => Some(content),
+            Self::Delete => None,
+        }
+    }
 }
 
 /// Serialises a moment as RFC 3339 text, so that a person can read a plan.

@@ -98,6 +98,8 @@ impl<'a> Draft<'a> {
                 .unwrap_or_else(|| "unknown".to_owned()),
             root: request.inventory.site.data_dir.clone(),
             created: request.now,
+            datastore: None,
+            irreversible: None,
             hypothetical: request.hypothetical,
             leaves: BTreeMap::new(),
             steps: Vec::new(),

@@ -7,6 +7,7 @@ use pki::UnixTime;
 
 use super::{
     Action, Before, Content, FingerprintKind, KeyOrigin, Leaf, LeafId, Plan, Proof, Step, Target,
+    TxnOperation,
 };
 use crate::inventory::{Facts, Inventory, Observed};
 
@@ -22,6 +23,9 @@ pub fn show(plan: &Plan, inventory: Option<&Inventory>) -> String {
         plan.node,
         plan.root.display()
     );
+    if let Some(datastore) = &plan.datastore {
+        let _ = writeln!(text, "Datastore {datastore}");
+    }
     if let Some(undone) = &plan.undoes {
         let _ = writeln!(text, "It takes back {undone}");
     }
@@ -30,6 +34,9 @@ pub fn show(plan: &Plan, inventory: Option<&Inventory>) -> String {
     }
     for step in &plan.steps {
         show_step(&mut text, plan, step, inventory);
+    }
+    if let Some(reason) = &plan.irreversible {
+        let _ = writeln!(text, "It cannot be taken back: {reason}");
     }
     for note in &plan.notes {
         let _ = writeln!(text, "Note: {note}");
@@ -47,7 +54,10 @@ fn show_step(text: &mut String, plan: &Plan, step: &Step, inventory: Option<&Inv
     } = step;
     let (name, path) = match target {
         Target::File { path, .. } => {
-            let shown = path.strip_prefix(&plan.root).unwrap_or(path);
+            let below = path.strip_prefix(&plan.root).ok();
+            let shown = below
+                .filter(|it| !it.as_os_str().is_empty())
+                .unwrap_or(path);
             (shown.display().to_string(), Some(path.as_path()))
         }
         Target::DatastoreKey { key } => (format!("datastore key {key}"), None),
@@ -69,7 +79,8 @@ pub fn headline(step: &Step) -> String {
     let verb = match &step.action {
         Action::Put { .. } => "put",
         Action::Remove => "remove",
-        Action::Txn { .. } => "write",
+        Action::Txn { operation } => txn(operation),
+        Action::Call { .. } => "call",
         Action::Restart { .. } => "restart",
         Action::DeletePods { .. } => "delete pods of",
         Action::Manual { .. } => "wait for",
@@ -91,6 +102,7 @@ fn was(before: &Before, path: Option<&Path>, inventory: Option<&Inventory>) -> S
         Before::Absent => "nothing".to_owned(),
         Before::Any => "whatever it is".to_owned(),
         Before::Revision(revision) => format!("revision {revision}"),
+        Before::RevisionOfStep(step) => format!("as step {step} leaves it"),
         Before::Present(found) => match &found.kind {
             FingerprintKind::Directory => "a directory".to_owned(),
             FingerprintKind::Link(to) => format!("a link to {}", to.display()),
@@ -99,6 +111,14 @@ fn was(before: &Before, path: Option<&Path>, inventory: Option<&Inventory>) -> S
                 None => format!("a file, SHA-256 {}", short(sha256)),
             },
         },
+    }
+}
+
+fn txn(operation: &TxnOperation) -> &'static str {
+    match operation {
+        TxnOperation::Create(_) => "create",
+        TxnOperation::Update(_) => "update",
+        TxnOperation::Delete => "delete",
     }
 }
 
@@ -142,7 +162,15 @@ fn becomes(plan: &Plan, action: &Action) -> (&'static str, String) {
             ("put", content_in_words(plan, content) + &mode)
         }
         Action::Remove => ("remove", "nothing".to_owned()),
-        Action::Txn { .. } => ("write", "a new revision".to_owned()),
+        Action::Txn { operation } => {
+            let value = operation.content().map(|it| content_in_words(plan, it));
+            let value = value.map(|value| format!("{value}, at a new revision"));
+            (
+                txn(operation),
+                value.unwrap_or_else(|| "nothing".to_owned()),
+            )
+        }
+        Action::Call { body, .. } => ("call", format!("{} sent", content_in_words(plan, body))),
         Action::Restart {
             command: Some(command),
             proof,
@@ -166,9 +194,14 @@ fn proven(proofs: &[Proof]) -> String {
         .map(|proof| match proof {
             Proof::Serves { address, leaf } => format!("{address} serves the new {leaf}"),
             Proof::ServesOther { address, .. } => format!("{address} serves another certificate"),
+            Proof::ServesUnder { address, authority } => match subject(authority) {
+                Some(name) => format!("{address} serves a certificate that {name} issued"),
+                None => format!("{address} serves a certificate of the new CA"),
+            },
             Proof::Listens { address } => format!("{address} answers"),
             Proof::Active { unit } => format!("{unit} is active"),
             Proof::FileRenewed { path, .. } => format!("{} is new", path.display()),
+            Proof::Holds { path, .. } => format!("{} is as planned", path.display()),
         })
         .collect();
     match words.is_empty() {
@@ -185,6 +218,12 @@ fn content_in_words(plan: &Plan, content: &Content) -> String {
         Content::Text(text) => format!("{} bytes of text", text.len()),
         Content::Staged { .. } => "a prepared secret".to_owned(),
         Content::Backup { plan, step, .. } => format!("what step {step} of {plan} replaced"),
+        Content::Restamped {
+            plan, step, sent, ..
+        } => {
+            let did = if *sent { "sent" } else { "replaced" };
+            format!("what step {step} of {plan} {did}, its files' times set to now")
+        }
         Content::CopyOf { path, .. } => format!("a copy of {}", path.display()),
         Content::LeafKey(id) => leaf(id).map_or_else(String::new, key_in_words),
         Content::LeafCertificate(id) => leaf(id).map_or_else(String::new, certificate_in_words),
@@ -215,9 +254,7 @@ fn certificate_in_words(leaf: &Leaf) -> String {
     let Some(certificate) = &leaf.certificate else {
         return key_in_words(leaf);
     };
-    let issuer = pki::Certificate::all_from_pem(certificate.issuer.certificate.as_bytes())
-        .ok()
-        .and_then(|certificates| certificates.first().map(|ca| ca.subject().to_string()));
+    let issuer = subject(&certificate.issuer.certificate);
     let names = match certificate.sans.len() {
         0 => String::new(),
         count => format!(", {count} names"),
@@ -229,6 +266,12 @@ fn certificate_in_words(leaf: &Leaf) -> String {
         issuer.as_deref().unwrap_or("?"),
         key_in_words(leaf)
     )
+}
+
+/// The name of the first certificate in PEM.
+fn subject(pem: &str) -> Option<String> {
+    let certificates = pki::Certificate::all_from_pem(pem.as_bytes()).ok()?;
+    Some(certificates.first()?.subject().to_string())
 }
 
 /// The first 16 characters of a digest.

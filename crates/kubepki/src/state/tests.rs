@@ -16,6 +16,8 @@ fn plan(id: &str, created: i64) -> Plan {
         node: "n".to_owned(),
         root: PathBuf::from("/nowhere"),
         created: UnixTime::from_secs(created),
+        datastore: None,
+        irreversible: None,
         hypothetical: false,
         leaves: BTreeMap::new(),
         steps: Vec::new(),

@@ -1,10 +1,35 @@
 //! Join tokens as K3s writes and reads them (K3s `pkg/clientaccess/token.go`).
+//!
+//! ```text
+//! text          -> Token: hash, user, password                            (here)
+//! server CA     -> the hash that tokens pin, by every rule                (hash)
+//! hash          -> whose it is: this CA's, a staged one's, a former one's (known)
+//! server's tree -> passwords, CA, what lies there                         (server)
+//! Token + tree  -> what it is good for                                    (check)
+//! new password  -> Plan: datastore, users, token files                    (password, rotate)
+//! node's files  -> where full tokens stand -> Plan: their hash only       (places, rewrite)
+//! ```
+
+mod check;
+pub(crate) mod draft;
+mod hash;
+mod known;
+mod password;
+mod rotate;
+mod server;
 
 use std::fmt;
 
-use pki::verify::{Options, verify};
-use pki::{Certificate, Digest, UnixTime};
+use pki::Digest;
 use zeroize::Zeroizing;
+
+pub use check::{Form, Opinion, Proves, check};
+pub use draft::Head;
+pub use hash::{Change, Hashes, How, authority_hash, hash_of, hashes};
+pub use known::{Known, Rule, Whose};
+pub use password::{NewPassword, PasswordError};
+pub use rotate::{Edit, RotateError, Rotation, plan_rotation};
+pub use server::{ServerFiles, ServerFilesError, TokenTextError, read_token};
 
 /// A join token: which CA it pins, and what it proves. Its secret shows in [`Token::to_text`]
 /// only.
@@ -186,52 +211,9 @@ fn bootstrap(text: &str) -> Option<Credential> {
     })
 }
 
-/// The hash that tokens pin, from the bytes of the server CA's file (reference section 5.2).
-///
-/// One certificate: the SHA-256 of the file as it is, so that re-wrapping it changes every token.
-/// Several: the SHA-256 of the last certificate of the first path that Go finds from the first
-/// one; where there is none, again of the file, without a word.
-///
-/// # Errors
-///
-/// When the file holds no certificates.
-pub fn authority_hash(file: &[u8], now: UnixTime) -> Result<Digest, pki::Error> {
-    Ok(hash_of(
-        pki::sha256(file),
-        &Certificate::all_from_pem(file)?,
-        now,
-    ))
-}
-
-/// The same for a file whose SHA-256 and certificates are known.
-pub fn hash_of(file: Digest, certificates: &[Certificate], now: UnixTime) -> Digest {
-    let Some((first, others)) = certificates.split_first() else {
-        return file;
-    };
-    if others.is_empty() {
-        return file;
-    }
-    // K3s's word for a root: it names no other key as its issuer's.
-    let (roots, intermediates): (Vec<_>, Vec<_>) =
-        others.iter().cloned().partition(|certificate| {
-            let authority = certificate.authority_key_identifier().unwrap_or_default();
-            authority.is_empty() || Some(authority) == certificate.subject_key_identifier()
-        });
-    let paths = verify(first, &intermediates, &roots, &Options::at(now));
-    paths
-        .ok()
-        .and_then(|paths| {
-            paths
-                .first()
-                .and_then(|path| path.root().map(Certificate::fingerprint))
-        })
-        .unwrap_or(file)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_pki::{START, authority};
 
     /// Hash, user, password or `!` and the secret of a bootstrap token.
     fn read(text: &str) -> Result<(String, String, String), TokenError> {
@@ -347,23 +329,5 @@ mod tests {
             format!("K10{}::server:***", "ab".repeat(32))
         );
         assert!(!format!("{token:?}").contains("hunter2"));
-    }
-
-    #[test]
-    fn one_certificate_is_hashed_as_the_file_is() {
-        let pem = authority("k3s-server-ca@1").certificate().to_pem();
-        let hash = |text: &str| authority_hash(text.as_bytes(), START).unwrap();
-        assert_eq!(hash(&pem), pki::sha256(pem.as_bytes()));
-        let longer = format!("{pem}\n");
-        assert_eq!(hash(&longer), pki::sha256(longer.as_bytes()));
-        assert!(authority_hash(b"nothing", START).is_err());
-    }
-
-    #[test]
-    fn strangers_in_one_file_are_hashed_as_the_file_is() {
-        let file =
-            authority("one").certificate().to_pem() + &authority("two").certificate().to_pem();
-        let hash = authority_hash(file.as_bytes(), START).unwrap();
-        assert_eq!(hash, pki::sha256(file.as_bytes()));
     }
 }

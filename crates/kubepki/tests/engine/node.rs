@@ -226,6 +226,8 @@ impl Node {
             node: "test".to_owned(),
             root: self.root.clone(),
             created: NOW,
+            datastore: None,
+            irreversible: None,
             hypothetical: false,
             leaves: BTreeMap::from([(LeafId("client-admin".to_owned()), leaf)]),
             steps,
@@ -307,6 +309,8 @@ pub fn executor<'a>(host: &'a dyn Host, state: &'a Locked) -> Executor<'a> {
         keys: &FreshKeys,
         observer: &Quiet,
         patience: Patience::default(),
+        cluster: None,
+        caller: None,
     }
 }
 

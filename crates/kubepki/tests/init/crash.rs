@@ -59,6 +59,8 @@ fn executor<'a>(host: &'a dyn Host, state: &'a Locked, clock: &'a FixedClock) ->
         keys: &FreshKeys,
         observer: &Quiet,
         patience: Patience::default(),
+        cluster: None,
+        caller: None,
     }
 }
 

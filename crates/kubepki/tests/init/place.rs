@@ -113,6 +113,8 @@ impl Place {
             keys: &FreshKeys,
             observer: &Quiet,
             patience: Patience::default(),
+            cluster: None,
+            caller: None,
         };
         let outcome = executor.apply(plan).await.unwrap_or_else(|error| {
             panic!("{}", kubepki::error_chain(&error));

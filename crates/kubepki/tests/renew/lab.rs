@@ -92,6 +92,8 @@ impl Lab {
             keys: &FreshKeys,
             observer: &Quiet,
             patience: Patience::default(),
+            cluster: None,
+            caller: None,
         };
         let outcome = executor.apply(plan).await.unwrap();
         assert!(matches!(outcome, Outcome::Finished { untidy: None, .. }));

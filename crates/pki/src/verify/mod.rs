@@ -15,10 +15,12 @@ mod constraints;
 mod error;
 mod host;
 mod path;
+mod words;
 
 pub use error::{Identity, PathError, Reason, VerifyError};
 pub use host::check_host;
 pub use path::Path;
+pub use words::go_words;
 
 use crate::{Certificate, Purpose, UnixTime};
 

@@ -10,6 +10,10 @@ use crate::{Certificate, KeyUsage, UnixTime};
 pub struct Path<'a>(Vec<&'a Certificate>);
 
 impl<'a> Path<'a> {
+    pub(super) fn of(certificates: Vec<&'a Certificate>) -> Self {
+        Self(certificates)
+    }
+
     /// Leaf first, root last; one element when the leaf is a root.
     pub fn certificates(&self) -> &[&'a Certificate] {
         &self.0
@@ -68,16 +72,7 @@ pub(super) fn search<'a>(
     if roots.contains(leaf) {
         return Ok(vec![Path(vec![leaf])]);
     }
-    let mut search = Search {
-        roots: distinct(roots),
-        intermediates: distinct(intermediates),
-        at: options.at,
-        checks_left: options.signature_checks,
-        gave_up: false,
-        signatures: HashMap::new(),
-        rejected: Vec::new(),
-        found: Vec::new(),
-    };
+    let mut search = Search::new(intermediates, roots, options);
     search.extend(&mut vec![leaf], leaf);
     if !search.found.is_empty() {
         return Ok(search.found);
@@ -108,7 +103,7 @@ fn distinct(bundle: &[Certificate]) -> Vec<&Certificate> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
+pub(super) enum Role {
     Root,
     Intermediate,
 }
@@ -117,18 +112,35 @@ enum Role {
 /// checked once; the pointers are those of the caller's slices, distinct per certificate.
 type Signatures = HashMap<(*const Certificate, *const Certificate), Result<(), Reason>>;
 
-struct Search<'a> {
+pub(super) struct Search<'a> {
     roots: Vec<&'a Certificate>,
     intermediates: Vec<&'a Certificate>,
     at: UnixTime,
-    checks_left: usize,
-    gave_up: bool,
+    pub(super) checks_left: usize,
+    pub(super) gave_up: bool,
     signatures: Signatures,
     rejected: Vec<PathError>,
-    found: Vec<Path<'a>>,
+    pub(super) found: Vec<Path<'a>>,
 }
 
 impl<'a> Search<'a> {
+    pub(super) fn new(
+        intermediates: &'a [Certificate],
+        roots: &'a [Certificate],
+        options: &Options<'_>,
+    ) -> Self {
+        Self {
+            roots: distinct(roots),
+            intermediates: distinct(intermediates),
+            at: options.at,
+            checks_left: options.signature_checks,
+            gave_up: false,
+            signatures: HashMap::new(),
+            rejected: Vec::new(),
+            found: Vec::new(),
+        }
+    }
+
     /// Follows every issuer of `child`, the end of `path`. Depth is bounded by `checks_left`.
     fn extend(&mut self, path: &mut Vec<&'a Certificate>, child: &'a Certificate) {
         let mut looked_at = 0;
@@ -171,7 +183,7 @@ impl<'a> Search<'a> {
 
     /// Certificates with the issuer's name, octet for octet, the most plausible first. The key
     /// identifier is a hint for the order only (RFC 5280 section 4.2.1.1).
-    fn candidates(&self, role: Role, child: &Certificate) -> Vec<&'a Certificate> {
+    pub(super) fn candidates(&self, role: Role, child: &Certificate) -> Vec<&'a Certificate> {
         let pool = match role {
             Role::Root => &self.roots,
             Role::Intermediate => &self.intermediates,
@@ -195,7 +207,7 @@ impl<'a> Search<'a> {
         found
     }
 
-    fn check(
+    pub(super) fn check(
         &mut self,
         role: Role,
         candidate: &'a Certificate,
@@ -255,7 +267,7 @@ fn check_signed(child: &Certificate, issuer: &Certificate) -> Result<(), Reason>
 
 /// Whether a path already goes through this CA: same name, key and alternative names. Comparing
 /// whole certificates would let two CAs that cross-signed each other lead in circles.
-fn stands_in(candidate: &Certificate, path: &[&Certificate]) -> bool {
+pub(super) fn stands_in(candidate: &Certificate, path: &[&Certificate]) -> bool {
     for certificate in path {
         if candidate.subject().der() != certificate.subject().der()
             || candidate.spki_der() != certificate.spki_der()

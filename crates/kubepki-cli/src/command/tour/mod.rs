@@ -361,6 +361,8 @@ impl Tour {
             keys: &FreshKeys,
             observer: &Quiet,
             patience: Patience::default(),
+            cluster: None,
+            caller: None,
         }
     }
 

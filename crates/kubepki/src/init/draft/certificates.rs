@@ -4,7 +4,7 @@ use std::path::Path;
 
 use pki::{PrivateKey, Purpose, San, sha256};
 
-use super::{Draft, foreseen};
+use super::{Draft, foreseen, is_file};
 use crate::catalogue::{Kind, Side};
 use crate::cluster::{LeafWant, Wishes};
 use crate::init::authorities::{Authorities, Standing};
@@ -137,6 +137,13 @@ impl Draft<'_> {
                 reason: "etcd: is missing".to_owned(),
             });
         }
+        if self.follows_data() && self.admin_trusts_others() {
+            let row = "client-admin";
+            if !selected.iter().any(|it| it.row == row) {
+                let reason = "admin: the kubeconfig inlines another CA".to_owned();
+                selected.push(Selection { row, reason });
+            }
+        }
         let side = |selection: &Selection| self.inventory.row(selection.row).map(|o| o.row.side);
         selected.retain(|it| side(it) == Some(Side::Server) || spec.with_agent);
         let mut inventory = self.inventory.clone();
@@ -156,6 +163,22 @@ impl Draft<'_> {
             .notes
             .extend(due.notes.into_iter().chain(leaves.notes));
         Ok(())
+    }
+
+    /// Whether the kubeconfig for people inlines other CAs than those in force; K3s writes it at
+    /// every start.
+    fn admin_trusts_others(&self) -> bool {
+        let present = self.inventory.authority("server-ca");
+        self.inventory.rows.iter().any(|observed| {
+            let facts = observed.file.present().map(|present| &present.facts);
+            match (&observed.row.kind, facts) {
+                (Kind::AdminKubeconfig { .. }, Some(Facts::Kubeconfig(facts))) => !facts
+                    .authorities
+                    .iter()
+                    .any(|(_, bundle)| bundle == present),
+                _ => false,
+            }
+        })
     }
 
     fn wishes(&self) -> Wishes {
@@ -223,8 +246,9 @@ impl Draft<'_> {
             // The other file is there too.
             None => return Ok(()),
         };
-        if self.wants(&current) || is_new && !current.file.is_absent() {
-            let bytes = make::pem(&first, current.row.id)?;
+        let bytes = make::pem(&first, current.row.id)?;
+        let stale = !is_file(&current.file, &bytes) && (is_new || self.follows_data());
+        if self.wants(&current) || stale && !current.file.is_absent() {
             self.stage_secret(&current.file, current.row.id, bytes, current.row.summary);
         }
         Ok(())

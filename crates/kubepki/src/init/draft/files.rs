@@ -9,7 +9,7 @@ use super::{Draft, digest, is_file, is_no_file, writes_preferences};
 use crate::catalogue::{Kind, Side};
 use crate::init::authorities::outer_authorities;
 use crate::init::{InitError, NODE, Passwd, SERVER, make, settings};
-use crate::inventory::DetectedRelease;
+use crate::inventory::{DetectedRelease, Observed};
 use crate::kubeconfig::{Reference, render_reference};
 use crate::plan::{Content, FingerprintKind, LeafId};
 use crate::token::{Token, hash_of};
@@ -56,6 +56,7 @@ impl Draft<'_> {
         let passwd = make::passwords(self.request, own)?;
         if let Some(row) = self.row("passwd")
             && (row.file.is_absent() || passwd != self.request.survey.passwd)
+            && !self.is_foreseen(&row.file.path)
         {
             let bytes = Zeroizing::new(passwd.to_text().as_bytes().to_vec());
             let reason = "passwords of servers and agents";
@@ -163,17 +164,18 @@ impl Draft<'_> {
             let Some(source) = self.inventory.row(authority) else {
                 continue;
             };
-            if !self.wants(&observed) {
+            let kind = |file: &Observed| file.present().map(|it| it.fingerprint.kind.clone());
+            let stale = self.follows_data()
+                && !observed.file.is_absent()
+                && !is_no_file(&observed.file)
+                && kind(&observed.file) != kind(&source.file);
+            if !self.wants(&observed) && !stale {
                 continue;
             }
-            if let Some(FingerprintKind::File(sha256)) = source
-                .file
-                .present()
-                .map(|present| &present.fingerprint.kind)
-            {
+            if let Some(FingerprintKind::File(sha256)) = kind(&source.file) {
                 let content = Content::CopyOf {
                     path: source.file.path.clone(),
-                    sha256: sha256.clone(),
+                    sha256,
                 };
                 self.put(
                     &observed.file,

@@ -63,6 +63,8 @@ impl<'a> Draft<'a> {
             node: request.spec.node.name.clone(),
             root: inventory.site.data_dir.clone(),
             created: request.now,
+            datastore: None,
+            irreversible: None,
             hypothetical: false,
             leaves: BTreeMap::new(),
             steps: Vec::new(),
@@ -78,7 +80,12 @@ impl<'a> Draft<'a> {
             },
             plan,
             staged: Vec::new(),
-            staged_keys: BTreeMap::new(),
+            staged_keys: request
+                .survey
+                .foreseen
+                .iter()
+                .filter_map(|(path, name)| Some((path.clone(), name.clone()?)))
+                .collect(),
         }
     }
 
@@ -123,6 +130,16 @@ impl<'a> Draft<'a> {
 
     fn wants(&self, observed: &ObservedRow) -> bool {
         observed.file.is_absent() && self.release_has(observed.row)
+    }
+
+    /// Whether an earlier step puts the file in place, so that it is none of this plan's.
+    fn is_foreseen(&self, path: &Path) -> bool {
+        self.request.survey.foreseen.contains_key(path)
+    }
+
+    /// Whether the CAs are those of the bootstrap data, whatever lies on disk.
+    fn follows_data(&self) -> bool {
+        !self.request.survey.foreseen.is_empty()
     }
 
     fn release_has(&self, row: &Row) -> bool {

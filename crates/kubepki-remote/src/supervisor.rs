@@ -1,0 +1,367 @@
+//! K3s's supervisor, the HTTPS server on port 6443 (reference sections 3.2, 5.4 and 6).
+
+use std::fmt;
+
+use kubepki::token::{Token, authority_hash};
+use pki::{Certificate, Digest, UnixTime};
+use reqwest::{Client, Method, StatusCode, Url};
+use zeroize::Zeroizing;
+
+use crate::answer::{Answer, Unreadable, client};
+use crate::tls::{trusting, unquestioning};
+
+/// A supervisor that has shown the CA which the token pins, and the password for it.
+pub struct Supervisor {
+    base: Url,
+    client: Client,
+    password: Zeroizing<String>,
+    seen: Seen,
+}
+
+/// The CA bundle that a supervisor shows before anybody logs in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The bytes of `/cacerts`: `server-ca.crt` as it was when K3s first needed it.
+    pub bundle: Vec<u8>,
+    /// The hash by K3s's rule.
+    pub hash: Digest,
+    /// Whether a token pinned it. Otherwise it was taken on trust, as the user allowed.
+    pub pinned: bool,
+}
+
+/// A call to the supervisor failed. Messages never hold the password.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    /// The URL is none of a supervisor.
+    #[error("{url:?} is no URL of a K3s server: {problem}; write https://<server>:6443")]
+    Url {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// It does not answer, or its certificate does not stand under its own CA bundle.
+    #[error("cannot reach the K3s server {url}")]
+    Unreachable {
+        /// Its URL.
+        url: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Its CA is not the one in the token.
+    #[error(
+        "the token pins the CA hash {pinned}, and {url} has {seen}: this is another cluster, or \
+         its CA was rotated since the token was written; nothing secret was sent"
+    )]
+    OtherAuthority {
+        /// Its URL.
+        url: String,
+        /// The hash in the token.
+        pinned: String,
+        /// The hash of what it shows.
+        seen: String,
+    },
+    /// A token without a hash, and no leave to trust what is seen.
+    #[error(
+        "the token names no CA hash, so nothing tells whether {url} is the right server; it shows \
+         {seen}: give the full token, or say --trust-on-first-use"
+    )]
+    Unpinned {
+        /// Its URL.
+        url: String,
+        /// The hash of what it shows.
+        seen: String,
+    },
+    /// What it shows as its CA bundle is none.
+    #[error("what {url}/cacerts shows is no CA bundle")]
+    Bundle {
+        /// Its URL.
+        url: String,
+        /// Why.
+        #[source]
+        source: pki::Error,
+    },
+    /// A token that servers cannot use.
+    #[error("the token cannot be used to reach {url}")]
+    Token {
+        /// Its URL.
+        url: String,
+        /// Why.
+        #[source]
+        source: kubepki::token::TokenError,
+    },
+    /// An answer that says no.
+    #[error("{url} answered {status} to {call}: {message}{}", advice(*status, message))]
+    Refused {
+        /// Its URL.
+        url: String,
+        /// Method and path.
+        call: String,
+        /// The status code.
+        status: u16,
+        /// What it said.
+        message: String,
+    },
+}
+
+fn advice(status: u16, message: &str) -> String {
+    if let Some((_, id)) = message.split_once("error ID ") {
+        return format!("; K3s wrote the reason to its own log, look there for {id}");
+    }
+    match status {
+        401 => "; the password in the token is not this server's, or K3s is still starting",
+        403 => "; the token is an agent's, a server's is needed",
+        404 | 405 => "; this K3s is older than the call (rotate-ca came with v1.26.2)",
+        503 => "; K3s is starting, try again in a moment",
+        _ => "",
+    }
+    .to_owned()
+}
+
+impl Supervisor {
+    /// Looks at `/cacerts`, holds what is there to the hash in `token`, and looks again with that
+    /// bundle as the only trust. Only then will the password be sent.
+    ///
+    /// `base` is `https://host:port`; `trust_on_first_use` allows a token without a hash.
+    ///
+    /// # Errors
+    ///
+    /// [`SupervisorError`]; then nothing secret was sent.
+    pub async fn connect(
+        base: &str,
+        token: &Token,
+        trust_on_first_use: bool,
+        now: UnixTime,
+    ) -> Result<Self, SupervisorError> {
+        let base = parse(base)?;
+        let url = base.to_string();
+        let password = token.password().map_err(|source| SupervisorError::Token {
+            url: url.clone(),
+            source,
+        })?;
+        let seen = look(&base, token, trust_on_first_use, now).await?;
+        let tls = Certificate::all_from_pem(&seen.bundle)
+            .map_err(|source| SupervisorError::Bundle {
+                url: url.clone(),
+                source,
+            })
+            .and_then(|bundle| {
+                trusting(&bundle, now, None).map_err(|error| unreachable(&base, error))
+            })?;
+        let client = client(tls).map_err(|error| unreachable(&base, error))?;
+        let supervisor = Self {
+            base,
+            client,
+            password: password.clone(),
+            seen,
+        };
+        // The second look: it holds the key of a certificate under the bundle, with its name.
+        let request = supervisor.client.get(supervisor.url("/cacerts")?);
+        let answer = supervisor.answer("GET /cacerts", request).await?;
+        if answer.body != supervisor.seen.bundle {
+            return Err(unreachable(
+                &supervisor.base,
+                std::io::Error::other("it showed two different CA bundles one after the other"),
+            ));
+        }
+        Ok(supervisor)
+    }
+
+    /// What it showed as its CA.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    /// Sends `body` as user `server`, without a Content-Type: K3s would read a form where one is
+    /// named (reference section 3.2). `path` begins with a slash and may have a query.
+    ///
+    /// # Errors
+    ///
+    /// [`SupervisorError::Refused`] for every answer but 2xx, [`SupervisorError::Unreachable`]
+    /// where it is not known whether the call took effect.
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: &[u8],
+    ) -> Result<Vec<u8>, SupervisorError> {
+        let verb = Method::from_bytes(method.as_bytes())
+            .map_err(|error| unreachable(&self.base, error))?;
+        let request = self
+            .client
+            .request(verb, self.url(path)?)
+            .basic_auth("server", Some(self.password.as_str()))
+            .body(body.to_vec());
+        let call = format!("{method} {path}");
+        Ok(self.answer(&call, request).await?.body)
+    }
+
+    /// Path and query of a URL at this server; `None` for another server's.
+    pub(crate) fn path_of(&self, url: &str) -> Option<String> {
+        let url: Url = url.parse().ok()?;
+        let same = url.origin() == self.base.origin();
+        let query = url.query().map(|query| format!("?{query}"));
+        same.then(|| format!("{}{}", url.path(), query.unwrap_or_default()))
+    }
+
+    fn url(&self, path: &str) -> Result<Url, SupervisorError> {
+        self.base.join(path).map_err(|error| SupervisorError::Url {
+            url: path.to_owned(),
+            problem: error.to_string(),
+        })
+    }
+
+    async fn answer(
+        &self,
+        call: &str,
+        request: reqwest::RequestBuilder,
+    ) -> Result<Answer, SupervisorError> {
+        let answer = send(&self.base, request).await?;
+        if answer.status.is_success() {
+            return Ok(answer);
+        }
+        Err(refused(&self.base, call, &answer))
+    }
+}
+
+impl fmt::Debug for Supervisor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Supervisor({})", self.base)
+    }
+}
+
+/// The first look: any certificate is taken, for nothing is sent and the hash decides.
+async fn look(
+    base: &Url,
+    token: &Token,
+    trust_on_first_use: bool,
+    now: UnixTime,
+) -> Result<Seen, SupervisorError> {
+    let tls = unquestioning().map_err(|error| unreachable(base, error))?;
+    let client = client(tls).map_err(|error| unreachable(base, error))?;
+    let url = base
+        .join("/cacerts")
+        .map_err(|error| SupervisorError::Url {
+            url: base.to_string(),
+            problem: error.to_string(),
+        })?;
+    let answer = send(base, client.get(url)).await?;
+    if !answer.status.is_success() {
+        return Err(refused(base, "GET /cacerts", &answer));
+    }
+    let hash = authority_hash(&answer.body, now).map_err(|source| SupervisorError::Bundle {
+        url: base.to_string(),
+        source,
+    })?;
+    match token.authority() {
+        Some(pinned) if pinned != hash.to_string() => Err(SupervisorError::OtherAuthority {
+            url: base.to_string(),
+            pinned: pinned.to_owned(),
+            seen: hash.to_string(),
+        }),
+        None if !trust_on_first_use => Err(SupervisorError::Unpinned {
+            url: base.to_string(),
+            seen: hash.to_string(),
+        }),
+        pinned => Ok(Seen {
+            bundle: answer.body,
+            hash,
+            pinned: pinned.is_some(),
+        }),
+    }
+}
+
+async fn send(base: &Url, request: reqwest::RequestBuilder) -> Result<Answer, SupervisorError> {
+    let response = request
+        .send()
+        .await
+        .map_err(|error| unreachable(base, error.without_url()))?;
+    Answer::read(response).await.map_err(|error| match error {
+        Unreadable::Broken(error) => unreachable(base, error.without_url()),
+        Unreadable::TooLong => unreachable(base, std::io::Error::other("the answer does not end")),
+    })
+}
+
+fn refused(base: &Url, call: &str, answer: &Answer) -> SupervisorError {
+    SupervisorError::Refused {
+        url: base.to_string(),
+        call: call.to_owned(),
+        status: answer.status.as_u16(),
+        message: match answer.message() {
+            message if message.is_empty() => reason(answer.status),
+            message => message,
+        },
+    }
+}
+
+fn reason(status: StatusCode) -> String {
+    status.canonical_reason().unwrap_or("no message").to_owned()
+}
+
+fn unreachable(
+    base: &Url,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> SupervisorError {
+    SupervisorError::Unreachable {
+        url: base.to_string(),
+        source: source.into(),
+    }
+}
+
+fn parse(text: &str) -> Result<Url, SupervisorError> {
+    let wrong = |problem: String| SupervisorError::Url {
+        url: redacted(text),
+        problem,
+    };
+    let url: Url = text
+        .trim_end_matches('/')
+        .parse()
+        .map_err(|error: <Url as std::str::FromStr>::Err| wrong(error.to_string()))?;
+    if url.scheme() != "https" {
+        return Err(wrong("only https:// URLs are supported".to_owned()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(wrong("it must hold no user and no password".to_owned()));
+    }
+    if url.host_str().is_none() || url.path() != "/" || url.query().is_some() {
+        return Err(wrong("it must be a host and a port alone".to_owned()));
+    }
+    Ok(url)
+}
+
+/// A URL that may hold a password, for a message.
+fn redacted(text: &str) -> String {
+    match text.rsplit_once('@') {
+        Some((_, host)) => format!("***@{host}"),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_host_and_a_port_are_taken() {
+        for good in [
+            "https://127.0.0.1:6443",
+            "https://server:6443/",
+            "https://[::1]:6443",
+        ] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "http://127.0.0.1:6443",
+            "127.0.0.1:6443",
+            "",
+            "https://",
+            "https://user:hunter2@server:6443",
+            "https://server:6443/v1-k3s",
+            "https://server:6443?x=1",
+        ] {
+            let error = parse(bad).unwrap_err().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! An HTTPS server that answers as K3s's supervisor does, as far as CA files are concerned:
+//! recorded answers of a real one (`fixtures/k3s-1.36-http`), real TLS, K3s's rules of who may
+//! call what.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use crate::Fixture;
+
+/// What a caller wanted to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// `PUT`.
+    pub method: String,
+    /// With its query: `/v1-k3s/cert/cacerts?force=false`.
+    pub path: String,
+    /// The body, decoded from no form.
+    pub body: Vec<u8>,
+}
+
+/// What the server knows and who it lets in.
+#[derive(Clone)]
+pub struct Cluster {
+    /// PEM of the certificate chain that it serves.
+    pub chain: Vec<u8>,
+    /// PEM of the key.
+    pub key: Vec<u8>,
+    /// What `/cacerts` answers.
+    pub cacerts: Vec<u8>,
+    /// The password of user `server`.
+    pub password: String,
+    /// The password of user `node`.
+    pub agent_password: String,
+}
+
+/// Decides on a `PUT` that was let in: `true` is 204, `false` is 500 with an error ID.
+pub type Decide = dyn Fn(&Call) -> bool + Send + Sync;
+
+/// A supervisor on a port of its own, stopped when dropped.
+pub struct Supervisor {
+    address: SocketAddr,
+    calls: Arc<Mutex<Vec<Call>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Supervisor {
+    /// Starts on a free loopback port.
+    pub fn start(cluster: Cluster, decide: Box<Decide>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .unwrap_or_else(|error| panic!("no free loopback port: {error}"));
+        let address = listener
+            .local_addr()
+            .unwrap_or_else(|error| panic!("the port has no address: {error}"));
+        let config = Arc::new(server_config(&cluster));
+        let answers = Fixture::new("k3s-1.36-http");
+        let (calls, stop) = (
+            Arc::<Mutex<Vec<Call>>>::default(),
+            Arc::<AtomicBool>::default(),
+        );
+        let thread = std::thread::spawn({
+            let (calls, stop) = (calls.clone(), stop.clone());
+            move || {
+                for stream in listener.incoming().flatten() {
+                    if stop.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    // A caller that hangs up is its own fault.
+                    let _ = serve(stream, &config, &cluster, &answers, &calls, &decide);
+                }
+            }
+        });
+        Self {
+            address,
+            calls,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// `https://127.0.0.1:<port>`.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// The calls that were let in, in order.
+    pub fn calls(&self) -> Vec<Call> {
+        let calls = self.calls.lock();
+        calls.map(|calls| calls.clone()).unwrap_or_default()
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn server_config(cluster: &Cluster) -> ServerConfig {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&cluster.chain).collect();
+    let key = PrivateKeyDer::from_pem_slice(&cluster.key);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap_or_else(|error| panic!("TLS: {error}"))
+        .with_no_client_auth();
+    let chain = chain.unwrap_or_else(|error| panic!("the supervisor's chain: {error}"));
+    let key = key.unwrap_or_else(|error| panic!("the supervisor's key: {error}"));
+    config
+        .with_single_cert(chain, key)
+        .unwrap_or_else(|error| panic!("the supervisor's chain and key: {error}"))
+}
+
+fn serve(
+    stream: TcpStream,
+    config: &Arc<ServerConfig>,
+    cluster: &Cluster,
+    answers: &Fixture,
+    calls: &Mutex<Vec<Call>>,
+    decide: &Decide,
+) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let connection = ServerConnection::new(config.clone()).map_err(std::io::Error::other)?;
+    let mut stream = BufReader::new(StreamOwned::new(connection, stream));
+    while let Some(request) = Request::read(&mut stream)? {
+        let answer = answer(&request, cluster, answers, calls, decide);
+        let head = format!(
+            "HTTP/1.1 {} x\r\nContent-Length: {}\r\n\r\n",
+            answer.status,
+            answer.body.len()
+        );
+        let stream = stream.get_mut();
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(&answer.body)?;
+        stream.flush()?;
+    }
+    Ok(())
+}
+
+struct Request {
+    call: Call,
+    authorization: Option<String>,
+    content_type: Option<String>,
+}
+
+impl Request {
+    fn read(stream: &mut impl BufRead) -> std::io::Result<Option<Self>> {
+        let mut line = String::new();
+        if stream.read_line(&mut line)? == 0 {
+            return Ok(None);
+        }
+        let mut words = line.split_whitespace().map(str::to_owned);
+        let (method, path) = (words.next(), words.next());
+        let mut request = Self {
+            call: Call {
+                method: method.unwrap_or_default(),
+                path: path.unwrap_or_default(),
+                body: Vec::new(),
+            },
+            authorization: None,
+            content_type: None,
+        };
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            stream.read_line(&mut line)?;
+            let Some((name, value)) = line.trim_end().split_once(": ") else {
+                break;
+            };
+            match name.to_ascii_lowercase().as_str() {
+                "content-length" => length = value.parse().map_err(std::io::Error::other)?,
+                "authorization" => request.authorization = Some(value.to_owned()),
+                "content-type" => request.content_type = Some(value.to_owned()),
+                _ => {}
+            }
+        }
+        request.call.body = vec![0; length];
+        stream.read_exact(&mut request.call.body)?;
+        Ok(Some(request))
+    }
+
+    /// User and password of HTTP's basic authentication.
+    fn credentials(&self) -> Option<(String, String)> {
+        let encoded = self.authorization.as_deref()?.strip_prefix("Basic ")?;
+        let text = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
+        let (user, password) = text.split_once(':')?;
+        Some((user.to_owned(), password.to_owned()))
+    }
+}
+
+struct Answer {
+    status: u16,
+    body: Vec<u8>,
+}
+
+fn answer(
+    request: &Request,
+    cluster: &Cluster,
+    answers: &Fixture,
+    calls: &Mutex<Vec<Call>>,
+    decide: &Decide,
+) -> Answer {
+    let recorded = |name: &str| {
+        let head = answers.extra_text(&format!("{name}.headers"));
+        let status = head
+            .split_whitespace()
+            .nth(1)
+            .and_then(|it| it.parse().ok());
+        let body = std::fs::read(answers.extra(&format!("{name}.body"))).unwrap_or_default();
+        Answer {
+            status: status.unwrap_or(500),
+            body,
+        }
+    };
+    let path = request.call.path.split('?').next().unwrap_or_default();
+    if path == "/cacerts" {
+        return Answer {
+            status: 200,
+            body: cluster.cacerts.clone(),
+        };
+    }
+    let Some((user, password)) = request.credentials() else {
+        return recorded("no-credentials");
+    };
+    let right = match user.as_str() {
+        "server" => cluster.password == password,
+        "node" => cluster.agent_password == password,
+        _ => false,
+    };
+    match (right, user.as_str(), path, request.call.method.as_str()) {
+        (false, ..) => recorded("wrong-password"),
+        (true, "node", ..) => recorded("put-token-as-node"),
+        (true, _, "/v1-k3s/cert/cacerts", "PUT") => {
+            // K3s reads the query with the body's form, which leaves no JSON.
+            let form = request.content_type.as_deref() == Some("application/x-www-form-urlencoded");
+            let json = request.call.body.starts_with(b"{");
+            if let Ok(mut calls) = calls.lock() {
+                calls.push(request.call.clone());
+            }
+            match !form && json && decide(&request.call) {
+                true => recorded("put-cacerts-empty"),
+                false => recorded("put-cacerts-garbage"),
+            }
+        }
+        (true, _, "/v1-k3s/cert/cacerts", _) => recorded("get-cacerts-route"),
+        _ => recorded("not-found"),
+    }
+}
