@@ -76,6 +76,9 @@ pub enum Command {
     /// K3s's own commands, with its flags, messages and exit codes.
     #[command(name = "k3s")]
     K3s(crate::dropin::K3sArgs),
+    /// The cluster's CAs: check a set of CA files before it is put in force.
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Find, refresh and make kubeconfigs with certificates of this cluster.
     #[command(subcommand)]
     Kubeconfig(KubeconfigCommand),
@@ -123,6 +126,18 @@ pub enum UnitRole {
     Server,
     /// `k3s-agent.service`.
     Agent,
+}
+
+/// `ca`.
+#[derive(Debug, Subcommand)]
+pub enum CaCommand {
+    /// Check a set of CA files before it is put in force.
+    ///
+    /// Says what `k3s certificate rotate-ca` would say, word for word, and what it does not look
+    /// at: whether each file is complete, the order in which it is served, what becomes of old
+    /// leaves and of join tokens. Ends with 0 when nothing is wrong, 3 for warnings, 4 when the
+    /// set must not be used.
+    Verify(crate::command::ca_verify::VerifyArgs),
 }
 
 /// `kubeconfig`.

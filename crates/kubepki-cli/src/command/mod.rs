@@ -1,5 +1,6 @@
 //! The commands: each looks, makes one library call, and prints.
 
+pub(crate) mod ca_verify;
 mod change;
 pub(crate) mod check;
 mod history;
@@ -10,7 +11,7 @@ mod leaves;
 mod tour;
 mod unit;
 
-use crate::args::{Cli, Command};
+use crate::args::{CaCommand, Cli, Command};
 use crate::error::{CliError, Exit};
 
 /// Runs a command.
@@ -34,6 +35,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::Undo(args) => change::undo(&args).await,
             Command::Resume(args) => change::resume(&args).await,
             Command::K3s(args) => Ok(crate::dropin::run(&args).await),
+            Command::Ca(CaCommand::Verify(args)) => ca_verify::run(&args).await,
             Command::Kubeconfig(command) => kubeconfig::run(&command).await,
             Command::Inspect(args) => inspect::run(&args),
             Command::Unit(args) => unit::run(&args),
