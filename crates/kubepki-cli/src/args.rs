@@ -79,6 +79,14 @@ pub enum Command {
     /// The cluster's CAs: check a set of CA files before it is put in force.
     #[command(subcommand)]
     Ca(CaCommand),
+    /// See, compare, extract and restore what the cluster's servers share: the bootstrap data.
+    #[command(subcommand)]
+    Bootstrap(crate::command::bootstrap::BootstrapCommand),
+    /// Do beforehand what K3s's next start would do with the datastore's CAs and this disk.
+    ///
+    /// Makes a data directory ready for a new, wiped or lost server: files from the datastore,
+    /// certificates under its CAs, kubeconfigs, tokens. Prints the plan and asks.
+    Reconcile(Box<crate::command::reconcile::ReconcileArgs>),
     /// Find, refresh and make kubeconfigs with certificates of this cluster.
     #[command(subcommand)]
     Kubeconfig(KubeconfigCommand),

@@ -1,5 +1,6 @@
 //! The commands: each looks, makes one library call, and prints.
 
+pub(crate) mod bootstrap;
 pub(crate) mod ca_verify;
 mod change;
 pub(crate) mod check;
@@ -8,6 +9,8 @@ pub mod init;
 mod inspect;
 mod kubeconfig;
 mod leaves;
+mod prepared;
+pub(crate) mod reconcile;
 mod tour;
 mod unit;
 
@@ -36,6 +39,8 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::Resume(args) => change::resume(&args).await,
             Command::K3s(args) => Ok(crate::dropin::run(&args).await),
             Command::Ca(CaCommand::Verify(args)) => ca_verify::run(&args).await,
+            Command::Bootstrap(command) => bootstrap::run(&command).await,
+            Command::Reconcile(args) => reconcile::run(&args).await,
             Command::Kubeconfig(command) => kubeconfig::run(&command).await,
             Command::Inspect(args) => inspect::run(&args),
             Command::Unit(args) => unit::run(&args),

@@ -89,17 +89,13 @@ fn odd(lab: &Lab, extensions: &str, key: &[&str]) {
 }
 
 /// Stages a server CA under a new root that the old intermediate's root vouches for.
-fn cross(lab: &Lab, order: fn(Vec<String>, Vec<String>, Vec<String>, Vec<String>) -> Vec<String>) {
+fn cross(lab: &Lab, order: fn(&str, &str, &str, &str) -> String) {
     let new = root("new-root", span(-1, 2000));
     let ca = new.below("server-ca@3", span(-1, 1500), None);
     let x = lab.root.cross(&new, span(-1, 2000));
-    let bundle = order(
-        vec![ca.pem()],
-        vec![x.to_pem()],
-        vec![new.pem()],
-        vec![lab.root.pem()],
-    );
-    lab.stage_ca(CA, &ca, &bundle.concat());
+    let (old, own) = (lab.root.pem(), new.pem());
+    let bundle = order(&ca.pem(), &x.to_pem(), &own, &old);
+    lab.stage_ca(CA, &ca, &bundle);
     let old_bundle = pem(&lab.intermediate.above);
     assert_eq!(old_bundle, lab.root.pem());
 }
