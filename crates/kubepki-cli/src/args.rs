@@ -76,6 +76,9 @@ pub enum Command {
     /// K3s's own commands, with its flags, messages and exit codes.
     #[command(name = "k3s")]
     K3s(crate::dropin::K3sArgs),
+    /// See, compare, extract and restore what the cluster's servers share: the bootstrap data.
+    #[command(subcommand)]
+    Bootstrap(crate::command::bootstrap::BootstrapCommand),
     /// Find, refresh and make kubeconfigs with certificates of this cluster.
     #[command(subcommand)]
     Kubeconfig(KubeconfigCommand),

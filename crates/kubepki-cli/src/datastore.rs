@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use kubepki::apply::Cluster;
 use kubepki::bootstrap::{Candidates, KEY_PREFIX, LocateError, Opened, Passphrase, locate};
 use kubepki::datastore::{Archive, Datastore, DatastoreError};
 use kubepki::host::{EntryKind, Host};
@@ -114,6 +115,17 @@ pub enum Kind {
     Embedded,
     /// Files of a stopped etcd, or a snapshot: read only.
     Files,
+}
+
+impl Connected {
+    /// The same for a plan's executor, which opens and seals with `passphrases`.
+    pub fn cluster<'a>(&'a self, passphrases: &'a [Passphrase]) -> Cluster<'a> {
+        Cluster {
+            store: self.store.as_ref(),
+            description: &self.place,
+            passphrases,
+        }
+    }
 }
 
 /// What a command wants of the datastore.
