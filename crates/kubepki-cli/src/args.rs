@@ -79,6 +79,12 @@ pub enum Command {
     /// See, compare, extract and restore what the cluster's servers share: the bootstrap data.
     #[command(subcommand)]
     Bootstrap(crate::command::bootstrap::BootstrapCommand),
+    /// Show, check, make, rotate and rewrite the tokens that nodes join with.
+    #[command(subcommand)]
+    Token(crate::command::token::TokenCommand),
+    /// List, rotate and drop the keys of service-account tokens.
+    #[command(subcommand)]
+    SaKey(crate::command::sa_key::SaKeyCommand),
     /// Find, refresh and make kubeconfigs with certificates of this cluster.
     #[command(subcommand)]
     Kubeconfig(KubeconfigCommand),

@@ -9,6 +9,8 @@ mod inspect;
 mod kubeconfig;
 mod leaves;
 mod prepared;
+pub(crate) mod sa_key;
+pub(crate) mod token;
 mod tour;
 mod unit;
 
@@ -37,6 +39,8 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::Resume(args) => change::resume(&args).await,
             Command::K3s(args) => Ok(crate::dropin::run(&args).await),
             Command::Bootstrap(command) => bootstrap::run(&command).await,
+            Command::Token(command) => token::run(&command).await,
+            Command::SaKey(command) => sa_key::run(&command).await,
             Command::Kubeconfig(command) => kubeconfig::run(&command).await,
             Command::Inspect(args) => inspect::run(&args),
             Command::Unit(args) => unit::run(&args),
