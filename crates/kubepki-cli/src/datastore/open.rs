@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kubepki::host::Host;
-use kubepki_datastore::etcd::{EtcdFile, EtcdStore, EtcdTls};
+use kubepki_datastore::Tls;
+use kubepki_datastore::etcd::{EtcdFile, EtcdStore};
 use zeroize::Zeroizing;
 
 use super::{Access, Connected, EndpointArgs, Kind, reached};
@@ -36,7 +37,7 @@ pub async fn open(
     let file = server.join("db/state.db");
     if std::fs::exists(&file)? {
         let from = server.join("db").display().to_string();
-        return connect("", from, &EtcdTls::default(), &server, access).await;
+        return connect("", from, &Tls::default(), &server, access).await;
     }
     Err(CliError::message(format!(
         "{} holds no datastore (neither db/state.db nor db/etcd/member), and K3s's configuration \
@@ -57,13 +58,13 @@ fn endpoint(args: &EndpointArgs, settings: &Settings) -> Option<(Zeroizing<Strin
 }
 
 /// The TLS files: flags, then the configuration, each for itself as with K3s.
-fn tls(args: &EndpointArgs, settings: &Settings) -> EtcdTls {
+fn tls(args: &EndpointArgs, settings: &Settings) -> Tls {
     let connection = &settings.connection;
     let or = |given: &Option<PathBuf>, found: &Option<kubepki::k3s::Found<PathBuf>>| {
         let found = found.as_ref().map(|it| it.value.clone());
         given.clone().or(found)
     };
-    EtcdTls {
+    Tls {
         ca_file: or(&args.datastore_cafile, &connection.ca_file),
         cert_file: or(&args.datastore_certfile, &connection.certificate_file),
         key_file: or(&args.datastore_keyfile, &connection.key_file),
@@ -73,7 +74,7 @@ fn tls(args: &EndpointArgs, settings: &Settings) -> EtcdTls {
 async fn connect(
     text: &str,
     from: String,
-    tls: &EtcdTls,
+    tls: &Tls,
     _server: &Path,
     _access: Access,
 ) -> Result<Connected, CliError> {
@@ -157,7 +158,7 @@ pub async fn snapshot(path: &Path, access: Access) -> Result<Connected, CliError
     let from = "--snapshot".to_owned();
     if head.get(..read) == Some(SQLITE) {
         let path = std::path::absolute(path)?;
-        let tls = EtcdTls::default();
+        let tls = Tls::default();
         let endpoint = format!("sqlite://{}", path.display());
         let connected = connect(&endpoint, from, &tls, Path::new("/"), access).await?;
         return Ok(Connected {
