@@ -11,6 +11,7 @@ mod golden;
 mod keys;
 mod opinion;
 mod secrets;
+pub mod server;
 pub mod stacks;
 pub mod supervisor;
 mod tree;
