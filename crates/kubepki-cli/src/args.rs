@@ -85,6 +85,11 @@ pub enum Command {
     /// List, rotate and drop the keys of service-account tokens.
     #[command(subcommand)]
     SaKey(crate::command::sa_key::SaKeyCommand),
+    /// Do beforehand what K3s's next start would do with the datastore's CAs and this disk.
+    ///
+    /// Makes a data directory ready for a new, wiped or lost server: files from the datastore,
+    /// certificates under its CAs, kubeconfigs, tokens. Prints the plan and asks.
+    Reconcile(Box<crate::command::reconcile::ReconcileArgs>),
     /// Find, refresh and make kubeconfigs with certificates of this cluster.
     #[command(subcommand)]
     Kubeconfig(KubeconfigCommand),

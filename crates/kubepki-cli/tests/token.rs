@@ -111,11 +111,27 @@ fn check_knows_what_a_token_is_good_for() {
         (format!("{server}\r\n"), 0, "the servers' password"),
         (agent, 0, "the agents' password"),
         ("rotated-token-abcdef0123456789".to_owned(), 0, "no CA"),
-        ("K10::server:rotated-token-abcdef0123456789".to_owned(), 0, "without a CA hash"),
-        (format!("K10{hash}::abc123.0123456789abcdef"), 0, "bootstrap"),
+        (
+            "K10::server:rotated-token-abcdef0123456789".to_owned(),
+            0,
+            "without a CA hash",
+        ),
+        (
+            format!("K10{hash}::abc123.0123456789abcdef"),
+            0,
+            "bootstrap",
+        ),
         // The password of before.
-        (format!("K10{hash}::server:{PASSWORD}"), 4, "no password of this cluster"),
-        (recorded(&Node::new("k3s-1.36-sqlite")), 4, "not known to be this cluster's"),
+        (
+            format!("K10{hash}::server:{PASSWORD}"),
+            4,
+            "no password of this cluster",
+        ),
+        (
+            recorded(&Node::new("k3s-1.36-sqlite")),
+            4,
+            "not known to be this cluster's",
+        ),
         (server.replace(hash, &hash.to_uppercase()), 4, "not known"),
     ];
     let before = node.tree();
@@ -136,15 +152,27 @@ fn check_sees_through_the_token_that_the_script_prints() {
     let token = printed.split_whitespace().nth(3).unwrap();
     let run = check(&node, token, &[]);
     assert_eq!(run.code, Some(4), "{}", run.text());
-    assert!(run.text().contains("rotate-default-ca-certs.sh"), "{}", run.text());
+    assert!(
+        run.text().contains("rotate-default-ca-certs.sh"),
+        "{}",
+        run.text()
+    );
 
     // The CA that the cluster had before is still in the bundle.
     let old = fs::read_to_string(node.path("data/server/tls/server-ca.crt")).unwrap();
-    let (last, _) = old.rmatch_indices("-----BEGIN").next().map(|(at, _)| (&old[at..], at)).unwrap();
+    let (last, _) = old
+        .rmatch_indices("-----BEGIN")
+        .next()
+        .map(|(at, _)| (&old[at..], at))
+        .unwrap();
     let token = format!("K10{}::server:{PASSWORD}", testkit::sha256(last.as_bytes()));
     let run = check(&node, &token, &[]);
     assert_eq!(run.code, Some(4), "{}", run.text());
-    assert!(run.text().contains("a former CA of this cluster"), "{}", run.text());
+    assert!(
+        run.text().contains("a former CA of this cluster"),
+        "{}",
+        run.text()
+    );
 }
 
 #[test]
@@ -194,7 +222,15 @@ fn links_are_not_followed_to_the_live_tree() {
     let node = Node::new("k3s-1.36-sqlite");
     let live = tempfile::tempdir().unwrap();
     let theirs = live.path().join("token");
-    testkit::run("cp", &["-p", &node.text_path("data/server/token"), theirs.to_str().unwrap()], b"");
+    testkit::run(
+        "cp",
+        &[
+            "-p",
+            &node.text_path("data/server/token"),
+            theirs.to_str().unwrap(),
+        ],
+        b"",
+    );
     let token = node.text_path("data/server/token");
     testkit::run("ln", &["-sf", theirs.to_str().unwrap(), &token], b"");
     let run = node.ends(&["token", "show"], 1);

@@ -9,6 +9,7 @@ mod inspect;
 mod kubeconfig;
 mod leaves;
 mod prepared;
+pub(crate) mod reconcile;
 pub(crate) mod sa_key;
 pub(crate) mod token;
 mod tour;
@@ -41,6 +42,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::Bootstrap(command) => bootstrap::run(&command).await,
             Command::Token(command) => token::run(&command).await,
             Command::SaKey(command) => sa_key::run(&command).await,
+            Command::Reconcile(args) => reconcile::run(&args).await,
             Command::Kubeconfig(command) => kubeconfig::run(&command).await,
             Command::Inspect(args) => inspect::run(&args),
             Command::Unit(args) => unit::run(&args),

@@ -13,6 +13,7 @@
 
 mod decide;
 mod draft;
+mod reset;
 
 use pki::UnixTime;
 

@@ -63,8 +63,13 @@ pub(super) async fn extract(world: &World, args: &ExtractArgs) -> Result<Exit, C
         question: "Write the CA keys",
         closing: "K3s takes the files up at its next start.",
     };
-    let make = |directory: PathBuf| async move { make_data_dir(&world.host, &directory).await };
-    carry_out(world, prepared, &args.ask, Some(make(root))).await
+    // The plan's own steps make the target, with K3s's mode.
+    let above = match &args.to {
+        Some(_) => root.parent().unwrap_or(&root).to_owned(),
+        None => root,
+    };
+    let make = make_data_dir(&world.host, &above);
+    carry_out(world, prepared, &args.ask, Some(make)).await
 }
 
 /// A directory that is no server's: looked at, with the place of its journal.

@@ -184,7 +184,7 @@ async fn server(world: &World, node: &Node) -> Result<Server, CliError> {
         )));
     }
     let files = ServerFiles::read(&world.host, &site.server()).await?;
-    let rule = Rule::of(node.inventory.release);
+    let rule = Rule::of_tree(&node.inventory);
     let known = Known::of(files.authority()?, rule, world.now());
     let known = known.map_err(|error| unreadable(&site.server().join("tls"), &error))?;
     Ok(Server { files, known, rule })

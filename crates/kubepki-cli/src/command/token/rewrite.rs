@@ -125,7 +125,7 @@ async fn hashes_of(
     node: &Node,
 ) -> Result<(Known, String), CliError> {
     let now = world.now();
-    let rule = Rule::of(node.inventory.release);
+    let rule = Rule::of_tree(&node.inventory);
     let (place, authority) = own_authority(world, &node.inventory.site).await?;
     let mut known = Known::of(&authority, rule, now).map_err(|error| unreadable(&place, &error))?;
     for hash in &args.from_hash {
