@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::command::init::InitArgs;
+use crate::datastore::EndpointArgs;
 
 /// See, renew, rotate and take back the certificates of a Kubernetes node.
 ///
@@ -382,6 +383,8 @@ pub struct ApplyArgs {
     #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    #[command(flatten)]
     pub change: ChangeArgs,
 }
 
@@ -411,6 +414,8 @@ pub struct UndoArgs {
     #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    #[command(flatten)]
     pub change: ChangeArgs,
 }
 
@@ -427,4 +432,6 @@ pub struct ResumeArgs {
     pub restart_timeout: u64,
     #[command(flatten)]
     pub site: SiteArgs,
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
 }
