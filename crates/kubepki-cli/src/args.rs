@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::command::init::InitArgs;
+use crate::datastore::EndpointArgs;
 
 /// See, renew, rotate and take back the certificates of a Kubernetes node.
 ///
@@ -82,6 +83,12 @@ pub enum Command {
     /// See, compare, extract and restore what the cluster's servers share: the bootstrap data.
     #[command(subcommand)]
     Bootstrap(crate::command::bootstrap::BootstrapCommand),
+    /// Show, check, make, rotate and rewrite the tokens that nodes join with.
+    #[command(subcommand)]
+    Token(crate::command::token::TokenCommand),
+    /// List, rotate and drop the keys of service-account tokens.
+    #[command(subcommand)]
+    SaKey(crate::command::sa_key::SaKeyCommand),
     /// Do beforehand what K3s's next start would do with the datastore's CAs and this disk.
     ///
     /// Makes a data directory ready for a new, wiped or lost server: files from the datastore,
@@ -391,6 +398,8 @@ pub struct ApplyArgs {
     #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    #[command(flatten)]
     pub change: ChangeArgs,
 }
 
@@ -420,6 +429,8 @@ pub struct UndoArgs {
     #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    #[command(flatten)]
     pub change: ChangeArgs,
 }
 
@@ -436,4 +447,6 @@ pub struct ResumeArgs {
     pub restart_timeout: u64,
     #[command(flatten)]
     pub site: SiteArgs,
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
 }
