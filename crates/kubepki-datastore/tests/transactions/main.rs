@@ -7,5 +7,8 @@
 )]
 
 mod carry_out;
+mod cut;
 mod places;
+mod proxy;
+mod refuse;
 mod scene;
