@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kubepki::host::Host;
-use kubepki_datastore::Tls;
 use kubepki_datastore::etcd::{EtcdFile, EtcdStore};
+use kubepki_datastore::{Endpoint, Tls};
 use zeroize::Zeroizing;
 
 use super::{Access, Connected, EndpointArgs, Kind, reached};
@@ -75,21 +75,27 @@ async fn connect(
     text: &str,
     from: String,
     tls: &Tls,
-    _server: &Path,
-    _access: Access,
+    server: &Path,
+    access: Access,
 ) -> Result<Connected, CliError> {
-    if text.starts_with("http://") || text.starts_with("https://") {
-        let urls: Vec<String> = text.split(',').map(|url| url.trim().to_owned()).collect();
-        let store = EtcdStore::connect(&urls, tls).await.map_err(reached)?;
-        let place = store.endpoint();
-        return Ok(Connected {
-            store: Box::new(store),
-            place,
-            from,
-            kind: Kind::Server,
-        });
-    }
-    Err(CliError::message("this datastore cannot be opened yet"))
+    let endpoint = Endpoint::parse(text).map_err(reached)?;
+    let (place, kind) = match &endpoint {
+        // The same file has the same name whatever directory it is seen from.
+        Endpoint::Sqlite(file) => {
+            let path = file.path_below(server);
+            (format!("sqlite://{}", path.display()), Kind::Sqlite(path))
+        }
+        other => (other.describe(), Kind::Server),
+    };
+    let store = kubepki_datastore::open(&endpoint, tls, server, access)
+        .await
+        .map_err(reached)?;
+    Ok(Connected {
+        store,
+        place,
+        from,
+        kind,
+    })
 }
 
 /// etcd inside K3s: the running member if it is this data directory's, else its files.
