@@ -170,6 +170,10 @@ pub fn deviations(
             Identity { chain, key }
         });
         for &stack in client_stacks {
+            // gnutls-cli itself, not the library, loads no longer chain of its own.
+            if stack == Stack::GnuTls && client.shows.is_some_and(|leaf| leaf.chain.len() > 6) {
+                continue;
+            }
             let promise = promised((server_stack, server), (stack, client));
             let real = stacks.connect(real(stack), running.port(), HOST, &trust, identity);
             *made += 1;

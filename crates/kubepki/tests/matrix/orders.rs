@@ -9,7 +9,7 @@ use pki::{
 };
 use testkit::stacks::{Identity, Stacks};
 
-use super::lab::{HOST, Leaf, Loaded, now, pem, promised, real};
+use super::lab::{HOST, Leaf, Loaded, deviations, now, pem, promised, real};
 
 /// X: the cross-certificate; S: the new root, self-signed; O: the old CA.
 const ORDERS: [&str; 10] = [
@@ -25,6 +25,21 @@ struct Three {
 
 fn serial() -> Serial {
     Serial::random(pki::random).unwrap()
+}
+
+impl Three {
+    fn named(&self, letter: char) -> Certificate {
+        match letter {
+            'I' => self.issuing.certificate().clone(),
+            'X' => self.cross.clone(),
+            'S' => self.new.certificate().clone(),
+            _ => self.old.certificate().clone(),
+        }
+    }
+
+    fn all(&self, letters: &str) -> Vec<Certificate> {
+        letters.chars().map(|letter| self.named(letter)).collect()
+    }
 }
 
 fn three() -> Three {
@@ -68,11 +83,7 @@ fn three() -> Three {
 fn every_order_of_what_is_served() {
     let three = three();
     let (leaf, key) = Leaf::bare(&three.issuing);
-    let (old, new) = (
-        three.old.certificate().clone(),
-        three.new.certificate().clone(),
-    );
-    let trusts = [("old", vec![old.clone()]), ("new", vec![new.clone()])];
+    let trusts = [("old", three.all("O")), ("new", three.all("S"))];
     let stacks = Stacks::start();
     let mut table = String::from("served after leaf, CA | trusts |");
     for stack in Stack::ALL {
@@ -82,11 +93,7 @@ fn every_order_of_what_is_served() {
     let mut deviations = Vec::new();
     for order in ORDERS {
         let mut chain = vec![leaf.clone(), three.issuing.certificate().clone()];
-        chain.extend(order.split(' ').map(|letter| match letter {
-            "X" => three.cross.clone(),
-            "S" => new.clone(),
-            _ => old.clone(),
-        }));
+        chain.extend(three.all(&order.replace(' ', "")));
         let shown = Leaf {
             chain,
             key: key.clone(),
@@ -128,4 +135,67 @@ fn every_order_of_what_is_served() {
     }
     assert!(deviations.is_empty(), "{}", deviations.join("\n"));
     testkit::assert_golden("tests/golden/matrix/orders.txt", &table);
+}
+
+/// Every trust bundle that can be put together from the four, forwards and backwards, against
+/// what may be served: complete, in the wrong order, and with parts missing.
+#[test]
+fn every_bundle_that_clients_may_hold() {
+    let three = three();
+    let (leaf, key) = Leaf::bare(&three.issuing);
+    let stacks = Stacks::start();
+    let mut bundles: Vec<String> = (1..16_u32)
+        .map(|bits| {
+            let letters = "IXSO".chars().enumerate();
+            let chosen = letters.filter(|(index, _)| bits >> index & 1 == 1);
+            chosen.map(|(_, letter)| letter).collect()
+        })
+        .collect();
+    let backwards: Vec<String> = bundles
+        .iter()
+        .map(|it| it.chars().rev().collect())
+        .collect();
+    bundles.extend(backwards);
+    bundles.sort();
+    bundles.dedup();
+    let bundles: Vec<(String, Vec<Certificate>)> = bundles
+        .into_iter()
+        .map(|it| (it.clone(), three.all(&it)))
+        .collect();
+    let clients: Vec<Loaded<'_>> = bundles
+        .iter()
+        .map(|(name, trusts)| Loaded {
+            name,
+            shows: None,
+            trusts,
+        })
+        .collect();
+    let (mut found, mut made) = (Vec::new(), 0);
+    for served in ["IX", "IXSO", "ISXO", "IOSX", "I", ""] {
+        let mut chain = vec![leaf.clone()];
+        chain.extend(three.all(served));
+        let shown = Leaf {
+            chain,
+            key: key.clone(),
+        };
+        let server = Loaded {
+            name: served,
+            shows: Some(&shown),
+            trusts: &[],
+        };
+        let server = (Stack::Go, &server);
+        found.extend(deviations(
+            &stacks,
+            server,
+            &clients,
+            &Stack::ALL,
+            &mut made,
+        ));
+    }
+    assert!(
+        found.is_empty(),
+        "{} of {made}:\n{}",
+        found.len(),
+        found.join("\n")
+    );
 }
