@@ -76,6 +76,14 @@ pub enum Command {
     /// K3s's own commands, with its flags, messages and exit codes.
     #[command(name = "k3s")]
     K3s(crate::dropin::K3sArgs),
+    /// See, compare, extract and restore what the cluster's servers share: the bootstrap data.
+    #[command(subcommand)]
+    Bootstrap(crate::command::bootstrap::BootstrapCommand),
+    /// Do beforehand what K3s's next start would do with the datastore's CAs and this disk.
+    ///
+    /// Makes a data directory ready for a new, wiped or lost server: files from the datastore,
+    /// certificates under its CAs, kubeconfigs, tokens. Prints the plan and asks.
+    Reconcile(Box<crate::command::reconcile::ReconcileArgs>),
     /// Find, refresh and make kubeconfigs with certificates of this cluster.
     #[command(subcommand)]
     Kubeconfig(KubeconfigCommand),

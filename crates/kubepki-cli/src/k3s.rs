@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use kubepki::cluster::NodeSpec;
 use kubepki::host::Host;
 use kubepki::inventory::Site;
-use kubepki::k3s::{K3sConfig, Places, discover};
+use kubepki::k3s::{Connection, K3sConfig, Places, discover, discover_connection};
 use kubepki::plan::{PlanError, can_be_carried};
 use pki::San;
 
@@ -16,7 +16,6 @@ use crate::output;
 use crate::world::resolved;
 
 /// What the configuration says about the node that is looked at.
-#[derive(Debug)]
 pub struct Settings {
     /// The data directory, links resolved.
     pub data_dir: PathBuf,
@@ -34,6 +33,8 @@ pub struct Settings {
     pub service_address: IpAddr,
     /// The configuration whole, if it belongs to that directory.
     pub config: Option<K3sConfig>,
+    /// How K3s reaches its datastore, likewise; nothing otherwise.
+    pub connection: Connection,
 }
 
 impl Settings {
@@ -71,6 +72,7 @@ impl Settings {
             service_address: service_address(&config)?,
             configured,
             config: None,
+            connection: Connection::default(),
         };
         if ours {
             let names = config
@@ -101,8 +103,15 @@ impl Settings {
                 ..settings.unnamed_node()
             });
             settings.config = Some(config);
+            settings.connection = discover_connection(host, &places).await?;
         }
         Ok(settings)
+    }
+
+    /// The port of supervisor and API server.
+    pub fn https_port(&self) -> u16 {
+        let configured = self.config.as_ref().map(|it| it.https_listen_port.value);
+        configured.unwrap_or(kubepki::init::HTTPS_PORT)
     }
 
     /// A node of which only the cluster is known.
@@ -140,6 +149,11 @@ pub struct Running {
 /// K3s changes its title to `k3s server` without its flags, so a process without `--data-dir` in
 /// its arguments is taken to work on the `configured` one.
 pub fn running(site: &Site, configured: &Path) -> Option<Running> {
+    running_in(&site.data_dir, configured)
+}
+
+/// The same for a data directory that may hold nothing.
+pub fn running_in(data_dir: &Path, configured: &Path) -> Option<Running> {
     std::fs::read_dir("/proc")
         .ok()?
         .flatten()
@@ -161,9 +175,9 @@ pub fn running(site: &Site, configured: &Path) -> Option<Running> {
                     matches!(*word, "--data-dir" | "-d").then(|| words.get(index + 1).copied())?
                 })
             });
-            let data_dir =
+            let works_in =
                 named.map_or_else(|| configured.to_owned(), |it| resolved(Path::new(it)));
-            (data_dir == site.data_dir).then(|| Running {
+            (works_in == data_dir).then(|| Running {
                 name: format!("k3s {role}"),
                 pid,
             })

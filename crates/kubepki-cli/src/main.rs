@@ -2,6 +2,7 @@
 
 mod args;
 mod command;
+mod datastore;
 mod dropin;
 mod error;
 mod k3s;

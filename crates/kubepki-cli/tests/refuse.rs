@@ -222,6 +222,6 @@ fn behind_an_expired_ca_nothing_is_planned() {
     let run = node.ends(&["plan", "--at", "2036-12-01T00:00:00Z"], 1);
     let text = run.text();
     assert!(text.contains("expired 2036-11-19"), "{text}");
-    assert!(text.contains("k3s certificate rotate-ca"), "{text}");
+    assert!(text.contains("kubepki ca stage"), "{text}");
     node.assert_untouched(&tree);
 }

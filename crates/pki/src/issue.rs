@@ -241,6 +241,11 @@ impl Authority {
     }
 }
 
+/// What a CA's key is for: certificates, CRLs, and the signatures of TLS and OCSP.
+pub(crate) const AUTHORITY_USAGE: KeyUsage = KeyUsage::KEY_CERT_SIGN
+    .and(KeyUsage::CRL_SIGN)
+    .and(KeyUsage::DIGITAL_SIGNATURE);
+
 fn build_authority(
     request: &AuthorityRequest<'_>,
     issuer: &Name,
@@ -252,9 +257,6 @@ fn build_authority(
             detail: "the CA's period is empty".to_owned(),
         });
     }
-    let usage = KeyUsage::KEY_CERT_SIGN
-        .and(KeyUsage::CRL_SIGN)
-        .and(KeyUsage::DIGITAL_SIGNATURE);
     let own_identifier = match request.subject_key_identifier {
         Some(octets) => octets.to_vec(),
         None => sha1(&public_key_bits(request.spki_der)?).to_vec(),
@@ -264,7 +266,7 @@ fn build_authority(
         path_len: request.path_len,
     };
     let mut extensions = ExtensionWriter::default();
-    extensions.key_usage(usage)?;
+    extensions.key_usage(AUTHORITY_USAGE)?;
     extensions.basic_constraints(constraints)?;
     extensions.subject_key_identifier(&own_identifier)?;
     if let Some(octets) = issuer_key_identifier {

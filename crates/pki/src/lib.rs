@@ -3,7 +3,8 @@
 //! Pure: no file system, no clock, no network. Time is a parameter, keys come from aws-lc.
 //!
 //! **Parsed**: every certificate that Go's `crypto/x509` reads, byte for byte; keys in SEC1,
-//! PKCS#1, PKCS#8 and PBES2-encrypted PKCS#8; PKCS#10 requests.
+//! PKCS#1, PKCS#8 and PBES2-encrypted PKCS#8; PKCS#10 requests;
+//! the certificates of PKCS#7 bundles.
 //! **Issued**: self-signed and cross-signed CAs, leaves for TLS servers and clients, with the
 //! profile of RFC 5280 that Kubernetes expects.
 //! **Checked**: certification paths, with the answers of Go's `crypto/x509` ([`verify`]).
@@ -21,6 +22,7 @@ mod name;
 mod name_form;
 mod oid;
 pub mod pem;
+mod pkcs7;
 mod public_key;
 mod request;
 mod san;
@@ -36,6 +38,7 @@ pub use extension::{BasicConstraints, KeyUsage, NameConstraints, Purpose, Subtre
 pub use issue::{Authority, AuthorityRequest, LeafRequest};
 pub use key::{KeyAlgorithm, PrivateKey};
 pub use name::Name;
+pub use pkcs7::certificates_from_pkcs7;
 pub use public_key::public_key_algorithm;
 pub use request::CertificateRequest;
 pub use san::San;

@@ -6,8 +6,10 @@ use der::{Decode, Reader, SliceReader, Tag};
 
 use crate::encode::{ExtensionWriter, context, element};
 use crate::extension::Extensions;
+use crate::issue::AUTHORITY_USAGE;
 use crate::key::PrivateKey;
-use crate::{Error, Name, San, oid, pem};
+use crate::public_key::public_key_bits;
+use crate::{BasicConstraints, Error, Name, San, oid, pem, sha1};
 
 /// A PKCS#10 request whose own signature has been checked: whoever made it holds the key.
 #[derive(Clone, Debug)]
@@ -86,10 +88,33 @@ impl CertificateRequest {
     ///
     /// When a name cannot be encoded or the key cannot sign.
     pub fn new(subject: &Name, sans: &[San], key: &PrivateKey) -> Result<Self, Error> {
-        let mut attributes = Vec::new();
+        let mut extensions = ExtensionWriter::default();
         if !sans.is_empty() {
-            let mut extensions = ExtensionWriter::default();
             extensions.sans(sans)?;
+        }
+        Self::with(subject, &extensions, key)
+    }
+
+    /// Makes a request for a CA's certificate: it asks for basic constraints, key usage and
+    /// subject key identifier as [`crate::Authority::issue_authority`] gives them.
+    ///
+    /// # Errors
+    ///
+    /// When the key cannot sign.
+    pub fn for_authority(subject: &Name, key: &PrivateKey) -> Result<Self, Error> {
+        let mut extensions = ExtensionWriter::default();
+        extensions.key_usage(AUTHORITY_USAGE)?;
+        extensions.basic_constraints(BasicConstraints {
+            ca: true,
+            path_len: None,
+        })?;
+        extensions.subject_key_identifier(&sha1(&public_key_bits(key.spki_der())?))?;
+        Self::with(subject, &extensions, key)
+    }
+
+    fn with(subject: &Name, extensions: &ExtensionWriter, key: &PrivateKey) -> Result<Self, Error> {
+        let mut attributes = Vec::new();
+        if !extensions.der.is_empty() {
             let list = element(Tag::Sequence, &[&extensions.der])?;
             let values = element(Tag::Set, &[&list])?;
             let id = element(Tag::ObjectIdentifier, &[oid::EXTENSION_REQUEST.as_bytes()])?;

@@ -1,5 +1,6 @@
 //! The commands: each looks, makes one library call, and prints.
 
+pub(crate) mod bootstrap;
 mod change;
 pub(crate) mod check;
 mod history;
@@ -7,6 +8,8 @@ pub mod init;
 mod inspect;
 mod kubeconfig;
 mod leaves;
+mod prepared;
+pub(crate) mod reconcile;
 mod tour;
 mod unit;
 
@@ -34,6 +37,8 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::Undo(args) => change::undo(&args).await,
             Command::Resume(args) => change::resume(&args).await,
             Command::K3s(args) => Ok(crate::dropin::run(&args).await),
+            Command::Bootstrap(command) => bootstrap::run(&command).await,
+            Command::Reconcile(args) => reconcile::run(&args).await,
             Command::Kubeconfig(command) => kubeconfig::run(&command).await,
             Command::Inspect(args) => inspect::run(&args),
             Command::Unit(args) => unit::run(&args),

@@ -14,8 +14,8 @@ use tonic_prost::ProstCodec;
 
 use super::error::{Kind, RpcError, problem};
 use super::message::{AuthenticateRequest, AuthenticateResponse, StatusRequest, StatusResponse};
-use super::tls::EtcdTls;
 use super::url::{Login, MemberUrl};
+use crate::endpoint::Tls;
 
 /// How long one member may take until it is connected and has told its state.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -27,7 +27,7 @@ const MESSAGE_LIMIT: usize = 64 << 20;
 /// The members of a cluster, asked in turn, and the connection in use.
 pub(super) struct Client {
     members: Vec<MemberUrl>,
-    tls: EtcdTls,
+    tls: Tls,
     link: Mutex<Option<Link>>,
 }
 
@@ -47,7 +47,7 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    pub(super) fn new(urls: &[String], tls: &EtcdTls) -> Result<Self, DatastoreError> {
+    pub(super) fn new(urls: &[String], tls: &Tls) -> Result<Self, DatastoreError> {
         let mut members = Vec::with_capacity(urls.len());
         for (index, url) in urls.iter().enumerate() {
             members.push(MemberUrl::parse(url).map_err(|problem| {

@@ -22,7 +22,8 @@ use self::message::{
     Compare, DeleteRangeRequest, KeyValue, Operation, PutRequest, RangeRequest, RangeResponse,
     RequestOp, ResponseHeader, TxnRequest, TxnResponse,
 };
-pub use self::tls::EtcdTls;
+
+use crate::endpoint::Tls;
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const TXN: &str = "/etcdserverpb.KV/Txn";
@@ -47,7 +48,7 @@ impl EtcdStore {
     /// file among them; [`DatastoreError::Unreachable`] when no member can be used, with the
     /// reason for each one: no answer, a certificate that is not trusted, wrong password, a
     /// learner, no leader.
-    pub async fn connect(urls: &[String], tls: &EtcdTls) -> Result<Self, DatastoreError> {
+    pub async fn connect(urls: &[String], tls: &Tls) -> Result<Self, DatastoreError> {
         let client = Client::new(urls, tls)?;
         client.link().await?;
         Ok(Self { client })
@@ -61,7 +62,7 @@ impl EtcdStore {
     ///
     /// As [`EtcdStore::connect`].
     pub async fn embedded(server_dir: &Path) -> Result<Self, DatastoreError> {
-        Self::connect(&[EMBEDDED.to_owned()], &EtcdTls::embedded(server_dir)).await
+        Self::connect(&[EMBEDDED.to_owned()], &Tls::embedded(server_dir)).await
     }
 
     /// The members' addresses, without passwords.

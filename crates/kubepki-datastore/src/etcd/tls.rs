@@ -1,26 +1,15 @@
 //! Trust and client certificate of a connection to etcd.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kubepki::datastore::DatastoreError;
 use pki::{Certificate, PrivateKey};
 use tonic::transport::ClientTlsConfig;
 use zeroize::Zeroizing;
 
-/// The files that K3s is given as `--datastore-cafile`, `--datastore-certfile` and
-/// `--datastore-keyfile`. They are read at each new connection.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EtcdTls {
-    /// CAs that the server's certificate must come from, PEM; needed for `https`: the system's
-    /// trust store is never asked.
-    pub ca_file: Option<PathBuf>,
-    /// The client certificate, PEM, leaf first.
-    pub cert_file: Option<PathBuf>,
-    /// Its key, PEM: SEC1, PKCS#1 or PKCS#8.
-    pub key_file: Option<PathBuf>,
-}
+use crate::endpoint::Tls;
 
-impl EtcdTls {
+impl Tls {
     /// The files that K3s's own etcd client uses, under `server_dir` (`<data-dir>/server`).
     pub fn embedded(server_dir: &Path) -> Self {
         let etcd = server_dir.join("tls/etcd");

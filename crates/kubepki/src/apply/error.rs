@@ -3,14 +3,59 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::failure::StepError;
+use crate::datastore::DatastoreError;
 use crate::host::HostError;
-use crate::journal::JournalError;
-use crate::plan::{LeafId, PlanId};
+use crate::plan::PlanId;
 use crate::state::StateError;
 
 /// A plan was refused, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
+    /// The plan writes to a datastore, and none was given.
+    #[error(
+        "plan {plan} writes to the datastore {datastore}: say how to reach it with \
+         --datastore-endpoint; nothing was changed"
+    )]
+    NoDatastore {
+        /// The plan.
+        plan: PlanId,
+        /// The one that it was made for, without credentials.
+        datastore: String,
+    },
+    /// The plan was made for another datastore than the one that was given.
+    #[error(
+        "plan {plan} was made for the datastore {planned}, not for {given}; nothing was changed"
+    )]
+    OtherDatastore {
+        /// The plan.
+        plan: PlanId,
+        /// The one that it was made for.
+        planned: String,
+        /// The one that was given.
+        given: String,
+    },
+    /// The plan calls a server, and nothing was given that could.
+    #[error(
+        "step {step} of plan {plan} calls {url}, for which the server and its token are needed: \
+         give --server and --token-file; nothing was changed"
+    )]
+    NoCaller {
+        /// The plan.
+        plan: PlanId,
+        /// The step.
+        step: u32,
+        /// Where it calls.
+        url: String,
+    },
+    /// The plan cannot be taken back.
+    #[error("plan {plan} cannot be taken back: {reason}")]
+    Irreversible {
+        /// The plan.
+        plan: PlanId,
+        /// Why.
+        reason: String,
+    },
     /// The plan was made for another moment.
     #[error("plan {plan} was made with --at for another moment; make one for now")]
     Hypothetical {
@@ -156,6 +201,9 @@ pub enum ApplyError {
     /// The host could not be looked at.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// The datastore could not be looked at.
+    #[error(transparent)]
+    Datastore(#[from] DatastoreError),
     /// Randomness for an id is missing.
     #[error("cannot name the undo")]
     Entropy(#[source] pki::Error),
@@ -179,6 +227,10 @@ impl ApplyError {
             Self::Hypothetical { .. }
             | Self::Unfit { .. }
             | Self::Unsupported { .. }
+            | Self::NoDatastore { .. }
+            | Self::OtherDatastore { .. }
+            | Self::NoCaller { .. }
+            | Self::Irreversible { .. }
             | Self::Stale { .. }
             | Self::PlanChanged { .. }
             | Self::Unreadable { .. }
@@ -195,6 +247,7 @@ impl ApplyError {
             | Self::Unprepared { .. }
             | Self::State(_)
             | Self::Host(_)
+            | Self::Datastore(_)
             | Self::Entropy(_) => Aftermath::Unchanged,
         }
     }
@@ -221,7 +274,7 @@ impl ApplyError {
 pub struct Difference {
     /// The step that expects it.
     pub step: u32,
-    /// Where.
+    /// Where: a path, or `datastore key …`.
     pub path: PathBuf,
     /// What was expected and what was found.
     pub detail: String,
@@ -253,160 +306,4 @@ fn list(differences: &[Difference]) -> String {
         .iter()
         .map(|difference| format!("\n  {difference}"))
         .collect()
-}
-
-/// Why a step did not succeed.
-#[derive(Debug, thiserror::Error)]
-pub enum StepError {
-    /// What is there is not what the step is for.
-    #[error("{}: {detail}", path.display())]
-    Changed {
-        /// Where.
-        path: PathBuf,
-        /// What was expected and what was found.
-        detail: String,
-    },
-    /// The step was in flight, and what is there is neither what was nor what was to be.
-    #[error(
-        "{}: a crash came during this step, which should leave {before} (not done) or {after} \
-         (done), but {found} is there; somebody else changed it, put one of the two back \
-         (the first is in the backups)", path.display()
-    )]
-    Conflict {
-        /// Where.
-        path: PathBuf,
-        /// What was there.
-        before: String,
-        /// What was to be there.
-        after: String,
-        /// What is there.
-        found: String,
-    },
-    /// The step was done and reading back shows something else.
-    #[error("{}: after writing, {detail}", path.display())]
-    Unverified {
-        /// Where.
-        path: PathBuf,
-        /// What was expected and what was found.
-        detail: String,
-    },
-    /// The content cannot be made.
-    #[error(transparent)]
-    Make(#[from] MakeError),
-    /// A command failed.
-    #[error("`{command}` ended with {ending}{}", stderr_tail(stderr))]
-    Command {
-        /// The command.
-        command: String,
-        /// Its exit code, or that a signal ended it.
-        ending: String,
-        /// The end of what it complained of.
-        stderr: String,
-    },
-    /// What should hold after a restart does not.
-    #[error("{seconds} s after the restart: {}", unmet.join("; "))]
-    Unproven {
-        /// How long was waited.
-        seconds: u64,
-        /// What does not hold, and what was seen instead.
-        unmet: Vec<String>,
-    },
-    /// The host failed.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// The state directory failed.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The journal failed.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-}
-
-fn stderr_tail(stderr: &str) -> String {
-    if stderr.is_empty() {
-        String::new()
-    } else {
-        format!(": {stderr}")
-    }
-}
-
-/// Why content, a key or a certificate cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum MakeError {
-    /// The key that should sign is another one.
-    #[error(
-        "the key in {place} has SPKI SHA-256 {found}, the plan needs {expected}: \
-         it was replaced since, make a new plan"
-    )]
-    OtherKey {
-        /// Where the key was read.
-        place: String,
-        /// The SPKI that the plan names.
-        expected: String,
-        /// The SPKI of what is there.
-        found: String,
-    },
-    /// There is nothing to read.
-    #[error("{place} is missing")]
-    Missing {
-        /// Where.
-        place: String,
-    },
-    /// Bytes that are not those the plan names.
-    #[error("{place} has SHA-256 {found}, the plan needs {expected}")]
-    OtherBytes {
-        /// Where.
-        place: String,
-        /// The digest that the plan names.
-        expected: String,
-        /// The digest of what is there.
-        found: String,
-    },
-    /// A file holds no private key that can be used.
-    #[error("no usable private key in {place}")]
-    NoKey {
-        /// Where.
-        place: String,
-        /// Why.
-        #[source]
-        source: pki::Error,
-    },
-    /// A key or certificate cannot be made.
-    #[error("cannot make leaf {leaf}")]
-    Leaf {
-        /// The leaf.
-        leaf: LeafId,
-        /// Why.
-        #[source]
-        source: pki::Error,
-    },
-    /// The plan names something that it does not define, or in a form that is not known.
-    #[error("leaf {leaf}: {problem}")]
-    Plan {
-        /// The leaf.
-        leaf: LeafId,
-        /// What is wrong.
-        problem: String,
-    },
-    /// A staged key or certificate is not the one that the journal names.
-    #[error("the staged files of leaf {leaf} do not belong together; undo the plan")]
-    Staging {
-        /// The leaf.
-        leaf: LeafId,
-    },
-    /// A file with inlined keys cannot be edited.
-    #[error("cannot edit {what}")]
-    Edit {
-        /// "kubeconfig", "listener Secret".
-        what: &'static str,
-        /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The host failed.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// The state directory failed.
-    #[error(transparent)]
-    State(#[from] StateError),
 }

@@ -4,11 +4,14 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use pki::{Authority, Certificate, KeyAlgorithm, LeafRequest, PrivateKey, Purpose, San, Serial};
+use pki::{
+    Authority, Certificate, KeyAlgorithm, LeafRequest, PrivateKey, Purpose, San, Serial, UnixTime,
+};
 use zeroize::Zeroizing;
 
-use super::error::MakeError;
-use crate::edge::KeySource;
+use super::failure::MakeError;
+use crate::bootstrap::Passphrase;
+use crate::edge::{Entropy, KeySource};
 use crate::host::Host;
 use crate::journal::LeafRecord;
 use crate::plan::{IssuerRef, KeyOrigin, Leaf, LeafCertificate, LeafId, Plan, SecretRef};
@@ -21,6 +24,10 @@ pub(super) struct Workshop<'a> {
     pub(super) host: &'a dyn Host,
     pub(super) state: &'a Locked,
     pub(super) keys: &'a dyn KeySource,
+    pub(super) entropy: &'a dyn Entropy,
+    /// What may open bootstrap data.
+    pub(super) passphrases: &'a [Passphrase],
+    pub(super) now: UnixTime,
 }
 
 /// A leaf's certificate with what follows it, and its identity.

@@ -30,23 +30,31 @@ use crate::journal::{Event, FORMAT, Header, Journal, JournalError, LeafRecord, P
 use crate::plan::{LeafId, Plan, PlanId, Step};
 use crate::state::{Locked, StateError};
 
+mod call;
 mod compare;
 mod error;
+mod failure;
+mod fit;
 mod history;
+mod inverse;
 mod leaves;
 mod outside;
 mod preflight;
 mod proof;
 mod render;
+mod restamp;
 mod space;
 mod step;
+mod txn;
 mod undo;
 
 pub use compare::found;
-pub use error::{Aftermath, ApplyError, Difference, MakeError, StepError};
+pub use error::{Aftermath, ApplyError, Difference};
+pub use failure::{MakeError, StepError};
+pub use fit::check_fit;
 pub use history::{Past, Standing, history, refuse_unreadable, unfinished};
 pub use outside::{CallError, Caller, Cluster};
-pub use preflight::{check_before, check_fit};
+pub use preflight::check_before;
 pub use proof::served_certificate;
 
 use leaves::Workshop;
@@ -149,7 +157,9 @@ impl<'a> Executor<'a> {
     pub async fn apply(&self, plan: &Plan) -> Result<Outcome, ApplyError> {
         check_fit(plan)?;
         self.refuse_second(plan)?;
-        check_before(plan, self.host).await?;
+        preflight::check_reach(plan, 1, self)?;
+        check_before(plan, self.host, self.cluster).await?;
+        self.refuse_overtaken_undo(plan).await?;
         space::check(plan, self.state.path())?;
         preflight::check_sources(&self.workshop(plan), 1).await?;
 
@@ -177,13 +187,14 @@ impl<'a> Executor<'a> {
         let plan = self.state.load_plan(id)?;
         check_fit(&plan)?;
         let mut journal = self.begun_journal(&plan)?;
-        match self.replay(&journal, id)?.progress {
+        let next = match self.replay(&journal, id)?.progress {
             Progress::NotStarted => return Err(ApplyError::NotBegun { plan: id.clone() }),
             Progress::Abandoned => return Err(ApplyError::Abandoned { plan: id.clone() }),
             Progress::Finished => return self.finish(&plan, &journal),
-            Progress::InProgress { .. } | Progress::InFlight { .. } => {}
-        }
+            Progress::InProgress { next } | Progress::InFlight { step: next } => next,
+        };
         self.refuse_being_undone(id)?;
+        preflight::check_reach(&plan, next, self)?;
         self.give_up_undone(&plan).await?;
         if let Progress::InFlight { step } = self.replay(&journal, id)?.progress
             && let Some(step) = numbered(&plan, step)
@@ -194,9 +205,12 @@ impl<'a> Executor<'a> {
                 return Ok(waiting);
             }
         }
-        if let Progress::InProgress { next } = self.replay(&journal, id)?.progress {
-            let check = preflight::check_before_from(&plan, next, self.host).await;
-            check.map_err(ApplyError::when_begun)?;
+        let replay = self.replay(&journal, id)?;
+        if let Progress::InProgress { next } = replay.progress {
+            let (host, cluster) = (self.host, self.cluster);
+            preflight::check_before_from(&plan, next, host, cluster, Some(&replay))
+                .await
+                .map_err(ApplyError::when_begun)?;
         }
         self.run(&plan, &mut journal).await
     }
@@ -245,6 +259,10 @@ impl<'a> Executor<'a> {
                         error,
                     },
                 );
+                if source.is_not_done() {
+                    let withdrawn = Event::Withdrawn { step: step.number };
+                    let _ = journal.append(self.now(), withdrawn);
+                }
                 let (plan, step) = (plan.id.clone(), step.number);
                 Err(ApplyError::Stopped {
                     plan,
@@ -315,6 +333,9 @@ impl<'a> Executor<'a> {
             host: self.host,
             state: self.state,
             keys: self.keys,
+            entropy: self.entropy,
+            passphrases: self.cluster.map_or(&[], |cluster| cluster.passphrases),
+            now: self.now(),
         }
     }
 

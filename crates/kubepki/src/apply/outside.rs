@@ -33,16 +33,20 @@ pub trait Caller: Send + Sync + fmt::Debug {
 pub struct CallError {
     /// Who answered what, and what to do; no credentials, nothing of what was sent.
     pub message: String,
+    /// Whether it is certain that the call changed nothing: the server said so, or was never
+    /// reached. Else the call is taken for done when it has to be taken back.
+    pub not_done: bool,
     /// The client library's own error.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl CallError {
-    /// An error without a cause.
-    pub fn new(message: impl Into<String>) -> Self {
+    /// The server's answer that it did nothing, and why.
+    pub fn refused(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
+            not_done: true,
             source: None,
         }
     }

@@ -4,128 +4,68 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::compare::{Care, difference, found, required};
-use super::error::{ApplyError, Difference, StepError};
+use super::error::{ApplyError, Difference};
+use super::failure::StepError;
 use super::leaves::Workshop;
 use super::render::{copied, leaf_of};
+use super::restamp::ready;
+use super::{Cluster, Executor, txn};
 use crate::edge::file::is_temporary;
 use crate::host::Host;
-use crate::journal::Found;
+use crate::journal::{Found, Replay};
 use crate::plan::{
-    Action, Before, Content, Fingerprint, FingerprintKind, KeyOrigin, PLAN_FORMAT, Plan, Proof,
-    SecretRef, Step, Target,
+    Action, Before, Content, Fingerprint, FingerprintKind, KeyOrigin, Plan, SecretRef, Step,
+    Target, TxnOperation,
 };
 
-/// Whether this build can carry out the plan at all, before anything is looked at.
+/// Whether the datastore and the servers that the steps from `first` on need can be reached, and
+/// are the plan's.
 ///
 /// # Errors
 ///
-/// [`ApplyError::Hypothetical`], [`ApplyError::Unfit`], [`ApplyError::Unsupported`].
-pub fn check_fit(plan: &Plan) -> Result<(), ApplyError> {
-    let unfit = |problem| ApplyError::Unfit {
-        plan: plan.id.clone(),
-        problem,
-    };
-    if plan.hypothetical {
-        return Err(ApplyError::Hypothetical {
-            plan: plan.id.clone(),
-        });
-    }
-    if plan.format != PLAN_FORMAT {
-        return Err(unfit(format!("format {} is not known", plan.format)));
-    }
-    for (step, number) in plan.steps.iter().zip(1_u32..) {
-        if step.number != number {
-            return Err(unfit(format!(
-                "step {} stands where step {number} should",
-                step.number
-            )));
-        }
-        check_step(plan, step).map_err(|problem| unfit(format!("step {number}: {problem}")))?;
-    }
-    // A plan that contradicts itself is a worse fault than one that needs a later build.
-    plan.steps.iter().try_for_each(check_supported)
-}
-
-fn check_step(plan: &Plan, step: &Step) -> Result<(), String> {
-    match (&step.target, &step.action) {
-        (Target::File { path, .. }, Action::Put { .. } | Action::Remove) => {
-            let plain = path.is_absolute() && path.file_name().is_some();
-            if !plain {
-                return Err(format!("{} is no absolute path of a file", path.display()));
+/// [`ApplyError::NoDatastore`], [`ApplyError::OtherDatastore`], [`ApplyError::NoCaller`].
+pub(super) fn check_reach(
+    plan: &Plan,
+    first: u32,
+    executor: &Executor<'_>,
+) -> Result<(), ApplyError> {
+    for step in plan.steps.iter().filter(|step| step.number >= first) {
+        match &step.target {
+            Target::DatastoreKey { .. } => drop(plans_cluster(plan, executor.cluster)?),
+            Target::Http { url, .. } if executor.caller.is_none() => {
+                return Err(ApplyError::NoCaller {
+                    plan: plan.id.clone(),
+                    step: step.number,
+                    url: url.clone(),
+                });
             }
-            if !matches!(step.before, Before::Absent | Before::Present(_)) {
-                return Err("it does not say what must be there before".to_owned());
-            }
-        }
-        (Target::DatastoreKey { .. }, Action::Txn { .. })
-        | (Target::Unit { .. } | Target::Container { .. }, Action::Restart { .. })
-        | (Target::Http { .. } | Target::Container { .. }, _)
-        | (_, Action::DeletePods { .. }) => {}
-        (Target::Manual { .. }, Action::Manual { probe, .. }) => {
-            if probe.is_empty() {
-                return Err("a manual step needs a probe, else it is a note".to_owned());
-            }
-        }
-        (target, _) => return Err(format!("its action does not fit its target {target:?}")),
-    }
-    if let Action::Put { content, .. } = &step.action {
-        if let Some(leaf) = leaf_of(content)
-            && !plan.leaves.contains_key(leaf)
-        {
-            return Err(format!("the plan does not say what leaf {leaf} is"));
-        }
-        let edits = matches!(
-            content,
-            Content::Kubeconfig { .. } | Content::ListenerSecret { .. }
-        );
-        if edits && step.before == Before::Absent {
-            return Err("it edits a file that should be absent".to_owned());
-        }
-    }
-    for proof in proofs(step) {
-        if let Proof::Serves { leaf, .. } = proof
-            && plan
-                .leaves
-                .get(leaf)
-                .is_none_or(|leaf| leaf.certificate.is_none())
-        {
-            return Err(format!(
-                "leaf {leaf} that is to be served has no certificate"
-            ));
+            _ => {}
         }
     }
     Ok(())
 }
 
-fn check_supported(step: &Step) -> Result<(), ApplyError> {
-    let cannot = |what: String| {
-        Err(ApplyError::Unsupported {
-            step: step.number,
-            what,
-        })
-    };
-    if matches!(step.action, Action::DeletePods { .. }) {
-        return cannot("delete pods".to_owned());
-    }
-    match &step.target {
-        Target::File { host, .. } | Target::Unit { host, .. } | Target::Manual { host } => {
-            if host != LOCAL {
-                cannot(format!("reach the host {host}"))
-            } else {
-                Ok(())
-            }
-        }
-        Target::DatastoreKey { key } => cannot(format!("write the datastore key {key}")),
-        Target::Container { name, .. } => cannot(format!("restart the container {name}")),
-        Target::Http { method, url } => cannot(format!("call {method} {url}")),
-    }
-}
-
-fn proofs(step: &Step) -> &[Proof] {
-    match &step.action {
-        Action::Restart { proof, .. } => proof,
-        Action::Manual { probe, .. } => probe,
-        _ => &[],
+/// The datastore, if it is the one that the plan was made for.
+///
+/// # Errors
+///
+/// [`ApplyError::NoDatastore`], [`ApplyError::OtherDatastore`].
+pub(super) fn plans_cluster<'a>(
+    plan: &Plan,
+    cluster: Option<Cluster<'a>>,
+) -> Result<Cluster<'a>, ApplyError> {
+    let planned = plan.datastore.as_deref().unwrap_or_default();
+    match cluster {
+        Some(cluster) if cluster.description == planned => Ok(cluster),
+        Some(cluster) => Err(ApplyError::OtherDatastore {
+            plan: plan.id.clone(),
+            planned: planned.to_owned(),
+            given: cluster.description.to_owned(),
+        }),
+        None => Err(ApplyError::NoDatastore {
+            plan: plan.id.clone(),
+            datastore: planned.to_owned(),
+        }),
     }
 }
 
@@ -134,30 +74,48 @@ fn proofs(step: &Step) -> &[Proof] {
 ///
 /// # Errors
 ///
-/// [`ApplyError::Stale`] with everything that differs, or [`ApplyError::Host`].
-pub async fn check_before(plan: &Plan, host: &dyn Host) -> Result<(), ApplyError> {
-    check_before_from(plan, 1, host).await
+/// [`ApplyError::Stale`] with everything that differs, [`ApplyError::Host`], or for a plan that
+/// writes to a datastore [`ApplyError::NoDatastore`], [`ApplyError::OtherDatastore`] and
+/// [`ApplyError::Datastore`].
+pub async fn check_before(
+    plan: &Plan,
+    host: &dyn Host,
+    cluster: Option<Cluster<'_>>,
+) -> Result<(), ApplyError> {
+    check_before_from(plan, 1, host, cluster, None).await
 }
 
-/// The same for the steps from `first` on, those before being done.
+/// The same for the steps from `first` on, those before being done as `replay` says.
 pub(super) async fn check_before_from(
     plan: &Plan,
     first: u32,
     host: &dyn Host,
+    cluster: Option<Cluster<'_>>,
+    replay: Option<&Replay>,
 ) -> Result<(), ApplyError> {
     let mut foresight = Foresight {
         host,
         expected: BTreeMap::new(),
     };
+    let mut rows = Rows {
+        cluster,
+        replay,
+        expected: BTreeMap::new(),
+    };
     let mut differences = Vec::new();
     for step in plan.steps.iter().filter(|step| step.number >= first) {
-        let Target::File { path, .. } = &step.target else {
-            continue;
+        let (place, detail) = match (&step.target, &step.action) {
+            (Target::File { path, .. }, _) => (path.clone(), foresight.take(step, path).await?),
+            (Target::DatastoreKey { key }, Action::Txn { operation }) => {
+                let place = PathBuf::from(format!("datastore key {key}"));
+                (place, rows.take(plan, step, key, operation).await?)
+            }
+            _ => continue,
         };
-        if let Some(detail) = foresight.take(step, path).await? {
+        if let Some(detail) = detail {
             differences.push(Difference {
                 step: step.number,
-                path: path.clone(),
+                path: place,
                 detail,
             });
         }
@@ -170,6 +128,57 @@ pub(super) async fn check_before_from(
         differences,
         begun: false,
     })
+}
+
+/// What datastore keys will hold when a step comes to them.
+struct Rows<'a> {
+    cluster: Option<Cluster<'a>>,
+    /// What was done already.
+    replay: Option<&'a Replay>,
+    /// What earlier steps leave.
+    expected: BTreeMap<String, Foreseen>,
+}
+
+/// A datastore key in thought.
+#[derive(Clone, Copy)]
+enum Foreseen {
+    /// At this revision, or absent.
+    Now(Option<i64>),
+    /// At the revision that this step will give it.
+    OfStep(u32),
+}
+
+impl Rows<'_> {
+    async fn take(
+        &mut self,
+        plan: &Plan,
+        step: &Step,
+        key: &str,
+        operation: &TxnOperation,
+    ) -> Result<Option<String>, ApplyError> {
+        let now = match self.expected.get(key) {
+            Some(expected) => *expected,
+            None => {
+                let store = plans_cluster(plan, self.cluster)?.store;
+                let record = store.get(key).await?;
+                Foreseen::Now(record.map(|record| record.revision))
+            }
+        };
+        let problem = match (&step.before, now) {
+            (Before::RevisionOfStep(number), Foreseen::OfStep(left)) if *number == left => None,
+            (_, Foreseen::OfStep(left)) => Some(format!("step {left} writes it before")),
+            (before, Foreseen::Now(found)) => match txn::wanted(before, self.replay) {
+                Ok(wanted) => txn::revision_difference(wanted, found),
+                Err(problem) => Some(problem),
+            },
+        };
+        let after = match operation {
+            TxnOperation::Create(_) | TxnOperation::Update(_) => Foreseen::OfStep(step.number),
+            TxnOperation::Delete => Foreseen::Now(None),
+        };
+        self.expected.insert(key.to_owned(), after);
+        Ok(problem)
+    }
 }
 
 /// What paths will hold when a step comes to them.
@@ -284,20 +293,20 @@ fn fill_unknown(mut required: Found, now: &Found) -> Found {
 }
 
 /// Whether everything that the steps from `first` on take from elsewhere is there: copies, kept
-/// keys, the keys of issuers. What an earlier step of the plan provides is left to its moment.
+/// keys, the keys of issuers, passphrases for what is to be sealed again. What an earlier step of the plan provides is left to its moment.
 pub(super) async fn check_sources(workshop: &Workshop<'_>, first: u32) -> Result<(), ApplyError> {
     let mut provided: BTreeSet<&Path> = BTreeSet::new();
     for step in &workshop.plan.steps {
-        if step.number >= first
-            && let Action::Put { content, .. } = &step.action
-        {
-            check_source(workshop, content, &provided)
-                .await
-                .map_err(|source| ApplyError::Unprepared {
-                    plan: workshop.plan.id.clone(),
-                    step: step.number,
-                    source: Box::new(source),
-                })?;
+        if step.number >= first {
+            for content in step.action.contents() {
+                check_source(workshop, step, content, &provided)
+                    .await
+                    .map_err(|source| ApplyError::Unprepared {
+                        plan: workshop.plan.id.clone(),
+                        step: step.number,
+                        source: Box::new(source),
+                    })?;
+            }
         }
         if let Target::File { path, .. } = &step.target {
             provided.insert(path);
@@ -308,6 +317,7 @@ pub(super) async fn check_sources(workshop: &Workshop<'_>, first: u32) -> Result
 
 async fn check_source(
     workshop: &Workshop<'_>,
+    step: &Step,
     content: &Content,
     provided: &BTreeSet<&Path>,
 ) -> Result<(), StepError> {
@@ -317,6 +327,7 @@ async fn check_source(
         Content::Staged { .. } | Content::Backup { .. } | Content::CopyOf { .. } => {
             copied(workshop, content).await?;
         }
+        Content::Restamped { .. } => drop(ready(workshop, content, &step.target, None).await?),
         _ => {}
     }
     let Some(id) = leaf_of(content) else {
@@ -345,6 +356,4 @@ async fn check_source(
     Ok(())
 }
 
-/// This machine's name in plans.
-pub(super) const LOCAL: &str = "local";
 const UNKNOWN: &str = "not made yet";

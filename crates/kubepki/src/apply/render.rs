@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::error::MakeError;
+use super::failure::MakeError;
 use super::leaves::Workshop;
 use crate::host::{Entry, EntryKind};
 use crate::journal::LeafRecord;
@@ -141,6 +141,18 @@ pub(super) async fn copied(
                 bytes,
                 sha256,
             )
+        }
+        Content::Restamped {
+            plan,
+            step,
+            sha256,
+            sent,
+        } => {
+            let (what, bytes) = match sent {
+                true => ("what was sent by", workshop.state.read_sent(plan, *step)?),
+                false => ("the backup of", workshop.state.read_backup(plan, *step)?),
+            };
+            (format!("{what} step {step} of plan {plan}"), bytes, sha256)
         }
         Content::CopyOf { path, sha256 } => {
             let bytes = workshop

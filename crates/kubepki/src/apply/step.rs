@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Executor;
 use super::compare::{Care, describe, difference, found, required};
-use super::error::{MakeError, StepError};
+use super::failure::{MakeError, StepError};
 use super::proof;
 use super::render::{Rendered, render};
 use crate::edge::file::temporary_beside;
@@ -72,6 +72,14 @@ impl Executor<'_> {
     ) -> Result<Taken, StepError> {
         match (&step.target, &step.action) {
             (Target::File { path, .. }, _) => self.take_file(plan, journal, step, path).await,
+            (Target::DatastoreKey { key }, Action::Txn { operation }) => {
+                self.take_txn(plan, journal, step, (key, operation)).await
+            }
+            (Target::Http { method, url }, Action::Call { body, former, .. }) => {
+                let contents = (body, former);
+                self.take_call(plan, journal, step, (method, url), contents)
+                    .await
+            }
             (Target::Unit { name, .. }, Action::Restart { command, proof }) => {
                 self.intend_stateless(journal, step)?;
                 let own = || ["systemctl", "restart", name].map(str::to_owned).to_vec();
@@ -107,10 +115,16 @@ impl Executor<'_> {
         journal: &mut Journal,
         step: &Step,
     ) -> Result<Taken, StepError> {
+        if let (Target::DatastoreKey { key }, Action::Txn { operation }) =
+            (&step.target, &step.action)
+        {
+            let row = (key.as_str(), operation);
+            return self.take_txn_again(plan, journal, step, row).await;
+        }
         let (Target::File { path, .. }, Some(record)) =
             (&step.target, journal.replay()?.steps.remove(&step.number))
         else {
-            // A restart does no harm a second time; a manual step is asked for again.
+            // A restart or call does no harm a second time; a manual step is asked for again.
             return self.take(plan, journal, step).await;
         };
         self.remove_temporary(path).await?;
@@ -194,7 +208,7 @@ impl Executor<'_> {
             leaves,
             holds_ca_key,
         };
-        journal.append(self.now(), Event::Intend(intend))?;
+        self.intend(journal, intend)?;
 
         match &entry {
             Some(entry) => self.host.put(path, entry).await?,
@@ -221,7 +235,16 @@ impl Executor<'_> {
         }
     }
 
-    fn done(&self, journal: &mut Journal, step: &Step, after: Found) -> Result<Taken, StepError> {
+    pub(super) fn intend(&self, journal: &mut Journal, intend: Intend) -> Result<(), StepError> {
+        Ok(journal.append(self.now(), Event::Intend(intend))?)
+    }
+
+    pub(super) fn done(
+        &self,
+        journal: &mut Journal,
+        step: &Step,
+        after: Found,
+    ) -> Result<Taken, StepError> {
         journal.append(
             self.now(),
             Event::Done {
@@ -240,7 +263,7 @@ impl Executor<'_> {
             leaves: Vec::new(),
             holds_ca_key: false,
         };
-        Ok(journal.append(self.now(), Event::Intend(intend))?)
+        self.intend(journal, intend)
     }
 
     async fn restart(&self, argv: &[String]) -> Result<(), StepError> {

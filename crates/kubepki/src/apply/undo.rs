@@ -1,29 +1,29 @@
 //! Taking a plan back, which is a plan too.
 
-use std::collections::BTreeMap;
-
-use super::compare::{Care, difference, found};
-use super::error::ApplyError;
-use super::preflight::check_before;
+use super::compare::{describe, found};
+use super::error::{ApplyError, Difference};
+use super::inverse::inverse;
+use super::preflight::{check_before, check_reach, check_sources, plans_cluster};
 use super::step::{Verdict, conflict, verdict};
-use super::{Executor, history, numbered, plan_id, unfinished};
-use crate::journal::{Event, Found, Journal, Progress, Replay, StepRecord};
-use crate::plan::{
-    Action, Before, Content, FingerprintKind, PLAN_FORMAT, Plan, PlanId, Proof, Step, Target,
-};
+use super::{Executor, history, numbered, plan_id, txn, unfinished};
+use crate::journal::{Event, Found, Journal, Progress, Replay};
+use crate::plan::{Action, Plan, PlanId, Target};
 
 impl Executor<'_> {
     /// Makes the plan that takes `id` back; applying it is a second act. Changes nothing: a plan
     /// that was interrupted is given up only when its undo begins.
     ///
-    /// Steps are taken back in reverse, except that a restart still comes after the files that
-    /// it is there for.
+    /// Steps are taken back in reverse, except that a restart still comes after the files and rows
+    /// that it is there for. A datastore key gets a new row with the former content and the
+    /// present time, never the old row; the passphrase that its name asks for must be among the
+    /// executor's, or in the token and passwd files that the plan touches.
     ///
     /// # Errors
     ///
     /// [`ApplyError::Stale`] when something is no longer as the plan left it, with the list;
     /// [`ApplyError::NothingDone`], [`ApplyError::Undone`], [`ApplyError::BeingUndone`];
-    /// [`ApplyError::Unfinished`] while another plan is interrupted.
+    /// [`ApplyError::Unfinished`] while another plan is interrupted; [`ApplyError::Irreversible`];
+    /// [`ApplyError::Unprepared`] when a backup is missing or no passphrase opens it.
     pub async fn undo(&self, id: &PlanId) -> Result<Plan, ApplyError> {
         let plan = self.state.load_plan(id)?;
         let journal = self.begun_journal(&plan)?;
@@ -48,17 +48,28 @@ impl Executor<'_> {
         {
             return Err(ApplyError::Unfinished { plan: other.id });
         }
+        let mut notes = Vec::new();
         if let Progress::InFlight { step } = replay.progress {
-            self.judge_in_flight(&plan, step, &mut replay).await?;
+            self.judge_in_flight(&plan, step, &mut replay, &mut notes)
+                .await?;
+        }
+        // One that has done nothing can always be given up.
+        if let (Some(reason), false) = (&plan.irreversible, replay.steps.is_empty()) {
+            return Err(ApplyError::Irreversible {
+                plan: id.clone(),
+                reason: reason.clone(),
+            });
         }
         let now = self.now();
         let undo_id = plan_id(now, "undo", self.entropy).map_err(ApplyError::Entropy)?;
-        let undo = Plan {
+        let mut undo = Plan {
             id: undo_id,
             created: now,
             ..inverse(&plan, &replay)
         };
-        check_before(&undo, self.host)
+        undo.notes.extend(notes);
+        check_reach(&undo, 1, self)?;
+        check_before(&undo, self.host, self.cluster)
             .await
             .map_err(|error| match error {
                 ApplyError::Stale { differences, .. } => ApplyError::Stale {
@@ -68,16 +79,18 @@ impl Executor<'_> {
                 },
                 other => other,
             })?;
+        check_sources(&self.workshop(&undo), 1).await?;
         Ok(undo)
     }
 
     /// Replaces doubt about the step in flight by what its target says: its record is completed
-    /// or removed. `true` if it was done.
+    /// or removed. Answers what it left, if it was done.
     async fn judge_in_flight(
         &self,
         plan: &Plan,
         number: u32,
         replay: &mut Replay,
+        notes: &mut Vec<String>,
     ) -> Result<Option<Found>, ApplyError> {
         let (Some(step), Some(record)) = (numbered(plan, number), replay.steps.get_mut(&number))
         else {
@@ -100,7 +113,26 @@ impl Executor<'_> {
                     }
                 }
             }
+            (Target::DatastoreKey { key }, _) => {
+                let store = plans_cluster(plan, self.cluster)?.store;
+                let now = txn::row(store.get(key).await?.as_ref());
+                match txn::verdict(&record.intend, &now) {
+                    Some(Verdict::Done | Verdict::HalfDone) => Some(now),
+                    Some(Verdict::NotDone) => None,
+                    // Nothing of the step is left to take back, and what is there is not ours.
+                    None => {
+                        notes.push(format!(
+                            "The datastore key {key} stays as it is: somebody else wrote it ({}) \
+                             while step {number} of {} was in flight.",
+                            describe(&now),
+                            plan.id
+                        ));
+                        None
+                    }
+                }
+            }
             // It may have happened, so it is taken back.
+            (_, Action::Call { .. }) => Some(record.intend.after.clone()),
             (_, Action::Restart { .. }) => Some(Found::Stateless),
             _ => None,
         };
@@ -109,6 +141,44 @@ impl Executor<'_> {
             None => drop(replay.steps.remove(&number)),
         }
         Ok(after)
+    }
+
+    /// Refuses an undo that was made while a write to the datastore was in doubt and seemed not to
+    /// have been done, if it has come through since.
+    pub(super) async fn refuse_overtaken_undo(&self, undo: &Plan) -> Result<(), ApplyError> {
+        let Some(id) = &undo.undoes else {
+            return Ok(());
+        };
+        let plan = self.state.load_plan(id)?;
+        let mut replay = self.replay(&self.begun_journal(&plan)?, id)?;
+        let Progress::InFlight { step: number } = replay.progress else {
+            return Ok(());
+        };
+        let in_flight = numbered(&plan, number).map(|step| &step.target);
+        let Some(target @ Target::DatastoreKey { key }) = in_flight else {
+            return Ok(());
+        };
+        let done = self
+            .judge_in_flight(&plan, number, &mut replay, &mut Vec::new())
+            .await?;
+        let Some(after) = done else {
+            return Ok(());
+        };
+        if undo.steps.iter().any(|step| step.target == *target) {
+            return Ok(());
+        }
+        Err(ApplyError::Stale {
+            plan: undo.id.clone(),
+            differences: vec![Difference {
+                step: number,
+                path: format!("datastore key {key}").into(),
+                detail: format!(
+                    "the write in doubt was done after all: {}",
+                    describe(&after)
+                ),
+            }],
+            begun: false,
+        })
     }
 
     /// Gives up the interrupted plan that `undo` takes back, once `undo` has begun. Does nothing
@@ -152,7 +222,10 @@ impl Executor<'_> {
                     source: Box::new(source),
                 })?;
         }
-        let event = match self.judge_in_flight(plan, number, replay).await? {
+        let event = match self
+            .judge_in_flight(plan, number, replay, &mut Vec::new())
+            .await?
+        {
             Some(after) => Event::Done {
                 step: number,
                 after,
@@ -161,151 +234,4 @@ impl Executor<'_> {
         };
         self.write(journal, plan, event)
     }
-}
-
-/// The plan that takes back what `replay` says was done of `plan`, but for id and moment.
-fn inverse(plan: &Plan, replay: &Replay) -> Plan {
-    let mut notes = Vec::new();
-    let mut parts = vec![Part::default()];
-    for step in &plan.steps {
-        let Some(record) = replay.steps.get(&step.number) else {
-            continue;
-        };
-        match (&step.target, &step.action) {
-            (Target::File { .. }, _) => {
-                if parts.last().is_some_and(|part| !part.restarts.is_empty()) {
-                    parts.push(Part::default());
-                }
-                let taken_back = take_back(&plan.id, step, record);
-                if let (Some(part), Some(step)) = (parts.last_mut(), taken_back) {
-                    part.files.push(step);
-                }
-            }
-            (_, Action::Restart { command, proof }) => {
-                let action = Action::Restart {
-                    command: command.clone(),
-                    proof: proof
-                        .iter()
-                        .filter_map(|proof| proof_of_undo(proof, replay))
-                        .collect(),
-                };
-                let reason = format!("so that what step {} put in place is given up", step.number);
-                if let Some(part) = parts.last_mut() {
-                    part.restarts.push(Step {
-                        action,
-                        reason,
-                        ..step.clone()
-                    });
-                }
-            }
-            (_, Action::Manual { instruction, .. }) => notes.push(format!(
-                "Step {} was done by hand and has to be taken back by hand: {instruction}",
-                step.number
-            )),
-            _ => notes.push(format!("Step {} cannot be taken back.", step.number)),
-        }
-    }
-    if replay
-        .leaves
-        .values()
-        .any(|leaf| leaf.certificate.is_some())
-    {
-        notes.push(format!(
-            "Certificates that plan {} issued stay valid until they end: Kubernetes looks at no \
-             revocation lists.",
-            plan.id
-        ));
-    }
-    let in_order = parts.into_iter().rev().flat_map(|part| {
-        let files = part.files.into_iter().rev();
-        files.chain(part.restarts)
-    });
-    let steps = in_order
-        .zip(1_u32..)
-        .map(|(step, number)| Step { number, ..step })
-        .collect();
-    Plan {
-        format: PLAN_FORMAT,
-        undoes: Some(plan.id.clone()),
-        title: format!("undo: {}", plan.title),
-        leaves: BTreeMap::new(),
-        steps,
-        notes,
-        ..plan.clone()
-    }
-}
-
-/// Files, and then the restarts that make their change take hold.
-#[derive(Default)]
-struct Part {
-    files: Vec<Step>,
-    restarts: Vec<Step>,
-}
-
-/// The step that puts back what a file step replaced; `None` if it changed nothing.
-fn take_back(plan: &PlanId, step: &Step, record: &StepRecord) -> Option<Step> {
-    let before = match record.after.as_ref()? {
-        Found::Absent => Before::Absent,
-        Found::Present(fingerprint) => Before::Present(fingerprint.clone()),
-        Found::Revision(revision) => Before::Revision(*revision),
-        Found::Value { .. } | Found::Stateless => Before::Any,
-    };
-    let after = record.after.as_ref()?;
-    let unchanged = difference(&record.intend.before, after, Care::Before).is_none()
-        && difference(&record.intend.before, after, Care::After).is_none();
-    if unchanged {
-        return None;
-    }
-    let action = match &record.intend.before {
-        Found::Present(fingerprint) => Action::Put {
-            attributes: fingerprint.attributes.clone(),
-            content: match &fingerprint.kind {
-                FingerprintKind::Directory => Content::Directory,
-                FingerprintKind::Link(target) => Content::Link(target.clone()),
-                FingerprintKind::File(sha256) => Content::Backup {
-                    plan: plan.clone(),
-                    step: step.number,
-                    sha256: sha256.clone(),
-                },
-            },
-        },
-        Found::Absent | Found::Revision(_) | Found::Value { .. } | Found::Stateless => {
-            Action::Remove
-        }
-    };
-    let reason = match &action {
-        Action::Remove => format!("step {} made it", step.number),
-        _ => format!("as it was before step {}", step.number),
-    };
-    Some(Step {
-        before,
-        action,
-        reason,
-        ..step.clone()
-    })
-}
-
-/// What must hold after the restart that takes a restart back: where the new certificate had to
-/// be served, it must no longer be.
-fn proof_of_undo(proof: &Proof, replay: &Replay) -> Option<Proof> {
-    let proof = match proof {
-        Proof::Serves { address, leaf } => {
-            let record = replay.leaves.get(leaf);
-            match record.and_then(|record| record.certificate.clone()) {
-                Some(sha256) => Proof::ServesOther {
-                    address: address.clone(),
-                    sha256,
-                },
-                None => Proof::Listens {
-                    address: address.clone(),
-                },
-            }
-        }
-        Proof::ServesOther { address, .. } | Proof::ServesUnder { address, .. } => Proof::Listens {
-            address: address.clone(),
-        },
-        Proof::Holds { .. } => return None,
-        other => other.clone(),
-    };
-    Some(proof)
 }

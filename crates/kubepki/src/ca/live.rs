@@ -93,7 +93,7 @@ fn ancestors(path: &Path) -> Result<Vec<Identity>, CaError> {
 
 /// `path` with every link of its existing part resolved; what does not exist yet is appended.
 /// `..` in the part that does not exist goes one name back.
-fn canonical(path: &Path) -> Result<PathBuf, CaError> {
+pub(super) fn canonical(path: &Path) -> Result<PathBuf, CaError> {
     let mut missing: Vec<std::path::Component<'_>> = Vec::new();
     let mut existing = path;
     let real = loop {

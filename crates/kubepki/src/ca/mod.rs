@@ -18,11 +18,14 @@
 
 mod create;
 mod error;
+mod import;
 mod live;
 mod outer;
+mod output;
 mod pool;
 mod profile;
 pub mod promise;
+mod request;
 mod service_key;
 mod stage;
 pub mod verify;
@@ -38,10 +41,13 @@ use crate::edge::{Entropy, KeySource};
 
 pub use create::{CreateRequest, create};
 pub use error::CaError;
+pub use import::{ImportRequest, certificates_in, import};
 pub use live::refuse_live;
 pub use outer::{Outer, faults_of};
+pub use output::{NOTE, Places, StagedNote, check_places, read_note, write};
 pub use pool::Pool;
 pub use profile::Algorithms;
+pub use request::{Requested, Requests, csr_name, read_request_keys, request};
 pub use service_key::{SERVICE_KEY, service_key_file};
 pub use stage::{Change, CrossRoots, StageRequest, stage};
 

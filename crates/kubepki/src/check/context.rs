@@ -208,7 +208,7 @@ impl<'a> Context<'a> {
 }
 
 /// What mends an ending CA: nothing that this command does by itself.
-pub(super) const ROTATE_AUTHORITY: &str = "rotate the CA: k3s certificate rotate-ca";
+pub(super) const ROTATE_AUTHORITY: &str = "rotate the CA: kubepki ca stage, then kubepki rotate-ca";
 
 /// What brings back a CA's file. K3s writes what the datastore has when a file is gone, and makes
 /// a new CA when the datastore has nothing (reference sections 1.7 and 4.6).

@@ -1,6 +1,7 @@
 //! Clock, randomness and keys, by argument: the doors through which the world enters pure code.
 
 mod clock;
+pub mod directory;
 mod entropy;
 pub mod file;
 

@@ -155,7 +155,7 @@ pub enum InitError {
     /// A password that differs from the one in the tree.
     #[error(
         "{} has another password than {flag} says; leave {flag} out to keep it, \
-         `k3s token rotate` changes it",
+         `kubepki token rotate` changes it",
         path.display()
     )]
     OtherPassword {

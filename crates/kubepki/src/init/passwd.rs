@@ -85,6 +85,20 @@ impl Passwd {
         }
     }
 
+    /// Gives `user` another password. `false` if there is no such user.
+    pub fn replace(&mut self, user: &str, password: &Zeroizing<String>) -> bool {
+        let row = self.rows.iter_mut().find(|row| row.user == user);
+        let found = row.map(|row| row.password = password.clone());
+        found.is_some()
+    }
+
+    /// Whether both hold the same rows. K3s writes them in an order of chance.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let holds = |all: &Self, row: &Row| all.rows.contains(row);
+        self.rows.iter().all(|row| holds(other, row))
+            && other.rows.iter().all(|row| holds(self, row))
+    }
+
     /// The file's text. Rows stay in their order, which K3s does not care for.
     pub fn to_text(&self) -> Zeroizing<String> {
         let mut text = Zeroizing::new(String::new());

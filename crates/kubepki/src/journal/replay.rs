@@ -117,7 +117,10 @@ fn next(progress: Progress, event: &Event, total: &mut u32) -> Option<Progress> 
 
 impl Replay {
     fn note(&mut self, event: &Event) {
-        self.failure = None;
+        // A step that failed and was not done is still to be done: why it failed still counts.
+        if !matches!(event, Event::Withdrawn { .. }) {
+            self.failure = None;
+        }
         match event {
             Event::Intend(intend) => {
                 for leaf in &intend.leaves {

@@ -20,7 +20,7 @@ pub enum PlanError {
     /// A CA has expired: nothing that it signs would be accepted.
     #[error(
         "{authority} ({path}) expired {not_after}: no leaf that it signs would be accepted. \
-         Rotate the CA first: `k3s certificate rotate-ca`"
+         Rotate the CA first: `kubepki ca stage`, then `kubepki rotate-ca`"
     )]
     AuthorityExpired {
         /// The CA's row.

@@ -350,7 +350,7 @@ fn ends_with_ca(
     let no_later = leaf.validity().not_after >= end && end.since(now) <= policy.window;
     (same_key && no_later && end >= now).then(|| {
         format!(
-            "its CA {} ends {end}: rotate the CA (`k3s certificate rotate-ca`)",
+            "its CA {} ends {end}: rotate the CA (`kubepki ca stage`, then `kubepki rotate-ca`)",
             ca.subject()
         )
     })

@@ -193,7 +193,7 @@ fn words(question: &Question<'_>, group: &Group, members: &Members) -> Words {
         Role::AgentOnly => "systemctl restart k3s-agent",
         Role::Server => "systemctl restart k3s",
     };
-    let rotate = "rotate the CA before (k3s certificate rotate-ca)";
+    let rotate = "rotate the CA before (kubepki ca stage, then kubepki rotate-ca)";
     let agent = group.agent;
     match group.kind {
         EventKind::LeafWindow => Words {

@@ -153,6 +153,18 @@ impl Locked {
         write_private(&directory.join(step.to_string()), bytes)
     }
 
+    /// Keeps what a call is about to send, for the undo of its undo.
+    ///
+    /// # Errors
+    ///
+    /// When writing fails.
+    pub fn keep_sent(&self, id: &PlanId, step: u32, bytes: &[u8]) -> Result<(), StateError> {
+        plan_name(id)?;
+        self.directory_for(&self.path.join(BACKUPS))?;
+        self.directory_for(&self.directory(BACKUPS, id))?;
+        write_private(&self.sent_path(id, step), bytes)
+    }
+
     /// Opens a plan's journal for adding lines.
     ///
     /// # Errors

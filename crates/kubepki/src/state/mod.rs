@@ -6,7 +6,8 @@
 //!   plans/<id>.json               what was meant
 //!   journal/<id>.jsonl            what was done
 //!   staging/<id>/<name>           keys and contents not yet in place; gone once a plan is finished
-//!   backups/<id>/<step>           what a step replaced
+//!   backups/<id>/<step>           what a step replaced, or has to send to be taken back
+//!   backups/<id>/<step>-sent      what a call sent
 //! ```
 //!
 //! A [`StateDir`] only reads, and a directory that is not there is an empty one. Everything that
@@ -251,6 +252,20 @@ impl StateDir {
         read(&self.directory(BACKUPS, id).join(step.to_string()))
     }
 
+    /// What a step's call sent; `None` if it called nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn read_sent(
+        &self,
+        id: &PlanId,
+        step: u32,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
+        plan_name(id)?;
+        read(&self.sent_path(id, step))
+    }
+
     /// The process that holds the lock now: `None` when nobody does, `Some(None)` when it has not
     /// said which it is.
     ///
@@ -283,6 +298,10 @@ impl StateDir {
 
     fn journal_path(&self, id: &PlanId) -> PathBuf {
         self.path.join(JOURNALS).join(format!("{id}.jsonl"))
+    }
+
+    fn sent_path(&self, id: &PlanId, step: u32) -> PathBuf {
+        self.directory(BACKUPS, id).join(format!("{step}-sent"))
     }
 
     fn directory(&self, kind: &str, id: &PlanId) -> PathBuf {

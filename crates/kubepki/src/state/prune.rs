@@ -6,7 +6,7 @@ use pki::{DAY, UnixTime};
 
 use super::{BACKUPS, Locked, STAGING, StateDir, StateError, names};
 use crate::journal::{Event, Progress, replay};
-use crate::plan::{Action, Content, Plan, PlanId};
+use crate::plan::{Plan, PlanId};
 
 /// How many plans are kept however old they are.
 pub const KEEP_PLANS: usize = 5;
@@ -96,13 +96,8 @@ impl Locked {
     fn needed_by_others(&self, plans: &[Plan]) -> BTreeSet<PlanId> {
         let open = plans.iter().filter(|plan| self.is_open(&plan.id));
         open.flat_map(|plan| &plan.steps)
-            .filter_map(|step| match &step.action {
-                Action::Put {
-                    content: Content::Backup { plan, .. },
-                    ..
-                } => Some(plan.clone()),
-                _ => None,
-            })
+            .flat_map(|step| step.action.contents())
+            .filter_map(|content| content.kept_by().cloned())
             .collect()
     }
 }

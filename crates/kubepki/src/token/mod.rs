@@ -11,9 +11,11 @@
 //! ```
 
 mod check;
+pub(crate) mod draft;
 mod hash;
 mod known;
 mod password;
+mod rotate;
 mod server;
 
 use std::fmt;
@@ -22,9 +24,11 @@ use pki::Digest;
 use zeroize::Zeroizing;
 
 pub use check::{Form, Opinion, Proves, check};
+pub use draft::Head;
 pub use hash::{Change, Hashes, How, authority_hash, hash_of, hashes};
 pub use known::{Known, Rule, Whose};
 pub use password::{NewPassword, PasswordError};
+pub use rotate::{Edit, RotateError, Rotation, plan_rotation};
 pub use server::{ServerFiles, ServerFilesError, TokenTextError, read_token};
 
 /// A join token: which CA it pins, and what it proves. Its secret shows in [`Token::to_text`]

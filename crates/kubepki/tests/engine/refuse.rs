@@ -48,12 +48,6 @@ async fn what_cannot_be_applied_changes_nothing() {
     let case = Case::new().await;
     let state = case.lock();
     let executor = executor(&LocalHost, &state);
-    let key = Target::DatastoreKey {
-        key: "/bootstrap/x".to_owned(),
-    };
-    let txn = Action::Txn {
-        operation: TxnOperation::Delete,
-    };
     let far = Target::File {
         host: "far".to_owned(),
         path: PathBuf::from("/x"),
@@ -79,7 +73,6 @@ async fn what_cannot_be_applied_changes_nothing() {
                 ..case.plan.clone()
             },
         ),
-        ("unsupported", case.one_step(key, txn)),
         ("unsupported", case.one_step(far, text())),
         ("unfit", case.one_step(near("relative"), text())),
         ("unfit", case.one_step(near("/x"), unnamed)),
@@ -105,6 +98,87 @@ async fn what_cannot_be_applied_changes_nothing() {
             _ => "other",
         };
         assert_eq!(kind, expected, "{error}");
+        assert_eq!(error.aftermath(), Aftermath::Refused, "{error}");
+    }
+    case.node.assert_original(&case.original);
+    assert!(state.plans().unwrap().is_empty());
+}
+
+/// Plans of one transaction each, and of two on the same key.
+#[tokio::test]
+async fn a_transaction_needs_its_datastore_its_key_and_a_condition() {
+    let case = Case::new().await;
+    let state = case.lock();
+    let executor = executor(&LocalHost, &state);
+    let key = |key: &str| Target::DatastoreKey {
+        key: key.to_owned(),
+    };
+    let txn = |before: Before, operation: TxnOperation| {
+        let steps = case
+            .one_step(key("/bootstrap/x"), Action::Txn { operation })
+            .steps;
+        let step = |number| Step {
+            number,
+            before: before.clone(),
+            ..steps[0].clone()
+        };
+        let mut plan = case.node.plan_of("one", vec![step(1), step(2)]);
+        plan.datastore = Some("here".to_owned());
+        plan
+    };
+    let once = |mut plan: Plan| {
+        plan.steps.truncate(1);
+        plan
+    };
+    let text = || Content::Text("x".to_owned());
+    let create = || TxnOperation::Create(text());
+    let update = || TxnOperation::Update(text());
+    let at = Before::Revision(3);
+    let mut nowhere = once(txn(at.clone(), update()));
+    nowhere.datastore = None;
+    let mut foreign = once(txn(at.clone(), update()));
+    foreign.steps[0].target = key("/registry/secrets/x");
+    let unready = TxnOperation::Create(Content::LeafKey(LeafId("client-admin".to_owned())));
+    let call = |url: &str| {
+        let target = Target::Http {
+            method: "PUT".to_owned(),
+            url: url.to_owned(),
+        };
+        let (body, former, former_url) = (text(), text(), None);
+        let action = Action::Call {
+            body,
+            former,
+            former_url,
+        };
+        case.one_step(target, action)
+    };
+    let plans = [
+        ("unfit", nowhere),
+        ("unfit", foreign),
+        ("unfit", once(txn(at.clone(), create()))),
+        ("unfit", once(txn(Before::Absent, update()))),
+        ("unfit", once(txn(Before::Any, TxnOperation::Delete))),
+        ("unfit", once(txn(Before::RevisionOfStep(1), update()))),
+        ("unfit", once(txn(Before::Absent, unready))),
+        ("unfit", txn(Before::Absent, create())),
+        ("unfit", txn(at.clone(), update())),
+        ("unfit", txn(at.clone(), TxnOperation::Delete)),
+        ("unreached", once(txn(at, update()))),
+        ("unreached", once(txn(Before::Absent, create()))),
+        (
+            "unreached",
+            call("https://127.0.0.1:6443/v1-k3s/cert/cacerts"),
+        ),
+        ("unfit", call("http://127.0.0.1:6443/v1-k3s/cert/cacerts")),
+    ];
+    for (expected, plan) in plans {
+        let error = executor.apply(&plan).await.unwrap_err();
+        let kind = match &error {
+            ApplyError::Unfit { .. } => "unfit",
+            ApplyError::NoDatastore { .. } | ApplyError::NoCaller { .. } => "unreached",
+            _ => "other",
+        };
+        assert_eq!(kind, expected, "{error}: {:?}", plan.steps);
         assert_eq!(error.aftermath(), Aftermath::Refused, "{error}");
     }
     case.node.assert_original(&case.original);

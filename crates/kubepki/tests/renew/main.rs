@@ -134,7 +134,7 @@ async fn an_expired_ca_changes_nothing_and_names_the_command() {
     );
     let text = error.to_string();
     assert!(
-        text.contains("-ca.crt") && text.contains("k3s certificate rotate-ca"),
+        text.contains("-ca.crt") && text.contains("kubepki ca stage"),
         "{text}"
     );
     assert_eq!(tree, lab.tree());
@@ -167,10 +167,7 @@ async fn a_leaf_that_ends_with_its_ca_is_said_once_and_not_renewed_for_ever() {
         assert_eq!(due.selected, [], "{moment}");
         assert_eq!(due.notes.len(), LEAVES, "{:#?}", due.notes);
         for note in &due.notes {
-            assert!(
-                note.contains("rotate the CA (`k3s certificate rotate-ca`)"),
-                "{note}"
-            );
+            assert!(note.contains("rotate the CA (`kubepki ca stage`"), "{note}");
         }
     }
 }

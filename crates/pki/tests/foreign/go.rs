@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use pki::verify::{Options, VerifyError, verify};
+use pki::verify::{Options, VerifyError, go_words, verify};
 use pki::{Certificate, Purpose, UnixTime};
 use serde::{Deserialize, Serialize};
 
@@ -77,7 +77,7 @@ pub fn oracle(arguments: &[&str], input: &[u8]) -> Vec<Case> {
     // it does for a current Kubernetes.
     let settings = "GODEBUG=x509negativeserial=0,x509usepolicies=1,rsa1024min=1";
     let program = program.to_str().unwrap();
-    let mut all = vec![settings, program];
+    let mut all = vec![settings, "TZ=UTC", program];
     all.extend(arguments);
     let output = super::run(directory.path(), "env", &all, input);
     assert!(
@@ -116,21 +116,19 @@ fn read_all(texts: &[String]) -> Result<Vec<Certificate>, pki::Error> {
     texts.iter().map(|text| read(text)).collect()
 }
 
-/// Our answer in Go's words: chains, class, detail.
-fn answer(case: &Case) -> (Vec<Vec<String>>, &'static str, String) {
-    let certificates = || {
-        Ok::<_, pki::Error>((
-            read(&case.leaf)?,
-            read_all(&case.roots)?,
-            read_all(&case.intermediates)?,
-        ))
-    };
-    let (leaf, roots, intermediates) = match certificates() {
-        Ok(read) => read,
-        Err(error) => return (Vec::new(), "parse", error.to_string()),
-    };
-    let purposes: Vec<Purpose> = case
-        .purposes
+/// Leaf, roots, intermediates.
+type Pki = (Certificate, Vec<Certificate>, Vec<Certificate>);
+
+fn certificates(case: &Case) -> Result<Pki, pki::Error> {
+    Ok((
+        read(&case.leaf)?,
+        read_all(&case.roots)?,
+        read_all(&case.intermediates)?,
+    ))
+}
+
+fn purposes(case: &Case) -> Vec<Purpose> {
+    case.purposes
         .iter()
         .map(|name| match name.as_str() {
             "server" => Purpose::ServerAuth,
@@ -138,7 +136,16 @@ fn answer(case: &Case) -> (Vec<Vec<String>>, &'static str, String) {
             "code" => Purpose::Other("1.3.6.1.5.5.7.3.3".to_owned()),
             _ => Purpose::Any,
         })
-        .collect();
+        .collect()
+}
+
+/// Our answer in Go's words: chains, class, detail.
+fn answer(case: &Case) -> (Vec<Vec<String>>, &'static str, String) {
+    let (leaf, roots, intermediates) = match certificates(case) {
+        Ok(read) => read,
+        Err(error) => return (Vec::new(), "parse", error.to_string()),
+    };
+    let purposes = purposes(case);
     let mut options = Options::at(UnixTime::from_secs(case.at)).purposes(&purposes);
     // To Go the empty name is none.
     if !case.host.is_empty() {
@@ -204,4 +211,51 @@ fn paths_and_verdicts_are_those_of_go() {
     // The random PKIs are worth something only as long as every verdict turns up.
     let wanted = ["", "host", "leaf", "limit", "path", "unusable"];
     assert!(wanted.iter().all(|verdict| verdicts.contains(verdict)));
+}
+
+/// What Go itself says, word for word, except for which name a constraint refuses.
+#[test]
+fn refusals_are_in_the_words_of_go() {
+    if super::without("go") {
+        return;
+    }
+    let mut deviations = Vec::new();
+    let mut heard = BTreeSet::new();
+    for case in oracle(&["generate", "20261123", "3000"], b"") {
+        let differs = DIFFERENCES.iter().any(|(id, ..)| *id == case.id);
+        let Ok((leaf, roots, intermediates)) = certificates(&case) else {
+            continue;
+        };
+        if differs || case.class == "host" {
+            continue;
+        }
+        let purposes = purposes(&case);
+        let options = Options::at(UnixTime::from_secs(case.at)).purposes(&purposes);
+        let words = go_words(&leaf, &intermediates, &roots, &options).unwrap_or_default();
+        let shown = |text: &str| match text.split_once("sign for this name: ") {
+            Some((start, _)) => start.to_owned(),
+            None => text.to_owned(),
+        };
+        let (ours, theirs) = (shown(&words), shown(&case.detail));
+        if ours != theirs {
+            deviations.push(format!("{}:\n  Go {theirs}\n  we {ours}", case.id));
+        }
+        let start = ours.split(" (possibly").next().unwrap_or_default();
+        heard.insert(
+            start
+                .split(": current")
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
+        );
+        let hint = ours.split("because of ").nth(1).unwrap_or_default();
+        heard.insert(hint.split(" while").next().unwrap_or_default().to_owned());
+    }
+    assert!(
+        deviations.is_empty(),
+        "{} deviations:\n{}",
+        deviations.len(),
+        deviations.join("\n")
+    );
+    assert!(heard.len() > 8, "{heard:?}");
 }

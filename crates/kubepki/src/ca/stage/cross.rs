@@ -202,7 +202,7 @@ fn signer(
         ca,
         problem: format!(
             "nothing in force can vouch for a new root: {}. Name the directory with the root's \
-             or intermediate's key with --offline, or stage with a new root, which every node \
+             or intermediate's key with --keys, or stage with a new root, which every node \
              and client then has to be given",
             refused.join("; ")
         ),

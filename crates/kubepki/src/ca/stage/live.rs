@@ -98,7 +98,7 @@ impl LiveCa {
         let paths = verify(first, &intermediates, &roots, &options).map_err(|error| {
             live(format!(
                 "the CA in force does not lead to a root: {error}. If a root or intermediate is \
-                 missing, name the directory that holds it with --offline"
+                 missing, name the directory that holds it with --keys"
             ))
         })?;
         let path = paths

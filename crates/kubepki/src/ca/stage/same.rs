@@ -126,7 +126,7 @@ fn signer(context: &Context<'_>, ca: CaName, path: &[Certificate]) -> Result<Sig
     }
     Err(live(format!(
         "nothing at hand can sign under its root: {}. Name the directory with the intermediate's \
-         or root's key with --offline",
+         or root's key with --keys",
         refused.join("; ")
     )))
 }

@@ -1,0 +1,179 @@
+//! From flags, configuration or data directory to an open datastore.
+
+use std::io::Read as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kubepki::host::Host;
+use kubepki_datastore::etcd::{EtcdFile, EtcdStore};
+use kubepki_datastore::{Endpoint, Tls};
+use zeroize::Zeroizing;
+
+use super::{Access, Connected, EndpointArgs, Kind, reached};
+use crate::error::CliError;
+use crate::k3s::Settings;
+
+/// Opens the datastore that the arguments name, else K3s's configuration, else what the data
+/// directory holds.
+///
+/// # Errors
+///
+/// When there is none, it cannot be reached, or it can only be read and `access` is to write.
+pub async fn open(
+    host: &dyn Host,
+    args: &EndpointArgs,
+    settings: &Settings,
+    access: Access,
+) -> Result<Connected, CliError> {
+    let server = settings.data_dir.join("server");
+    if let Some((text, from)) = endpoint(args, settings) {
+        return connect(&text, from, &tls(args, settings), &server, access).await;
+    }
+    let member = server.join("db/etcd/member");
+    if host.list(&member).await?.is_some() {
+        return embedded(settings, &server, access).await;
+    }
+    let file = server.join("db/state.db");
+    if std::fs::exists(&file)? {
+        let from = server.join("db").display().to_string();
+        return connect("", from, &Tls::default(), &server, access).await;
+    }
+    Err(CliError::message(format!(
+        "{} holds no datastore (neither db/state.db nor db/etcd/member), and K3s's configuration \
+         names none: name it with --datastore-endpoint",
+        server.display()
+    )))
+}
+
+/// The endpoint that is named, and where.
+fn endpoint(args: &EndpointArgs, settings: &Settings) -> Option<(Zeroizing<String>, String)> {
+    if let Some(given) = &args.datastore_endpoint
+        && !given.0.is_empty()
+    {
+        return Some((given.0.clone(), "--datastore-endpoint".to_owned()));
+    }
+    let found = settings.connection.endpoint.as_ref()?;
+    Some((found.value.clone(), found.from.clone()))
+}
+
+/// The TLS files: flags, then the configuration, each for itself as with K3s.
+fn tls(args: &EndpointArgs, settings: &Settings) -> Tls {
+    let connection = &settings.connection;
+    let or = |given: &Option<PathBuf>, found: &Option<kubepki::k3s::Found<PathBuf>>| {
+        let found = found.as_ref().map(|it| it.value.clone());
+        given.clone().or(found)
+    };
+    Tls {
+        ca_file: or(&args.datastore_cafile, &connection.ca_file),
+        cert_file: or(&args.datastore_certfile, &connection.certificate_file),
+        key_file: or(&args.datastore_keyfile, &connection.key_file),
+    }
+}
+
+async fn connect(
+    text: &str,
+    from: String,
+    tls: &Tls,
+    server: &Path,
+    access: Access,
+) -> Result<Connected, CliError> {
+    let endpoint = Endpoint::parse(text).map_err(reached)?;
+    let (place, kind) = match &endpoint {
+        // The same file has the same name whatever directory it is seen from.
+        Endpoint::Sqlite(file) => {
+            let path = file.path_below(server);
+            (format!("sqlite://{}", path.display()), Kind::Sqlite(path))
+        }
+        other => (other.describe(), Kind::Server),
+    };
+    let store = kubepki_datastore::open(&endpoint, tls, server, access)
+        .await
+        .map_err(reached)?;
+    Ok(Connected {
+        store,
+        place,
+        from,
+        kind,
+    })
+}
+
+/// etcd inside K3s: the running member if it is this data directory's, else its files.
+async fn embedded(
+    settings: &Settings,
+    server: &Path,
+    access: Access,
+) -> Result<Connected, CliError> {
+    let from = server.join("db/etcd").display().to_string();
+    // A copy's files must not lead to the member that runs on the original.
+    let ours = settings.data_dir == settings.configured;
+    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), CLIENT_PORT);
+    if ours && TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok() {
+        if access == Access::Write {
+            return Err(CliError::refused(
+                "the datastore is the etcd of a K3s that runs: only K3s writes to it",
+            )
+            .hint("go through the running server: `kubepki rotate-ca` without --direct"));
+        }
+        let store = EtcdStore::embedded(server).await.map_err(reached)?;
+        let place = format!("embedded etcd ({})", store.endpoint());
+        return Ok(Connected {
+            store: Box::new(store),
+            place,
+            from,
+            kind: Kind::Embedded,
+        });
+    }
+    let store = EtcdFile::stopped_member(server).map_err(reached)?;
+    files(store, from, access)
+}
+
+/// The port at which K3s's etcd answers clients.
+const CLIENT_PORT: u16 = 2379;
+
+fn files(store: EtcdFile, from: String, access: Access) -> Result<Connected, CliError> {
+    let place = store.path().display().to_string();
+    if access == Access::Write {
+        return Err(CliError::refused(format!(
+            "{place} is the file of an etcd that does not run: it can only be read"
+        ))
+        .hint("start K3s and go through it, as `k3s certificate rotate-ca` does"));
+    }
+    Ok(Connected {
+        store: Box::new(store),
+        place,
+        from,
+        kind: Kind::Files,
+    })
+}
+
+/// Opens a snapshot of etcd, or a copy of kine's file, for reading.
+///
+/// # Errors
+///
+/// When it is neither, or `access` is to write.
+pub async fn snapshot(path: &Path, access: Access) -> Result<Connected, CliError> {
+    let shown = path.display();
+    let mut head = [0; SQLITE.len()];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read(&mut head));
+    let read =
+        read.map_err(|error| CliError::usage(format!("--snapshot: cannot read {shown}: {error}")))?;
+    if access == Access::Write {
+        return Err(CliError::usage("a snapshot is not written to"));
+    }
+    let from = "--snapshot".to_owned();
+    if head.get(..read) == Some(SQLITE) {
+        let path = std::path::absolute(path)?;
+        let tls = Tls::default();
+        let endpoint = format!("sqlite://{}", path.display());
+        let connected = connect(&endpoint, from, &tls, Path::new("/"), access).await?;
+        return Ok(Connected {
+            kind: Kind::Files,
+            ..connected
+        });
+    }
+    files(EtcdFile::open(path).map_err(reached)?, from, access)
+}
+
+/// How every SQLite file begins.
+const SQLITE: &[u8] = b"SQLite format 3\0";

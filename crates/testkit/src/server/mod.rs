@@ -1,0 +1,300 @@
+//! Real database servers of a test's own: on loopback, on a free port, in a folder under `/tmp`,
+//! without fsync, as the user that the distribution made for them.
+//!
+//! A server ends with its value, and with the test program however that ends: it runs under a
+//! shell that waits for our end of a pipe to close, stops the server and removes its folder.
+
+mod certificates;
+mod etcd;
+mod mariadb;
+mod postgres;
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+pub use certificates::Certificates;
+pub use etcd::{Etcd, EtcdMember, TlsFiles};
+pub use mariadb::MariaDb;
+pub use postgres::Postgres;
+
+use crate::opinion::Run;
+
+/// The account that servers know.
+pub const USER: &str = "kine";
+
+/// Its password, with the letters that endpoints must escape.
+pub const PASSWORD: &str = "p@ss:w/r?d";
+
+/// The password as a URL holds it.
+pub const PASSWORD_IN_URL: &str = "p%40ss%3Aw%2Fr%3Fd";
+
+/// How a server treats TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    /// It has none.
+    Off,
+    /// It has a certificate and takes plain connections too.
+    Offered,
+    /// It takes connections with TLS only.
+    Required,
+    /// The same, and clients need a certificate.
+    Mutual,
+}
+
+/// How long a server may take to answer; machines that test are busy.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A user that servers run as.
+#[derive(Clone, Debug)]
+struct Account {
+    uid: u32,
+    gid: u32,
+}
+
+impl Account {
+    /// The first of `names` that the system knows; ourselves where the test is not root's.
+    fn find(names: &[&str]) -> Option<Self> {
+        let us = fs::metadata("/proc/self").map(|it| it.uid());
+        if us.is_ok_and(|uid| uid != 0) {
+            return None;
+        }
+        let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let of = |name: &&str| {
+            let line = users
+                .lines()
+                .find(|it| it.split(':').next() == Some(*name))?;
+            let mut fields = line.split(':').skip(2);
+            let uid = fields.next()?.parse().ok()?;
+            let gid = fields.next()?.parse().ok()?;
+            Some(Self { uid, gid })
+        };
+        let found = names.iter().find_map(of);
+        assert!(found.is_some(), "none of the users {names:?} exists");
+        found
+    }
+}
+
+/// A folder with a short path (sockets have 108 bytes) that belongs to `account`.
+fn folder(name: &str, account: Option<&Account>) -> PathBuf {
+    let folder = tempfile::Builder::new()
+        .prefix(&format!("kubepki-{name}-"))
+        .tempdir_in("/tmp")
+        .unwrap_or_else(|error| panic!("no temporary folder: {error}"))
+        .keep();
+    own(&folder, account);
+    folder
+}
+
+/// Gives a file to `account`, for itself alone.
+fn own(path: &Path, account: Option<&Account>) {
+    let mode = if path.is_dir() { 0o700 } else { 0o600 };
+    let done =
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).and_then(|()| match account {
+            Some(it) => std::os::unix::fs::chown(path, Some(it.uid), Some(it.gid)),
+            None => Ok(()),
+        });
+    done.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
+/// `program` as `account`.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a door of the tests to other programs"
+)]
+fn command(program: &str, account: Option<&Account>) -> Command {
+    let mut command = match account {
+        Some(Account { uid, gid }) => {
+            let mut command = Command::new("setpriv");
+            command
+                .arg(format!("--reuid={uid}"))
+                .arg(format!("--regid={gid}"))
+                .args(["--clear-groups", "--"])
+                .arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
+    command.env("LC_ALL", "C").current_dir("/tmp");
+    command
+}
+
+/// A data folder that is made once and copied for every server.
+fn template(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
+    let cache = crate::cache("servers");
+    let whole = cache.join(name);
+    if whole.is_dir() {
+        return whole;
+    }
+    let scratch = tempfile::Builder::new()
+        .prefix("new-")
+        .tempdir_in(&cache)
+        .unwrap_or_else(|error| panic!("no temporary folder: {error}"));
+    let fresh = scratch.path().join("data");
+    make(&fresh);
+    // Whoever is second finds it there.
+    let _ = rename(&fresh, &whole);
+    whole
+}
+
+#[expect(clippy::disallowed_methods, reason = "a folder in a cache")]
+fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::rename(from, to)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a temporary folder of our own")]
+fn remove(folder: &Path) {
+    let _ = fs::remove_dir_all(folder);
+}
+
+/// Copies a folder with modes and owners.
+fn copy(from: &Path, to: &Path) {
+    let run = crate::run("cp", &["-a", text(from), text(to)], b"");
+    assert!(run.success(), "cp -a {}: {}", from.display(), run.text());
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str()
+        .unwrap_or_else(|| panic!("{} is not UTF-8", path.display()))
+}
+
+/// A port that nobody listens on at this moment.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .unwrap_or_else(|error| panic!("no free port on loopback: {error}"));
+    let address = listener.local_addr();
+    address
+        .unwrap_or_else(|error| panic!("a listener without address: {error}"))
+        .port()
+}
+
+/// A server process under its shell.
+#[derive(Debug)]
+struct Process {
+    shell: Child,
+    /// Closing it ends the server.
+    pipe: Option<ChildStdin>,
+    folder: PathBuf,
+}
+
+/// Runs what follows, keeps its process id, and ends it when standard input closes. A server that
+/// was killed from outside stays so, and its folder stays until the end.
+const SHELL: &str = r#"
+folder=$1; shift
+"$@" >"$folder/log" 2>&1 &
+echo $! >"$folder/new-pid"
+mv "$folder/new-pid" "$folder/pid"
+read -r line
+kill -KILL "$(cat "$folder/pid")" 2>/dev/null
+wait
+[ "$line" = keep ] || rm -rf "$folder"
+"#;
+
+impl Process {
+    /// Starts `program`; `folder` goes with it in the end.
+    fn spawn(
+        program: &str,
+        arguments: &[OsString],
+        folder: &Path,
+        account: Option<&Account>,
+    ) -> Self {
+        let _ = fs::remove_file(folder.join("pid"));
+        let mut shell = command("sh", account);
+        shell
+            .args(["-c", SHELL, "sh", text(folder), program])
+            .args(arguments);
+        let mut shell = shell
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
+        Self {
+            pipe: shell.stdin.take(),
+            shell,
+            folder: folder.to_owned(),
+        }
+    }
+
+    fn pid(&self) -> Option<u32> {
+        fs::read_to_string(self.folder.join("pid"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    }
+
+    /// Whether the server still runs; a process that ended and was not waited for does not.
+    fn runs(&self) -> bool {
+        let Some(pid) = self.pid() else {
+            return true;
+        };
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit(") ").next().unwrap_or_default().chars().next();
+        !matches!(state, None | Some('Z' | 'X'))
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// Waits until `answers`; `false` if the server ended instead.
+    fn wait(&self, answers: impl Fn() -> bool) -> bool {
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            if answers() {
+                return true;
+            }
+            if !self.runs() {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(25));
+        }
+        panic!("the server does not answer: {}", self.log());
+    }
+
+    /// `kill -9`, and until it is gone.
+    fn kill(&self) {
+        if let Some(pid) = self.pid() {
+            let run = crate::run("kill", &["-KILL", &pid.to_string()], b"");
+            assert!(run.success(), "kill: {}", run.text());
+        }
+        while self.runs() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Ends it and leaves the folder for another one.
+    fn end_and_keep(mut self) {
+        use std::io::Write as _;
+
+        if let Some(mut pipe) = self.pipe.take() {
+            let _ = pipe.write_all(b"keep\n");
+        }
+        let _ = self.shell.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.pipe.take());
+        let _ = self.shell.wait();
+    }
+}
+
+/// Runs a client to its end and fails the test unless it is content.
+#[track_caller]
+fn client(program: &str, arguments: &[&str], stdin: &[u8]) -> String {
+    let run: Run = crate::run(program, arguments, stdin);
+    assert!(
+        run.success(),
+        "{program} {}: {}",
+        arguments.join(" "),
+        run.text()
+    );
+    String::from_utf8_lossy(&run.stdout).into_owned()
+}
