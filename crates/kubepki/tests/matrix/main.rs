@@ -4,7 +4,6 @@
 //! `go`, `openssl`, `curl`, `gnutls-cli`, `gnutls-serv`, `java` and `javac`.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::indexing_slicing,
     reason = "tests fail by panicking"
 )]
