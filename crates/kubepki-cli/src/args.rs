@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::command::init::InitArgs;
+use crate::datastore::EndpointArgs;
 
 /// See, renew, rotate and take back the certificates of a Kubernetes node.
 ///
@@ -84,6 +85,9 @@ pub enum Command {
     /// Makes a data directory ready for a new, wiped or lost server: files from the datastore,
     /// certificates under its CAs, kubeconfigs, tokens. Prints the plan and asks.
     Reconcile(Box<crate::command::reconcile::ReconcileArgs>),
+    /// Make, request, import and stage the cluster's CAs.
+    #[command(subcommand)]
+    Ca(crate::command::ca::CaCommand),
     /// Find, refresh and make kubeconfigs with certificates of this cluster.
     #[command(subcommand)]
     Kubeconfig(KubeconfigCommand),
@@ -376,6 +380,8 @@ pub struct ApplyArgs {
     #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    #[command(flatten)]
     pub change: ChangeArgs,
 }
 
@@ -405,6 +411,8 @@ pub struct UndoArgs {
     #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    #[command(flatten)]
     pub change: ChangeArgs,
 }
 
@@ -421,4 +429,6 @@ pub struct ResumeArgs {
     pub restart_timeout: u64,
     #[command(flatten)]
     pub site: SiteArgs,
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
 }

@@ -241,3 +241,9 @@ pub struct Make<'a> {
     /// Keys.
     pub keys: &'a dyn KeySource,
 }
+
+/// Whether K3s takes CAs under other CAs: since v1.26.2, v1.25.7, v1.24.11 and v1.23.17, which
+/// also have `rotate-ca` (reference section 10.1). The same releases keep `*.nochain.crt`.
+pub fn outer_authorities(release: crate::catalogue::Release) -> bool {
+    crate::init::outer_authorities(release)
+}
