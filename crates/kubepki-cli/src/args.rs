@@ -77,9 +77,6 @@ pub enum Command {
     /// K3s's own commands, with its flags, messages and exit codes.
     #[command(name = "k3s")]
     K3s(crate::dropin::K3sArgs),
-    /// The cluster's CAs: check a set of CA files before it is put in force.
-    #[command(subcommand)]
-    Ca(CaCommand),
     /// See, compare, extract and restore what the cluster's servers share: the bootstrap data.
     #[command(subcommand)]
     Bootstrap(crate::command::bootstrap::BootstrapCommand),
@@ -94,6 +91,9 @@ pub enum Command {
     /// Makes a data directory ready for a new, wiped or lost server: files from the datastore,
     /// certificates under its CAs, kubeconfigs, tokens. Prints the plan and asks.
     Reconcile(Box<crate::command::reconcile::ReconcileArgs>),
+    /// Make, request, import and stage the cluster's CAs.
+    #[command(subcommand)]
+    Ca(crate::command::ca::CaCommand),
     /// Find, refresh and make kubeconfigs with certificates of this cluster.
     #[command(subcommand)]
     Kubeconfig(KubeconfigCommand),
@@ -141,18 +141,6 @@ pub enum UnitRole {
     Server,
     /// `k3s-agent.service`.
     Agent,
-}
-
-/// `ca`.
-#[derive(Debug, Subcommand)]
-pub enum CaCommand {
-    /// Check a set of CA files before it is put in force.
-    ///
-    /// Says what `k3s certificate rotate-ca` would say, word for word, and what it does not look
-    /// at: whether each file is complete, the order in which it is served, what becomes of old
-    /// leaves and of join tokens. Ends with 0 when nothing is wrong, 3 for warnings, 4 when the
-    /// set must not be used.
-    Verify(crate::command::ca_verify::VerifyArgs),
 }
 
 /// `kubeconfig`.

@@ -1,6 +1,7 @@
 //! The commands: each looks, makes one library call, and prints.
 
 pub(crate) mod bootstrap;
+pub mod ca;
 pub(crate) mod ca_verify;
 mod change;
 pub(crate) mod check;
@@ -16,7 +17,7 @@ pub(crate) mod token;
 mod tour;
 mod unit;
 
-use crate::args::{CaCommand, Cli, Command};
+use crate::args::{Cli, Command};
 use crate::error::{CliError, Exit};
 
 /// Runs a command.
@@ -40,11 +41,11 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::Undo(args) => change::undo(&args).await,
             Command::Resume(args) => change::resume(&args).await,
             Command::K3s(args) => Ok(crate::dropin::run(&args).await),
-            Command::Ca(CaCommand::Verify(args)) => ca_verify::run(&args).await,
             Command::Bootstrap(command) => bootstrap::run(&command).await,
             Command::Token(command) => token::run(&command).await,
             Command::SaKey(command) => sa_key::run(&command).await,
             Command::Reconcile(args) => reconcile::run(&args).await,
+            Command::Ca(command) => ca::run(&command).await,
             Command::Kubeconfig(command) => kubeconfig::run(&command).await,
             Command::Inspect(args) => inspect::run(&args),
             Command::Unit(args) => unit::run(&args),

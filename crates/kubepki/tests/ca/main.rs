@@ -12,4 +12,5 @@
 mod create;
 mod lab;
 mod properties;
+mod script;
 mod stage;
