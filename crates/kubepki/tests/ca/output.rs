@@ -226,8 +226,20 @@ fn live_directories_are_refused_by_any_name() {
     for (path, found) in fine {
         assert!(found.is_ok(), "{}: {found:?}", path.display());
     }
-    // A data directory that is a link itself, and one that is not there yet.
-    let data_link = folder.path().join("to-data");
+}
+
+#[test]
+fn live_directories_that_are_links_or_not_there_yet() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let tls = data.join("server/tls");
+    fs::create_dir_all(&tls).unwrap();
+    let link = |to: &Path, name: &str| {
+        let link = folder.path().join(name);
+        std::os::unix::fs::symlink(to, &link).unwrap();
+        link
+    };
+    let data_link = link(&data, "to-data");
     assert!(refuse_live(&tls, &data_link).is_err());
     let later = folder.path().join("later");
     assert!(refuse_live(&later.join("server/tls"), &later).is_err());

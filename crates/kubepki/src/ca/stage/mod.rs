@@ -52,6 +52,10 @@ pub enum Change {
 
 /// The new roots of a cross-signed rotation.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one value per run, and callers need no box"
+)]
 pub enum CrossRoots {
     /// One for all where the five share one now, else one for each.
     AsNow,
