@@ -4,6 +4,8 @@
 mod mysql;
 mod postgres;
 mod sqlite;
+#[cfg(test)]
+mod tests;
 mod text;
 mod tls;
 
