@@ -5,11 +5,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use kubepki::apply::Cluster;
 use kubepki::bootstrap::{Candidates, KEY_PREFIX, LocateError, Opened, Passphrase, locate};
-use kubepki::datastore::{Archive, Datastore, DatastoreError};
+use kubepki::datastore::DatastoreError;
 use kubepki::host::{EntryKind, Host};
 use kubepki::init::{Passwd, SERVER};
 use kubepki::k3s::Connection;
+use kubepki_datastore::Store;
 use zeroize::Zeroizing;
 
 use crate::error::{CliError, Exit};
@@ -18,9 +20,12 @@ use crate::output;
 
 mod alive;
 mod open;
+mod reach;
 
 pub use alive::refuse_living;
+pub use kubepki_datastore::Access;
 pub use open::{open, snapshot};
+pub use reach::Reach;
 
 /// Where the datastore is.
 #[derive(Clone, Debug, Default, Args)]
@@ -85,11 +90,6 @@ fn secret(text: &str) -> Result<Secret, String> {
     Ok(Secret(Zeroizing::new(text.to_owned())))
 }
 
-/// A datastore whose past can be looked at.
-pub trait Store: Datastore + Archive {}
-
-impl<T: Datastore + Archive + ?Sized> Store for T {}
-
 /// An open datastore.
 #[derive(Debug)]
 pub struct Connected {
@@ -101,6 +101,8 @@ pub struct Connected {
     pub from: String,
     /// What it is.
     pub kind: Kind,
+    /// How it was reached.
+    way: Option<open::Way>,
 }
 
 /// Kinds of datastore, as far as commands differ about them.
@@ -116,13 +118,15 @@ pub enum Kind {
     Files,
 }
 
-/// What a command wants of the datastore.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Reading only.
-    Read,
-    /// Writing too.
-    Write,
+impl Connected {
+    /// The same for a plan's executor, which opens and seals with `passphrases`.
+    pub fn cluster<'a>(&'a self, passphrases: &'a [Passphrase]) -> Cluster<'a> {
+        Cluster {
+            store: self.store.as_ref(),
+            description: &self.place,
+            passphrases,
+        }
+    }
 }
 
 /// The bootstrap data of a cluster, with the datastore that they are in.
@@ -245,8 +249,12 @@ fn is_stdin(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-/// A token file that is named: it must be there. K3s's own may be a link to another.
-fn named(path: &Path) -> Result<Zeroizing<String>, CliError> {
+/// The text of a token file that is named: it must be there, and may be a link.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub fn named(path: &Path) -> Result<Zeroizing<String>, CliError> {
     use std::io::Read as _;
 
     let mut text = Zeroizing::new(String::new());

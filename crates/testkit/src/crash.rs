@@ -13,6 +13,18 @@ pub struct Victim {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     alone: bool,
+    watch: Watch,
+}
+
+/// Which of a program's calls are looked at.
+#[derive(Clone, Debug)]
+enum Watch {
+    /// Those of its main thread that change something.
+    MainThread,
+    /// Those of all its threads that change one of these files.
+    Files(Vec<PathBuf>),
+    /// What its main thread sends over TCP or receives.
+    Network,
 }
 
 /// A moment: the `nth` time (from 1) that the program's main thread enters `call`.
@@ -38,7 +50,22 @@ impl Victim {
             arguments,
             environment: Vec::new(),
             alone: false,
+            watch: Watch::MainThread,
         }
+    }
+
+    /// Looks at changes of these files alone, whichever thread makes them. Threads count their
+    /// calls each for itself, so there should be one that writes. Opening a file by a relative name
+    /// is not seen.
+    pub fn at_files<P: Into<PathBuf>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
+        self.watch = Watch::Files(paths.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Looks at what goes over TCP instead of what changes files.
+    pub fn at_network(mut self) -> Self {
+        self.watch = Watch::Network;
+        self
     }
 
     /// Where the machine allows it, lets the program see no process but itself and strace: one
@@ -62,7 +89,11 @@ impl Victim {
     pub fn crash_points(&self) -> Vec<CrashPoint> {
         let log = tempfile::NamedTempFile::new()
             .unwrap_or_else(|error| panic!("no temporary file: {error}"));
-        let filter = CALLS
+        let calls = match self.watch {
+            Watch::Network => NETWORK,
+            Watch::MainThread | Watch::Files(_) => CALLS,
+        };
+        let filter = calls
             .iter()
             .map(|call| format!("?{call}"))
             .collect::<Vec<_>>()
@@ -71,7 +102,7 @@ impl Victim {
             "-qq",
             "-s",
             "0",
-            "-y",
+            "-yy",
             "-e",
             "signal=none",
             "-e",
@@ -84,7 +115,12 @@ impl Victim {
             words(&output)
         );
         let text = std::fs::read(log.path()).unwrap_or_default();
-        points(&String::from_utf8_lossy(&text))
+        let log = String::from_utf8_lossy(&text);
+        match self.watch {
+            Watch::MainThread => points(&log, CALLS, changes),
+            Watch::Files(_) => points_of_threads(&log),
+            Watch::Network => points(&log, NETWORK, |_, arguments| arguments.contains("<TCP")),
+        }
     }
 
     /// Runs the program until `point`, where it is killed before the call does anything.
@@ -92,16 +128,36 @@ impl Victim {
     /// Fails the test if the program ends by itself.
     pub fn crash_at(&self, point: &CrashPoint) {
         let CrashPoint { call, nth, seen } = point;
+        if let Some(output) = self.crash(point) {
+            panic!(
+                "not killed at {call} number {nth} ({seen}): {}",
+                words(&output)
+            );
+        }
+    }
+
+    /// The same where it is chance how many such calls there are: `false` if the program came to
+    /// its good end without that one.
+    pub fn crash_if_reached(&self, point: &CrashPoint) -> bool {
+        match self.crash(point) {
+            None => true,
+            Some(output) => {
+                assert!(output.status.success(), "{}", words(&output));
+                false
+            }
+        }
+    }
+
+    /// `None` if it was killed.
+    fn crash(&self, point: &CrashPoint) -> Option<Output> {
+        let CrashPoint { call, nth, .. } = point;
         let inject = format!("inject={call}:signal=KILL:when={nth}");
         let output = self.strace(
             &["-qq", "-e", &format!("trace={call}"), "-e", &inject],
             Path::new("/dev/null"),
         );
-        assert!(
-            output.status.signal() == Some(9) || output.status.code() == Some(128 + 9),
-            "not killed at {call} number {nth} ({seen}): {}",
-            words(&output)
-        );
+        let killed = output.status.signal() == Some(9) || output.status.code() == Some(128 + 9);
+        (!killed).then_some(output)
     }
 
     /// Runs the program to its end, with `error` (`ENOSPC`, `EIO`) as the answer to the call at
@@ -138,13 +194,14 @@ impl Victim {
         let namespace = if self.alone { namespace() } else { &[] };
         let mut words = namespace.iter().copied().chain(["strace"]);
         let mut command = Command::new(words.next().unwrap_or_default());
-        command
-            .args(words)
-            .args(options)
-            .arg("-o")
-            .arg(log)
-            .arg("--")
-            .arg(&self.program);
+        command.args(words).args(options);
+        if let Watch::Files(paths) = &self.watch {
+            command.arg("-f");
+            for path in paths {
+                command.arg("-P").arg(path);
+            }
+        }
+        command.arg("-o").arg(log).arg("--").arg(&self.program);
         command
             .args(&self.arguments)
             .envs(self.environment.iter().cloned());
@@ -185,30 +242,20 @@ fn namespace() -> &'static [&'static str] {
     })
 }
 
-/// Reads strace's log: counts every call of a name, and picks those that change something.
-fn points(log: &str) -> Vec<CrashPoint> {
+/// Reads strace's log: counts every one of `calls`, and picks those that `count`.
+fn points(log: &str, calls: &[&str], count: impl Fn(&str, &str) -> bool) -> Vec<CrashPoint> {
     let mut seen = std::collections::BTreeMap::<&str, usize>::new();
     let mut points = Vec::new();
     for line in log.lines() {
         let Some((call, arguments)) = line.split_once('(') else {
             continue;
         };
-        if !CALLS.contains(&call) {
+        if !calls.contains(&call) {
             continue;
         }
         let nth = seen.entry(call).or_default();
         *nth += 1;
-        // Standard output and error of a test are pipes.
-        let to_reader = call.contains("write")
-            && arguments.split(',').next().is_some_and(|file| {
-                ["<pipe:", "<socket:", "</dev/null", "</dev/pts", "</dev/tty"]
-                    .iter()
-                    .any(|to| file.contains(to))
-            });
-        let opens_to_read = call.starts_with("open") && !arguments.contains("O_CREAT");
-        // Tokio wakes itself through an event descriptor.
-        let to_itself = arguments.contains("anon_inode:");
-        if !to_reader && !opens_to_read && !to_itself {
+        if count(call, arguments) {
             let point = CrashPoint {
                 call: call.to_owned(),
                 nth: *nth,
@@ -218,6 +265,51 @@ fn points(log: &str) -> Vec<CrashPoint> {
         }
     }
     points
+}
+
+/// The same for a log in which each line begins with its thread, which counts for itself.
+fn points_of_threads(log: &str) -> Vec<CrashPoint> {
+    let mut threads = std::collections::BTreeMap::<&str, String>::new();
+    for line in log.lines() {
+        // A call that another thread interrupts stands in two lines, the first with its name.
+        let Some((thread, call)) = line.split_once(' ') else {
+            continue;
+        };
+        let of_thread = threads.entry(thread).or_default();
+        of_thread.push_str(call.trim_start());
+        of_thread.push('\n');
+    }
+    let mut all: Vec<CrashPoint> = Vec::new();
+    for point in threads.values().flat_map(|log| points(log, CALLS, changes)) {
+        let known = |it: &CrashPoint| it.call == point.call && it.nth == point.nth;
+        if !all.iter().any(known) {
+            all.push(point);
+        }
+    }
+    all
+}
+
+/// Whether a call changes something that outlives the program.
+fn changes(call: &str, arguments: &str) -> bool {
+    // Standard output and error of a test are pipes.
+    let to_reader = call.contains("write")
+        && arguments.split(',').next().is_some_and(|file| {
+            [
+                "<pipe:",
+                "<socket:",
+                "<TCP",
+                "<UNIX",
+                "</dev/null",
+                "</dev/pts",
+                "</dev/tty",
+            ]
+            .iter()
+            .any(|to| file.contains(to))
+        });
+    let opens_to_read = call.starts_with("open") && !arguments.contains("O_CREAT");
+    // Tokio wakes itself through an event descriptor.
+    let to_itself = arguments.contains("anon_inode:");
+    !to_reader && !opens_to_read && !to_itself
 }
 
 fn words(output: &Output) -> String {
@@ -276,6 +368,11 @@ const CALLS: &[&str] = &[
     "fremovexattr",
 ];
 
+/// System calls that send or receive.
+const NETWORK: &[&str] = &[
+    "write", "writev", "sendto", "sendmsg", "read", "readv", "recvfrom", "recvmsg",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,5 +397,30 @@ mod tests {
             left.push((path("a").exists(), path("b").exists()));
         }
         assert_eq!(left, [(false, false), (true, false)]);
+    }
+    #[test]
+    fn looks_at_the_files_that_are_named_alone() {
+        let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+        let path = |name: &str| folder.path().join(name);
+        let script = format!(
+            "echo x > {} && echo y > {}",
+            path("a").display(),
+            path("b").display()
+        );
+        let victim = Victim::new("/bin/sh", ["-c", &script]).at_files([path("b")]);
+        let points = victim.crash_points();
+        let seen: Vec<(&str, usize)> = points
+            .iter()
+            .map(|point| (point.call.as_str(), point.nth))
+            .collect();
+        assert_eq!(seen, [("openat", 1), ("write", 1)]);
+        for point in &points {
+            let _ = std::fs::remove_file(path("a"));
+            let _ = std::fs::remove_file(path("b"));
+            victim.crash_at(point);
+            assert!(path("a").exists());
+            let left = std::fs::read(path("b")).unwrap_or_default();
+            assert!(left.is_empty(), "{point:?}");
+        }
     }
 }

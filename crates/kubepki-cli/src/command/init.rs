@@ -185,7 +185,7 @@ async fn carry_out(
 }
 
 /// What flags say, else the configuration, else K3s's defaults.
-fn spec(args: &InitArgs, settings: &Settings) -> Result<Spec, CliError> {
+pub(super) fn spec(args: &InitArgs, settings: &Settings) -> Result<Spec, CliError> {
     let config = settings.config.as_ref();
     let usage = |error: &dyn std::error::Error| CliError::usage(error.to_string());
     let mut spec = Spec::new(&words(args, config)?).map_err(|error| usage(&error))?;
@@ -336,7 +336,7 @@ fn token_from(flag: &str, path: &Path) -> Result<Token, CliError> {
 }
 
 /// CA files and tokens that do not fit are refused; the rest failed.
-fn refused(error: InitError) -> CliError {
+pub(super) fn refused(error: InitError) -> CliError {
     let exit = match &error {
         InitError::Incomplete { .. }
         | InitError::Authorities { .. }

@@ -105,11 +105,7 @@ impl<'a> Bolt<'a> {
     }
 
     /// Shows every key and value of `bucket` to `visit`, sorted by key.
-    pub(crate) fn walk(
-        &self,
-        bucket: &Bucket,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), Damage>,
-    ) -> Result<(), Damage> {
+    pub(crate) fn walk(&self, bucket: &Bucket, visit: &mut VisitValue<'_>) -> Result<(), Damage> {
         let visit: &mut Visit<'_> = &mut |entry| {
             if entry.is_bucket {
                 return Err(Damage("a bucket stands where a value belongs".to_owned()));
@@ -186,6 +182,8 @@ fn read_at(file: &File, offset: u64, length: u64) -> Result<Zeroizing<Vec<u8>>, 
     Ok(bytes)
 }
 
+/// What is done with each key and value of a bucket.
+pub(crate) type VisitValue<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Damage> + 'a;
 type Visit<'a> = dyn FnMut(page::Entry<'_>) -> Result<(), Damage> + 'a;
 
 /// The last key, to see that the next one is greater.

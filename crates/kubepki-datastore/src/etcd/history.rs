@@ -82,10 +82,7 @@ impl Walk<'_> {
         for _ in 0..5 {
             let base = match start {
                 1 => Vec::new(),
-                oldest => match self.at(oldest).await? {
-                    Some(kvs) => kvs,
-                    None => Vec::new(),
-                },
+                oldest => self.at(oldest).await?.unwrap_or_default(),
             };
             let from = if start == 1 { 1 } else { start + 1 };
             match self.watch(from, base).await? {

@@ -56,9 +56,9 @@ struct Part {
 
 enum Change {
     /// One step, taken back by one.
-    Step(Step),
+    Step(Box<Step>),
     /// All that was done to one datastore key.
-    Row(Row),
+    Row(Box<Row>),
 }
 
 /// A datastore key before and after the steps of one part.
@@ -84,13 +84,13 @@ impl<'a> Draft<'a> {
         match (&step.target, &step.action) {
             (Target::File { .. }, _) => {
                 if let Some(step) = take_back(id, step, record) {
-                    self.change(Change::Step(step));
+                    self.change(Change::Step(Box::new(step)));
                 }
             }
             (Target::DatastoreKey { key }, _) => self.row(key, step, record),
             (Target::Http { .. }, Action::Call { former_url, .. }) => {
                 if let Some(step) = call_back(id, step, record, former_url.as_deref()) {
-                    self.change(Change::Step(step));
+                    self.change(Change::Step(Box::new(step)));
                 }
             }
             (_, Action::Restart { command, proof }) => {
@@ -153,12 +153,12 @@ impl<'a> Draft<'a> {
         });
         match known {
             Some(row) => row.after = after,
-            None => part.changes.push(Change::Row(Row {
+            None => part.changes.push(Change::Row(Box::new(Row {
                 key: key.to_owned(),
                 first: step.clone(),
                 before: record.intend.before.clone(),
                 after,
-            })),
+            }))),
         }
     }
 
@@ -176,7 +176,7 @@ impl<'a> Draft<'a> {
             for change in changes {
                 let number = next_number(&steps);
                 let step = match change {
-                    Change::Step(step) => Some(step),
+                    Change::Step(step) => Some(*step),
                     Change::Row(row) => {
                         let step = row.take_back(&plan.id, left.get(&row.key), &mut notes);
                         if let Some(step) = &step {

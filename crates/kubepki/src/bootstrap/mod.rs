@@ -18,6 +18,7 @@ mod extract;
 mod field;
 mod locate;
 mod read;
+mod restore;
 mod save;
 mod seal;
 mod words;
@@ -31,6 +32,7 @@ pub use extract::{Extraction, Files, extract_notes, files, plan_extract, staged_
 pub use field::Field;
 pub use locate::{Candidate, Candidates, Found, LocateError, Opened, locate};
 pub use read::{ReadError, read_directory};
+pub use restore::{Restoration, RestoreError, Source, damaged, plan_restore};
 pub use save::{STAGED_NAME, Save, create, save, save_as, seal_bundle};
 pub use seal::{KEY_PREFIX, Passphrase, SealError, is_lock, open, seal};
 pub use words::{Seen, describe};

@@ -54,7 +54,10 @@ fn show_step(text: &mut String, plan: &Plan, step: &Step, inventory: Option<&Inv
     } = step;
     let (name, path) = match target {
         Target::File { path, .. } => {
-            let shown = path.strip_prefix(&plan.root).unwrap_or(path);
+            let below = path.strip_prefix(&plan.root).ok();
+            let shown = below
+                .filter(|it| !it.as_os_str().is_empty())
+                .unwrap_or(path);
             (shown.display().to_string(), Some(path.as_path()))
         }
         Target::DatastoreKey { key } => (format!("datastore key {key}"), None),

@@ -36,6 +36,7 @@ fn follow(
     let decision = decide(&comparison, request.keep, reset.is_some(), &disk.server)?;
     let mut steps: Vec<Step> = reset.map(|reset| reset.backup).unwrap_or_default();
     let mut staged = Vec::new();
+    let mut written = None;
     let in_force = match decision {
         Decision::Leave | Decision::WriteAll => opened.bundle.clone(),
         Decision::SaveDisk => disk_over(&opened.bundle, disk, request.now),
@@ -44,10 +45,10 @@ fn follow(
         Decision::Leave => {}
         Decision::WriteAll => {
             let Files {
-                steps: written,
+                steps: put,
                 staged: secrets,
             } = files(&in_force, disk, "from the datastore");
-            steps.extend(written);
+            steps.extend(put);
             staged.extend(secrets);
         }
         Decision::SaveDisk => {
@@ -55,6 +56,7 @@ fn follow(
             let save: Save = save(opened, &in_force, request.entropy, reason)?;
             steps.extend(save.steps);
             staged.push(save.staged);
+            written = Some(request.datastore.to_owned());
             // What only the datastore has is written out, what lies there stays.
             let missing = Bundle {
                 files: in_force
@@ -65,9 +67,12 @@ fn follow(
                     .collect(),
                 ..Bundle::default()
             };
-            let written = files(&missing, disk, "from the datastore");
-            steps.extend(written.steps);
-            staged.extend(written.staged);
+            let Files {
+                steps: put,
+                staged: secrets,
+            } = files(&missing, disk, "from the datastore");
+            steps.extend(put);
+            staged.extend(secrets);
         }
     }
     request.survey.foresee(&in_force, disk)?;
@@ -76,6 +81,7 @@ fn follow(
     number(&mut steps);
     staged.extend(made);
     plan.steps = steps;
+    plan.datastore = written;
     plan.title = match plan.steps.is_empty() {
         true => format!(
             "nothing to reconcile: {} is in force",
@@ -97,6 +103,7 @@ fn begin(request: Request<'_>) -> Result<(Plan, Vec<Staged>), ReconcileError> {
     let owner = owner(&bundle)?;
     let save = created(&owner, &bundle, request.entropy)?;
     save.append(&mut plan.steps, &mut staged);
+    plan.datastore = Some(request.datastore.to_owned());
     plan.title = format!("begin the cluster's bootstrap data with {}", plan.node);
     Ok((plan, staged))
 }

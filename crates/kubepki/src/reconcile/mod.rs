@@ -13,6 +13,7 @@
 
 mod decide;
 mod draft;
+mod reset;
 
 use pki::UnixTime;
 
@@ -37,6 +38,8 @@ pub struct Request<'a> {
     pub disk: &'a Disk,
     /// The cluster's data; `None` where the datastore has none yet.
     pub opened: Option<&'a Opened>,
+    /// The datastore in words, without credentials.
+    pub datastore: &'a str,
     /// Which side counts where they differ.
     pub keep: Option<Keep>,
     /// `--cluster-reset`: everything is extracted, whatever lies there.

@@ -267,7 +267,8 @@ mod tests {
         };
         let old = Some(NOW.plus(-366 * DAY));
         assert_eq!(of(old, Some(&[][..])), []);
-        assert_eq!(of(old, Some(&[token(Some("b"))][..])), []);
+        let other = [token(Some("b"))];
+        assert_eq!(of(old, Some(&other[..])), []);
         assert_eq!(of(None, None), [Doubt::AgeUnknown, Doubt::LegacyUnknown]);
         let young = NOW.plus(-364 * DAY);
         let until = young.plus(365 * DAY);

@@ -167,10 +167,7 @@ async fn a_leaf_that_ends_with_its_ca_is_said_once_and_not_renewed_for_ever() {
         assert_eq!(due.selected, [], "{moment}");
         assert_eq!(due.notes.len(), LEAVES, "{:#?}", due.notes);
         for note in &due.notes {
-            assert!(
-                note.contains("rotate the CA (`kubepki ca stage`,)"),
-                "{note}"
-            );
+            assert!(note.contains("rotate the CA (`kubepki ca stage`"), "{note}");
         }
     }
 }

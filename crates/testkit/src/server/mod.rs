@@ -5,6 +5,7 @@
 //! shell that waits for our end of a pipe to close, stops the server and removes its folder.
 
 mod certificates;
+mod etcd;
 mod mariadb;
 mod postgres;
 
@@ -17,6 +18,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub use certificates::Certificates;
+pub use etcd::{Etcd, EtcdMember, TlsFiles};
 pub use mariadb::MariaDb;
 pub use postgres::Postgres;
 

@@ -1,0 +1,109 @@
+//! A plan that was made with what it needs: print, ask, stage, carry out.
+
+use std::future::Future;
+
+use kubepki::apply::{Aftermath, Executor, Outcome};
+use kubepki::bootstrap::Candidates;
+use kubepki::host::HostError;
+use kubepki::init::{Staged, stage};
+use kubepki::plan::Plan;
+use kubepki::state::StateDir;
+
+use super::change::{failed, lock, print_plan, refuse_unfinished};
+use crate::args::AskArgs;
+use crate::datastore::{Connected, Reach};
+use crate::error::{CliError, Exit};
+use crate::output;
+use crate::world::World;
+
+/// A plan and what has to be there for it.
+pub struct Prepared {
+    /// The plan.
+    pub plan: Plan,
+    /// What has to be staged.
+    pub staged: Vec<Staged>,
+    /// Where it is kept.
+    pub state: StateDir,
+    /// The datastore that it writes, with the tokens that open what lies there.
+    pub cluster: Option<(Connected, Candidates)>,
+    /// What is asked, without the number of steps: `Write the datastore`.
+    pub question: &'static str,
+    /// What the operator does next.
+    pub closing: &'static str,
+}
+
+/// Prints the plan, asks, stages, and carries it out. `before` makes what the plan stands on,
+/// once it is agreed to.
+///
+/// # Errors
+///
+/// A refusal by the operator or by a stale plan; a failure on the way.
+pub async fn carry_out(
+    world: &World,
+    prepared: Prepared,
+    ask: &AskArgs,
+    before: Option<impl Future<Output = Result<(), HostError>>>,
+) -> Result<Exit, CliError> {
+    let Prepared {
+        plan,
+        staged,
+        state,
+        cluster,
+        question,
+        closing,
+    } = prepared;
+    print_plan(&plan, None, ask.output)?;
+    if plan.steps.is_empty() {
+        output::talk("Nothing to do.");
+        return Ok(Exit::Fine);
+    }
+    if ask.dry_run {
+        output::talk("Dry run: nothing was changed.");
+        return Ok(Exit::Fine);
+    }
+    let steps = plan.steps.len();
+    let steps = match steps {
+        1 => "1 step".to_owned(),
+        steps => format!("{steps} steps"),
+    };
+    output::confirm(&format!("{question} ({steps})?"), ask.yes)?;
+    if let Some(before) = before {
+        before.await?;
+    }
+    let reach = match cluster {
+        Some((connected, candidates)) => {
+            let reach = Reach::new(connected, &candidates);
+            Some(reach.for_writing().await?)
+        }
+        None => None,
+    };
+    let locked = lock(&state)?;
+    // Another process may have been interrupted since.
+    refuse_unfinished(&state)?;
+    stage(&locked, &plan.id, &staged)?;
+    let executor = Executor {
+        cluster: reach.as_ref().map(Reach::cluster),
+        ..world.executor(&locked)
+    };
+    match executor.apply(&plan).await {
+        Ok(Outcome::Finished { untidy, .. }) => {
+            if let Some(untidy) = untidy {
+                output::talk(&format!("Note: {untidy}"));
+            }
+            output::talk(&format!("Done: {}. {closing}", plan.title));
+            output::talk(&format!("Take it back with: kubepki undo {}", plan.id));
+            Ok(Exit::Fine)
+        }
+        Ok(Outcome::Waiting { instruction, .. }) => {
+            output::talk(&instruction);
+            Ok(Exit::Partial)
+        }
+        Err(error) => {
+            // What was never begun needs no secrets.
+            if error.aftermath() != Aftermath::Interrupted {
+                locked.drop_staging(&plan.id)?;
+            }
+            Err(failed(error))
+        }
+    }
+}

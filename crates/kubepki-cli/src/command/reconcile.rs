@@ -1,0 +1,222 @@
+//! `reconcile`: what K3s's next start would do with the bootstrap data, done beforehand.
+
+use clap::{Args, ValueEnum};
+use kubepki::apply::plan_id;
+use kubepki::bootstrap::{Disk, KEY_PREFIX, LocateError, locate};
+use kubepki::init::{Spec, Survey, make_data_dir, survey};
+use kubepki::plan::{Action, Plan};
+use kubepki::reconcile::{Keep, ReconcileError, Request, Reset, plan_reconcile};
+use kubepki::state::StateDir;
+use kubepki::token::Token;
+
+use super::change::refuse_unfinished;
+use super::init::{self, InitArgs};
+use super::prepared::{Prepared, carry_out};
+use crate::args::{AskArgs, NameArgs, PlanFormat, SiteArgs};
+use crate::datastore::{
+    Access, DatastoreArgs, candidates, named, open, reached, refuse_living, snapshot, unopened,
+};
+use crate::error::{CliError, Exit};
+use crate::k3s::{Settings, running_in};
+use crate::world::World;
+
+/// `reconcile`.
+#[derive(Clone, Debug, Args)]
+pub struct ReconcileArgs {
+    /// Which side counts where files differ and the disk's are newer: K3s would not start.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "SIDE",
+        conflicts_with = "cluster_reset"
+    )]
+    pub keep: Option<KeepSide>,
+    /// Write everything out whatever lies there, and keep a copy of tls, as K3s's flag of that
+    /// name does with these files.
+    #[arg(long)]
+    pub cluster_reset: bool,
+    /// Make CA files that the data lack, as K3s does.
+    #[arg(long)]
+    pub complete: bool,
+    /// Make the files of the server's own agent too, where it has none.
+    #[arg(long)]
+    pub with_agent: bool,
+    #[command(flatten)]
+    pub names: NameArgs,
+    #[command(flatten)]
+    pub datastore: DatastoreArgs,
+    #[command(flatten)]
+    pub site: SiteArgs,
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// A side of the comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KeepSide {
+    /// The datastore's files replace the disk's.
+    Datastore,
+    /// The disk's files go into the datastore.
+    Disk,
+}
+
+/// `kubepki reconcile`.
+///
+/// # Errors
+///
+/// When the data cannot be opened, K3s would not start and nobody says which side counts, or the
+/// plan cannot be carried out.
+pub async fn run(args: &ReconcileArgs) -> Result<Exit, CliError> {
+    let world = World::real();
+    let settings = Settings::load(&world.host, &args.site).await?;
+    let data_dir = std::path::absolute(&settings.data_dir)?;
+    let server = data_dir.join("server");
+    let state = match &args.site.state_dir {
+        Some(path) => StateDir::new(path.clone()),
+        None => StateDir::of_data_dir(&data_dir),
+    };
+    refuse_unfinished(&state)?;
+    if let Some(process) = running_in(&data_dir, &settings.configured) {
+        return Err(CliError::refused(format!(
+            "K3s is running on this node ({} {}): it did this when it started",
+            process.name, process.pid
+        ))
+        .hint("stop it first, or restart it instead"));
+    }
+    let (spec, found) = look(&world, args, &settings).await?;
+    let disk = Disk::look(&world.host, &server).await?;
+    let candidates = candidates(&world.host, &args.datastore.endpoint, &settings).await?;
+    let connected = match &args.datastore.snapshot {
+        Some(path) => snapshot(path, Access::Read).await?,
+        None => {
+            open(
+                &world.host,
+                &args.datastore.endpoint,
+                &settings,
+                Access::Read,
+            )
+            .await?
+        }
+    };
+    let records = connected.store.list(KEY_PREFIX).await.map_err(reached)?;
+    let opened = match locate(&records, &candidates) {
+        Ok(opened) => Some(opened),
+        Err(LocateError::NoData) if args.datastore.snapshot.is_none() => None,
+        Err(error) => return Err(unopened(&connected, &error)),
+    };
+    let reset = match args.cluster_reset {
+        true => Some(Reset::keeping(&world.host, &server, world.now()).await?),
+        false => None,
+    };
+    let token = match args.datastore.endpoint.token_files.first() {
+        Some(path) if opened.is_none() => Some(token(path)?),
+        _ => None,
+    };
+    let id = plan_id(world.now(), "reconcile", &world.entropy)?;
+    let (plan, staged) = plan_reconcile(Request {
+        id: &id,
+        spec: &spec,
+        survey: found,
+        disk: &disk,
+        opened: opened.as_ref(),
+        datastore: &connected.place,
+        keep: args.keep.map(|side| match side {
+            KeepSide::Datastore => Keep::Datastore,
+            KeepSide::Disk => Keep::Disk,
+        }),
+        reset,
+        token: token.as_ref(),
+        now: world.now(),
+        entropy: &world.entropy,
+        keys: &world.keys,
+    })
+    .map_err(refused)?;
+    let cluster = match writes(&plan) {
+        true => {
+            // The other connection may be to something that can only be read.
+            let endpoint = &args.datastore.endpoint;
+            let connected = open(&world.host, endpoint, &settings, Access::Read).await?;
+            connected.refuse_read_only()?;
+            refuse_living(&connected, endpoint, &settings).await?;
+            Some((connected, candidates))
+        }
+        false => None,
+    };
+    let prepared = Prepared {
+        plan,
+        staged,
+        state,
+        cluster,
+        question: "Bring this server and the datastore together",
+        closing: "Start K3s with the same names, addresses and ports, and it keeps these files.",
+    };
+    let make = make_data_dir(&world.host, &data_dir);
+    carry_out(&world, prepared, &args.ask, Some(make)).await
+}
+
+fn writes(plan: &Plan) -> bool {
+    let txn = |action: &Action| matches!(action, Action::Txn { .. });
+    plan.steps.iter().any(|step| txn(&step.action))
+}
+
+fn token(path: &std::path::Path) -> Result<Token, CliError> {
+    let text = named(path)?;
+    Token::parse(&text)
+        .map_err(|error| CliError::usage(format!("--token-file {}: {error}", path.display())))
+}
+
+/// The server as flags, configuration and its own certificates describe it.
+async fn look(
+    world: &World,
+    args: &ReconcileArgs,
+    settings: &Settings,
+) -> Result<(Spec, Survey), CliError> {
+    let mut spec = init::spec(&as_init(args), settings)?;
+    let data_dir = std::path::absolute(&settings.data_dir)?;
+    let has_agent = std::fs::exists(data_dir.join("agent"))?;
+    spec.with_agent = args.with_agent || has_agent;
+    let found = survey(&world.host, &data_dir, &spec, world.now()).await;
+    let found = found.map_err(init::refused)?;
+    let named = args.names.node_name.is_some() || settings.node.is_some();
+    if let (false, Some(name)) = (named, found.inventory.node_name()) {
+        spec.node.name = name;
+    }
+    Ok((spec, found))
+}
+
+fn as_init(args: &ReconcileArgs) -> InitArgs {
+    let texts = |all: &[std::net::IpAddr]| all.iter().map(ToString::to_string).collect();
+    InitArgs {
+        node_name: args.names.node_name.clone(),
+        node_ip: texts(&args.names.node_ip),
+        node_external_ip: texts(&args.names.node_external_ip),
+        tls_san: args.names.tls_san.clone(),
+        cluster_domain: None,
+        service_cidr: Vec::new(),
+        bind_address: None,
+        https_listen_port: None,
+        token_file: None,
+        agent_token_file: None,
+        write_kubeconfig: None,
+        write_kubeconfig_mode: None,
+        with_agent: args.with_agent,
+        disable_agent: false,
+        disable_etcd: false,
+        complete: args.complete,
+        site: args.site.clone(),
+        yes: args.ask.yes,
+        dry_run: args.ask.dry_run,
+        output: PlanFormat::Text,
+    }
+}
+
+/// What K3s would not start with is refused; so is what `init` refuses.
+fn refused(error: ReconcileError) -> CliError {
+    match error {
+        ReconcileError::Init(error) => init::refused(error),
+        ReconcileError::Seal(_) => CliError::failed(&error),
+        ReconcileError::Newer { .. }
+        | ReconcileError::NothingToKeep { .. }
+        | ReconcileError::Incomplete { .. } => CliError::refused(error.to_string()),
+    }
+}

@@ -1,0 +1,16 @@
+//! CAs made, requested, imported and staged: what comes out is held against OpenSSL, Go, our own
+//! verifier and K3s's scripts.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+mod create;
+mod lab;
+mod properties;
+mod script;
+mod stage;
