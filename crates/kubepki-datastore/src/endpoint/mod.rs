@@ -3,6 +3,8 @@
 
 mod mysql;
 mod postgres;
+#[cfg(test)]
+mod properties;
 mod sqlite;
 #[cfg(test)]
 mod tests;
