@@ -105,7 +105,16 @@ async fn postgres_that_offers_tls() {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     }
+}
 
+#[tokio::test]
+async fn postgres_whose_certificate_is_not_trusted() {
+    let server = postgres(Encryption::Offered, "server");
+    let all = server.certificates();
+    let plain = server.endpoint("kubernetes");
+    let mode = |mode: &str| format!("{plain}?sslmode={mode}");
+    let ours = ca(all.certificate("ca"));
+    let none = Tls::default();
     let strange = ca(all.certificate("stranger"));
     let untrusted = "its certificate is not trusted: no CA of";
     for endpoint in [
