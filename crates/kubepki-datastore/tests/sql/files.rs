@@ -109,6 +109,27 @@ async fn what_lies_in_the_log_only_is_read_and_reading_changes_no_row() {
 }
 
 #[tokio::test]
+async fn a_file_without_a_log_is_left_without_one() {
+    let fixture = fixture("k3s-1.36-sqlite");
+    let file = database(&fixture);
+    let folder = file.parent().unwrap();
+    // As after a clean stop of K3s.
+    sqlite(&file, "PRAGMA wal_checkpoint(TRUNCATE);");
+    assert_eq!(listing(folder).len(), 1, "{:?}", listing(folder));
+    let (before, bytes) = (listing(folder), bytes_of(&file));
+    let reading = SqliteStore::open(&file, Access::Read).await.unwrap();
+    let store: &dyn kubepki_datastore::Store = &reading;
+    assert!(store.get(KEY).await.unwrap().is_some());
+    assert!(store.create("/bootstrap/x", b"y").await.is_err());
+    drop(reading);
+    assert_eq!(listing(folder), before);
+    assert_eq!(bytes_of(&file), bytes);
+    write_once(&file).await;
+    assert_eq!(listing(folder), before, "one file again");
+    assert_ne!(bytes_of(&file), bytes);
+}
+
+#[tokio::test]
 async fn a_file_that_is_not_kines_is_called_so() {
     let folder = tempfile::tempdir().unwrap();
     let server = folder.path();
