@@ -182,8 +182,8 @@ struct Process {
 }
 
 /// Runs what follows, keeps its process id, and ends it when standard input closes, or when the
-/// whole group is asked to end. A server that
-/// was killed from outside stays so, and its folder stays until the end.
+/// whole group is asked to end. A server that was killed from outside stays so, and its folder
+/// stays until the end.
 const SHELL: &str = r#"
 folder=$1; shift
 trap : INT TERM HUP
