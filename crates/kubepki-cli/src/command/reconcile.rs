@@ -67,6 +67,11 @@ pub enum KeepSide {
 /// When the data cannot be opened, K3s would not start and nobody says which side counts, or the
 /// plan cannot be carried out.
 pub async fn run(args: &ReconcileArgs) -> Result<Exit, CliError> {
+    if args.datastore.snapshot.is_some() && args.keep == Some(KeepSide::Disk) {
+        return Err(CliError::usage(
+            "--keep disk writes the datastore, and --snapshot is none: leave one of them out",
+        ));
+    }
     let world = World::real();
     let settings = Settings::load(&world.host, &args.site).await?;
     let data_dir = std::path::absolute(&settings.data_dir)?;

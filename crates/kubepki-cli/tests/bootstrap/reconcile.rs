@@ -138,9 +138,6 @@ fn assert_as_recorded(lab: &Lab, recorded: &Lab) {
         same.push(PathBuf::from(format!("cred/{name}.kubeconfig")));
     }
     for path in same {
-        if path.ends_with("passwd") || path.ends_with("ipsec.psk") {
-            continue;
-        }
         let ours = fs::read(lab.server().join(&path)).unwrap();
         let theirs = fs::read(recorded.server().join(&path)).unwrap();
         assert_eq!(ours, theirs, "{}", path.display());
@@ -357,4 +354,52 @@ fn an_empty_datastore_gets_the_disks_data() {
         store.list(KEY_PREFIX).await.unwrap()
     });
     assert_eq!(records.len(), 1);
+}
+
+#[test]
+fn a_new_cluster_is_begun_in_an_empty_datastore() {
+    let lab = Lab::new("k3s-1.36-sqlite");
+    crate::write::sqlite(&lab, "DELETE FROM kine WHERE name LIKE '/bootstrap/%'");
+    for gone in ["tls", "cred", "etc"] {
+        fs::remove_dir_all(lab.server().join(gone)).unwrap();
+    }
+    for gone in ["token", "node-token", "agent-token"] {
+        fs::remove_file(lab.server().join(gone)).unwrap();
+    }
+    fs::remove_dir_all(lab.data_dir().join("agent")).unwrap();
+    let token = lab.token("a-password-of-our-own");
+    let args = ["--node-name", "new", "--token-file", &token];
+    let run = lab.ends(&reconcile(&args), 0);
+    assert!(!run.text().contains("a-password-of-our-own"));
+    assert_leaves(&lab);
+    let opened = lab.opened("a-password-of-our-own");
+    for field in Field::ALL.into_iter().filter(|field| !field.is_optional()) {
+        let disk = fs::read(lab.server().join(field.path())).unwrap();
+        assert_eq!(opened.bundle.content(field), Some(&disk[..]), "{field}");
+    }
+    lab.ends(&["bootstrap", "diff"], 0);
+    lab.ends(&["bootstrap", "verify"], 0);
+}
+
+#[test]
+fn a_snapshot_makes_a_lost_server() {
+    let lab = Lab::new("k3s-1.36-etcd-external");
+    let snapshot = lab.fixture.extra("etcd-snapshot.db");
+    let snapshot = snapshot.to_str().unwrap();
+    fs::remove_dir_all(lab.data_dir()).unwrap();
+    let token = lab.token(TOKEN);
+    let more = [
+        "--node-name",
+        "k3s-fixture",
+        "--token-file",
+        &token,
+        "--snapshot",
+        snapshot,
+    ];
+    lab.ends(&reconcile(&more), 0);
+    assert_leaves(&lab);
+    let diff = ["bootstrap", "diff", "--snapshot", snapshot];
+    lab.ends(&diff, 0);
+    let disk = [&more[..], &["--keep", "disk"]].concat();
+    lab.ends(&reconcile(&disk), 2);
 }
