@@ -386,7 +386,9 @@ fn a_snapshot_makes_a_lost_server() {
     let lab = Lab::new("k3s-1.36-etcd-external");
     let snapshot = lab.fixture.extra("etcd-snapshot.db");
     let snapshot = snapshot.to_str().unwrap();
-    fs::remove_dir_all(lab.data_dir()).unwrap();
+    for gone in ["server", "agent"] {
+        fs::remove_dir_all(lab.data_dir().join(gone)).unwrap();
+    }
     let token = lab.token(TOKEN);
     let more = [
         "--node-name",
