@@ -6,7 +6,12 @@
     clippy::indexing_slicing,
     reason = "tests fail by panicking"
 )]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests lay out and spoil their own directories"
+)]
 
+mod audit;
 mod compare;
 mod locate;
 mod save;
