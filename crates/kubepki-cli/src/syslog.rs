@@ -1,6 +1,7 @@
 //! One line to the system log (RFC 3164), where nobody reads a terminal.
 
 use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
 
 /// Where journald and syslogd listen.
 const SOCKET: &str = "/dev/log";
@@ -18,8 +19,8 @@ pub fn error(text: &str) {
     let Ok(sender) = UnixDatagram::unbound() else {
         return;
     };
-    // A listener that does not read must not hold us up.
-    let _ = sender.set_nonblocking(true);
+    // A listener that does not read must not hold us up for long.
+    let _ = sender.set_write_timeout(Some(Duration::from_millis(200)));
     let pid = std::process::id();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let line = crate::output::harmless(line.trim());

@@ -364,12 +364,13 @@ fn refused(error: RotateError) -> CliError {
     match error {
         RotateError::Init(error) => init::refused(error),
         RotateError::Seal(_) => CliError::failed(&error),
-        RotateError::Refused { .. } => {
-            let message = error.to_string();
-            syslog::error(&format!(
-                "rotate-ca refused, nothing was changed: {message}"
-            ));
-            CliError::refused(message)
+        RotateError::Refused { ref findings, .. } => {
+            let lines: Vec<String> = findings
+                .iter()
+                .map(|it| format!("rotate-ca refused, nothing was changed: {it}"))
+                .collect();
+            syslog::error(&lines.join("\n"));
+            CliError::refused(error.to_string())
         }
         RotateError::Same | RotateError::Pending { .. } | RotateError::Legacy => {
             CliError::refused(error.to_string())
