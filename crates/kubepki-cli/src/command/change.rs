@@ -29,7 +29,7 @@ pub async fn apply(args: &ApplyArgs) -> Result<Exit, CliError> {
     announce_running(&node);
     let plan = node.state.load_plan(&PlanId(args.id.clone()))?;
     let reach = reach(&world, &args.endpoint, &args.site, &plan, 1).await?;
-    carry_out_with(&world, &node, plan, &args.change, &reach).await
+    carry_out_with(&world, &node, plan, &args.change, reach).await
 }
 
 /// `kubepki undo [ID]`.
@@ -57,7 +57,7 @@ pub async fn undo(args: &UndoArgs) -> Result<Exit, CliError> {
         };
         executor.undo(&id).await.map_err(failed)?
     };
-    carry_out_with(&world, &node, undo, &args.change, &reach).await
+    carry_out_with(&world, &node, undo, &args.change, reach).await
 }
 
 /// `kubepki resume [ID]`.
@@ -87,6 +87,7 @@ pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
         _ => 1,
     };
     let reach = reach(&world, &args.endpoint, &args.site, &plan, from).await?;
+    let reach = reach.for_writing().await?;
     let state = lock(&node.state)?;
     output::talk(&format!("Going on with {id}: {}", plan.title));
     let executor = Executor {
@@ -109,7 +110,7 @@ pub async fn carry_out(
     plan: Plan,
     change: &ChangeArgs,
 ) -> Result<Exit, CliError> {
-    carry_out_with(world, node, plan, change, &Reach::default()).await
+    carry_out_with(world, node, plan, change, Reach::default()).await
 }
 
 async fn reach(
@@ -128,7 +129,7 @@ async fn carry_out_with(
     node: &Node,
     mut plan: Plan,
     change: &ChangeArgs,
-    reach: &Reach,
+    reach: Reach,
 ) -> Result<Exit, CliError> {
     if change.restart.restart || change.restart.restart_command.is_some() {
         restart::add(
@@ -153,6 +154,7 @@ async fn carry_out_with(
     };
     output::confirm(&question, change.ask.yes)?;
     let state = lock(&node.state)?;
+    let reach = reach.for_writing().await?;
     let executor = Executor {
         cluster: reach.cluster(),
         caller: reach.caller(),

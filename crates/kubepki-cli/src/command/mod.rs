@@ -2,7 +2,6 @@
 
 pub(crate) mod bootstrap;
 pub mod ca;
-pub(crate) mod ca_verify;
 mod change;
 pub(crate) mod check;
 mod history;

@@ -2,12 +2,12 @@
 
 use std::future::Future;
 
-use kubepki::apply::{Aftermath, Caller, Executor, Outcome};
+use kubepki::apply::{Aftermath, ApplyError, Caller, Executor, Outcome};
 use kubepki::bootstrap::Candidates;
 use kubepki::host::HostError;
 use kubepki::init::{Staged, stage};
 use kubepki::plan::Plan;
-use kubepki::state::StateDir;
+use kubepki::state::{Locked, StateDir};
 use kubepki_remote::Supervisor;
 
 use super::change::{failed, lock, print_plan, refuse_unfinished};
@@ -80,20 +80,32 @@ pub async fn carry_out(
     if let Some(before) = before {
         before.await?;
     }
-    let locked = lock(&state)?;
-    // Another process may have been interrupted since.
-    refuse_unfinished(&state)?;
-    stage(&locked, &plan.id, &staged)?;
     let reach = match cluster {
         Some((connected, candidates)) => Reach::new(connected, &candidates),
         None => Reach::default(),
     };
+    let reach = reach.for_writing().await?;
+    let locked = lock(&state)?;
+    // Another process may have been interrupted since.
+    refuse_unfinished(&state)?;
+    stage(&locked, &plan.id, &staged)?;
     let executor = Executor {
         cluster: reach.cluster(),
         caller: supervisor.as_ref().map(|it| it as &dyn Caller),
         ..world.patient_executor(&locked, restart_timeout)
     };
-    match executor.apply(&plan).await {
+    let outcome = executor.apply(&plan).await;
+    finish(&locked, &plan, &closing, outcome)
+}
+
+/// What the operator is told in the end.
+fn finish(
+    locked: &Locked,
+    plan: &Plan,
+    closing: &str,
+    outcome: Result<Outcome, ApplyError>,
+) -> Result<Exit, CliError> {
+    match outcome {
         Ok(Outcome::Finished { untidy, .. }) => {
             if let Some(untidy) = untidy {
                 output::talk(&format!("Note: {untidy}"));

@@ -15,7 +15,7 @@ use kubepki::fleet::Fleet;
 use kubepki::host::{EntryKind, Host as _, HostError};
 use kubepki_remote::{Kubernetes, Supervisor};
 
-use super::ca_verify::{nothing_staged, set};
+use super::ca::verify::{nothing_staged, set};
 use super::change::refuse_unfinished;
 use super::init;
 use super::prepared::{Prepared, carry_out};
@@ -187,7 +187,8 @@ impl Rotation<'_> {
         let endpoint = &self.args.endpoint;
         self.refuse(&verdict)?;
         let candidates = candidates(host, endpoint, self.settings).await?;
-        let connected = open(host, endpoint, self.settings, Access::Write).await?;
+        let connected = open(host, endpoint, self.settings, Access::Read).await?;
+        connected.refuse_read_only()?;
         let opened = read(&connected, &candidates).await?;
         refuse_living(&connected, endpoint, self.settings).await?;
         let exposures = self.exposures(&connected, &candidates, &opened).await?;

@@ -26,6 +26,19 @@ pub struct Reach {
 }
 
 impl Reach {
+    /// The same for writing: see [`Connected::for_writing`].
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written or reached again.
+    pub async fn for_writing(self) -> Result<Self, CliError> {
+        let connected = match self.connected {
+            Some(connected) => Some(connected.for_writing().await?),
+            None => None,
+        };
+        Ok(Self { connected, ..self })
+    }
+
     /// From what was opened already.
     pub fn new(connected: Connected, candidates: &Candidates) -> Self {
         let all = candidates.iter().map(|it| it.passphrase.clone());
@@ -36,8 +49,8 @@ impl Reach {
         }
     }
 
-    /// The datastore that `plan` writes from step `from` on, if it writes one and no server lives
-    /// on it; the server that it calls.
+    /// The datastore that `plan` writes from step `from` on, open for reading, if it writes one and
+    /// no server lives on it; the server that it calls.
     ///
     /// # Errors
     ///
@@ -58,7 +71,8 @@ impl Reach {
         let mut reach = Self::default();
         if plan.datastore.is_some() && left(|it| matches!(it, Target::DatastoreKey { .. })) {
             let candidates = candidates(host, args, &settings).await?;
-            let connected = open(host, args, &settings, Access::Write).await?;
+            let connected = open(host, args, &settings, Access::Read).await?;
+            connected.refuse_read_only()?;
             refuse_living(&connected, args, &settings).await?;
             reach = Self::new(connected, &candidates);
         }

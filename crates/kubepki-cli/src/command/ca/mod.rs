@@ -8,6 +8,7 @@ mod given;
 mod request;
 mod show;
 mod stage;
+pub(crate) mod verify;
 
 use std::path::{Path, PathBuf};
 
@@ -48,7 +49,7 @@ pub enum CaCommand {
     /// at: whether each file is complete, the order in which it is served, what becomes of old
     /// leaves and of join tokens. Ends with 0 when nothing is wrong, 3 for warnings, 4 when the
     /// set must not be used.
-    Verify(Box<super::ca_verify::VerifyArgs>),
+    Verify(Box<verify::VerifyArgs>),
 }
 
 /// Runs one of them.
@@ -63,7 +64,7 @@ pub async fn run(command: &CaCommand) -> Result<Exit, CliError> {
         CaCommand::Request(args) => request::request(args, &world).await,
         CaCommand::Import(args) => request::import(args, &world).await,
         CaCommand::Stage(args) => stage::run(args, &world).await,
-        CaCommand::Verify(args) => super::ca_verify::run(args).await,
+        CaCommand::Verify(args) => verify::run(args).await,
     }
 }
 
