@@ -20,10 +20,12 @@ use crate::output;
 
 mod alive;
 mod open;
+mod reach;
 
 pub use alive::refuse_living;
 pub use kubepki_datastore::Access;
 pub use open::{open, snapshot};
+pub use reach::Reach;
 
 /// Where the datastore is.
 #[derive(Clone, Debug, Default, Args)]
@@ -99,6 +101,8 @@ pub struct Connected {
     pub from: String,
     /// What it is.
     pub kind: Kind,
+    /// How it was reached.
+    way: Option<open::Way>,
 }
 
 /// Kinds of datastore, as far as commands differ about them.

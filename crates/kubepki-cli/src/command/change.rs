@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
-use kubepki::apply::{Aftermath, ApplyError, Outcome, refuse_unreadable, unfinished};
+use kubepki::apply::{Aftermath, ApplyError, Executor, Outcome, refuse_unreadable, unfinished};
 use kubepki::inventory::{Inventory, Role};
 use kubepki::plan::{self, Plan, PlanId};
 use kubepki::state::{Locked, StateDir, StateError};
 
 use crate::args::{ApplyArgs, ChangeArgs, PlanFormat, ResumeArgs, UndoArgs};
+use crate::datastore::Reach;
 use crate::error::{CliError, Exit};
 use crate::k3s::running;
 use crate::output;
@@ -25,7 +26,8 @@ pub async fn apply(args: &ApplyArgs) -> Result<Exit, CliError> {
     refuse_unfinished(&node.state)?;
     announce_running(&node);
     let plan = node.state.load_plan(&PlanId(args.id.clone()))?;
-    carry_out(&world, &node, plan, &args.change).await
+    let reach = Reach::of_plan(&world.host, &args.endpoint, &args.site, &plan).await?;
+    carry_out_with(&world, &node, plan, &args.change, reach).await
 }
 
 /// `kubepki undo [ID]`.
@@ -42,11 +44,17 @@ pub async fn undo(args: &UndoArgs) -> Result<Exit, CliError> {
         Some(id) => PlanId(id.clone()),
         None => last_done(&node.state)?,
     };
+    let undone = node.state.load_plan(&id)?;
+    let reach = Reach::of_plan(&world.host, &args.endpoint, &args.site, &undone).await?;
     let undo = {
         let state = lock(&node.state)?;
-        world.executor(&state).undo(&id).await.map_err(failed)?
+        let executor = Executor {
+            cluster: reach.as_ref().map(Reach::cluster),
+            ..world.executor(&state)
+        };
+        executor.undo(&id).await.map_err(failed)?
     };
-    carry_out(&world, &node, undo, &args.change).await
+    carry_out_with(&world, &node, undo, &args.change, reach).await
 }
 
 /// `kubepki resume [ID]`.
@@ -66,9 +74,14 @@ pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
         }
     };
     let plan = node.state.load_plan(&id)?;
+    let reach = Reach::of_plan(&world.host, &args.endpoint, &args.site, &plan).await?;
+    let reach = for_writing(reach).await?;
     let state = lock(&node.state)?;
     output::talk(&format!("Going on with {id}: {}", plan.title));
-    let executor = world.patient_executor(&state, args.restart_timeout);
+    let executor = Executor {
+        cluster: reach.as_ref().map(Reach::cluster),
+        ..world.patient_executor(&state, args.restart_timeout)
+    };
     let outcome = executor.resume(&id).await.map_err(failed)?;
     finish(&world, &state, &node, &plan, outcome)
 }
@@ -81,8 +94,26 @@ pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
 pub async fn carry_out(
     world: &World,
     node: &Node,
+    plan: Plan,
+    change: &ChangeArgs,
+) -> Result<Exit, CliError> {
+    carry_out_with(world, node, plan, change, None).await
+}
+
+async fn for_writing(reach: Option<Reach>) -> Result<Option<Reach>, CliError> {
+    match reach {
+        Some(reach) => reach.for_writing().await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The same for a plan that writes the datastore, with `reach` to it.
+async fn carry_out_with(
+    world: &World,
+    node: &Node,
     mut plan: Plan,
     change: &ChangeArgs,
+    reach: Option<Reach>,
 ) -> Result<Exit, CliError> {
     if change.restart.restart || change.restart.restart_command.is_some() {
         restart::add(
@@ -107,7 +138,11 @@ pub async fn carry_out(
     };
     output::confirm(&question, change.ask.yes)?;
     let state = lock(&node.state)?;
-    let executor = world.patient_executor(&state, change.restart.restart_timeout);
+    let reach = for_writing(reach).await?;
+    let executor = Executor {
+        cluster: reach.as_ref().map(Reach::cluster),
+        ..world.patient_executor(&state, change.restart.restart_timeout)
+    };
     let outcome = executor.apply(&plan).await.map_err(failed)?;
     finish(world, &state, node, &plan, outcome)
 }

@@ -1,6 +1,7 @@
 //! The commands: each looks, makes one library call, and prints.
 
 pub(crate) mod bootstrap;
+pub mod ca;
 mod change;
 pub(crate) mod check;
 mod history;
@@ -10,6 +11,8 @@ mod kubeconfig;
 mod leaves;
 mod prepared;
 pub(crate) mod reconcile;
+pub(crate) mod sa_key;
+pub(crate) mod token;
 mod tour;
 mod unit;
 
@@ -38,7 +41,10 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::Resume(args) => change::resume(&args).await,
             Command::K3s(args) => Ok(crate::dropin::run(&args).await),
             Command::Bootstrap(command) => bootstrap::run(&command).await,
+            Command::Token(command) => token::run(&command).await,
+            Command::SaKey(command) => sa_key::run(&command).await,
             Command::Reconcile(args) => reconcile::run(&args).await,
+            Command::Ca(command) => ca::run(&command).await,
             Command::Kubeconfig(command) => kubeconfig::run(&command).await,
             Command::Inspect(args) => inspect::run(&args),
             Command::Unit(args) => unit::run(&args),

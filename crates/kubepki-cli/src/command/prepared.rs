@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use kubepki::apply::{Aftermath, Executor, Outcome};
-use kubepki::bootstrap::{Candidates, Passphrase};
+use kubepki::bootstrap::Candidates;
 use kubepki::host::HostError;
 use kubepki::init::{Staged, stage};
 use kubepki::plan::Plan;
@@ -11,7 +11,7 @@ use kubepki::state::StateDir;
 
 use super::change::{failed, lock, print_plan, refuse_unfinished};
 use crate::args::AskArgs;
-use crate::datastore::Connected;
+use crate::datastore::{Connected, Reach};
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::world::World;
@@ -70,19 +70,19 @@ pub async fn carry_out(
     if let Some(before) = before {
         before.await?;
     }
+    let reach = match cluster {
+        Some((connected, candidates)) => {
+            let reach = Reach::new(connected, &candidates);
+            Some(reach.for_writing().await?)
+        }
+        None => None,
+    };
     let locked = lock(&state)?;
     // Another process may have been interrupted since.
     refuse_unfinished(&state)?;
     stage(&locked, &plan.id, &staged)?;
-    let passphrases: Vec<Passphrase> = cluster
-        .iter()
-        .flat_map(|(_, candidates)| candidates.iter())
-        .map(|it| it.passphrase.clone())
-        .collect();
     let executor = Executor {
-        cluster: cluster
-            .as_ref()
-            .map(|(connected, _)| connected.cluster(&passphrases)),
+        cluster: reach.as_ref().map(Reach::cluster),
         ..world.executor(&locked)
     };
     match executor.apply(&plan).await {
