@@ -200,6 +200,18 @@ fn executor<'a>(state: &'a Locked, caller: &'a dyn Caller) -> Executor<'a> {
     }
 }
 
+/// Connections end with the runtime that opened them, and the server with its connections.
+fn with_case(test: impl AsyncFnOnce(&mut Case)) {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let mut case = runtime().block_on(Case::new());
+    runtime().block_on(test(&mut case));
+}
+
 #[track_caller]
 fn finished(outcome: Result<Outcome, ApplyError>) {
     match outcome {
@@ -214,34 +226,35 @@ fn progress(state: &Locked, plan: &Plan) -> Progress {
     replay(&entries).unwrap().progress
 }
 
-#[tokio::test]
-async fn cas_are_put_taken_back_and_put_again_with_new_times() {
-    let case = Case::new().await;
-    let (state, supervisor) = (case.state(), case.connect().await);
-    let executor = executor(&state, &supervisor);
-    finished(executor.apply(&case.plan).await);
-    case.assert_put(0, PUT, &case.new, None);
-    assert!(state.holds_ca_key(&case.plan.id).unwrap());
+#[test]
+fn cas_are_put_taken_back_and_put_again_with_new_times() {
+    with_case(async |case| {
+        let (state, supervisor) = (case.state(), case.connect().await);
+        let executor = executor(&state, &supervisor);
+        finished(executor.apply(&case.plan).await);
+        case.assert_put(0, PUT, &case.new, None);
+        assert!(state.holds_ca_key(&case.plan.id).unwrap());
 
-    let since = Stamp::at(now());
-    let undo = executor.undo(&case.plan.id).await.unwrap();
-    finished(executor.apply(&undo).await);
-    case.assert_put(1, PUT_BACK, &case.old, Some(since));
-    let redo = executor.undo(&undo.id).await.unwrap();
-    finished(executor.apply(&redo).await);
-    case.assert_put(2, PUT, &case.new, Some(since));
-    assert_eq!(case.server.calls().len(), 3);
-    let mut secrets = testkit::Secrets::below(state.path().join("backups"));
-    for bundle in [&case.old, &case.new] {
-        for (field, file) in bundle.files.iter().filter(|(field, _)| field.is_secret()) {
-            secrets.add_secret(&file.content, field.name());
+        let since = Stamp::at(now());
+        let undo = executor.undo(&case.plan.id).await.unwrap();
+        finished(executor.apply(&undo).await);
+        case.assert_put(1, PUT_BACK, &case.old, Some(since));
+        let redo = executor.undo(&undo.id).await.unwrap();
+        finished(executor.apply(&redo).await);
+        case.assert_put(2, PUT, &case.new, Some(since));
+        assert_eq!(case.server.calls().len(), 3);
+        let mut secrets = testkit::Secrets::below(state.path().join("backups"));
+        for bundle in [&case.old, &case.new] {
+            for (field, file) in bundle.files.iter().filter(|(field, _)| field.is_secret()) {
+                secrets.add_secret(&file.content, field.name());
+            }
         }
-    }
-    secrets.add_secret(PASSWORD.as_bytes(), "the token");
-    assert!(secrets.count() > 10, "{}", secrets.count());
-    for folder in ["plans", "journal"] {
-        secrets.assert_absent_below(state.path().join(folder), |_| false);
-    }
+        secrets.add_secret(PASSWORD.as_bytes(), "the token");
+        assert!(secrets.count() > 10, "{}", secrets.count());
+        for folder in ["plans", "journal"] {
+            secrets.assert_absent_below(state.path().join(folder), |_| false);
+        }
+    });
 }
 
 /// The call was made, and its answer never came.
@@ -260,76 +273,80 @@ impl Caller for Deaf<'_> {
     }
 }
 
-#[tokio::test]
-async fn a_call_in_doubt_is_made_again_or_taken_back() {
+#[test]
+fn a_call_in_doubt_is_made_again_or_taken_back() {
     for resumes in [true, false] {
-        let case = Case::new().await;
-        let (state, supervisor) = (case.state(), case.connect().await);
-        let deaf = Deaf(&supervisor);
-        let error = executor(&state, &deaf).apply(&case.plan).await.unwrap_err();
-        assert!(error_chain(&error).contains("answer was lost"), "{error}");
-        assert_eq!(progress(&state, &case.plan), Progress::InFlight { step: 1 });
-        let executor = executor(&state, &supervisor);
-        if resumes {
-            finished(executor.resume(&case.plan.id).await);
-            case.assert_put(1, PUT, &case.new, None);
-        } else {
-            let undo = executor.undo(&case.plan.id).await.unwrap();
-            finished(executor.apply(&undo).await);
-            case.assert_put(1, PUT_BACK, &case.old, Some(Stamp::ZERO));
-        }
-        assert_eq!(case.server.calls().len(), 2);
+        with_case(async |case| {
+            let (state, supervisor) = (case.state(), case.connect().await);
+            let deaf = Deaf(&supervisor);
+            let error = executor(&state, &deaf).apply(&case.plan).await.unwrap_err();
+            assert!(error_chain(&error).contains("answer was lost"), "{error}");
+            assert_eq!(progress(&state, &case.plan), Progress::InFlight { step: 1 });
+            let executor = executor(&state, &supervisor);
+            if resumes {
+                finished(executor.resume(&case.plan.id).await);
+                case.assert_put(1, PUT, &case.new, None);
+            } else {
+                let undo = executor.undo(&case.plan.id).await.unwrap();
+                finished(executor.apply(&undo).await);
+                case.assert_put(1, PUT_BACK, &case.old, Some(Stamp::ZERO));
+            }
+            assert_eq!(case.server.calls().len(), 2);
+        });
     }
 }
 
-#[tokio::test]
-async fn a_server_that_says_no_is_quoted_and_may_be_asked_again() {
-    let case = Case::new().await;
-    case.willing.store(false, Ordering::SeqCst);
-    let (state, supervisor) = (case.state(), case.connect().await);
-    let executor = executor(&state, &supervisor);
-    let error = executor.apply(&case.plan).await.unwrap_err();
-    let text = error_chain(&error);
-    assert!(text.contains("error ID"), "{text}");
-    case.willing.store(true, Ordering::SeqCst);
-    finished(executor.resume(&case.plan.id).await);
+#[test]
+fn a_server_that_says_no_is_quoted_and_may_be_asked_again() {
+    with_case(async |case| {
+        case.willing.store(false, Ordering::SeqCst);
+        let (state, supervisor) = (case.state(), case.connect().await);
+        let executor = executor(&state, &supervisor);
+        let error = executor.apply(&case.plan).await.unwrap_err();
+        let text = error_chain(&error);
+        assert!(text.contains("error ID"), "{text}");
+        case.willing.store(true, Ordering::SeqCst);
+        finished(executor.resume(&case.plan.id).await);
+    });
 }
 
 /// A call that was certainly not made leaves nothing to take back.
-#[tokio::test]
-async fn a_call_that_was_turned_away_can_be_given_up_without_another() {
-    let mut case = Case::new().await;
-    let hash = authority_hash(&case.connect().await.seen().bundle, now()).unwrap();
-    case.token = Token::new(hash, "server", "wrong".to_owned().into());
-    let (state, supervisor) = (case.state(), case.connect().await);
-    let executor = executor(&state, &supervisor);
-    let error = executor.apply(&case.plan).await.unwrap_err();
-    let ApplyError::Stopped { source, .. } = &error else {
-        panic!("{error}")
-    };
-    assert!(
-        matches!(**source, StepError::Refused { .. }),
-        "{}",
-        error_chain(&error)
-    );
-    let next = Progress::InProgress { next: 1 };
-    assert_eq!(progress(&state, &case.plan), next);
-    let undo = executor.undo(&case.plan.id).await.unwrap();
-    assert!(undo.steps.is_empty());
-    finished(executor.apply(&undo).await);
-    assert!(case.server.calls().is_empty());
+#[test]
+fn a_call_that_was_turned_away_can_be_given_up_without_another() {
+    with_case(async |case| {
+        let hash = authority_hash(&case.connect().await.seen().bundle, now()).unwrap();
+        case.token = Token::new(hash, "server", "wrong".to_owned().into());
+        let (state, supervisor) = (case.state(), case.connect().await);
+        let executor = executor(&state, &supervisor);
+        let error = executor.apply(&case.plan).await.unwrap_err();
+        let ApplyError::Stopped { source, .. } = &error else {
+            panic!("{error}")
+        };
+        assert!(
+            matches!(**source, StepError::Refused { .. }),
+            "{}",
+            error_chain(&error)
+        );
+        let next = Progress::InProgress { next: 1 };
+        assert_eq!(progress(&state, &case.plan), next);
+        let undo = executor.undo(&case.plan.id).await.unwrap();
+        assert!(undo.steps.is_empty());
+        finished(executor.apply(&undo).await);
+        assert!(case.server.calls().is_empty());
+    });
 }
 
-#[tokio::test]
-async fn without_a_caller_nothing_is_begun() {
-    let case = Case::new().await;
-    let (state, supervisor) = (case.state(), case.connect().await);
-    let mut executor = executor(&state, &supervisor);
-    executor.caller = None;
-    let error = executor.apply(&case.plan).await.unwrap_err();
-    assert!(
-        matches!(error, ApplyError::NoCaller { step: 1, .. }),
-        "{error}"
-    );
-    assert!(state.plans().unwrap().is_empty() && case.server.calls().is_empty());
+#[test]
+fn without_a_caller_nothing_is_begun() {
+    with_case(async |case| {
+        let (state, supervisor) = (case.state(), case.connect().await);
+        let mut executor = executor(&state, &supervisor);
+        executor.caller = None;
+        let error = executor.apply(&case.plan).await.unwrap_err();
+        assert!(
+            matches!(error, ApplyError::NoCaller { step: 1, .. }),
+            "{error}"
+        );
+        assert!(state.plans().unwrap().is_empty() && case.server.calls().is_empty());
+    });
 }
