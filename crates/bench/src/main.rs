@@ -4,6 +4,8 @@
 //! faster or slower from one minute to the next. CPU time is the figure; wall time is printed
 //! beside it. `docs/performance.md` says how to read the tables.
 
+mod authorities;
+mod bootstrap;
 mod check;
 mod issue;
 mod measure;
@@ -61,6 +63,26 @@ enum What {
         #[arg(long)]
         folder: Option<PathBuf>,
     },
+    /// New CAs, beside K3s's scripts.
+    Authorities {
+        /// How often the sides take turns.
+        #[arg(long, default_value_t = 20)]
+        rounds: usize,
+    },
+    /// The bootstrap data, read and written in each datastore.
+    Bootstrap {
+        /// How often each is done.
+        #[arg(long, default_value_t = 40)]
+        rounds: usize,
+    },
+    /// The child of `authorities`: makes CAs and writes them.
+    #[command(hide = true)]
+    AuthoritiesLibrary {
+        /// Which.
+        job: authorities::Job,
+        /// Holds `server/`.
+        folder: PathBuf,
+    },
     /// The child of `twelve` that uses the library: writes twelve leaves.
     #[command(hide = true)]
     Library {
@@ -92,6 +114,9 @@ fn run(what: &What) -> Result<(), Failure> {
             rounds,
             folder,
         } => trees::run(counts, *distinct, *rounds, folder.as_deref()),
+        What::Authorities { rounds } => authorities::run(*rounds),
+        What::Bootstrap { rounds } => bootstrap::run(*rounds),
+        What::AuthoritiesLibrary { job, folder } => authorities::child(*job, folder),
         What::Library { authority, to } => twelve::library(authority, to),
     }
 }

@@ -91,6 +91,9 @@ pub enum Command {
     /// Makes a data directory ready for a new, wiped or lost server: files from the datastore,
     /// certificates under its CAs, kubeconfigs, tokens. Prints the plan and asks.
     Reconcile(Box<crate::command::reconcile::ReconcileArgs>),
+    /// Make, request, import, stage and verify the cluster's CAs.
+    #[command(subcommand)]
+    Ca(crate::command::ca::CaCommand),
     /// Find, refresh and make kubeconfigs with certificates of this cluster.
     #[command(subcommand)]
     Kubeconfig(KubeconfigCommand),

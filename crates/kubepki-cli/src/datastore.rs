@@ -101,6 +101,8 @@ pub struct Connected {
     pub from: String,
     /// What it is.
     pub kind: Kind,
+    /// How it was reached.
+    way: Option<open::Way>,
 }
 
 /// Kinds of datastore, as far as commands differ about them.

@@ -27,7 +27,7 @@ pub async fn apply(args: &ApplyArgs) -> Result<Exit, CliError> {
     announce_running(&node);
     let plan = node.state.load_plan(&PlanId(args.id.clone()))?;
     let reach = Reach::of_plan(&world.host, &args.endpoint, &args.site, &plan).await?;
-    carry_out_with(&world, &node, plan, &args.change, reach.as_ref()).await
+    carry_out_with(&world, &node, plan, &args.change, reach).await
 }
 
 /// `kubepki undo [ID]`.
@@ -54,7 +54,7 @@ pub async fn undo(args: &UndoArgs) -> Result<Exit, CliError> {
         };
         executor.undo(&id).await.map_err(failed)?
     };
-    carry_out_with(&world, &node, undo, &args.change, reach.as_ref()).await
+    carry_out_with(&world, &node, undo, &args.change, reach).await
 }
 
 /// `kubepki resume [ID]`.
@@ -75,6 +75,7 @@ pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
     };
     let plan = node.state.load_plan(&id)?;
     let reach = Reach::of_plan(&world.host, &args.endpoint, &args.site, &plan).await?;
+    let reach = for_writing(reach).await?;
     let state = lock(&node.state)?;
     output::talk(&format!("Going on with {id}: {}", plan.title));
     let executor = Executor {
@@ -99,13 +100,20 @@ pub async fn carry_out(
     carry_out_with(world, node, plan, change, None).await
 }
 
+async fn for_writing(reach: Option<Reach>) -> Result<Option<Reach>, CliError> {
+    match reach {
+        Some(reach) => reach.for_writing().await.map(Some),
+        None => Ok(None),
+    }
+}
+
 /// The same for a plan that writes the datastore, with `reach` to it.
 async fn carry_out_with(
     world: &World,
     node: &Node,
     mut plan: Plan,
     change: &ChangeArgs,
-    reach: Option<&Reach>,
+    reach: Option<Reach>,
 ) -> Result<Exit, CliError> {
     if change.restart.restart || change.restart.restart_command.is_some() {
         restart::add(
@@ -130,8 +138,9 @@ async fn carry_out_with(
     };
     output::confirm(&question, change.ask.yes)?;
     let state = lock(&node.state)?;
+    let reach = for_writing(reach).await?;
     let executor = Executor {
-        cluster: reach.map(Reach::cluster),
+        cluster: reach.as_ref().map(Reach::cluster),
         ..world.patient_executor(&state, change.restart.restart_timeout)
     };
     let outcome = executor.apply(&plan).await.map_err(failed)?;

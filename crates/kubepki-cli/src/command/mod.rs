@@ -1,6 +1,7 @@
 //! The commands: each looks, makes one library call, and prints.
 
 pub(crate) mod bootstrap;
+pub mod ca;
 mod change;
 pub(crate) mod check;
 mod history;
@@ -43,6 +44,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::Token(command) => token::run(&command).await,
             Command::SaKey(command) => sa_key::run(&command).await,
             Command::Reconcile(args) => reconcile::run(&args).await,
+            Command::Ca(command) => ca::run(&command).await,
             Command::Kubeconfig(command) => kubeconfig::run(&command).await,
             Command::Inspect(args) => inspect::run(&args),
             Command::Unit(args) => unit::run(&args),

@@ -70,11 +70,17 @@ pub async fn carry_out(
     if let Some(before) = before {
         before.await?;
     }
+    let reach = match cluster {
+        Some((connected, candidates)) => {
+            let reach = Reach::new(connected, &candidates);
+            Some(reach.for_writing().await?)
+        }
+        None => None,
+    };
     let locked = lock(&state)?;
     // Another process may have been interrupted since.
     refuse_unfinished(&state)?;
     stage(&locked, &plan.id, &staged)?;
-    let reach = cluster.map(|(connected, candidates)| Reach::new(connected, &candidates));
     let executor = Executor {
         cluster: reach.as_ref().map(Reach::cluster),
         ..world.executor(&locked)

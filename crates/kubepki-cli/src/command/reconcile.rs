@@ -135,7 +135,8 @@ pub async fn run(args: &ReconcileArgs) -> Result<Exit, CliError> {
         true => {
             // The other connection may be to something that can only be read.
             let endpoint = &args.datastore.endpoint;
-            let connected = open(&world.host, endpoint, &settings, Access::Write).await?;
+            let connected = open(&world.host, endpoint, &settings, Access::Read).await?;
+            connected.refuse_read_only()?;
             refuse_living(&connected, endpoint, &settings).await?;
             Some((connected, candidates))
         }

@@ -78,6 +78,12 @@ async fn connect(
     server: &Path,
     access: Access,
 ) -> Result<Connected, CliError> {
+    let way = Way {
+        text: Zeroizing::new(text.to_owned()),
+        tls: tls.clone(),
+        server: server.to_owned(),
+        access,
+    };
     let endpoint = Endpoint::parse(text).map_err(reached)?;
     let (place, kind) = match &endpoint {
         // The same file has the same name whatever directory it is seen from.
@@ -95,7 +101,62 @@ async fn connect(
         place,
         from,
         kind,
+        way: Some(way),
     })
+}
+
+/// How a datastore was reached, so that it can be reached again for writing. It may hold a
+/// password.
+pub(super) struct Way {
+    text: Zeroizing<String>,
+    tls: Tls,
+    server: PathBuf,
+    access: Access,
+}
+
+impl std::fmt::Debug for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Way").finish_non_exhaustive()
+    }
+}
+
+impl Connected {
+    /// Refuses what only K3s writes, or nobody.
+    ///
+    /// # Errors
+    ///
+    /// A refusal with the way out.
+    pub fn refuse_read_only(&self) -> Result<(), CliError> {
+        match self.kind {
+            Kind::Sqlite(_) | Kind::Server => Ok(()),
+            Kind::Embedded => Err(CliError::refused(
+                "the datastore is the etcd of a K3s that runs: only K3s writes to it",
+            )
+            .hint("go through the running server: `kubepki rotate-ca`")),
+            Kind::Files => Err(CliError::refused(format!(
+                "{} is the file of an etcd that does not run, or a snapshot: it can only be read",
+                self.place
+            ))
+            .hint("start K3s and go through it, as `kubepki rotate-ca` does")),
+        }
+    }
+
+    /// The same datastore for writing. Until then it is opened for reading only: SQLite tidies
+    /// its files up behind a writer, even behind one that wrote nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::refuse_read_only`], and when it cannot be reached again.
+    pub async fn for_writing(self) -> Result<Self, CliError> {
+        self.refuse_read_only()?;
+        match &self.way {
+            Some(way) if way.access == Access::Read => {
+                let from = self.from.clone();
+                connect(&way.text, from, &way.tls, &way.server, Access::Write).await
+            }
+            _ => Ok(self),
+        }
+    }
 }
 
 /// etcd inside K3s: the running member if it is this data directory's, else its files.
@@ -109,23 +170,28 @@ async fn embedded(
     let ours = settings.data_dir == settings.configured;
     let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), CLIENT_PORT);
     if ours && TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok() {
-        if access == Access::Write {
-            return Err(CliError::refused(
-                "the datastore is the etcd of a K3s that runs: only K3s writes to it",
-            )
-            .hint("go through the running server: `kubepki rotate-ca` without --direct"));
-        }
         let store = EtcdStore::embedded(server).await.map_err(reached)?;
         let place = format!("embedded etcd ({})", store.endpoint());
-        return Ok(Connected {
-            store: Box::new(store),
-            place,
-            from,
-            kind: Kind::Embedded,
-        });
+        return checked(
+            Connected {
+                store: Box::new(store),
+                place,
+                from,
+                kind: Kind::Embedded,
+                way: None,
+            },
+            access,
+        );
     }
     let store = EtcdFile::stopped_member(server).map_err(reached)?;
     files(store, from, access)
+}
+
+fn checked(connected: Connected, access: Access) -> Result<Connected, CliError> {
+    if access == Access::Write {
+        connected.refuse_read_only()?;
+    }
+    Ok(connected)
 }
 
 /// The port at which K3s's etcd answers clients.
@@ -133,18 +199,14 @@ const CLIENT_PORT: u16 = 2379;
 
 fn files(store: EtcdFile, from: String, access: Access) -> Result<Connected, CliError> {
     let place = store.path().display().to_string();
-    if access == Access::Write {
-        return Err(CliError::refused(format!(
-            "{place} is the file of an etcd that does not run: it can only be read"
-        ))
-        .hint("start K3s and go through it, as `k3s certificate rotate-ca` does"));
-    }
-    Ok(Connected {
+    let connected = Connected {
         store: Box::new(store),
         place,
         from,
         kind: Kind::Files,
-    })
+        way: None,
+    };
+    checked(connected, access)
 }
 
 /// Opens a snapshot of etcd, or a copy of kine's file, for reading.

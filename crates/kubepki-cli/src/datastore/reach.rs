@@ -19,6 +19,23 @@ pub struct Reach {
 }
 
 impl Reach {
+    /// The same for writing: see [`Connected::for_writing`].
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written or reached again.
+    pub async fn for_writing(self) -> Result<Self, CliError> {
+        let Self {
+            connected,
+            passphrases,
+        } = self;
+        let connected = connected.for_writing().await?;
+        Ok(Self {
+            connected,
+            passphrases,
+        })
+    }
+
     /// From what was opened already.
     pub fn new(connected: Connected, candidates: &Candidates) -> Self {
         let all = candidates.iter().map(|it| it.passphrase.clone());
@@ -29,7 +46,8 @@ impl Reach {
         }
     }
 
-    /// The datastore that `plan` writes, if it writes one and no server lives on it.
+    /// The datastore that `plan` writes, open for reading, if it writes one and no server lives on
+    /// it.
     ///
     /// # Errors
     ///
@@ -45,7 +63,8 @@ impl Reach {
         }
         let settings = Settings::load(host, site).await?;
         let candidates = candidates(host, args, &settings).await?;
-        let connected = open(host, args, &settings, Access::Write).await?;
+        let connected = open(host, args, &settings, Access::Read).await?;
+        connected.refuse_read_only()?;
         refuse_living(&connected, args, &settings).await?;
         Ok(Some(Self::new(connected, &candidates)))
     }

@@ -19,6 +19,28 @@ pub enum K3sCommand {
     /// Manage K3s certificates.
     #[command(subcommand, arg_required_else_help = true)]
     Certificate(CertificateCommand),
+    /// In place of K3s's generate-custom-ca-certs.sh: make the CAs of a new cluster in
+    /// DATA_DIR/server/tls, under root-ca.pem and intermediate-ca.pem where they lie there.
+    ///
+    /// `kubepki ca create` keeps the keys of the root and intermediate elsewhere.
+    GenerateCustomCaCerts(ScriptArgs),
+    /// In place of K3s's rotate-default-ca-certs.sh: make cross-signed CAs for a cluster with
+    /// K3s's own in DATA_DIR/server/rotate-ca, and print the new tokens.
+    ///
+    /// `kubepki ca stage --cross-signed` keeps the keys of the roots elsewhere, and takes every
+    /// kind of CA.
+    RotateDefaultCaCerts(ScriptArgs),
+}
+
+/// What K3s's scripts take from their environment.
+#[derive(Clone, Debug, Args)]
+pub struct ScriptArgs {
+    /// K3s's data directory [default: /var/lib/rancher/PRODUCT].
+    #[arg(long, env = "DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<std::path::PathBuf>,
+    /// What the names of the CAs begin with.
+    #[arg(long, env = "PRODUCT", value_name = "NAME", default_value = "k3s")]
+    pub product: String,
 }
 
 /// `kubepki k3s certificate …`.

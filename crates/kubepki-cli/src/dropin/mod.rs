@@ -1,7 +1,8 @@
-//! `kubepki k3s certificate check|rotate`: K3s's flags in, K3s's messages and exit codes out.
+//! `kubepki k3s …`: K3s's flags in, K3s's messages and exit codes out.
 
 mod args;
 mod log;
+mod script;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -22,13 +23,18 @@ use pki::UnixTime;
 pub use args::K3sArgs;
 use args::{CertificateCommand, CheckArgs, CommonArgs, K3sCommand, RotateArgs};
 use log::Log;
+use script::Script;
 
 use crate::error::{CliError, Exit};
 use crate::world::{World, resolved};
 
 /// Runs one of K3s's commands. What goes wrong is its last log line, and ends with 1.
 pub async fn run(args: &K3sArgs) -> Exit {
-    let K3sCommand::Certificate(command) = &args.command;
+    let command = match &args.command {
+        K3sCommand::Certificate(command) => command,
+        K3sCommand::GenerateCustomCaCerts(args) => return script::run(Script::Custom, args).await,
+        K3sCommand::RotateDefaultCaCerts(args) => return script::run(Script::Default, args).await,
+    };
     let common = match command {
         CertificateCommand::Check(check) => &check.common,
         CertificateCommand::Rotate(rotate) => &rotate.common,

@@ -17,6 +17,7 @@ pub use postgres::Postgres;
 pub(crate) use postgres::PostgresTls;
 pub use sqlite::SqliteFile;
 pub(crate) use text::Address;
+pub(crate) use tls::Roots;
 pub use tls::Tls;
 
 /// Where a K3s server keeps its data.

@@ -69,16 +69,9 @@ impl Client {
                 problem: "no address is given".to_owned(),
             });
         }
+        // Files that are given beside http:// are left alone, as Go's client leaves them.
         if client.members.iter().any(|member| member.https) {
             client.tls.load(&client.shown())?;
-        } else if let Some(file) = client.tls.any_file() {
-            return Err(DatastoreError::Endpoint {
-                endpoint: client.shown(),
-                problem: format!(
-                    "{} is given, but http:// encrypts nothing: write https://",
-                    file.display()
-                ),
-            });
         }
         Ok(client)
     }
@@ -155,7 +148,13 @@ impl Client {
             member: member.to_string(),
             token: None,
         };
-        let refuse = |error: RpcError| ConnectError::Member(error.words());
+        let refuse = |error: RpcError| {
+            ConnectError::Member(if member.https {
+                error.words_after_handshake()
+            } else {
+                error.words()
+            })
+        };
         if let Some(login) = &member.login {
             link.token = Some(authenticate(&link, login).await.map_err(refuse)?);
         }

@@ -70,6 +70,17 @@ impl RpcError {
         }
     }
 
+    /// The same for the first question over TLS. With TLS 1.3 a server looks at our certificate
+    /// after we take the handshake for done; its alert may be lost with the connection.
+    pub(super) fn words_after_handshake(self) -> String {
+        let words = self.words();
+        let gone = ["closed", "reset", "broken pipe", "stream"];
+        if gone.iter().any(|it| words.contains(it)) {
+            return format!("{MISTRUST}: {words} right after the TLS handshake");
+        }
+        words
+    }
+
     /// Whether etcd asks to authenticate anew: its tokens last five minutes.
     pub(super) fn is_stale_login(&self) -> bool {
         matches!(&self.kind, Kind::Refused(Code::Unauthenticated, _))
@@ -138,6 +149,16 @@ pub(super) fn problem(error: &(dyn Error + 'static)) -> Option<String> {
             return Some(words);
         }
         let text = cause.to_string();
+        // The alert that follows a handshake of TLS 1.3 comes as text only.
+        if let Some((_, alert)) = text.split_once("received fatal alert: ") {
+            return Some(alert_words(alert));
+        }
+        if text == "tls handshake eof" {
+            return Some(
+                "it ended the connection in the TLS handshake: perhaps it speaks http:// there"
+                    .to_owned(),
+            );
+        }
         if !causes.contains(&text) && text != "transport error" {
             causes.push(text);
         }
@@ -149,7 +170,7 @@ pub(super) fn problem(error: &(dyn Error + 'static)) -> Option<String> {
 
 /// What rustls found, if `cause` is or holds its error.
 fn tls_problem(cause: &(dyn Error + 'static)) -> Option<String> {
-    use rustls::{AlertDescription as Alert, CertificateError as Bad, Error as Tls};
+    use rustls::{CertificateError as Bad, Error as Tls};
 
     let inner = cause
         .downcast_ref::<std::io::Error>()
@@ -159,8 +180,8 @@ fn tls_problem(cause: &(dyn Error + 'static)) -> Option<String> {
     let words = match error {
         Tls::InvalidCertificate(bad) => match bad {
             Bad::UnknownIssuer => {
-                "its certificate does not come from the CA that was given, or its chain is \
-                 incomplete"
+                "its certificate does not come from a CA that is trusted, or its chain is \
+                 incomplete: --datastore-cafile names the CAs, else the system's count"
                     .to_owned()
             }
             Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
@@ -174,18 +195,28 @@ fn tls_problem(cause: &(dyn Error + 'static)) -> Option<String> {
             }
             other => format!("its certificate is not accepted ({other})"),
         },
-        Tls::AlertReceived(Alert::CertificateRequired) => {
-            "it wants a client certificate: give one with its key".to_owned()
+        Tls::AlertReceived(alert) => alert_words(&format!("{alert:?}")),
+        Tls::InvalidMessage(_) => {
+            format!("it does not speak TLS there: perhaps http:// ({error})")
         }
-        Tls::AlertReceived(
-            Alert::BadCertificate
-            | Alert::UnknownCA
-            | Alert::CertificateExpired
-            | Alert::CertificateUnknown
-            | Alert::UnsupportedCertificate,
-        ) => format!("it does not accept our client certificate, or misses one ({error})"),
-        Tls::InvalidMessage(_) => format!("it does not speak TLS there ({error})"),
         other => other.to_string(),
     };
     Some(words)
+}
+
+const MISTRUST: &str = "it does not accept our client certificate, or misses one";
+
+/// What the server has against us.
+fn alert_words(alert: &str) -> String {
+    match alert {
+        "CertificateRequired" => "it wants a client certificate: give one with its key".to_owned(),
+        "BadCertificate"
+        | "UnknownCA"
+        | "CertificateExpired"
+        | "CertificateUnknown"
+        | "UnsupportedCertificate" => {
+            format!("{MISTRUST} ({alert})")
+        }
+        other => format!("it ended the TLS handshake ({other})"),
+    }
 }

@@ -62,6 +62,7 @@ impl EtcdFile {
             }),
         };
         let kind = file.inner.with(|handle, length| {
+            let bolt = Bolt::open(handle, database_length(length))?;
             let kind = if length % 512 == TRAILER {
                 check_trailer(handle, length)?;
                 FileKind::Snapshot
@@ -70,7 +71,6 @@ impl EtcdFile {
             } else {
                 FileKind::Unchecked
             };
-            let bolt = Bolt::open(handle, database_length(length))?;
             History::check(&bolt)?;
             Ok(kind)
         })?;

@@ -22,7 +22,6 @@ use self::message::{
     Compare, DeleteRangeRequest, KeyValue, Operation, PutRequest, RangeRequest, RangeResponse,
     RequestOp, ResponseHeader, TxnRequest, TxnResponse,
 };
-
 use crate::endpoint::Tls;
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
@@ -40,12 +39,12 @@ pub struct EtcdStore {
 
 impl EtcdStore {
     /// Connects to the first of `urls` that can be used: `http://` or `https://`,
-    /// `[user:password@]host:port`. Each one gets 10 s.
+    /// `[user:password@]host:port`. Each one gets 10 s. Without a CA file the system's CAs are
+    /// trusted, as K3s does.
     ///
     /// # Errors
     ///
-    /// [`DatastoreError::Endpoint`] for URLs and files that cannot be right, `https` without a CA
-    /// file among them; [`DatastoreError::Unreachable`] when no member can be used, with the
+    /// [`DatastoreError::Endpoint`] for URLs and files that cannot be right; [`DatastoreError::Unreachable`] when no member can be used, with the
     /// reason for each one: no answer, a certificate that is not trusted, wrong password, a
     /// learner, no leader.
     pub async fn connect(urls: &[String], tls: &Tls) -> Result<Self, DatastoreError> {

@@ -7,7 +7,7 @@ use pki::{Certificate, PrivateKey};
 use tonic::transport::ClientTlsConfig;
 use zeroize::Zeroizing;
 
-use crate::endpoint::Tls;
+use crate::endpoint::{Roots, Tls};
 
 impl Tls {
     /// The files that K3s's own etcd client uses, under `server_dir` (`<data-dir>/server`).
@@ -20,12 +20,6 @@ impl Tls {
         }
     }
 
-    /// One of the files that are given, if any.
-    pub(super) fn any_file(&self) -> Option<&Path> {
-        let files = [&self.ca_file, &self.cert_file, &self.key_file];
-        files.into_iter().find_map(|file| file.as_deref())
-    }
-
     /// Reads and checks the files. Go and rustls differ in what they take for PEM, so what is
     /// handed on is written anew from what was read.
     pub(super) fn load(&self, endpoint: &str) -> Result<ClientTlsConfig, DatastoreError> {
@@ -33,16 +27,20 @@ impl Tls {
             endpoint: endpoint.to_owned(),
             problem,
         };
-        let ca = self.ca_file.as_deref().ok_or_else(|| {
-            wrong(
-                "https needs the CA that the server's certificate comes from: \
-                 name its file with --datastore-cafile"
+        let anchors = match &self.ca_file {
+            Some(file) => certificates(file).map_err(wrong)?.1,
+            // K3s's client, too, then goes by the system's.
+            None => String::from_utf8_lossy(&Roots::System.read(endpoint)?).into_owned(),
+        };
+        if anchors.is_empty() {
+            return Err(wrong(
+                "there is no CA to check the server's certificate by: name the file of its CA \
+                 with --datastore-cafile"
                     .to_owned(),
-            )
-        })?;
-        let anchors = certificates(ca).map_err(wrong)?;
-        let mut config = ClientTlsConfig::new()
-            .ca_certificate(tonic::transport::Certificate::from_pem(anchors.1));
+            ));
+        }
+        let anchors = tonic::transport::Certificate::from_pem(anchors);
+        let mut config = ClientTlsConfig::new().ca_certificate(anchors);
         match (&self.cert_file, &self.key_file) {
             (Some(cert), Some(key)) => {
                 config = config.identity(identity(cert, key).map_err(wrong)?);

@@ -101,7 +101,7 @@ impl Dialect for Sqlite {
         match first {
             Err(error)
                 if self.access == Access::Read
-                    && trouble::is_sqlite(&error, &[CANNOT_OPEN, READ_ONLY])
+                    && trouble::is_sqlite(&error, &[trouble::CANNOT_OPEN, trouble::READ_ONLY])
                     && self.has_no_log() =>
             {
                 // In a directory that cannot be written SQLite cannot make its shared memory.
@@ -179,11 +179,6 @@ impl Dialect for Sqlite {
         }
     }
 }
-
-/// `SQLITE_CANTOPEN`.
-const CANNOT_OPEN: i32 = 14;
-/// `SQLITE_READONLY`.
-const READ_ONLY: i32 = 8;
 
 macro_rules! columns {
     () => {

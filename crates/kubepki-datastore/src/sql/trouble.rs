@@ -83,10 +83,34 @@ pub(super) fn of_question(place: &Place, action: &str, error: sqlx::Error) -> Da
     }
 }
 
+/// `SQLITE_CANTOPEN`.
+pub(super) const CANNOT_OPEN: i32 = 14;
+/// `SQLITE_READONLY`.
+pub(super) const READ_ONLY: i32 = 8;
+
 const NO_TABLE: &str = "it has no table kine: K3s never started on it, or this is not the \
                         database that K3s uses";
 
 fn of_sqlite(place: &Place, message: &str, code: &str) -> Option<DatastoreError> {
+    let kind = code.parse::<i32>().map_or(0, |code| code & 0xff);
+    if kind == READ_ONLY {
+        return Some(DatastoreError::ReadOnly {
+            place: place.to_string(),
+            way_out: "the file, or its directory, cannot be written by this user: run as root, \
+                      on a file system that is mounted for writing"
+                .to_owned(),
+        });
+    }
+    if kind == CANNOT_OPEN {
+        return Some(DatastoreError::Unreachable {
+            endpoint: place.endpoint.clone(),
+            problem: "the file may not be opened by this user, or SQLite cannot make what it \
+                      needs beside it: run as root, or copy the file and its -wal to another \
+                      directory"
+                .to_owned(),
+            source: None,
+        });
+    }
     let problem = match code {
         "1" if message.starts_with("no such table") => NO_TABLE.to_owned(),
         "1" if message.starts_with("no such column") => {

@@ -1,6 +1,16 @@
 //! kine's table in real SQLite files, PostgreSQL and MariaDB servers.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
 
 mod common;
+mod failures;
+mod files;
 mod fixtures;
+mod race;
+mod rows;
+mod tls;

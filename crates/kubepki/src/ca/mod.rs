@@ -26,6 +26,8 @@ mod pool;
 mod profile;
 pub mod promise;
 mod request;
+pub mod rotate;
+pub mod script;
 mod service_key;
 mod stage;
 pub mod verify;
@@ -188,8 +190,10 @@ pub struct Cross {
     pub old_root: Certificate,
     /// The new root.
     pub new_root: Certificate,
-    /// When it ends before the new issuing CA does: from then on clients that trust only the old
-    /// root are shut out.
+    /// The last second in which the old root, through it, vouches for the new one.
+    pub until: UnixTime,
+    /// Whether that is before the new issuing CA ends: then clients that trust only the old root
+    /// are shut out before their time.
     pub ends_early: bool,
 }
 
@@ -239,4 +243,10 @@ pub struct Make<'a> {
     pub entropy: &'a dyn Entropy,
     /// Keys.
     pub keys: &'a dyn KeySource,
+}
+
+/// Whether K3s takes CAs under other CAs: since v1.26.2, v1.25.7, v1.24.11 and v1.23.17, which
+/// also have `rotate-ca` (reference section 10.1). The same releases keep `*.nochain.crt`.
+pub fn outer_authorities(release: crate::catalogue::Release) -> bool {
+    crate::init::outer_authorities(release)
 }

@@ -298,7 +298,7 @@ fn check_path(path: &Path<'_>, wanted: &[Purpose]) -> Result<(), String> {
 }
 
 /// Whether K3s takes CAs under other CAs. The same releases keep `*.nochain.crt`.
-pub(super) fn outer_authorities(release: crate::catalogue::Release) -> bool {
+pub(crate) fn outer_authorities(release: crate::catalogue::Release) -> bool {
     crate::catalogue::K3S
         .row("server-ca.nochain")
         .is_some_and(|row| row.since.includes(release))

@@ -32,6 +32,7 @@ use crate::plan::{Plan, PlanError, PlanId};
 use crate::state::{Locked, StateError};
 use crate::token::{Token, TokenError};
 
+pub(crate) use authorities::outer_authorities;
 pub use authorities::{Authorities, Fault, Standing, state_of_authorities};
 pub use passwd::{NODE, Passwd, PasswdError, SERVER};
 pub use spec::{HTTPS_PORT, NEWEST, Spec, SpecError, Words, service_address};

@@ -1,15 +1,16 @@
 //! etcd, alone or as a cluster.
 
-use std::fs::{self, File};
+use std::ffi::OsString;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::{PATIENCE, Process};
 use crate::Run;
 
 /// How one member presents itself; plain HTTP where nothing is given.
@@ -46,7 +47,7 @@ struct Running {
     name: String,
     settings: EtcdMember,
     ports: Ports,
-    process: Option<Child>,
+    process: Option<Process>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -55,9 +56,6 @@ struct Ports {
     peer: u16,
     health: u16,
 }
-
-/// Far longer than an election takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 impl Etcd {
     /// One member without TLS.
@@ -94,8 +92,7 @@ impl Etcd {
 
     /// The database of member `index`.
     pub fn database(&self, index: usize) -> PathBuf {
-        self.data_dir(&self.member(index).name)
-            .join("member/snap/db")
+        self.folder(index).join("data/member/snap/db")
     }
 
     /// Runs `etcdctl` against all members, and fails the test unless it exits with 0.
@@ -133,22 +130,25 @@ impl Etcd {
 
     /// Kills member `index` at once (SIGKILL).
     pub fn kill(&mut self, index: usize) {
-        let member = self.member_mut(index);
-        if let Some(mut process) = member.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
+        if let Some(process) = self.member_mut(index).process.take() {
+            process.kill();
+            process.end_and_keep();
         }
     }
 
     /// Ends member `index` in order (SIGTERM), so that all that it wrote is in its files.
     pub fn stop(&mut self, index: usize) {
-        let Some(mut process) = self.member_mut(index).process.take() else {
+        let Some(process) = self.member_mut(index).process.take() else {
             return;
         };
-        let id = process.id().to_string();
-        let run = crate::run("kill", &["-TERM", &id], b"");
-        assert!(run.success(), "kill: {}", run.text());
-        let _ = process.wait();
+        if let Some(id) = process.pid() {
+            // It may have ended by itself.
+            crate::run("kill", &["-TERM", &id.to_string()], b"");
+        }
+        while process.runs() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        process.end_and_keep();
     }
 
     /// Starts member `index` again and waits until it takes part.
@@ -157,6 +157,23 @@ impl Etcd {
         if let Err(problem) = self.wait(index, PATIENCE) {
             panic!("{problem}");
         }
+    }
+
+    /// Adds a member without TLS that learns and has no vote yet, and answers its number.
+    pub fn add_learner(&mut self) -> usize {
+        let index = self.members.len();
+        let learner = Running::new(index, &EtcdMember::default());
+        let (name, url) = (learner.name.clone(), peer_url(&learner));
+        self.control(&["member", "add", &name, "--learner", "--peer-urls", &url]);
+        self.members.push(learner);
+        make(&self.folder(index));
+        self.launch(index, &self.cluster(), "existing");
+        let (port, since) = (self.member(index).ports.client, Instant::now());
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(since.elapsed() < PATIENCE, "{}", self.log(index));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        index
     }
 
     /// Stops member `index` and starts it with other files.
@@ -189,9 +206,9 @@ impl Etcd {
         healthy(self.member(index).ports.health)
     }
 
-    /// What member `index` has logged.
+    /// What member `index` has logged since its last start.
     pub fn log(&self, index: usize) -> String {
-        fs::read_to_string(self.log_path(&self.member(index).name)).unwrap_or_default()
+        fs::read_to_string(self.folder(index).join("log")).unwrap_or_default()
     }
 
     fn attempt(
@@ -223,6 +240,9 @@ impl Etcd {
                 control: control.cloned(),
             };
             let cluster = etcd.cluster();
+            for index in 0..settings.len() {
+                make(&etcd.folder(index));
+            }
             if let Some(snapshot) = snapshot {
                 etcd.fill(snapshot, &cluster);
             }
@@ -246,7 +266,7 @@ impl Etcd {
             "restore".to_owned(),
             snapshot.display().to_string(),
             "--data-dir".to_owned(),
-            self.data_dir(&member.name).display().to_string(),
+            self.folder(0).join("data").display().to_string(),
             "--name".to_owned(),
             member.name.clone(),
             "--initial-cluster".to_owned(),
@@ -268,83 +288,55 @@ impl Etcd {
     }
 
     fn launch(&mut self, index: usize, cluster: &str, state: &str) {
-        let name = self.member(index).name.clone();
-        let log = log_file(&self.log_path(&name));
-        let errors = log
-            .try_clone()
-            .unwrap_or_else(|error| panic!("etcd's log: {error}"));
-        let data = self.data_dir(&name);
+        let folder = self.folder(index);
         let url = self.url(index);
         let member = self.member_mut(index);
         let peer = peer_url(member);
         let health = format!("http://127.0.0.1:{}", member.ports.health);
-        let mut command = command("etcd");
-        command.arg("--data-dir").arg(data);
-        // A busy machine must not look like a dead leader.
-        command.args(["--heartbeat-interval", "250", "--election-timeout", "2500"]);
-        command.args(["--logger", "zap", "--name", &name]);
-        command.args([
-            "--listen-client-urls",
-            &url,
-            "--advertise-client-urls",
-            &url,
-        ]);
-        command.args([
-            "--listen-peer-urls",
-            &peer,
-            "--initial-advertise-peer-urls",
-            &peer,
-        ]);
-        command.args([
-            "--initial-cluster",
-            cluster,
-            "--initial-cluster-state",
-            state,
-        ]);
-        command.args(["--listen-metrics-urls", &health]);
+        let mut arguments = Arguments::default();
+        arguments.path("--data-dir", &folder.join("data"));
+        let texts = [
+            ("--name", member.name.as_str()),
+            ("--logger", "zap"),
+            // A busy machine must not look like a dead leader.
+            ("--heartbeat-interval", "250"),
+            ("--election-timeout", "2500"),
+            ("--listen-client-urls", &url),
+            ("--advertise-client-urls", &url),
+            ("--listen-peer-urls", &peer),
+            ("--initial-advertise-peer-urls", &peer),
+            ("--initial-cluster", cluster),
+            ("--initial-cluster-state", state),
+            ("--listen-metrics-urls", &health),
+        ];
+        for (flag, value) in texts {
+            arguments.text(flag, value);
+        }
         if let Some(files) = &member.settings.client {
-            command
-                .arg("--cert-file")
-                .arg(&files.cert)
-                .arg("--key-file")
-                .arg(&files.key);
+            arguments.tls(files, ["--cert-file", "--key-file"]);
             if let Some(trusted) = &files.trusted {
-                command
-                    .arg("--client-cert-auth")
-                    .arg("--trusted-ca-file")
-                    .arg(trusted);
+                arguments.path("--trusted-ca-file", trusted);
+                arguments.0.push("--client-cert-auth".into());
             }
         }
         if let Some(files) = &member.settings.peer {
-            command.arg("--peer-cert-file").arg(&files.cert);
-            command.arg("--peer-key-file").arg(&files.key);
+            arguments.tls(files, ["--peer-cert-file", "--peer-key-file"]);
             if let Some(trusted) = &files.trusted {
-                command.arg("--peer-client-cert-auth");
-                command.arg("--peer-trusted-ca-file").arg(trusted);
+                arguments.path("--peer-trusted-ca-file", trusted);
+                arguments.0.push("--peer-client-cert-auth".into());
             }
         }
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(errors)
-            .spawn();
-        let child = child.unwrap_or_else(|error| {
-            panic!("cannot run etcd: {error}; ./scripts/test installs what tests need")
-        });
-        member.process = Some(child);
+        member.process = Some(Process::spawn("etcd", &arguments.0, &folder, None));
     }
 
-    fn wait(&mut self, index: usize, patience: Duration) -> Result<(), String> {
+    fn wait(&self, index: usize, patience: Duration) -> Result<(), String> {
         let since = Instant::now();
         let problem = loop {
             if healthy(self.member(index).ports.health) {
                 return Ok(());
             }
-            let ended = match self.member_mut(index).process.as_mut() {
-                Some(process) => !matches!(process.try_wait(), Ok(None)),
-                None => true,
-            };
-            if ended {
+            let process = self.member(index).process.as_ref();
+            if !process.is_some_and(Process::runs) {
                 break "ended";
             }
             if since.elapsed() > patience {
@@ -367,12 +359,8 @@ impl Etcd {
         ))
     }
 
-    fn data_dir(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn log_path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(format!("{name}.log"))
+    fn folder(&self, index: usize) -> PathBuf {
+        self.directory.path().join(&self.member(index).name)
     }
 
     fn member(&self, index: usize) -> &Running {
@@ -388,12 +376,23 @@ impl Etcd {
     }
 }
 
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        for index in 0..self.members.len() {
-            self.kill(index);
+impl Running {
+    fn new(index: usize, settings: &EtcdMember) -> Self {
+        Self {
+            name: format!("m{index}"),
+            settings: settings.clone(),
+            ports: Ports {
+                client: free_port(),
+                peer: free_port(),
+                health: free_port(),
+            },
+            process: None,
         }
     }
+}
+
+fn make(folder: &Path) {
+    fs::create_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
 }
 
 fn scheme(files: Option<&TlsFiles>) -> &'static str {
@@ -436,17 +435,22 @@ fn free_port() -> u16 {
     panic!("every port from {FIRST} on is in use");
 }
 
-#[expect(clippy::disallowed_methods, reason = "the tests start a server")]
-fn command(program: &str) -> Command {
-    Command::new(program)
-}
+#[derive(Default)]
+struct Arguments(Vec<OsString>);
 
-fn log_file(path: &Path) -> File {
-    fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+impl Arguments {
+    fn text(&mut self, flag: &str, value: &str) {
+        self.0.extend([flag.into(), value.into()]);
+    }
+
+    fn path(&mut self, flag: &str, value: &Path) {
+        self.0.extend([flag.into(), value.into()]);
+    }
+
+    fn tls(&mut self, files: &TlsFiles, [cert, key]: [&str; 2]) {
+        self.path(cert, &files.cert);
+        self.path(key, &files.key);
+    }
 }
 
 #[cfg(test)]

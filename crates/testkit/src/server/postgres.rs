@@ -136,6 +136,8 @@ impl Postgres {
             "-q",
             "-A",
             "-t",
+            "-P",
+            "null=NULL",
             "-v",
             "ON_ERROR_STOP=1",
             "-U",

@@ -125,7 +125,8 @@ pub(super) async fn restore(world: &World, args: &RestoreArgs) -> Result<Exit, C
     super::super::change::refuse_unfinished(&state)?;
     let host = &world.host;
     let candidates = candidates(host, &args.datastore.endpoint, &settings).await?;
-    let connected = open(host, &args.datastore.endpoint, &settings, Access::Write).await?;
+    let connected = open(host, &args.datastore.endpoint, &settings, Access::Read).await?;
+    connected.refuse_read_only()?;
     let records = connected.store.list(KEY_PREFIX).await.map_err(reached)?;
     let opened = match locate(&records, &candidates) {
         Ok(opened) => Some(opened),

@@ -15,14 +15,16 @@
 
 mod lines;
 mod stack;
+mod world;
 
 use std::fmt;
 
 use pki::verify::VerifyError;
 use pki::{Certificate, Purpose, UnixTime};
 
-pub use lines::{Line, Moment, PromiseError, Rotation, Served, Who, blast_radius, promise_for};
+pub use lines::{Line, Moment, Rotation, Served, Who, blast_radius, promise_for};
 pub use stack::accepts;
+pub use world::PromiseError;
 
 /// A TLS library, as it builds paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

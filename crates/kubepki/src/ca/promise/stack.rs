@@ -141,13 +141,14 @@ fn is_root(certificate: &Certificate) -> bool {
 }
 
 /// `gnutls_x509_trust_list_verify_crt2` of GnuTLS 3.7 (`lib/x509/verify-high.c`): what is
-/// presented is put in order, cut at the first certificate that is trusted, freed of a root at its
-/// end, and the last one left has to be signed by something trusted, or be trusted in another
+/// presented is put in order, freed of a root at its end, cut at the first root that is trusted,
+/// and the last one left has to be signed by something trusted, or be trusted in another
 /// certificate of the same name and key.
 fn gnutls(presented: &[Certificate], trusted: &[Certificate]) -> Result<Way, Refused> {
     let mut list = gnutls_order(presented, trusted);
     drop_root(&mut list);
-    let known = |it: &&Certificate| trusted.contains(it);
+    // It looks for the certificate under its issuer's name, so it finds roots only.
+    let known = |it: &&Certificate| is_root(it) && trusted.contains(it);
     if let Some(first) = list.iter().skip(1).position(known) {
         list.truncate(first + 2);
     }

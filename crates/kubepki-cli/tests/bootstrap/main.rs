@@ -1,0 +1,15 @@
+//! The bootstrap data of real clusters, in real datastores.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+mod lab;
+mod read;
+mod reconcile;
+mod refuse;
+mod servers;
+mod write;

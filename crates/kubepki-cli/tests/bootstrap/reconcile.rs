@@ -1,0 +1,1 @@
+//! The recorded data in real servers.
