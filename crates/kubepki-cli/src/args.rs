@@ -80,12 +80,18 @@ pub enum Command {
     /// See, compare, extract and restore what the cluster's servers share: the bootstrap data.
     #[command(subcommand)]
     Bootstrap(crate::command::bootstrap::BootstrapCommand),
+    /// Show, check, make, rotate and rewrite the tokens that nodes join with.
+    #[command(subcommand)]
+    Token(crate::command::token::TokenCommand),
+    /// List, rotate and drop the keys of service-account tokens.
+    #[command(subcommand)]
+    SaKey(crate::command::sa_key::SaKeyCommand),
     /// Do beforehand what K3s's next start would do with the datastore's CAs and this disk.
     ///
     /// Makes a data directory ready for a new, wiped or lost server: files from the datastore,
     /// certificates under its CAs, kubeconfigs, tokens. Prints the plan and asks.
     Reconcile(Box<crate::command::reconcile::ReconcileArgs>),
-    /// Make, request, import and stage the cluster's CAs.
+    /// Make, request, import, stage and verify the cluster's CAs.
     #[command(subcommand)]
     Ca(crate::command::ca::CaCommand),
     /// Find, refresh and make kubeconfigs with certificates of this cluster.

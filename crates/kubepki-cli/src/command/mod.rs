@@ -11,6 +11,8 @@ mod kubeconfig;
 mod leaves;
 mod prepared;
 pub(crate) mod reconcile;
+pub(crate) mod sa_key;
+pub(crate) mod token;
 mod tour;
 mod unit;
 
@@ -39,6 +41,8 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::Resume(args) => change::resume(&args).await,
             Command::K3s(args) => Ok(crate::dropin::run(&args).await),
             Command::Bootstrap(command) => bootstrap::run(&command).await,
+            Command::Token(command) => token::run(&command).await,
+            Command::SaKey(command) => sa_key::run(&command).await,
             Command::Reconcile(args) => reconcile::run(&args).await,
             Command::Ca(command) => ca::run(&command).await,
             Command::Kubeconfig(command) => kubeconfig::run(&command).await,

@@ -26,6 +26,7 @@ mod pool;
 mod profile;
 pub mod promise;
 mod request;
+pub mod rotate;
 pub mod script;
 mod service_key;
 mod stage;

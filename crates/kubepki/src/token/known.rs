@@ -6,7 +6,7 @@ use pki::{Certificate, Digest, UnixTime};
 
 use super::hash::{Hashes, How, hashes};
 use crate::catalogue::K3S;
-use crate::inventory::DetectedRelease;
+use crate::inventory::{DetectedRelease, Inventory};
 
 /// Which of its two rules K3s makes token hashes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,14 +20,28 @@ pub enum Rule {
 impl Rule {
     /// The rule of a release; the newer one where the release is not known.
     pub fn of(release: DetectedRelease) -> Self {
-        // It came with rotate-ca and the files `*.nochain.crt`.
-        let newer = K3S
-            .row("server-ca.nochain")
-            .is_none_or(|row| release.expects(row));
-        match (newer, release) {
-            (false, DetectedRelease::Known(_)) => Self::WholeFile,
+        match (release, Self::is_newer(release)) {
+            (DetectedRelease::Known(_), false) => Self::WholeFile,
             _ => Self::Root,
         }
+    }
+
+    /// The rule of the K3s that a tree belongs to. Releases with the newer rule write
+    /// `server-ca.nochain.crt` at every start, so a server that has started and lacks it is older.
+    pub fn of_tree(inventory: &Inventory) -> Self {
+        let started = inventory
+            .row("client-admin")
+            .is_some_and(|row| !row.file.is_absent());
+        match started && !Self::is_newer(inventory.release) {
+            true => Self::WholeFile,
+            false => Self::of(inventory.release),
+        }
+    }
+
+    /// The newer rule came with rotate-ca and the files `*.nochain.crt`.
+    fn is_newer(release: DetectedRelease) -> bool {
+        K3S.row("server-ca.nochain")
+            .is_none_or(|row| release.expects(row))
     }
 }
 

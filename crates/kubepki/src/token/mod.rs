@@ -7,13 +7,14 @@
 //! server's tree -> passwords, CA, what lies there                         (server)
 //! Token + tree  -> what it is good for                                    (check)
 //! new password  -> Plan: datastore, users, token files                    (password, rotate)
-//! node's files  -> where full tokens stand -> Plan: their hash only       (places, rewrite)
+//! node's files  -> where full tokens stand -> Plan: their hash only       (node)
 //! ```
 
 mod check;
 pub(crate) mod draft;
 mod hash;
 mod known;
+mod node;
 mod password;
 mod rotate;
 mod server;
@@ -27,6 +28,10 @@ pub use check::{Form, Opinion, Proves, check};
 pub use draft::Head;
 pub use hash::{Change, Hashes, How, authority_hash, hash_of, hashes};
 pub use known::{Known, Rule, Whose};
+pub use node::{
+    Fate, FileKind, NodeFile, NodeFiles, NodeProblem, Occurrence, hash_edits, masked, occurrences,
+    password_edits, plan_edits,
+};
 pub use password::{NewPassword, PasswordError};
 pub use rotate::{Edit, RotateError, Rotation, plan_rotation};
 pub use server::{ServerFiles, ServerFilesError, TokenTextError, read_token};

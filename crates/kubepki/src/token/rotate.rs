@@ -143,20 +143,7 @@ pub fn plan_rotation(rotation: &Rotation<'_>) -> Result<(Plan, Vec<Staged>), Rot
     let key = passphrase.key_name();
     let reason = "the bootstrap data, encrypted with the new token";
     draft.create(&key, "bootstrap", sealed, reason);
-    for (index, edit) in rotation.edits.iter().enumerate() {
-        let file = File {
-            path: edit.path.clone(),
-            present: Some(&edit.present),
-            mode: edit.present.attributes.mode,
-            stamp: None,
-            name: &format!("config-{}", index + 1),
-            bytes: edit.bytes.clone(),
-        };
-        draft.put(
-            file,
-            &format!("K3s takes its token from here: {}", edit.what),
-        );
-    }
+    draft.edit(rotation.edits, "K3s takes its token from here: ");
     let own = authority(&bundle, rotation, now)?;
     let token = Token::new(own, SERVER.0, rotation.new.expose().clone());
     let line = Zeroizing::new(format!("{}\n", *token.to_text()).into_bytes());

@@ -1,6 +1,7 @@
 //! Two directories of CA files, one in force and one staged, that a test spoils.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use kubepki::bootstrap::{Bundle, Field, read_directory};
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
@@ -124,7 +125,7 @@ impl Lab {
             root,
             intermediate,
         };
-        let service = rsa_key();
+        let service = rsa_key(0);
         for (field, key) in Field::AUTHORITIES {
             for (set, generation) in [(lab.old(), 1), (lab.new_set(), 2)] {
                 let name = format!("{field}@{generation}");
@@ -134,7 +135,7 @@ impl Lab {
             }
         }
         lab.write(&lab.old(), Field::ServiceKey, &service);
-        lab.stage(Field::ServiceKey, rsa_key() + &service);
+        lab.stage(Field::ServiceKey, rsa_key(1) + &service);
         lab
     }
 
@@ -263,8 +264,17 @@ impl Lab {
 
 pub const EC: [&str; 4] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"];
 
-pub fn rsa_key() -> String {
-    String::from_utf8(openssl_ok(&["genrsa", "-traditional", "2048"], b"").stdout).unwrap()
+/// RSA keys of 2048 bits in PKCS#1 form, made once: they take long.
+pub fn rsa_key(number: usize) -> String {
+    static MADE: OnceLock<Vec<String>> = OnceLock::new();
+    let keys = MADE.get_or_init(|| {
+        let make = |_| openssl_ok(&["genrsa", "-traditional", "2048"], b"").stdout;
+        (0..4)
+            .map(make)
+            .map(|pem| String::from_utf8(pem).unwrap())
+            .collect()
+    });
+    keys[number].clone()
 }
 
 pub fn read(directory: &Path) -> Bundle {

@@ -8,6 +8,7 @@ mod given;
 mod request;
 mod show;
 mod stage;
+mod verify;
 
 use std::path::{Path, PathBuf};
 
@@ -42,6 +43,13 @@ pub enum CaCommand {
     ///
     /// Nothing that is in force changes.
     Stage(Box<stage::StageArgs>),
+    /// Check a set of CA files before it is put in force.
+    ///
+    /// Says what `k3s certificate rotate-ca` would say, word for word, and what it does not look
+    /// at: whether each file is complete, the order in which it is served, what becomes of old
+    /// leaves and of join tokens. Ends with 0 when nothing is wrong, 3 for warnings, 4 when the
+    /// set must not be used.
+    Verify(verify::VerifyArgs),
 }
 
 /// Runs one of them.
@@ -56,6 +64,7 @@ pub async fn run(command: &CaCommand) -> Result<Exit, CliError> {
         CaCommand::Request(args) => request::request(args, &world).await,
         CaCommand::Import(args) => request::import(args, &world).await,
         CaCommand::Stage(args) => stage::run(args, &world).await,
+        CaCommand::Verify(args) => verify::run(args).await,
     }
 }
 

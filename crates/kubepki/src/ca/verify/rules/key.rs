@@ -115,13 +115,15 @@ pub(super) fn several(context: &Context<'_>, found: &mut Vec<Finding>) {
         if others.is_empty() {
             continue;
         }
-        let owners: Vec<String> = view
+        let mut owners: Vec<String> = view
             .new_certificates()
             .iter()
             .skip(1)
             .filter(|it| others.contains(&Public::Spki(it.spki_der().to_vec())))
             .map(|it| it.subject().to_string())
             .collect();
+        // A root and its cross-certificate are of one key.
+        owners.dedup();
         let whose = match owners.is_empty() {
             true => String::new(),
             false => format!(" (of {})", owners.join(", ")),

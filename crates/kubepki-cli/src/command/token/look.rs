@@ -1,0 +1,241 @@
+//! `token show`, `token check`, `token create`.
+
+use std::fmt::Write as _;
+
+use kubepki::bootstrap::{KEY_PREFIX, Passphrase, open};
+use kubepki::catalogue::{Release, ReleaseError};
+use kubepki::init::{NODE, SERVER};
+use kubepki::inventory::DetectedRelease;
+use kubepki::token::{self, NewPassword, Opinion, Rule, Token, hashes};
+use pki::Digest;
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::{CheckArgs, CreateArgs, ShowArgs, read_text, remarks, server, staged_authority};
+use crate::args::PlanFormat;
+use crate::datastore::{self, Access};
+use crate::error::{CliError, Exit};
+use crate::k3s::Settings;
+use crate::output;
+use crate::world::{Node, World};
+
+/// The tokens of servers and agents, secrets and all.
+struct Pair {
+    hash: Option<Digest>,
+    server: Zeroizing<String>,
+    agent: Zeroizing<String>,
+}
+
+impl Pair {
+    fn full(&self, user: &str, password: &Zeroizing<String>) -> Option<Zeroizing<String>> {
+        let token = Token::new(self.hash?, user, password.clone());
+        Some(token.to_text())
+    }
+
+    fn print(&self, format: PlanFormat) -> Result<(), CliError> {
+        let both = [
+            ("server", SERVER.0, &self.server),
+            ("agent", NODE.0, &self.agent),
+        ];
+        let mut text = Zeroizing::new(String::new());
+        match format {
+            PlanFormat::Text => {
+                for (who, user, password) in both {
+                    if let Some(full) = self.full(user, password) {
+                        let _ = writeln!(text, "{who:<7}{}", *full);
+                    }
+                    let _ = writeln!(text, "{who:<7}{}", **password);
+                }
+            }
+            PlanFormat::Json => {
+                let one = |user, password: &Zeroizing<String>| {
+                    let full = self.full(user, password);
+                    json!({"full": full.as_deref(), "password": password.as_str()})
+                };
+                let value = json!({
+                    "caHash": self.hash.map(|hash| hash.to_string()),
+                    "server": one(SERVER.0, &self.server),
+                    "agent": one(NODE.0, &self.agent),
+                });
+                text = Zeroizing::new(serde_json::to_string_pretty(&value)? + "\n");
+            }
+        }
+        output::data(&text)
+    }
+}
+
+/// `kubepki token show`.
+pub(super) async fn show(world: &World, args: &ShowArgs) -> Result<Exit, CliError> {
+    let node = Node::open(world, &args.site, None, None).await?;
+    let found = server(world, &node).await?;
+    let (authority, hash) = match &args.path {
+        None => (found.files.authority()?.to_vec(), found.known.present()),
+        Some(path) => {
+            let file = staged_authority(&world.host, path).await?;
+            let hash = hashes(&file, world.now())?.by(found.rule);
+            (file, hash)
+        }
+    };
+    let pair = Pair {
+        hash: Some(hash),
+        server: found.files.server_password()?,
+        agent: found.files.agent_password()?,
+    };
+    pair.print(args.output)?;
+    for remark in remarks(&authority, found.rule, world.now())? {
+        output::talk(&format!("Note: {remark}."));
+    }
+    if pair.server == pair.agent {
+        output::talk("Note: agents have no password of their own: theirs is the servers'.");
+    }
+    output::talk(
+        "A full token pins the cluster's CA; with the password alone a node trusts the first CA \
+         that answers it.",
+    );
+    Ok(Exit::Fine)
+}
+
+/// `kubepki token create`.
+pub(super) async fn create(world: &World, args: &CreateArgs) -> Result<Exit, CliError> {
+    let password = NewPassword::random(&world.entropy)?;
+    let release = match &args.k3s_version {
+        Some(text) => DetectedRelease::Known(
+            text.parse::<Release>()
+                .map_err(|error: ReleaseError| CliError::usage(error.to_string()))?,
+        ),
+        None => DetectedRelease::Unknown,
+    };
+    let hash = match &args.path {
+        None => None,
+        Some(path) => {
+            let file = staged_authority(&world.host, path).await?;
+            let rule = Rule::of(release);
+            for remark in remarks(&file, rule, world.now())? {
+                output::talk(&format!("Note: {remark}."));
+            }
+            Some(hashes(&file, world.now())?.by(rule))
+        }
+    };
+    let pair = Pair {
+        hash,
+        server: password.expose().clone(),
+        agent: password.expose().clone(),
+    };
+    match (args.output, hash) {
+        // Ready for a token file.
+        (PlanFormat::Text, None) => {
+            let line = Zeroizing::new(format!("{}\n", password.expose().as_str()));
+            output::data(&line)?;
+        }
+        _ => pair.print(args.output)?,
+    }
+    Ok(Exit::Fine)
+}
+
+/// `kubepki token check`.
+pub(super) async fn check(world: &World, args: &CheckArgs) -> Result<Exit, CliError> {
+    let bytes = read_text("--token", &args.token)?;
+    let token = match token::read_token(&bytes) {
+        Ok(token) => token,
+        Err(error) => {
+            return Err(CliError {
+                exit: Exit::Broken,
+                ..CliError::message(kubepki::error_chain(&error))
+            });
+        }
+    };
+    let node = Node::open(world, &args.site, None, None).await?;
+    let mut found = server(world, &node).await?;
+    let staged = match &args.path {
+        None => None,
+        Some(path) => {
+            let file = staged_authority(&world.host, path).await?;
+            Some(found.known.add_staged(&file, world.now())?)
+        }
+    };
+    let opinion = token::check(&token, &found.known, &found.files)?;
+    let opens = match args.datastore {
+        false => None,
+        true => Some(opens(world, args, &token).await?),
+    };
+    let survives = staged.map(|staged| opinion.will_be_accepted(staged));
+    match args.output {
+        PlanFormat::Text => output::data(&words(&token, &opinion, survives, opens))?,
+        PlanFormat::Json => output::data(&as_json(&opinion, survives, opens)?)?,
+    }
+    for remark in remarks(found.files.authority()?, found.rule, world.now())? {
+        output::talk(&format!("Note: {remark}."));
+    }
+    Ok(match (opinion.is_accepted(), survives) {
+        (false, _) => Exit::Broken,
+        (true, Some(false)) => Exit::Due,
+        (true, _) => Exit::Fine,
+    })
+}
+
+/// Whether the token's password opens the bootstrap data.
+async fn opens(world: &World, args: &CheckArgs, token: &Token) -> Result<bool, CliError> {
+    let Ok(password) = token.password() else {
+        return Ok(false);
+    };
+    let settings = Settings::load(&world.host, &args.site).await?;
+    let connected = match &args.endpoint.snapshot {
+        Some(path) => datastore::snapshot(path, Access::Read).await?,
+        None => {
+            let endpoint = &args.endpoint.endpoint;
+            datastore::open(&world.host, endpoint, &settings, Access::Read).await?
+        }
+    };
+    let passphrase = Passphrase::new(password.clone());
+    let records = connected.store.list(KEY_PREFIX).await;
+    let records = records.map_err(datastore::reached)?;
+    let own = records
+        .iter()
+        .find(|record| record.key == passphrase.key_name());
+    Ok(own.is_some_and(|record| open(&record.value, &passphrase).is_ok()))
+}
+
+fn words(token: &Token, opinion: &Opinion, survives: Option<bool>, opens: Option<bool>) -> String {
+    let mut text = format!("{}: {token}\n", opinion.form);
+    let pinned = match &opinion.pinned {
+        None => "no CA: a node that joins with it trusts the first CA that answers".to_owned(),
+        Some((_, Some(whose))) => whose.to_string(),
+        Some((_, None)) => "a CA that is not known to be this cluster's".to_owned(),
+    };
+    let _ = writeln!(text, "  pins:     {pinned}");
+    let _ = writeln!(text, "  proves:   {}", opinion.proves);
+    if let Some(opens) = opens {
+        let verdict = if opens {
+            "opens them"
+        } else {
+            "does not open them"
+        };
+        let _ = writeln!(text, "  bootstrap data: {verdict}");
+    }
+    let yes = |yes| if yes { "accepted" } else { "refused" };
+    let _ = writeln!(text, "  now:      {}", yes(opinion.is_accepted()));
+    if let Some(survives) = survives {
+        let _ = writeln!(text, "  after the staged set: {}", yes(survives));
+    }
+    text
+}
+
+fn as_json(
+    opinion: &Opinion,
+    survives: Option<bool>,
+    opens: Option<bool>,
+) -> Result<String, CliError> {
+    let pinned = opinion.pinned.as_ref();
+    let whose = pinned.and_then(|(_, whose)| whose.as_ref());
+    let value = json!({
+        "form": opinion.form.to_string(),
+        "user": opinion.user,
+        "caHash": pinned.map(|(hash, _)| hash),
+        "caOf": whose.map(ToString::to_string),
+        "proves": opinion.proves.to_string(),
+        "opensBootstrapData": opens,
+        "accepted": opinion.is_accepted(),
+        "acceptedAfterStagedSet": survives,
+    });
+    Ok(serde_json::to_string_pretty(&value)? + "\n")
+}

@@ -1,0 +1,168 @@
+//! `token rewrite`.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use kubepki::apply::plan_id;
+use kubepki::host::HostError;
+use kubepki::inventory::{Role, Site};
+use kubepki::token::{
+    Edit, Fate, Head, Known, NodeFiles, Rule, hash_edits, hashes, masked, occurrences, plan_edits,
+};
+
+use super::{RewriteArgs, staged_authority, unreadable};
+use crate::args::SiteArgs;
+use crate::command::change::refuse_unfinished;
+use crate::command::prepared::{Prepared, carry_out};
+use crate::error::{CliError, Exit};
+use crate::output;
+use crate::world::{Node, World, resolved, state_dir};
+
+/// `kubepki token rewrite`.
+pub(super) async fn rewrite(world: &World, args: &RewriteArgs) -> Result<Exit, CliError> {
+    let root = std::path::absolute(resolved(&args.root))?;
+    let files = NodeFiles::collect(&world.host, &root, &args.files).await?;
+    if !files.problems.is_empty() {
+        let lines: String = files
+            .problems
+            .iter()
+            .map(|it| format!("\n  {it}"))
+            .collect();
+        return Err(CliError::message(format!(
+            "some of the node's files cannot be looked at, so nothing was changed:{lines}"
+        )));
+    }
+    let node = node(world, args, &root).await?;
+    let (known, wanted) = hashes_of(world, args, &node).await?;
+    let mut edits: Vec<Edit> = Vec::new();
+    let mut diff = String::new();
+    let mut strangers = false;
+    for file in &files.files {
+        let found = occurrences(file, &known, &wanted);
+        for occurrence in &found {
+            let place = format!("{}:{}", file.shown.display(), occurrence.line);
+            let old = masked(occurrence, &occurrence.hash);
+            strangers |= occurrence.fate == Fate::Stranger;
+            let setting = match occurrence.setting.as_str() {
+                "" => String::new(),
+                setting => format!("{setting} "),
+            };
+            let _ = match &occurrence.fate {
+                Fate::Rewritten(_) => {
+                    let new = masked(occurrence, &wanted);
+                    let fate = &occurrence.fate;
+                    writeln!(diff, "{place} {fate}\n- {setting}{old}\n+ {setting}{new}")
+                }
+                fate => writeln!(diff, "{place} {fate}\n  {setting}{old}"),
+            };
+        }
+        edits.extend(hash_edits(file, &found, &wanted));
+    }
+    if diff.is_empty() {
+        output::talk(&format!(
+            "No full token stands in the {} files of this node that K3s reads.",
+            files.files.len()
+        ));
+    }
+    // A plan in JSON is the only data then.
+    match args.ask.output {
+        crate::args::PlanFormat::Text => output::data(&output::harmless(&diff))?,
+        crate::args::PlanFormat::Json => output::talk(&diff),
+    }
+    if edits.is_empty() {
+        output::talk("Nothing to rewrite.");
+        return Ok(if strangers { Exit::Partial } else { Exit::Fine });
+    }
+    let state = state_dir(&args.site, &node.inventory.site);
+    refuse_unfinished(&state)?;
+    let id = plan_id(world.now(), "token-rewrite", &world.entropy)?;
+    let name = node.inventory.node_name();
+    let head = Head {
+        id: &id,
+        node: name.as_deref().unwrap_or("this node"),
+        root: &node.inventory.site.data_dir,
+        datastore: None,
+        now: world.now(),
+    };
+    let title = format!(
+        "rewrite the CA hash of tokens to {}…",
+        wanted.get(..12).unwrap_or("")
+    );
+    let (plan, staged) = plan_edits(&head, &title, &edits);
+    let prepared = Prepared {
+        plan,
+        staged,
+        state,
+        cluster: None,
+        question: "Rewrite the tokens",
+        closing: "K3s reads these files when it starts.",
+    };
+    let done = carry_out(world, prepared, &args.ask, None::<NoFuture>).await?;
+    match (done, strangers) {
+        (Exit::Fine, true) => Ok(Exit::Partial),
+        (done, _) => Ok(done),
+    }
+}
+
+pub(super) type NoFuture = std::future::Ready<Result<(), HostError>>;
+
+/// The node whose file system begins at `root`: its data directory lies there too.
+async fn node(world: &World, args: &RewriteArgs, root: &Path) -> Result<Node, CliError> {
+    let site = match (&args.site.data_dir, root == Path::new("/")) {
+        (None, false) => SiteArgs {
+            data_dir: Some(root.join("var/lib/rancher/k3s")),
+            ..args.site.clone()
+        },
+        _ => args.site.clone(),
+    };
+    Node::open(world, &site, None, None).await
+}
+
+/// The hashes that are this cluster's, and the one that tokens shall pin.
+async fn hashes_of(
+    world: &World,
+    args: &RewriteArgs,
+    node: &Node,
+) -> Result<(Known, String), CliError> {
+    let now = world.now();
+    let rule = Rule::of_tree(&node.inventory);
+    let (place, authority) = own_authority(world, &node.inventory.site).await?;
+    let mut known = Known::of(&authority, rule, now).map_err(|error| unreadable(&place, &error))?;
+    for hash in &args.from_hash {
+        known.add_former_hash(hash, "--from-hash");
+    }
+    for path in &args.from {
+        let file = match path.is_dir() {
+            true => staged_authority(&world.host, path).await?,
+            false => std::fs::read(path)
+                .map_err(|error| CliError::usage(format!("{}: {error}", path.display())))?,
+        };
+        let added = known.add_former(&file, &path.display().to_string(), now);
+        added.map_err(|error| CliError::usage(format!("{}: {error}", path.display())))?;
+    }
+    let wanted = match (&args.to_hash, &args.path) {
+        (Some(hash), _) => hash.clone(),
+        (None, Some(path)) => {
+            let file = staged_authority(&world.host, path).await?;
+            hashes(&file, now)?.by(rule).to_string()
+        }
+        (None, None) => known.present().to_string(),
+    };
+    Ok((known, wanted))
+}
+
+/// The server CA's file that a node has: a server its own, an agent its copy.
+async fn own_authority(world: &World, site: &Site) -> Result<(PathBuf, Vec<u8>), CliError> {
+    use kubepki::host::Host as _;
+
+    let directory = match site.role {
+        Role::Server => site.server().join("tls"),
+        Role::AgentOnly => site.agent(),
+    };
+    let path = directory.join("server-ca.crt");
+    let entry = world.host.read(&path).await?;
+    let bytes = entry.as_ref().and_then(|entry| entry.bytes());
+    let bytes = bytes
+        .ok_or_else(|| CliError::message(format!("{} is missing, or no file", path.display())))?;
+    Ok((directory, bytes.to_vec()))
+}

@@ -1,0 +1,178 @@
+//! The plan.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Request, Restarts, RotateError, Way, body, can_be_forced, follow, overlaid, taken, words,
+};
+use crate::bootstrap::{Bundle, Disk, Field, Files, Opened, extract_notes, files, save};
+use crate::ca::verify::{Finding, Intent};
+use crate::init::{self, Staged, plan_init};
+use crate::plan::{PLAN_FORMAT, Plan, Step};
+
+/// Plans the rotation.
+///
+/// The staged bytes must be kept with [`crate::init::stage`] before the plan is applied.
+///
+/// # Errors
+///
+/// [`RotateError`]; then nothing was made.
+pub fn plan_rotate_ca(request: Request<'_>) -> Result<(Plan, Vec<Staged>), RotateError> {
+    refuse(&request)?;
+    let present = match request.way {
+        Way::Direct { opened, .. } => &opened.bundle,
+        Way::Through { .. } => &request.disk.bundle,
+    };
+    let same = taken(request.staged)
+        .into_iter()
+        .all(|(field, file)| present.content(field) == Some(file.content.as_slice()));
+    if same {
+        return Err(RotateError::Same);
+    }
+    let (mut plan, staged) = match request.way {
+        Way::Direct { opened, datastore } => direct(request, opened, datastore)?,
+        Way::Through { url } => through(&request, url),
+    };
+    number(&mut plan.steps);
+    Ok((plan, staged))
+}
+
+/// What must not be, and what nobody has overridden.
+fn refuse(request: &Request<'_>) -> Result<(), RotateError> {
+    let refusals: Vec<&Finding> = request.verdict.refusals().collect();
+    let standing: Vec<Finding> = refusals
+        .into_iter()
+        .filter(|finding| !request.force || !can_be_forced(finding))
+        .cloned()
+        .collect();
+    if !standing.is_empty() {
+        return Err(RotateError::Refused {
+            findings: standing,
+            forced: request.force,
+        });
+    }
+    let Way::Direct { opened, .. } = request.way else {
+        return Ok(());
+    };
+    if opened.bundle.legacy {
+        return Err(RotateError::Legacy);
+    }
+    let fields = pending(opened, request.disk);
+    match fields.is_empty() {
+        true => Ok(()),
+        false => Err(RotateError::Pending { fields }),
+    }
+}
+
+/// CA files on which the datastore and this server differ.
+fn pending(opened: &Opened, disk: &Disk) -> Vec<Field> {
+    let differs = |field: &Field| {
+        let there = disk.bundle.content(*field);
+        field.is_rotatable() && there.is_some() && there != opened.bundle.content(*field)
+    };
+    Field::ALL.into_iter().filter(differs).collect()
+}
+
+fn direct(
+    mut request: Request<'_>,
+    opened: &Opened,
+    datastore: &str,
+) -> Result<(Plan, Vec<Staged>), RotateError> {
+    let new = overlaid(&opened.bundle, request.staged, request.now);
+    let mut staged = Vec::new();
+    let mut steps = Vec::new();
+    let reason = "the cluster's CAs, which every server takes up at its start";
+    save(opened, &new, request.entropy, reason)?.append(&mut steps, &mut staged);
+    // Files that are as they should be keep their times: K3s looks at times of differing ones only.
+    let differing = Bundle {
+        files: new
+            .files
+            .iter()
+            .filter(|(field, file)| {
+                request.disk.bundle.content(**field) != Some(file.content.as_slice())
+            })
+            .map(|(field, file)| (*field, file.clone()))
+            .collect(),
+        ..Bundle::default()
+    };
+    let Files {
+        steps: put,
+        staged: secrets,
+    } = files(&differing, request.disk, "the new set");
+    steps.extend(put);
+    staged.extend(secrets);
+    request.survey.foresee(&new, request.disk)?;
+    // What is not put in place by a step is not staged either.
+    let (made, more) = plan_init(&init::Request {
+        id: request.id,
+        spec: request.spec,
+        survey: &request.survey,
+        token: None,
+        agent_token: None,
+        now: request.now,
+        entropy: request.entropy,
+        keys: request.keys,
+    })?;
+    steps.extend(made.steps);
+    staged.extend(more);
+    if request.restarts == Restarts::Steps {
+        steps.extend(follow::steps(&request));
+    }
+    let mut notes = words::notes(&request);
+    notes.extend(opened.notes.iter().cloned());
+    notes.extend(extract_notes(request.disk));
+    notes.extend(made.notes);
+    Ok((
+        Plan {
+            datastore: Some(datastore.to_owned()),
+            steps,
+            notes,
+            leaves: made.leaves,
+            ..head(&request)
+        },
+        staged,
+    ))
+}
+
+fn through(request: &Request<'_>, url: &str) -> (Plan, Vec<Staged>) {
+    // K3s is told to overlook only what it would complain about.
+    let force = !request.verdict.k3s_accepts();
+    let present = &request.disk.bundle;
+    let (step, staged) = body::call(url, force, present, request.staged, request.now);
+    let mut steps = vec![step];
+    if request.restarts == Restarts::Steps {
+        steps.extend(follow::steps(request));
+    }
+    let plan = Plan {
+        steps,
+        notes: words::notes(request),
+        ..head(request)
+    };
+    (plan, staged)
+}
+
+fn head(request: &Request<'_>) -> Plan {
+    let compromised = request.intent == Intent::Compromised;
+    let reason = "the old keys are in wrong hands, and it would put them back in force";
+    Plan {
+        format: PLAN_FORMAT,
+        id: request.id.clone(),
+        undoes: None,
+        datastore: None,
+        irreversible: compromised.then(|| reason.to_owned()),
+        title: words::title(request),
+        node: request.spec.node.name.clone(),
+        root: request.survey.inventory.site.data_dir.clone(),
+        created: request.now,
+        hypothetical: false,
+        leaves: BTreeMap::new(),
+        steps: Vec::new(),
+        notes: Vec::new(),
+    }
+}
+
+fn number(steps: &mut [Step]) {
+    for (step, number) in steps.iter_mut().zip(1_u32..) {
+        step.number = number;
+    }
+}

@@ -1,0 +1,139 @@
+//! Putting a staged set in force, as a plan: the datastore first, then this server's files, then
+//! the restarts.
+//!
+//! ```text
+//! staged set + set in force --verify--> Verdict
+//! Verdict + Opened + Disk + Survey --plan_rotate_ca--> Plan + Staged
+//! Way::Direct   K3s is stopped: the row at its revision, CA files, leaves under the new CAs,
+//!               kubeconfigs, tokens: what K3s's next start would do, with the chains of section
+//!               13.2 behind the leaves
+//! Way::Through  K3s runs: one PUT to its supervisor; its restart does the rest
+//! ```
+
+mod body;
+mod draft;
+mod error;
+mod follow;
+mod words;
+
+use std::collections::BTreeMap;
+
+use pki::UnixTime;
+
+use super::verify::{Finding, Intent, Verdict};
+use crate::bootstrap::{Bundle, Disk, Exposure, Field, Opened, SharedFile, Stamp};
+use crate::edge::{Entropy, KeySource};
+use crate::fleet::Fleet;
+use crate::init::{Spec, Survey};
+use crate::plan::PlanId;
+
+pub use body::{BODY, FORMER, calls_supervisor, supervisor_url};
+pub use draft::plan_rotate_ca;
+pub use error::RotateError;
+pub use words::closing;
+
+/// What a rotation of CAs is planned from.
+pub struct Request<'a> {
+    /// The plan's name.
+    pub id: &'a PlanId,
+    /// What [`super::verify::verify`] says of the set.
+    pub verdict: &'a Verdict,
+    /// The staged set.
+    pub staged: &'a Bundle,
+    /// How it gets into the datastore.
+    pub way: Way<'a>,
+    /// This server's files.
+    pub disk: &'a Disk,
+    /// The server.
+    pub spec: &'a Spec,
+    /// What is there.
+    pub survey: Survey,
+    /// What the rotation is for.
+    pub intent: Intent,
+    /// Whether findings are overridden.
+    pub force: bool,
+    /// The cluster's nodes, where the Kubernetes API answers.
+    pub fleet: Option<&'a Fleet>,
+    /// Where the keys that are replaced can still be decrypted.
+    pub exposures: &'a [Exposure],
+    /// What becomes of the restarts.
+    pub restarts: Restarts,
+    /// Now.
+    pub now: UnixTime,
+    /// Serial numbers, salts.
+    pub entropy: &'a dyn Entropy,
+    /// Keys.
+    pub keys: &'a dyn KeySource,
+}
+
+/// How the set gets into the datastore.
+#[derive(Clone, Copy, Debug)]
+pub enum Way<'a> {
+    /// By a write of our own, while every K3s server is stopped.
+    Direct {
+        /// The bootstrap data.
+        opened: &'a Opened,
+        /// The datastore in words, without credentials.
+        datastore: &'a str,
+    },
+    /// By the running server, `https://host:port`.
+    Through {
+        /// Its supervisor.
+        url: &'a str,
+    },
+}
+
+/// What becomes of the restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restarts {
+    /// They are told.
+    Told,
+    /// Each is a step that stays open until its probe passes.
+    Steps,
+}
+
+/// Findings that `--force` cannot override: K3s could not start, or could not sign anything.
+const FATAL: [&str; 18] = [
+    "another-ca",
+    "empty",
+    "encrypted-key",
+    "first-key",
+    "key-in-certificate-file",
+    "key-mismatch",
+    "malformed",
+    "missing",
+    "no-cert-sign",
+    "no-service-key",
+    "not-a-ca",
+    "order",
+    "release",
+    "reversed",
+    "service-key-kind",
+    "service-key-unseen",
+    "swapped",
+    "too-large",
+];
+
+/// Whether `--force` overrides `finding`.
+pub fn can_be_forced(finding: &Finding) -> bool {
+    !FATAL.contains(&finding.rule)
+}
+
+/// The staged files that rotate-ca takes: rotatable ones that are not empty.
+pub fn taken(staged: &Bundle) -> BTreeMap<Field, &SharedFile> {
+    staged
+        .files
+        .iter()
+        .filter(|(field, file)| field.is_rotatable() && !file.content.is_empty())
+        .map(|(field, file)| (*field, file))
+        .collect()
+}
+
+/// `present` with the staged files in place, all of them with the time `now`.
+pub fn overlaid(present: &Bundle, staged: &Bundle, now: UnixTime) -> Bundle {
+    let mut bundle = present.clone();
+    for (field, file) in taken(staged) {
+        bundle.files.insert(field, file.clone());
+    }
+    bundle.restamped(Stamp::at(now))
+}

@@ -1,0 +1,226 @@
+//! What is said of a rotation before it is done: who is touched by it, and what comes next.
+
+use super::{Request, Restarts, Way, overlaid};
+use crate::ca::promise::{Rotation, Served, blast_radius, promise_for};
+use crate::ca::verify::{Continuity, Intent, Verdict};
+use crate::check::Severity;
+
+/// The plan's title.
+pub(super) fn title(request: &Request<'_>) -> String {
+    let what = match (request.intent, request.verdict.reach()) {
+        (Intent::Compromised, _) => "replace every CA and service-account key after a compromise",
+        (_, Continuity::Unchanged) => "rotate the service-account keys",
+        (_, Continuity::SameRoot) => "rotate the CAs under the same root",
+        (_, Continuity::CrossSigned) => "rotate the CAs to a cross-signed root",
+        (_, Continuity::NewRoot | Continuity::First) => "rotate the CAs to a new root",
+    };
+    what.to_owned()
+}
+
+/// Everything, most important first.
+pub(super) fn notes(request: &Request<'_>) -> Vec<String> {
+    let verdict = request.verdict;
+    let mut notes: Vec<String> = Vec::new();
+    let refusals = verdict.refusals().map(|finding| {
+        format!(
+            "forced, although {} {} ({})",
+            finding.field, finding.message, finding.rule
+        )
+    });
+    notes.extend(refusals);
+    notes.push(reach(request));
+    if verdict.reach() != Continuity::Unchanged {
+        notes.extend(promises(request));
+        notes.extend(fleet(request));
+    }
+    notes.push(tokens(verdict));
+    notes.extend(service_keys(verdict));
+    notes.extend(afterwards(request));
+    notes.extend(taking_back(request));
+    let warnings = verdict
+        .findings
+        .iter()
+        .filter(|it| matches!(it.severity, Severity::Warning | Severity::Due))
+        // Said above.
+        .filter(|it| it.rule != "token-hash")
+        .map(|it| format!("Warning: {} {}", it.field, it.message));
+    notes.extend(warnings);
+    notes
+}
+
+/// The blast radius in one sentence.
+fn reach(request: &Request<'_>) -> String {
+    match (request.intent, request.verdict.reach()) {
+        (Intent::Compromised, _) => "blast radius: everything. No old CA, key or certificate is \
+                                     trusted afterwards: every node has to be joined again with \
+                                     the new token, every pod restarted, every kubeconfig replaced"
+            .to_owned(),
+        (_, Continuity::Unchanged) => "blast radius: servers only. CAs, agents, kubeconfigs and \
+                                       join tokens stay as they are"
+            .to_owned(),
+        (_, Continuity::SameRoot) => "blast radius: the root stays, so nothing has to be joined \
+                                      again: nodes, pods and kubeconfigs go on working"
+            .to_owned(),
+        (_, Continuity::CrossSigned) => "blast radius: the old CAs vouch for the new root, so \
+                                         nodes, pods and kubeconfigs that hold the old ones go on \
+                                         working; full join tokens change"
+            .to_owned(),
+        (_, Continuity::NewRoot | Continuity::First) => {
+            "blast radius: nobody trusts the new root yet. Every agent, every kubeconfig and every \
+             pod that holds the old CA is refused from the restart of the servers until it has the \
+             new one"
+                .to_owned()
+        }
+    }
+}
+
+/// Who connects when, by library.
+fn promises(request: &Request<'_>) -> Vec<String> {
+    let old = match request.way {
+        Way::Direct { opened, .. } => &opened.bundle,
+        Way::Through { .. } => &request.disk.bundle,
+    };
+    let new = overlaid(old, request.staged, request.now);
+    let rotation = Rotation {
+        old,
+        new: &new,
+        served: match request.way {
+            Way::Direct { .. } => Served::Trimmed,
+            Way::Through { .. } => Served::WholeFile,
+        },
+        now: request.now,
+    };
+    // Of a set with a CA missing nothing can be promised, and verify has said so.
+    promise_for(&rotation).map_or_else(|_| Vec::new(), |lines| blast_radius(&lines))
+}
+
+/// The same in numbers, where the Kubernetes API answers.
+fn fleet(request: &Request<'_>) -> Vec<String> {
+    let Some(fleet) = request.fleet else {
+        return vec![
+            "the Kubernetes API was not asked: which nodes and pods there are is not known here"
+                .to_owned(),
+        ];
+    };
+    let names = |nodes: Vec<&str>| match nodes.is_empty() {
+        true => "none".to_owned(),
+        false => nodes.join(", "),
+    };
+    let servers = names(fleet.servers().map(|node| node.name.as_str()).collect());
+    let agents = names(fleet.agents().map(|node| node.name.as_str()).collect());
+    let mut said = vec![format!(
+        "to be restarted: servers {servers}; then agents {agents}"
+    )];
+    if request.verdict.reach() >= Continuity::NewRoot {
+        said.push(format!(
+            "{} pods in {} namespaces hold the old CA and have to be restarted last",
+            fleet.pod_count(),
+            fleet.pods.len()
+        ));
+    }
+    if request.intent == Intent::Compromised && !fleet.lasting_tokens.is_empty() {
+        said.push(format!(
+            "service-account tokens in Secrets end with the old key; make them anew: {}",
+            fleet.lasting_tokens.join(", ")
+        ));
+    }
+    said
+}
+
+fn tokens(verdict: &Verdict) -> String {
+    match (verdict.hash_before, verdict.hash_after) {
+        (Some(before), Some(after)) if before != after => format!(
+            "join tokens change from K10{before}::… to K10{after}::…: replace them wherever a full \
+             token is configured, with `kubepki token rewrite` on each node"
+        ),
+        _ => "join tokens stay as they are".to_owned(),
+    }
+}
+
+fn service_keys(verdict: &Verdict) -> Option<String> {
+    let keys = &verdict.service_keys;
+    (keys.staged && keys.signer_changes()).then(|| {
+        format!(
+            "tokens of service accounts are signed with a new key; {} keys verify",
+            keys.after.iter().filter(|key| key.seen).count()
+        )
+    })
+}
+
+/// What comes next, where it is not a step.
+fn afterwards(request: &Request<'_>) -> Vec<String> {
+    let mut said = Vec::new();
+    if let Way::Through { .. } = request.way {
+        said.push(
+            "until every server is restarted none may save anything: `k3s token rotate` and \
+             `k3s secrets-encrypt` would put the old CAs back"
+                .to_owned(),
+        );
+        if request.verdict.reach() == Continuity::CrossSigned {
+            said.push(
+                "K3s makes the new leaves itself and serves its whole CA file behind them; \
+                 afterwards `kubepki rotate --service api-server,k3s-server` leaves the roots out"
+                    .to_owned(),
+            );
+        }
+    }
+    if request.intent == Intent::Compromised {
+        said.push(
+            "the join tokens are still the old ones: run `kubepki token rotate` before any server \
+             starts, for whoever has them decrypts the new CAs"
+                .to_owned(),
+        );
+        said.extend(request.exposures.iter().map(|it| {
+            format!(
+                "keys can still be decrypted in {} with the token from {}",
+                it.place, it.token
+            )
+        }));
+        said.push(
+            "keys of before also lie in etcd snapshots, copies of the datastore, and the backups \
+             of kubepki (`kubepki history`); `kubepki bootstrap verify` lists what the datastore \
+             keeps"
+                .to_owned(),
+        );
+    }
+    said
+}
+
+fn taking_back(request: &Request<'_>) -> Option<String> {
+    if request.intent == Intent::Compromised {
+        return None;
+    }
+    Some(match request.verdict.reach() {
+        Continuity::Unchanged => "undo puts the former keys back; once the new key has signed \
+                                  tokens, undo makes those invalid"
+            .to_owned(),
+        Continuity::NewRoot | Continuity::First => {
+            "undo puts the former CAs back, safely only before the first restart: afterwards \
+             whoever has only the new root is shut out"
+                .to_owned()
+        }
+        _ => "undo puts the former CAs back: before the first restart nobody notices; afterwards \
+              it is safe as long as nothing has joined that knows the new root alone, and servers \
+              have to be restarted again"
+            .to_owned(),
+    })
+}
+
+/// What the operator does once the plan is done.
+pub fn closing(verdict: &Verdict, way: Way<'_>, restarts: Restarts) -> String {
+    let verb = match way {
+        Way::Direct { .. } => "Start",
+        Way::Through { .. } => "Restart",
+    };
+    match (verdict.reach(), restarts) {
+        (Continuity::Unchanged, _) => {
+            format!("{verb} K3s on the servers only, one after the other; agents need nothing.")
+        }
+        (_, Restarts::Steps) => "Every restart was seen.".to_owned(),
+        (Continuity::NewRoot | Continuity::First, _) => format!(
+            "{verb} K3s on every server at once, then on every agent with the new token, then \
+             restart all pods."
+        ),
+        (..) => format!("{verb} K3s on every server, one after the other, then on every agent."),
+    }
+}
