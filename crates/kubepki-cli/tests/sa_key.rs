@@ -68,7 +68,12 @@ impl Server {
 
     fn kids(&self) -> Vec<String> {
         let kid = |key: &Value| key["kid"].as_str().unwrap().to_owned();
-        self.list()["keys"].as_array().unwrap().iter().map(kid).collect()
+        self.list()["keys"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(kid)
+            .collect()
     }
 
     /// A token signed with the first key of `file`, and the key's id.
@@ -92,9 +97,14 @@ impl Server {
     }
 
     fn bundle(&self) -> Bundle {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let path = self.data().join("server/db/state.db");
-        let store = runtime.block_on(SqliteStore::open(&path, Access::Read)).unwrap();
+        let store = runtime
+            .block_on(SqliteStore::open(&path, Access::Read))
+            .unwrap();
         let live = runtime.block_on(store.list("/bootstrap")).unwrap();
         assert_eq!(live.len(), 1, "{live:?}");
         let passphrase = Passphrase::new(TOKEN.to_owned());
@@ -119,7 +129,11 @@ impl Server {
 }
 
 fn jwt(args: &[&str]) -> Run {
-    testkit::run(testkit::go_program(include_str!("common/jwt.go")), args, b"")
+    testkit::run(
+        testkit::go_program(include_str!("common/jwt.go")),
+        args,
+        b"",
+    )
 }
 
 #[test]
@@ -133,11 +147,18 @@ fn tokens_of_old_and_new_keys_verify_and_the_new_one_signs() {
 
     for kind in ["rsa2048", "p256"] {
         let run = server.ends(&["sa-key", "rotate", "--yes", "--key", kind], 0);
-        assert!(run.text().contains("Restart the servers only"), "{}", run.text());
+        assert!(
+            run.text().contains("Restart the servers only"),
+            "{}",
+            run.text()
+        );
     }
     let kids = server.kids();
     assert_eq!((kids.len(), &kids[2]), (3, &first[0]));
-    assert!(server.bytes(KEY).ends_with(&old_file), "old keys stay octet for octet");
+    assert!(
+        server.bytes(KEY).ends_with(&old_file),
+        "old keys stay octet for octet"
+    );
     for file in [KEY, CURRENT] {
         assert_eq!(server.verify(&server.sign(file)).as_ref(), Some(&kids[0]));
     }
@@ -161,7 +182,10 @@ fn tokens_of_old_and_new_keys_verify_and_the_new_one_signs() {
         server.ends(&["undo", "--yes"], 0);
     }
     server.assert_is(&before, &[]);
-    assert_eq!(server.bundle().content(Field::ServiceKey), Some(old_file.as_slice()));
+    assert_eq!(
+        server.bundle().content(Field::ServiceKey),
+        Some(old_file.as_slice())
+    );
 }
 
 #[test]
@@ -200,17 +224,43 @@ fn old_keys_go_only_when_no_token_of_them_can_be_alive() {
     let secrets = server.scratch("secrets.json");
     fs::write(&secrets, r#"{"kind":"List","items":[]}"#).unwrap();
     // The journal knows that the key signed until a moment ago.
-    let run = server.ends(&["sa-key", "drop", "--yes", "--old", "--older-than", "400d", "--secrets", &secrets], 5);
+    let run = server.ends(
+        &[
+            "sa-key",
+            "drop",
+            "--yes",
+            "--old",
+            "--older-than",
+            "400d",
+            "--secrets",
+            &secrets,
+        ],
+        5,
+    );
     assert!(run.text().contains("accepted until"), "{}", run.text());
     let run = server.ends(&["sa-key", "drop", "--yes", &old[..12]], 5);
-    assert!(run.text().contains("tokens in Secrets never end"), "{}", run.text());
+    assert!(
+        run.text().contains("tokens in Secrets never end"),
+        "{}",
+        run.text()
+    );
     assert_eq!(server.kids(), kids);
 
-    let run = server.ends(&["sa-key", "drop", "--yes", "--old", "--tokens-may-break"], 0);
-    assert!(run.text().contains("overridden by --tokens-may-break"), "{}", run.text());
+    let run = server.ends(
+        &["sa-key", "drop", "--yes", "--old", "--tokens-may-break"],
+        0,
+    );
+    assert!(
+        run.text().contains("overridden by --tokens-may-break"),
+        "{}",
+        run.text()
+    );
     assert_eq!(server.kids(), kids[..1]);
     assert_eq!(server.verify(&old_token), None);
-    assert_eq!(server.bundle().content(Field::ServiceKey), Some(server.bytes(KEY).as_slice()));
+    assert_eq!(
+        server.bundle().content(Field::ServiceKey),
+        Some(server.bytes(KEY).as_slice())
+    );
     server.ends(&["undo", "--yes"], 0);
     assert_eq!(server.verify(&old_token).as_ref(), Some(old));
 }
@@ -231,7 +281,11 @@ fn what_is_known_of_tokens_lets_a_key_go() {
         server.run(&args)
     };
     let unknown = run(args(&[]));
-    assert!(unknown.text().contains("since when it signs no more"), "{}", unknown.text());
+    assert!(
+        unknown.text().contains("since when it signs no more"),
+        "{}",
+        unknown.text()
+    );
 
     let secrets = server.scratch("secrets.json");
     let token = jwt(&["sign", server.data().join(KEY).to_str().unwrap()]);
@@ -249,7 +303,11 @@ fn what_is_known_of_tokens_lets_a_key_go() {
     more.push(secrets.clone());
     let refused = run(more.clone());
     assert_eq!(refused.code, Some(5), "{}", refused.text());
-    assert!(refused.text().contains("kube-system/robot"), "{}", refused.text());
+    assert!(
+        refused.text().contains("kube-system/robot"),
+        "{}",
+        refused.text()
+    );
     // One of the signing key does no harm.
     fs::write(&secrets, legacy(std::str::from_utf8(&encoded).unwrap())).unwrap();
     let done = run(more);
@@ -263,10 +321,22 @@ fn keys_that_k3s_cannot_use_are_named() {
     let good = server.bytes(KEY);
     let key = |args: &[&str]| testkit::openssl_ok(args, b"").stdout;
     let ed25519 = key(&["genpkey", "-algorithm", "ed25519"]);
-    let wrapped = key(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+    let wrapped = key(&[
+        "genpkey",
+        "-algorithm",
+        "EC",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+    ]);
     let encrypted = key(&[
-        "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-aes-256-cbc",
-        "-pass", "pass:hunter2",
+        "genpkey",
+        "-algorithm",
+        "EC",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-aes-256-cbc",
+        "-pass",
+        "pass:hunter2",
     ]);
     let with_parameters = key(&["ecparam", "-name", "prime256v1", "-genkey"]);
     let both = |first: &[u8], second: &[u8]| [first, second].concat();
@@ -296,7 +366,11 @@ fn keys_that_k3s_cannot_use_are_named() {
     }
     // Disk and datastore disagree: which one counts is not ours to say.
     let run = server.ends(&["sa-key", "rotate", "--yes"], 5);
-    assert!(run.text().contains("is not what the bootstrap data hold"), "{}", run.text());
+    assert!(
+        run.text().contains("is not what the bootstrap data hold"),
+        "{}",
+        run.text()
+    );
     let run = server.ends(&["sa-key", "rotate", "--yes", "--key", "ed25519"], 2);
     assert!(run.text().contains("rsa2048"), "{}", run.text());
 }
@@ -304,7 +378,11 @@ fn keys_that_k3s_cannot_use_are_named() {
 /// A copy of everything below `from`, times and owners too.
 fn copy(from: &Path, to: &Path) {
     testkit::run("rm", &["-rf".as_ref(), to.as_os_str()], b"");
-    let run = testkit::run("cp", &["-a".as_ref(), from.as_os_str(), to.as_os_str()], b"");
+    let run = testkit::run(
+        "cp",
+        &["-a".as_ref(), from.as_os_str(), to.as_os_str()],
+        b"",
+    );
     assert!(run.success(), "{}", run.text());
 }
 
@@ -322,7 +400,11 @@ fn a_kill_anywhere_ends_with_the_old_or_the_new_keys() {
     let whole = |at: &str| {
         let file = server.bytes(KEY);
         assert!(file.ends_with(&old), "{at}");
-        assert_eq!(server.bundle().content(Field::ServiceKey), Some(file.as_slice()), "{at}");
+        assert_eq!(
+            server.bundle().content(Field::ServiceKey),
+            Some(file.as_slice()),
+            "{at}"
+        );
         assert_eq!(server.list()["currentInStep"], true, "{at}");
         file != old
     };
@@ -346,5 +428,8 @@ fn a_kill_anywhere_ends_with_the_old_or_the_new_keys() {
             server.assert_is(&before, &[]);
         }
     }
-    assert!(interrupted > 10, "only {interrupted} kills left something to resume");
+    assert!(
+        interrupted > 10,
+        "only {interrupted} kills left something to resume"
+    );
 }

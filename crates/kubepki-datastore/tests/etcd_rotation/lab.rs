@@ -3,94 +3,88 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use kubepki::bootstrap::{Bundle, read_directory};
+use kubepki::ca::{
+    Algorithms, CaName, Change, CrossRoots, Make, Pool, StageRequest, StagedSet, stage,
+};
 use kubepki::datastore::DatastoreError;
+use kubepki::edge::{Clock as _, FreshKeys, SystemClock, SystemEntropy};
+use kubepki::host::LocalHost;
 use kubepki_datastore::Tls;
 use kubepki_datastore::etcd::EtcdStore;
 use pki::{
-    Authority, AuthorityRequest, Certificate, DAY, KeyAlgorithm, LeafRequest, Name, PrivateKey,
-    Purpose, San, Serial, UnixTime, Validity,
+    Authority, Certificate, DAY, KeyAlgorithm, LeafRequest, Name, PrivateKey, Purpose, San, Serial,
+    UnixTime, Validity,
 };
 use tempfile::TempDir;
-use testkit::{Etcd, EtcdMember, TlsFiles};
+use testkit::{Etcd, EtcdMember, Fixture, TlsFiles};
 
 pub const MEMBERS: usize = 3;
 
 /// One CA before and after its rotation.
 pub struct Rotation {
     pub old: Authority,
-    /// The new root, self-signed.
-    pub root: Certificate,
-    /// The same root, signed by the old CA.
-    pub cross: Certificate,
     /// Issues from now on.
     pub new: Authority,
+    /// The new root, signed by the old CA.
+    pub cross: Certificate,
+    /// The new root, signed by itself.
+    pub root: Certificate,
+    /// What follows a leaf of the new CA.
+    pub served: Vec<Certificate>,
+    /// Whom servers and clients trust that have been restarted: the staged file.
+    pub bundle: Vec<Certificate>,
 }
 
 impl Rotation {
-    pub fn of(name: &str) -> Self {
-        let old = authority(&format!("{name}@1"));
-        let root = authority(&format!("{name} root@2"));
-        let cross = old
-            .issue_authority(&AuthorityRequest {
-                subject: root.certificate().subject(),
-                spki_der: root.key().spki_der(),
-                subject_key_identifier: root.certificate().subject_key_identifier(),
-                path_len: None,
-                serial: serial(),
-                validity: period(),
-            })
-            .unwrap();
-        let key = key();
-        let issuing = root
-            .issue_authority(&AuthorityRequest {
-                subject: &Name::new(&[], &format!("{name}@2")).unwrap(),
-                spki_der: key.spki_der(),
-                subject_key_identifier: None,
-                path_len: None,
-                serial: serial(),
-                validity: period(),
-            })
-            .unwrap();
+    fn of(ca: CaName, live: &Bundle, set: &StagedSet) -> Self {
+        let read = |bundle: &Bundle| {
+            Certificate::all_from_pem(bundle.content(ca.field()).unwrap()).unwrap()
+        };
+        let authority = |bundle: &Bundle| {
+            let key = PrivateKey::from_pem(bundle.content(ca.key_field()).unwrap()).unwrap();
+            Authority::new(read(bundle).swap_remove(0), key).unwrap()
+        };
+        let cross = set.cross.iter().find(|it| it.ca == ca).unwrap();
         Self {
-            root: root.certificate().clone(),
-            cross,
-            new: Authority::new(issuing, key).unwrap(),
-            old,
+            old: authority(live),
+            new: authority(&set.bundle),
+            cross: cross.certificate.clone(),
+            root: cross.new_root.clone(),
+            served: set.served.get(&ca).unwrap().clone(),
+            bundle: read(&set.bundle),
         }
-    }
-
-    pub fn old_bundle(&self) -> Vec<Certificate> {
-        vec![self.old.certificate().clone()]
-    }
-
-    pub fn new_bundle(&self) -> Vec<Certificate> {
-        let parts = [
-            self.new.certificate(),
-            &self.cross,
-            &self.root,
-            self.old.certificate(),
-        ];
-        parts.into_iter().cloned().collect()
-    }
-
-    /// What follows a leaf of the new CA.
-    pub fn served(&self) -> Vec<Certificate> {
-        vec![self.new.certificate().clone(), self.cross.clone()]
     }
 }
 
-/// The two CAs of an etcd, and a folder for what they issue.
+/// The two etcd CAs of a real K3s server, and a folder for what they issue.
 pub struct Lab {
     pub server: Rotation,
-    peer: Rotation,
+    pub peer: Rotation,
     folder: TempDir,
 }
 
 impl Lab {
+    /// What `ca stage` makes of a server's default CAs.
     pub fn new() -> Self {
+        let fixture = Fixture::without_datastore("k3s-1.36-etcd-embedded");
+        let server = fixture.data_dir().join("server");
+        let live = block_on(read_directory(&LocalHost, &server)).unwrap();
+        let set = stage(StageRequest {
+            live: &live,
+            change: Change::CrossSigned(CrossRoots::AsNow),
+            pool: Pool::default(),
+            algorithms: Algorithms::default(),
+            make: Make {
+                now: SystemClock.now(),
+                entropy: &SystemEntropy,
+                keys: &FreshKeys,
+            },
+        })
+        .unwrap();
         Self {
-            server: Rotation::of("etcd-server-ca"),
-            peer: Rotation::of("etcd-peer-ca"),
+            server: Rotation::of(CaName::EtcdServer, &live, &set),
+            peer: Rotation::of(CaName::EtcdPeer, &live, &set),
             folder: TempDir::new().unwrap(),
         }
     }
@@ -135,7 +129,7 @@ impl Lab {
                 &format!("{name}-{index}-old"),
                 &ca.old,
                 &served,
-                &ca.old_bundle(),
+                &[ca.old.certificate().clone()],
             )
         };
         EtcdMember {
@@ -147,7 +141,7 @@ impl Lab {
     pub fn new_member(&self, index: usize) -> EtcdMember {
         let side = |name: &str, ca: &Rotation| {
             let name = format!("{name}-{index}-new");
-            self.leaf(&name, &ca.new, &ca.served(), &ca.new_bundle())
+            self.leaf(&name, &ca.new, &ca.served, &ca.bundle)
         };
         EtcdMember {
             client: Some(side("server", &self.server)),
@@ -157,17 +151,12 @@ impl Lab {
 
     pub fn old_client(&self) -> TlsFiles {
         let served = [self.server.old.certificate().clone()];
-        self.leaf(
-            "client-old",
-            &self.server.old,
-            &served,
-            &self.server.old_bundle(),
-        )
+        self.leaf("client-old", &self.server.old, &served, &served)
     }
 
     pub fn new_client(&self) -> TlsFiles {
         let ca = &self.server;
-        self.leaf("client-new", &ca.new, &ca.served(), &ca.new_bundle())
+        self.leaf("client-new", &ca.new, &ca.served, &ca.bundle)
     }
 
     pub fn start(&self) -> Etcd {
@@ -193,7 +182,7 @@ pub fn block_on<T>(work: impl Future<Output = T>) -> T {
         .block_on(work)
 }
 
-fn authority(name: &str) -> Authority {
+pub fn authority(name: &str) -> Authority {
     let name = Name::new(&[], name).unwrap();
     Authority::self_signed(&name, key(), serial(), period()).unwrap()
 }

@@ -17,7 +17,7 @@ use kubepki::datastore::{Datastore, DatastoreError};
 use pki::Certificate;
 use testkit::{Etcd, EtcdMember, TlsFiles};
 
-use crate::lab::{Lab, MEMBERS, Rotation, block_on, connect};
+use crate::lab::{Lab, MEMBERS, authority, block_on, connect};
 use crate::writer::{Writer, wait_for_writes};
 
 #[test]
@@ -56,10 +56,10 @@ fn a_new_root_that_the_old_one_did_not_sign_cuts_the_first_member_off() {
     let lab = Lab::new();
     let old = lab.old_client();
     let mut etcd = lab.start();
-    let unrelated = Rotation::of("another");
+    let unrelated = authority("another root");
     let files = |name: &str| {
-        let bundle = [unrelated.new.certificate().clone(), unrelated.root.clone()];
-        lab.leaf(name, &unrelated.new, &bundle, &bundle)
+        let bundle = [unrelated.certificate().clone()];
+        lab.leaf(name, &unrelated, &bundle, &bundle)
     };
     let settings = EtcdMember {
         client: Some(files("unrelated-server")),

@@ -84,7 +84,12 @@ pub fn import(request: ImportRequest<'_>) -> Result<StagedSet, CaError> {
     for (ca, key) in keys {
         match chain(ca, &key, &pool, &make, &mut notes) {
             Ok(certificates) => drop(five.insert(ca, Made { certificates, key })),
-            Err(found) => faults.extend(found),
+            // An issuer's faults are the same for all that it issued.
+            Err(found) => found.into_iter().for_each(|fault| {
+                if !faults.contains(&fault) {
+                    faults.push(fault);
+                }
+            }),
         }
     }
     if !faults.is_empty() {
@@ -142,7 +147,7 @@ fn chain(
             own.len()
         ));
     }
-    let mut found = faults_of(newest, 1, make.now);
+    let mut found = faults_of(newest, 0, make.now);
     if newest.is_self_issued() {
         found.push(
             "is its own issuer by name; have it signed under a name that differs from its \
@@ -168,8 +173,8 @@ fn chain(
             .map(|it| (format!("{what}, {subject},"), it)),
     );
     for (index, issuer) in above.iter().enumerate() {
-        let found = faults_of(issuer, index + 2, make.now).into_iter();
-        faults.extend(found.map(|it| (format!("{}, above {what},", issuer.subject()), it)));
+        let found = faults_of(issuer, index + 1, make.now).into_iter();
+        faults.extend(found.map(|it| (format!("the issuer {}", issuer.subject()), it)));
     }
     if !faults.is_empty() {
         return Err(faults);

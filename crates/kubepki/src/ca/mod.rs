@@ -190,8 +190,10 @@ pub struct Cross {
     pub old_root: Certificate,
     /// The new root.
     pub new_root: Certificate,
-    /// When it ends before the new issuing CA does: from then on clients that trust only the old
-    /// root are shut out.
+    /// The last second in which the old root, through it, vouches for the new one.
+    pub until: UnixTime,
+    /// Whether that is before the new issuing CA ends: then clients that trust only the old root
+    /// are shut out before their time.
     pub ends_early: bool,
 }
 

@@ -74,14 +74,14 @@ impl Pool {
         path: &Path,
         passphrase: Option<&[u8]>,
     ) -> Result<(), CaError> {
-        let Some(names) = host.list(path).await? else {
-            let Some(bytes) = file(host, path).await? else {
-                return Err(CaError::Place {
-                    path: path.to_owned(),
-                    problem: "does not exist".to_owned(),
-                });
-            };
+        if let Some(bytes) = file(host, path).await? {
             return self.add(path, &bytes, passphrase);
+        }
+        let Some(names) = host.list(path).await? else {
+            return Err(CaError::Place {
+                path: path.to_owned(),
+                problem: "does not exist".to_owned(),
+            });
         };
         for name in names {
             let path: PathBuf = path.join(name);

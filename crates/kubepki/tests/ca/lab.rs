@@ -202,29 +202,7 @@ pub fn assert_sound(live: &Bundle, set: &StagedSet, now: UnixTime) {
         assert_eq!(own.len(), 1, "only the issuing CA's key: {ca}");
         assert_eq!(own[0].spki_der(), file[0].spki_der());
         spkis.push(own[0].spki_sha256());
-        // Every certificate but the roots is signed by another of the file, and ends before it.
-        for one in &file {
-            let signed = |by: &&Certificate| {
-                one.issuer().der() == by.subject().der()
-                    && one.verify_signature(by.spki_der()).is_ok()
-            };
-            let issuers: Vec<_> = file.iter().filter(signed).collect();
-            assert!(!issuers.is_empty(), "{ca}: nobody signed {one:?}");
-            let inside =
-                |by: &&Certificate| one.validity().clamped_to(by.validity()) == one.validity();
-            // The script's CAs outlive their intermediate by a second.
-            let ours = !in_live(live, one);
-            assert!(
-                !ours || issuers.iter().any(inside),
-                "{ca}: {one:?} outlives its issuer"
-            );
-        }
-        let first_self = file.iter().position(Certificate::is_self_issued).unwrap();
-        let cross = file.iter().rposition(|it| !it.is_self_issued()).unwrap();
-        assert!(
-            cross < first_self,
-            "{ca}: something self-signed stands too early: {file:?}"
-        );
+        assert_ordered(live, ca, &file);
         assert_eq!(set.served[&ca][0], file[0]);
         let chain: Vec<Certificate> = served_chain(&file).into_iter().cloned().collect();
         assert_eq!(set.served[&ca], chain);
@@ -259,6 +237,31 @@ pub fn assert_sound(live: &Bundle, set: &StagedSet, now: UnixTime) {
         })
         .unwrap();
     assert_eq!(set.hash.after, last.fingerprint());
+}
+
+/// A file whose certificates lead from one to the next, in the order of reference section 13.2.
+fn assert_ordered(live: &Bundle, ca: CaName, file: &[Certificate]) {
+    // Every certificate but the roots is signed by another of the file, and ends before it.
+    for one in file {
+        let signed = |by: &&Certificate| {
+            one.issuer().der() == by.subject().der() && one.verify_signature(by.spki_der()).is_ok()
+        };
+        let issuers: Vec<_> = file.iter().filter(signed).collect();
+        assert!(!issuers.is_empty(), "{ca}: nobody signed {one:?}");
+        let inside = |by: &&Certificate| one.validity().clamped_to(by.validity()) == one.validity();
+        // The script's CAs outlive their intermediate by a second.
+        let ours = !in_live(live, one);
+        assert!(
+            !ours || issuers.iter().any(inside),
+            "{ca}: {one:?} outlives its issuer"
+        );
+    }
+    let first_self = file.iter().position(Certificate::is_self_issued).unwrap();
+    let cross = file.iter().rposition(|it| !it.is_self_issued()).unwrap();
+    assert!(
+        cross < first_self,
+        "{ca}: something self-signed stands too early: {file:?}"
+    );
 }
 
 fn spkis_offline(set: &StagedSet) -> Vec<pki::Digest> {

@@ -10,7 +10,9 @@
 )]
 
 mod create;
+mod import;
 mod lab;
+mod output;
 mod properties;
 mod script;
 mod stage;

@@ -49,7 +49,7 @@ pub enum CaCommand {
     /// at: whether each file is complete, the order in which it is served, what becomes of old
     /// leaves and of join tokens. Ends with 0 when nothing is wrong, 3 for warnings, 4 when the
     /// set must not be used.
-    Verify(verify::VerifyArgs),
+    Verify(Box<verify::VerifyArgs>),
 }
 
 /// Runs one of them.

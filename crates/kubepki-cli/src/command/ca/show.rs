@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use kubepki::bootstrap::Field;
-use kubepki::ca::{CaName, Kind, Places, StagedSet};
+use kubepki::ca::{CaName, Places, StagedSet};
 use pki::Certificate;
 
 /// What was made, what it changes, and what to do next. No secrets.
@@ -51,8 +51,14 @@ pub fn text(set: &StagedSet, places: &Places<'_>, safe: &[PathBuf], next: &str) 
             );
         }
     }
-    if set.bundle.files.contains_key(&Field::ServiceKey) {
-        let _ = writeln!(text, "  service.key     a new key signs; {}", service(set));
+    if let Some(keys) = set.bundle.content(Field::ServiceKey) {
+        let keys = pki::PrivateKey::all_from_pem(keys).map_or(0, |keys| keys.len());
+        let others = match keys.saturating_sub(1) {
+            0 => "no other is accepted".to_owned(),
+            1 => "the one before it stays valid".to_owned(),
+            more => format!("the {more} before it stay valid"),
+        };
+        let _ = writeln!(text, "  service.key     a new key signs; {others}");
     }
     hash(set, &mut text);
     for note in &set.notes {
@@ -66,13 +72,6 @@ pub fn text(set: &StagedSet, places: &Places<'_>, safe: &[PathBuf], next: &str) 
     }
     let _ = writeln!(text, "{next}");
     text
-}
-
-fn service(set: &StagedSet) -> &'static str {
-    match set.kind {
-        Kind::Compromised => "no other is accepted any more",
-        _ => "the ones before it stay valid",
-    }
 }
 
 fn hash(set: &StagedSet, text: &mut String) {

@@ -119,12 +119,12 @@ pub(super) async fn run(args: &StageArgs, world: &World) -> Result<Exit, CliErro
 }
 
 fn brings_intermediate(change: &Change) -> bool {
-    matches!(
-        change,
-        Change::NewRoot(Outer::Intermediate { .. })
-            | Change::Compromised(Outer::Intermediate { .. })
-            | Change::CrossSigned(CrossRoots::Common(Outer::Intermediate { .. }))
-    )
+    let outer = match change {
+        Change::NewRoot(outer) | Change::Compromised(outer) => outer,
+        Change::CrossSigned(CrossRoots::Common(outer)) => outer,
+        _ => return false,
+    };
+    matches!(outer, Outer::Intermediate { .. })
 }
 
 async fn change(args: &StageArgs, world: &World) -> Result<Change, CliError> {

@@ -84,6 +84,8 @@ fn promises(request: &Request<'_>) -> Vec<String> {
     let rotation = Rotation {
         old,
         new: &new,
+        // The worse of the two; K3s itself writes nothing else.
+        before: Served::WholeFile,
         served: match request.way {
             Way::Direct { .. } => Served::Trimmed,
             Way::Through { .. } => Served::WholeFile,

@@ -69,7 +69,29 @@ pub async fn generate_custom(
             "Cannot generate leaf certificates without intermediate certificate private key",
         ));
     };
-    for (ca, key) in CaName::ALL.into_iter().zip(&keys.five) {
+    five(
+        around,
+        make,
+        &signer,
+        &keys.five,
+        &mut files,
+        &mut transcript,
+    )?;
+    files.write().await?;
+    finish(host, around, &tls, &mut transcript).await?;
+    Ok(transcript)
+}
+
+/// The five CAs.
+fn five(
+    around: &Surroundings,
+    make: &Make<'_>,
+    signer: &Signer,
+    keys: &[PrivateKey],
+    files: &mut Files<'_>,
+    transcript: &mut Transcript,
+) -> Result<(), CaError> {
+    for (ca, key) in CaName::ALL.into_iter().zip(keys) {
         let stem = format!("{}-{}-ca", around.product, ca.flat());
         transcript.say(format!(
             "Generating {stem} leaf certificate authority EC key and certificate"
@@ -90,9 +112,7 @@ pub async fn generate_custom(
             &[own, signer.chain.clone()].concat(),
         );
     }
-    files.write().await?;
-    finish(host, around, &tls, &mut transcript).await?;
-    Ok(transcript)
+    Ok(())
 }
 
 /// What lies in the directory.

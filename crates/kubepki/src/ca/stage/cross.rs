@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use pki::{Authority, Certificate, PrivateKey};
 
-use super::{Context, CrossRoots, short_lived};
+use super::{Context, CrossRoots, short_lived, together};
 use crate::ca::create::{Draft, KeysMade, Made, clone_key, constrained, in_safe, safe};
 use crate::ca::outer::{Outer, Ready, faults_of};
 use crate::ca::profile::{CA_DAYS, ROOT_DAYS};
@@ -92,17 +92,19 @@ fn finish(
     mut notes: Vec<String>,
 ) -> Result<StagedSet, CaError> {
     let mut five = BTreeMap::new();
-    let mut cross = Vec::new();
+    let mut cross: Vec<Cross> = Vec::new();
+    let mut gone = Vec::new();
     for (ca, new) in new {
         let path = paths.get(&ca).map_or(&[][..], Vec::as_slice);
         let vouched = vouch(context, ca, path, &new, &cross)?;
         let certificates = ordered(&new.chain, path, &vouched);
-        notes.extend(dropped(context, ca, &certificates));
-        notes.extend(ending(ca, &vouched));
+        gone.extend(dropped(context, ca, &certificates));
         let key = new.key;
         five.insert(ca, Made { certificates, key });
         cross.push(vouched);
     }
+    notes.extend(left(gone));
+    notes.extend(ending(&cross));
     let service = context.service_file(keys, &mut notes)?;
     notes.extend(short_lived(context.make, &five));
     let draft = Draft {
@@ -150,14 +152,15 @@ fn vouch(
             ROOT_DAYS,
         )?,
     };
-    let links = path
+    let until = path
         .iter()
         .skip_while(|it| it != &certificate)
-        .chain(std::iter::once(&cross));
-    let end = links.map(|it| it.validity().not_after).min();
+        .map(|it| it.validity().not_after)
+        .fold(cross.validity().not_after, std::cmp::min);
     Ok(Cross {
         ca,
-        ends_early: end < Some(new_ca.validity().not_after),
+        until,
+        ends_early: until < new_ca.validity().not_after,
         certificate: cross,
         signer: certificate.clone(),
         old_root: old_root.clone(),
@@ -229,27 +232,30 @@ fn ordered(chain: &[Certificate], path: &[Certificate], cross: &Cross) -> Vec<Ce
 }
 
 /// Roots that were trusted until now and are not any more.
-fn dropped(context: &Context<'_>, ca: CaName, kept: &[Certificate]) -> Vec<String> {
+fn dropped(context: &Context<'_>, ca: CaName, kept: &[Certificate]) -> Vec<(CaName, String)> {
     let live = context.live.five.get(&ca).into_iter();
     live.flat_map(|it| &it.certificates)
         .filter(|it| it.is_self_issued() && !kept.contains(it))
-        .map(|root| {
-            format!(
-                "{} leaves the {ca} CA's file: it comes from the rotation before the last. A \
-                 client that trusts nothing newer is shut out.",
-                root.subject()
-            )
-        })
+        .map(|root| (ca, root.subject().to_string()))
         .collect()
 }
 
-fn ending(ca: CaName, cross: &Cross) -> Option<String> {
-    cross.ends_early.then(|| {
+fn left(gone: Vec<(CaName, String)>) -> Vec<String> {
+    together(gone.into_iter(), |cas, root| {
         format!(
-            "The cross-certificate of the {ca} CA ends with {}, which signs it, at {}: give every \
-             client the new root before that.",
-            cross.signer.subject(),
-            cross.certificate.validity().not_after
+            "{root} leaves the file of the {cas}: it comes from the rotation before the last. A \
+             client that trusts nothing newer is shut out."
+        )
+    })
+}
+
+fn ending(cross: &[Cross]) -> Vec<String> {
+    let early = cross.iter().filter(|it| it.ends_early);
+    let early = early.map(|it| (it.ca, it.until.to_string()));
+    together(early, |cas, end| {
+        format!(
+            "The new roots of the {cas} are vouched for until {end}, when what signed their \
+             cross-certificates ends: give every client the new root before that."
         )
     })
 }

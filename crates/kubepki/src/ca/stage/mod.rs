@@ -52,6 +52,10 @@ pub enum Change {
 
 /// The new roots of a cross-signed rotation.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one value per run, and callers need no box"
+)]
 pub enum CrossRoots {
     /// One for all where the five share one now, else one for each.
     AsNow,
@@ -233,14 +237,31 @@ fn short_lived(make: &Make<'_>, five: &BTreeMap<CaName, Made>) -> Vec<String> {
     let full = make.now.plus((CA_DAYS - 1) * pki::DAY);
     let firsts = five
         .iter()
-        .filter_map(|(ca, made)| Some((ca, made.certificates.first()?)));
-    firsts
-        .filter(|(_, certificate)| certificate.validity().not_after < full)
-        .map(|(ca, certificate)| {
-            format!(
-                "The new {ca} CA ends with its issuer, at {}.",
-                certificate.validity().not_after
-            )
+        .filter_map(|(ca, made)| Some((*ca, made.certificates.first()?.validity().not_after)));
+    let short = firsts.filter(|(_, end)| *end < full);
+    together(short.map(|(ca, end)| (ca, end.to_string())), |cas, end| {
+        format!("The new {cas} end with their issuers, at {end}.")
+    })
+}
+
+/// One sentence for all CAs of which the same is to be said.
+fn together(
+    found: impl Iterator<Item = (CaName, String)>,
+    say: impl Fn(&str, &str) -> String,
+) -> Vec<String> {
+    let mut groups: Vec<(String, Vec<&'static str>)> = Vec::new();
+    for (ca, detail) in found {
+        match groups.iter_mut().find(|(known, _)| *known == detail) {
+            Some((_, cas)) => cas.push(ca.label()),
+            None => groups.push((detail, vec![ca.label()])),
+        }
+    }
+    groups
+        .iter()
+        .map(|(detail, cas)| match cas.split_last() {
+            Some((only, [])) => say(&format!("{only} CA"), detail),
+            Some((last, others)) => say(&format!("{} and {last} CAs", others.join(", ")), detail),
+            None => say("CAs", detail),
         })
         .collect()
 }

@@ -91,8 +91,8 @@ fn signer(context: &Context<'_>, ca: CaName, path: &[Certificate]) -> Result<Sig
     let live = |problem| CaError::Live { ca, problem };
     if path.len() < 2 {
         return Err(live(
-            "it is its own root, so there is nothing to keep while it is replaced: stage with \
-             cross-signed roots, which lets everybody go on"
+            "it is its own root, so there is no root to keep while it is replaced: use \
+             --cross-signed, with which everybody goes on"
                 .to_owned(),
         ));
     }
