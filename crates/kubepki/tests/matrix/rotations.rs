@@ -2,9 +2,7 @@
 //! every combination that restarts in any order can bring about.
 
 use kubepki::bootstrap::{Bundle, Field};
-use kubepki::ca::promise::{
-    Moment, Rotation, Served, Stack, Who, blast_radius, promise_after, promise_for,
-};
+use kubepki::ca::promise::{Moment, Rotation, Served, Stack, Who, blast_radius, promise_for};
 use kubepki::ca::{CaName, Change, CrossRoots, Outer};
 use pki::Certificate;
 use testkit::Fixture;
@@ -176,10 +174,11 @@ fn broken(old: &Bundle, new: &Bundle, (before, served): (Served, Served)) -> Vec
     let rotation = Rotation {
         old,
         new,
+        before,
         served,
         now: now(),
     };
-    let lines = promise_after(before, &rotation).unwrap();
+    let lines = promise_for(&rotation).unwrap();
     let early = lines
         .iter()
         .filter(|line| line.moment < Moment::FirstServer);
@@ -353,6 +352,7 @@ fn what_a_plan_says_of_it() {
             let rotation = Rotation {
                 old,
                 new,
+                before: Served::WholeFile,
                 served,
                 now: now(),
             };

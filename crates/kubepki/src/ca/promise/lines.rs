@@ -38,6 +38,8 @@ pub struct Rotation<'a> {
     pub old: &'a Bundle,
     /// The set that is to be; what it leaves out stays.
     pub new: &'a Bundle,
+    /// What follows the leaves in use; where nobody knows, K3s's whole file is the worse case.
+    pub before: Served,
     /// What follows the new leaves of servers and kubeconfigs; kubelets' are always K3s's.
     pub served: Served,
     /// When.
@@ -214,17 +216,7 @@ pub struct Line {
 ///
 /// [`PromiseError`] when a CA of the sets is not there or cannot sign.
 pub fn promise_for(rotation: &Rotation<'_>) -> Result<Vec<Line>, PromiseError> {
-    promise_after(Served::WholeFile, rotation)
-}
-
-/// The same where it is known what follows the leaves in use: [`promise_for`] takes them for
-/// K3s's own.
-///
-/// # Errors
-///
-/// As [`promise_for`].
-pub fn promise_after(before: Served, rotation: &Rotation<'_>) -> Result<Vec<Line>, PromiseError> {
-    let world = World::new(before, rotation)?;
+    let world = World::new(rotation)?;
     let mut lines = Vec::new();
     for moment in Moment::ALL {
         for who in Who::ALL.into_iter().filter(|who| who.exists(moment)) {

@@ -57,10 +57,11 @@ struct Loaded {
 }
 
 impl World {
-    pub(super) fn new(before: Served, rotation: &Rotation<'_>) -> Result<Self, PromiseError> {
+    pub(super) fn new(rotation: &Rotation<'_>) -> Result<Self, PromiseError> {
         let &Rotation {
             old,
             new,
+            before,
             served,
             now,
         } = rotation;
