@@ -12,7 +12,7 @@ use kubepki::token::Token;
 use super::change::refuse_unfinished;
 use super::init::{self, InitArgs};
 use super::prepared::{Prepared, carry_out};
-use crate::args::{AskArgs, NameArgs, PlanFormat, SiteArgs};
+use crate::args::{AskArgs, PlanFormat, SiteArgs};
 use crate::datastore::{
     Access, Connected, DatastoreArgs, candidates, named, open, reached, refuse_living, snapshot,
     unopened,
@@ -43,13 +43,37 @@ pub struct ReconcileArgs {
     #[arg(long)]
     pub with_agent: bool,
     #[command(flatten)]
-    pub names: NameArgs,
+    pub server: ServerArgs,
     #[command(flatten)]
     pub datastore: DatastoreArgs,
     #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
     pub ask: AskArgs,
+}
+
+/// What the server is called, for certificates that are missing or lack a name.
+#[derive(Clone, Debug, Args)]
+pub struct ServerArgs {
+    /// A name or address that the servers' certificates must carry; may be given several times.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub tls_san: Vec<String>,
+    /// The node's name [default: K3s's configuration, its certificates, the host's name].
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// The node's addresses [default: the one that the default route leaves from].
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub node_ip: Vec<String>,
+    /// The node's addresses as seen from outside.
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub node_external_ip: Vec<String>,
+    /// The cluster's DNS domain [default: cluster.local].
+    #[arg(long, value_name = "DOMAIN")]
+    pub cluster_domain: Option<String>,
+    /// Addresses of services; the first one's first address is the API server's
+    /// [default: 10.43.0.0/16].
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub service_cidr: Vec<String>,
 }
 
 /// A side of the comparison.
@@ -189,7 +213,7 @@ async fn look(
     spec.with_agent = args.with_agent || has_agent;
     let found = survey(&world.host, &data_dir, &spec, world.now()).await;
     let found = found.map_err(init::refused)?;
-    let named = args.names.node_name.is_some() || settings.node.is_some();
+    let named = args.server.node_name.is_some() || settings.node.is_some();
     if let (false, Some(name)) = (named, found.inventory.node_name()) {
         spec.node.name = name;
     }
@@ -197,14 +221,14 @@ async fn look(
 }
 
 fn as_init(args: &ReconcileArgs) -> InitArgs {
-    let texts = |all: &[std::net::IpAddr]| all.iter().map(ToString::to_string).collect();
+    let server = args.server.clone();
     InitArgs {
-        node_name: args.names.node_name.clone(),
-        node_ip: texts(&args.names.node_ip),
-        node_external_ip: texts(&args.names.node_external_ip),
-        tls_san: args.names.tls_san.clone(),
-        cluster_domain: None,
-        service_cidr: Vec::new(),
+        node_name: server.node_name,
+        node_ip: server.node_ip,
+        node_external_ip: server.node_external_ip,
+        tls_san: server.tls_san,
+        cluster_domain: server.cluster_domain,
+        service_cidr: server.service_cidr,
         bind_address: None,
         https_listen_port: None,
         token_file: None,

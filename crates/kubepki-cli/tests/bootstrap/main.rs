@@ -16,4 +16,5 @@ mod read;
 mod reconcile;
 mod refuse;
 mod servers;
+mod silent;
 mod write;
