@@ -11,6 +11,7 @@
     reason = "tests lay out and spoil their own trees"
 )]
 
+mod crash;
 mod lab;
 mod read;
 mod reconcile;
