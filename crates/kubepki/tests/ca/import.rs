@@ -248,6 +248,40 @@ async fn pkcs7_der_and_crlf() {
     assert_eq!(company.read("root.der"), company.read("root.pem"));
 }
 
+/// A damaged bundle is told or read otherwise, and never brings the program down.
+#[test]
+fn damaged_pkcs7() {
+    let company = Company::new();
+    company.ssl(&[
+        "crl2pkcs7",
+        "-nocrl",
+        "-certfile",
+        "issuing.pem",
+        "-outform",
+        "DER",
+        "-out",
+        "one.p7b",
+    ]);
+    let good = fs::read(company.path("one.p7b")).unwrap();
+    let path = Path::new("one.p7b");
+    let whole = certificates_in(path, &good).unwrap();
+    for at in 0..good.len() {
+        assert!(certificates_in(path, &good[..at]).is_err(), "cut at {at}");
+        for bit in [1_u8, 0x20, 0x80] {
+            let mut bad = good.clone();
+            bad[at] ^= bit;
+            if let Ok(found) = certificates_in(path, &bad) {
+                assert_eq!(found.len(), 1);
+            }
+        }
+    }
+    assert_eq!(whole, company.read("issuing.pem"));
+    // Indefinite lengths.
+    let ber = [&[0x30, 0x80][..], &good[4..], &[0, 0]].concat();
+    let error = kubepki::error_chain(&certificates_in(path, &ber).unwrap_err());
+    assert!(error.contains("openssl pkcs7 -print_certs"), "{error}");
+}
+
 /// Some CAs answer with their revocation list beside the certificates.
 #[tokio::test]
 async fn pkcs7_with_a_revocation_list() {

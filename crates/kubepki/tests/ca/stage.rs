@@ -319,7 +319,8 @@ fn live_files_that_do_not_fit_are_told() {
     put(&mut live, Field::ServerCa, "nonsense");
     assert!(say(&live).contains("no CERTIFICATE PEM block"));
     let expired = default_cluster(0);
-    assert!(say(&expired).contains("expired"), "{}", say(&expired));
+    assert!(say(&expired).contains("expired at"), "{}", say(&expired));
+    assert!(say(&expired).contains("--new-root"), "{}", say(&expired));
     // CRLF, text around, and a certificate twice are no reason to refuse.
     let mut live = good.clone();
     let text = String::from_utf8(good.content(Field::ServerCa).unwrap().to_vec()).unwrap();
