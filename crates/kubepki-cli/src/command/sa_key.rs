@@ -19,7 +19,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::change::refuse_unfinished;
-use super::prepared::{Prepared, carry_out};
+use super::prepared::{Prepared, RESTART_TIMEOUT, carry_out};
 use crate::args::{AskArgs, PlanFormat, SiteArgs};
 use crate::datastore::{Access, DatastoreArgs, EndpointArgs, find, refuse_living};
 use crate::error::{CliError, Exit};
@@ -370,7 +370,10 @@ async fn commit(
         state: node.state.clone(),
         cluster: Some((data.connected, data.candidates)),
         question: change.question,
-        closing: "Restart the servers only, one after the other; agents and pods need nothing.",
+        supervisor: None,
+        restart_timeout: RESTART_TIMEOUT,
+        closing: "Restart the servers only, one after the other; agents and pods need nothing."
+            .to_owned(),
     };
     carry_out(world, prepared, ask, None::<NoFuture>).await
 }

@@ -13,7 +13,7 @@ use super::rewrite::NoFuture;
 use super::{RotateArgs, read_flag, server};
 use crate::args::PlanFormat;
 use crate::command::change::refuse_unfinished;
-use crate::command::prepared::{Prepared, carry_out};
+use crate::command::prepared::{Prepared, RESTART_TIMEOUT, carry_out};
 use crate::datastore::{Access, DatastoreArgs, find, refuse_living};
 use crate::error::{CliError, Exit};
 use crate::k3s::Settings;
@@ -76,7 +76,9 @@ pub(super) async fn rotate(world: &World, args: &RotateArgs) -> Result<Exit, Cli
         state: node.state.clone(),
         cluster: Some((data.connected, data.candidates)),
         question: "Rotate the token",
-        closing: "Start this server, then give the others the new token and start them.",
+        supervisor: None,
+        restart_timeout: RESTART_TIMEOUT,
+        closing: "Start this server, then give the others the new token and start them.".to_owned(),
     };
     let done = carry_out(world, prepared, &args.ask, None::<NoFuture>).await?;
     // The one moment at which a password that was made here can be learnt.
