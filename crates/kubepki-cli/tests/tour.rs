@@ -22,7 +22,7 @@ fn the_tour_does_what_it_says_and_leaves_nothing() {
         "TLS handshake, 70 days later, old client, new server: refused: ",
         "The old certificates and keys are back, byte for byte.",
         "Rotate the CA first",
-        "datastore and disk are as before.",
+        "Refused; datastore and disk are as before.",
         "keep working",
         "TLS handshake, kubeconfig from before, restarted server: both accept",
         "TLS handshake, new kubeconfig, server not restarted yet: both accept",

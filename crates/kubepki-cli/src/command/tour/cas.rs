@@ -6,7 +6,7 @@ use kubepki::bootstrap::Field;
 use kubepki_datastore::new_sqlite;
 
 use super::{NODE, Tour, bytes, say, title};
-use crate::error::CliError;
+use crate::error::{CliError, Exit};
 
 /// What a command ended with and printed.
 struct Ran {
@@ -41,15 +41,22 @@ impl Tour {
         let before = self.state_of_things().await?;
         let set = wrong.display().to_string();
         let ran = self.kubepki(&["rotate-ca", "--path", &set, "--direct", "--yes"])?;
-        if ran.code == Some(0) || self.state_of_things().await? != before {
-            return Err(CliError::message("a wrong set of CAs was taken"));
+        let finding = ran
+            .said
+            .lines()
+            .find(|line| line.contains("ServerCAKey: is not"));
+        let refused = ran.code == Some(Exit::Refused as i32);
+        let (Some(finding), true) = (finding, refused) else {
+            return Err(CliError::message(format!(
+                "a wrong set was not refused: {}",
+                ran.said
+            )));
+        };
+        if self.state_of_things().await? != before {
+            return Err(CliError::message("a refusal changed something"));
         }
-        let finding = ran.said.lines().find(|line| line.contains("server-ca"));
-        say(finding.unwrap_or_default())?;
-        say(&format!(
-            "Exit code {}; datastore and disk are as before.",
-            ran.code.unwrap_or_default()
-        ))
+        say(finding.trim_start())?;
+        say("Refused; datastore and disk are as before.")
     }
 
     async fn cross_sign(&self) -> Result<(), CliError> {
@@ -68,7 +75,7 @@ impl Tour {
             "--yes",
         ])?;
         for line in ran.said.lines() {
-            if line.contains("keep working") || line.contains("join tokens change") {
+            if line.contains("keep working") || line.contains("join tokens") {
                 say(line)?;
             }
         }
