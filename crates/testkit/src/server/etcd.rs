@@ -290,6 +290,11 @@ impl Etcd {
     fn launch(&mut self, index: usize, cluster: &str, state: &str) {
         let folder = self.folder(index);
         let url = self.url(index);
+        // A busy machine must not look like a dead leader; one alone has nobody to miss.
+        let (heartbeat, election) = match self.members.len() {
+            1 => ("20", "200"),
+            _ => ("250", "2500"),
+        };
         let member = self.member_mut(index);
         let peer = peer_url(member);
         let health = format!("http://127.0.0.1:{}", member.ports.health);
@@ -298,9 +303,8 @@ impl Etcd {
         let texts = [
             ("--name", member.name.as_str()),
             ("--logger", "zap"),
-            // A busy machine must not look like a dead leader.
-            ("--heartbeat-interval", "250"),
-            ("--election-timeout", "2500"),
+            ("--heartbeat-interval", heartbeat),
+            ("--election-timeout", election),
             ("--listen-client-urls", &url),
             ("--advertise-client-urls", &url),
             ("--listen-peer-urls", &peer),
