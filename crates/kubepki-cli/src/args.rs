@@ -105,6 +105,13 @@ pub enum Command {
     ///
     /// Each file's place stands above it; nothing is installed.
     Unit(UnitArgs),
+    /// Check a staged set of CA files and put it in force.
+    ///
+    /// Prints the plan with everything that it touches and asks. While K3s runs on this node the
+    /// set goes to the running server, else straight into the datastore with this server's files
+    /// and certificates made ready. A failed check changes nothing, is told to the system log too,
+    /// and ends with 5; --force overrides what can be overridden.
+    RotateCa(Box<crate::command::rotate_ca::RotateCaArgs>),
     /// Show the main job on a made-up server in a temporary directory.
     Tour(TourArgs),
 }

@@ -2,13 +2,15 @@
 
 use std::fmt::Write as _;
 
-use kubepki::apply::{Aftermath, ApplyError, Executor, Outcome, refuse_unreadable, unfinished};
+use kubepki::apply::{
+    Aftermath, ApplyError, Executor, Outcome, Standing, refuse_unreadable, unfinished,
+};
 use kubepki::inventory::{Inventory, Role};
 use kubepki::plan::{self, Plan, PlanId};
 use kubepki::state::{Locked, StateDir, StateError};
 
-use crate::args::{ApplyArgs, ChangeArgs, PlanFormat, ResumeArgs, UndoArgs};
-use crate::datastore::Reach;
+use crate::args::{ApplyArgs, ChangeArgs, PlanFormat, ResumeArgs, SiteArgs, UndoArgs};
+use crate::datastore::{EndpointArgs, Reach};
 use crate::error::{CliError, Exit};
 use crate::k3s::running;
 use crate::output;
@@ -26,7 +28,7 @@ pub async fn apply(args: &ApplyArgs) -> Result<Exit, CliError> {
     refuse_unfinished(&node.state)?;
     announce_running(&node);
     let plan = node.state.load_plan(&PlanId(args.id.clone()))?;
-    let reach = Reach::of_plan(&world.host, &args.endpoint, &args.site, &plan).await?;
+    let reach = reach(&world, &args.endpoint, &args.site, &plan, 1).await?;
     carry_out_with(&world, &node, plan, &args.change, reach).await
 }
 
@@ -45,11 +47,12 @@ pub async fn undo(args: &UndoArgs) -> Result<Exit, CliError> {
         None => last_done(&node.state)?,
     };
     let undone = node.state.load_plan(&id)?;
-    let reach = Reach::of_plan(&world.host, &args.endpoint, &args.site, &undone).await?;
+    let reach = reach(&world, &args.endpoint, &args.site, &undone, 1).await?;
     let undo = {
         let state = lock(&node.state)?;
         let executor = Executor {
-            cluster: reach.as_ref().map(Reach::cluster),
+            cluster: reach.cluster(),
+            caller: reach.caller(),
             ..world.executor(&state)
         };
         executor.undo(&id).await.map_err(failed)?
@@ -74,12 +77,22 @@ pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
         }
     };
     let plan = node.state.load_plan(&id)?;
-    let reach = Reach::of_plan(&world.host, &args.endpoint, &args.site, &plan).await?;
-    let reach = for_writing(reach).await?;
+    // Once a server is started again, what is left to do needs no datastore.
+    let next = kubepki::apply::history(&node.state)?
+        .into_iter()
+        .find(|past| past.id == id)
+        .map(|past| past.standing);
+    let from = match next {
+        Some(Standing::Interrupted { step, .. }) => step,
+        _ => 1,
+    };
+    let reach = reach(&world, &args.endpoint, &args.site, &plan, from).await?;
+    let reach = reach.for_writing().await?;
     let state = lock(&node.state)?;
     output::talk(&format!("Going on with {id}: {}", plan.title));
     let executor = Executor {
-        cluster: reach.as_ref().map(Reach::cluster),
+        cluster: reach.cluster(),
+        caller: reach.caller(),
         ..world.patient_executor(&state, args.restart_timeout)
     };
     let outcome = executor.resume(&id).await.map_err(failed)?;
@@ -97,14 +110,17 @@ pub async fn carry_out(
     plan: Plan,
     change: &ChangeArgs,
 ) -> Result<Exit, CliError> {
-    carry_out_with(world, node, plan, change, None).await
+    carry_out_with(world, node, plan, change, Reach::default()).await
 }
 
-async fn for_writing(reach: Option<Reach>) -> Result<Option<Reach>, CliError> {
-    match reach {
-        Some(reach) => reach.for_writing().await.map(Some),
-        None => Ok(None),
-    }
+async fn reach(
+    world: &World,
+    endpoint: &EndpointArgs,
+    site: &SiteArgs,
+    plan: &Plan,
+    from: u32,
+) -> Result<Reach, CliError> {
+    Reach::of_plan(&world.host, endpoint, site, plan, from, world.now()).await
 }
 
 /// The same for a plan that writes the datastore, with `reach` to it.
@@ -113,7 +129,7 @@ async fn carry_out_with(
     node: &Node,
     mut plan: Plan,
     change: &ChangeArgs,
-    reach: Option<Reach>,
+    reach: Reach,
 ) -> Result<Exit, CliError> {
     if change.restart.restart || change.restart.restart_command.is_some() {
         restart::add(
@@ -138,9 +154,10 @@ async fn carry_out_with(
     };
     output::confirm(&question, change.ask.yes)?;
     let state = lock(&node.state)?;
-    let reach = for_writing(reach).await?;
+    let reach = reach.for_writing().await?;
     let executor = Executor {
-        cluster: reach.as_ref().map(Reach::cluster),
+        cluster: reach.cluster(),
+        caller: reach.caller(),
         ..world.patient_executor(&state, change.restart.restart_timeout)
     };
     let outcome = executor.apply(&plan).await.map_err(failed)?;
@@ -282,7 +299,7 @@ fn closing(plan: &Plan, node: &Node) -> String {
         "Done: {}. Take it back with: kubepki undo {}",
         plan.title, plan.id
     );
-    if plan.undoes.is_some() {
+    if plan.undoes.is_some() || plan.irreversible.is_some() {
         text = format!("Done: {}.", plan.title);
     }
     let of_k3s = |step: &plan::Step| match &step.target {

@@ -11,6 +11,7 @@ mod kubeconfig;
 mod leaves;
 mod prepared;
 pub(crate) mod reconcile;
+pub(crate) mod rotate_ca;
 pub(crate) mod sa_key;
 pub(crate) mod token;
 mod tour;
@@ -48,6 +49,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::Kubeconfig(command) => kubeconfig::run(&command).await,
             Command::Inspect(args) => inspect::run(&args),
             Command::Unit(args) => unit::run(&args),
+            Command::RotateCa(args) => rotate_ca::run(&args).await,
             Command::Tour(args) => tour::run(&args).await,
         }
     })

@@ -2,12 +2,13 @@
 
 use std::future::Future;
 
-use kubepki::apply::{Aftermath, Executor, Outcome};
+use kubepki::apply::{Aftermath, ApplyError, Caller, Executor, Outcome};
 use kubepki::bootstrap::Candidates;
 use kubepki::host::HostError;
 use kubepki::init::{Staged, stage};
 use kubepki::plan::Plan;
-use kubepki::state::StateDir;
+use kubepki::state::{Locked, StateDir};
+use kubepki_remote::Supervisor;
 
 use super::change::{failed, lock, print_plan, refuse_unfinished};
 use crate::args::AskArgs;
@@ -28,9 +29,16 @@ pub struct Prepared {
     pub cluster: Option<(Connected, Candidates)>,
     /// What is asked, without the number of steps: `Write the datastore`.
     pub question: &'static str,
+    /// The server that it calls.
+    pub supervisor: Option<Supervisor>,
+    /// Seconds to wait after a restart for its proofs.
+    pub restart_timeout: u64,
     /// What the operator does next.
-    pub closing: &'static str,
+    pub closing: String,
 }
+
+/// As [`crate::args::RestartArgs`] has it.
+pub const RESTART_TIMEOUT: u64 = 120;
 
 /// Prints the plan, asks, stages, and carries it out. `before` makes what the plan stands on,
 /// once it is agreed to.
@@ -50,6 +58,8 @@ pub async fn carry_out(
         state,
         cluster,
         question,
+        supervisor,
+        restart_timeout,
         closing,
     } = prepared;
     print_plan(&plan, None, ask.output)?;
@@ -71,31 +81,45 @@ pub async fn carry_out(
         before.await?;
     }
     let reach = match cluster {
-        Some((connected, candidates)) => {
-            let reach = Reach::new(connected, &candidates);
-            Some(reach.for_writing().await?)
-        }
-        None => None,
+        Some((connected, candidates)) => Reach::new(connected, &candidates),
+        None => Reach::default(),
     };
+    let reach = reach.for_writing().await?;
     let locked = lock(&state)?;
     // Another process may have been interrupted since.
     refuse_unfinished(&state)?;
     stage(&locked, &plan.id, &staged)?;
     let executor = Executor {
-        cluster: reach.as_ref().map(Reach::cluster),
-        ..world.executor(&locked)
+        cluster: reach.cluster(),
+        caller: supervisor.as_ref().map(|it| it as &dyn Caller),
+        ..world.patient_executor(&locked, restart_timeout)
     };
-    match executor.apply(&plan).await {
+    let outcome = executor.apply(&plan).await;
+    finish(&locked, &plan, &closing, outcome)
+}
+
+/// What the operator is told in the end.
+fn finish(
+    locked: &Locked,
+    plan: &Plan,
+    closing: &str,
+    outcome: Result<Outcome, ApplyError>,
+) -> Result<Exit, CliError> {
+    match outcome {
         Ok(Outcome::Finished { untidy, .. }) => {
             if let Some(untidy) = untidy {
                 output::talk(&format!("Note: {untidy}"));
             }
             output::talk(&format!("Done: {}. {closing}", plan.title));
-            output::talk(&format!("Take it back with: kubepki undo {}", plan.id));
+            if plan.irreversible.is_none() {
+                output::talk(&format!("Take it back with: kubepki undo {}", plan.id));
+            }
             Ok(Exit::Fine)
         }
         Ok(Outcome::Waiting { instruction, .. }) => {
-            output::talk(&instruction);
+            output::talk(&format!(
+                "Waiting for you: {instruction}\nThen run `kubepki resume`."
+            ));
             Ok(Exit::Partial)
         }
         Err(error) => {

@@ -11,8 +11,8 @@ use kubepki::token::Token;
 
 use super::change::refuse_unfinished;
 use super::init::{self, InitArgs};
-use super::prepared::{Prepared, carry_out};
-use crate::args::{AskArgs, PlanFormat, SiteArgs};
+use super::prepared::{Prepared, RESTART_TIMEOUT, carry_out};
+use crate::args::{AskArgs, NameArgs, PlanFormat, SiteArgs};
 use crate::datastore::{
     Access, Connected, DatastoreArgs, candidates, named, open, reached, refuse_living, snapshot,
     unopened,
@@ -122,7 +122,7 @@ pub async fn run(args: &ReconcileArgs) -> Result<Exit, CliError> {
         ))
         .hint("stop it first, or restart it instead"));
     }
-    let (spec, found) = look(&world, args, &settings).await?;
+    let (spec, found) = look(&world, &as_init(args), &settings).await?;
     let disk = Disk::look(&world.host, &server).await?;
     let candidates = candidates(&world.host, &args.datastore.endpoint, &settings).await?;
     let (connected, opened) = data(&world, args, &settings, &candidates).await?;
@@ -164,7 +164,10 @@ pub async fn run(args: &ReconcileArgs) -> Result<Exit, CliError> {
         state,
         cluster,
         question: "Bring this server and the datastore together",
-        closing: "Start K3s with the same names, addresses and ports, and it keeps these files.",
+        supervisor: None,
+        restart_timeout: RESTART_TIMEOUT,
+        closing: "Start K3s with the same names, addresses and ports, and it keeps these files."
+            .to_owned(),
     };
     let make = make_data_dir(&world.host, &data_dir);
     carry_out(&world, prepared, &args.ask, Some(make)).await
@@ -202,18 +205,22 @@ fn token(path: &std::path::Path) -> Result<Token, CliError> {
 }
 
 /// The server as flags, configuration and its own certificates describe it.
-async fn look(
+///
+/// # Errors
+///
+/// When they do not describe one.
+pub async fn look(
     world: &World,
-    args: &ReconcileArgs,
+    args: &InitArgs,
     settings: &Settings,
 ) -> Result<(Spec, Survey), CliError> {
-    let mut spec = init::spec(&as_init(args), settings)?;
+    let mut spec = init::spec(args, settings)?;
     let data_dir = std::path::absolute(&settings.data_dir)?;
     let has_agent = std::fs::exists(data_dir.join("agent"))?;
     spec.with_agent = args.with_agent || has_agent;
     let found = survey(&world.host, &data_dir, &spec, world.now()).await;
     let found = found.map_err(init::refused)?;
-    let named = args.server.node_name.is_some() || settings.node.is_some();
+    let named = args.node_name.is_some() || settings.node.is_some();
     if let (false, Some(name)) = (named, found.inventory.node_name()) {
         spec.node.name = name;
     }
@@ -229,19 +236,48 @@ fn as_init(args: &ReconcileArgs) -> InitArgs {
         tls_san: server.tls_san,
         cluster_domain: server.cluster_domain,
         service_cidr: server.service_cidr,
+        with_agent: args.with_agent,
+        complete: args.complete,
+        yes: args.ask.yes,
+        dry_run: args.ask.dry_run,
+        ..undescribed(&args.site)
+    }
+}
+
+/// A server of which flags tell nothing but its names.
+pub fn described(names: &NameArgs, site: &SiteArgs) -> InitArgs {
+    let texts = |all: &[std::net::IpAddr]| all.iter().map(ToString::to_string).collect();
+    InitArgs {
+        node_name: names.node_name.clone(),
+        node_ip: texts(&names.node_ip),
+        node_external_ip: texts(&names.node_external_ip),
+        tls_san: names.tls_san.clone(),
+        ..undescribed(site)
+    }
+}
+
+/// A server of which flags tell nothing.
+fn undescribed(site: &SiteArgs) -> InitArgs {
+    InitArgs {
+        node_name: None,
+        node_ip: Vec::new(),
+        node_external_ip: Vec::new(),
+        tls_san: Vec::new(),
+        cluster_domain: None,
+        service_cidr: Vec::new(),
         bind_address: None,
         https_listen_port: None,
         token_file: None,
         agent_token_file: None,
         write_kubeconfig: None,
         write_kubeconfig_mode: None,
-        with_agent: args.with_agent,
+        with_agent: false,
         disable_agent: false,
         disable_etcd: false,
-        complete: args.complete,
-        site: args.site.clone(),
-        yes: args.ask.yes,
-        dry_run: args.ask.dry_run,
+        complete: false,
+        site: site.clone(),
+        yes: false,
+        dry_run: false,
         output: PlanFormat::Text,
     }
 }

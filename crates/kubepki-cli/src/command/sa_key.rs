@@ -19,7 +19,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::change::refuse_unfinished;
-use super::prepared::{Prepared, carry_out};
+use super::prepared::{Prepared, RESTART_TIMEOUT, carry_out};
 use crate::args::{AskArgs, PlanFormat, SiteArgs};
 use crate::datastore::{Access, DatastoreArgs, EndpointArgs, find, refuse_living};
 use crate::error::{CliError, Exit};
@@ -332,7 +332,16 @@ async fn commit(
         endpoint: endpoint.clone(),
         snapshot: None,
     };
-    let data = find(&world.host, &datastore, &settings, Access::Write).await?;
+    let data = find(&world.host, &datastore, &settings, Access::Write).await;
+    let data = data.map_err(|error| CliError {
+        // What only a running K3s can write.
+        hint: error.hint.map(|_| {
+            "`kubepki sa-key rotate --stage DIR` writes the new file, and `kubepki rotate-ca \
+             --path DIR` takes it to the running server"
+                .to_owned()
+        }),
+        ..error
+    })?;
     let id = plan_id(world.now(), change.purpose, &world.entropy)?;
     let name = node.inventory.node_name();
     let planned = plan_change(&ServiceKeyChange {
@@ -361,7 +370,10 @@ async fn commit(
         state: node.state.clone(),
         cluster: Some((data.connected, data.candidates)),
         question: change.question,
-        closing: "Restart the servers only, one after the other; agents and pods need nothing.",
+        supervisor: None,
+        restart_timeout: RESTART_TIMEOUT,
+        closing: "Restart the servers only, one after the other; agents and pods need nothing."
+            .to_owned(),
     };
     carry_out(world, prepared, ask, None::<NoFuture>).await
 }

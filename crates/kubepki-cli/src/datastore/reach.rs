@@ -1,21 +1,28 @@
 //! What a plan's executor reaches beyond this machine.
 
-use kubepki::apply::Cluster;
-use kubepki::bootstrap::{Candidates, Passphrase};
-use kubepki::host::Host;
-use kubepki::plan::Plan;
-use kubepki_datastore::Access;
+use std::path::Path;
 
-use super::{Connected, EndpointArgs, candidates, open, refuse_living};
+use kubepki::apply::{Caller, Cluster};
+use kubepki::bootstrap::{Candidates, Passphrase};
+use kubepki::ca::rotate::calls_supervisor;
+use kubepki::host::Host;
+use kubepki::plan::{Plan, Target};
+use kubepki::token::Token;
+use kubepki_datastore::Access;
+use kubepki_remote::Supervisor;
+use pki::UnixTime;
+
+use super::{Connected, EndpointArgs, candidates, open, refuse_living, text};
 use crate::args::SiteArgs;
 use crate::error::CliError;
 use crate::k3s::Settings;
 
-/// An open datastore and every passphrase at hand.
-#[derive(Debug)]
+/// An open datastore with every passphrase at hand, and a server that can be called.
+#[derive(Debug, Default)]
 pub struct Reach {
-    connected: Connected,
+    connected: Option<Connected>,
     passphrases: Vec<Passphrase>,
+    supervisor: Option<Supervisor>,
 }
 
 impl Reach {
@@ -25,52 +32,90 @@ impl Reach {
     ///
     /// When it cannot be written or reached again.
     pub async fn for_writing(self) -> Result<Self, CliError> {
-        let Self {
-            connected,
-            passphrases,
-        } = self;
-        let connected = connected.for_writing().await?;
-        Ok(Self {
-            connected,
-            passphrases,
-        })
+        let connected = match self.connected {
+            Some(connected) => Some(connected.for_writing().await?),
+            None => None,
+        };
+        Ok(Self { connected, ..self })
     }
 
     /// From what was opened already.
     pub fn new(connected: Connected, candidates: &Candidates) -> Self {
         let all = candidates.iter().map(|it| it.passphrase.clone());
-        let passphrases = all.collect();
         Self {
-            connected,
-            passphrases,
+            connected: Some(connected),
+            passphrases: all.collect(),
+            supervisor: None,
         }
     }
 
-    /// The datastore that `plan` writes, open for reading, if it writes one and no server lives on
-    /// it.
+    /// The datastore that `plan` writes from step `from` on, open for reading, if it writes one and
+    /// no server lives on it; the server that it calls.
     ///
     /// # Errors
     ///
-    /// When it cannot be found or written.
+    /// When it cannot be found or written, or the server is not the one that the token pins.
     pub async fn of_plan(
         host: &dyn Host,
         args: &EndpointArgs,
         site: &SiteArgs,
         plan: &Plan,
-    ) -> Result<Option<Self>, CliError> {
-        if plan.datastore.is_none() {
-            return Ok(None);
-        }
+        from: u32,
+        now: UnixTime,
+    ) -> Result<Self, CliError> {
+        let left = |wanted: fn(&Target) -> bool| {
+            let mut steps = plan.steps.iter().filter(|step| step.number >= from);
+            steps.any(|step| wanted(&step.target))
+        };
         let settings = Settings::load(host, site).await?;
-        let candidates = candidates(host, args, &settings).await?;
-        let connected = open(host, args, &settings, Access::Read).await?;
-        connected.refuse_read_only()?;
-        refuse_living(&connected, args, &settings).await?;
-        Ok(Some(Self::new(connected, &candidates)))
+        let mut reach = Self::default();
+        if plan.datastore.is_some() && left(|it| matches!(it, Target::DatastoreKey { .. })) {
+            let candidates = candidates(host, args, &settings).await?;
+            let connected = open(host, args, &settings, Access::Read).await?;
+            connected.refuse_read_only()?;
+            refuse_living(&connected, args, &settings).await?;
+            reach = Self::new(connected, &candidates);
+        }
+        if let Some(base) = calls_supervisor(plan)
+            && left(|it| matches!(it, Target::Http { .. }))
+        {
+            let server = settings.data_dir.join("server");
+            reach.supervisor = Some(supervisor(host, &server, &base, now).await?);
+        }
+        Ok(reach)
     }
 
-    /// As the executor wants it.
-    pub fn cluster(&self) -> Cluster<'_> {
-        self.connected.cluster(&self.passphrases)
+    /// The datastore as the executor wants it.
+    pub fn cluster(&self) -> Option<Cluster<'_>> {
+        let connected = self.connected.as_ref();
+        connected.map(|connected| connected.cluster(&self.passphrases))
     }
+
+    /// The server as the executor wants it.
+    pub fn caller(&self) -> Option<&dyn Caller> {
+        self.supervisor.as_ref().map(|it| it as &dyn Caller)
+    }
+}
+
+/// The supervisor at `base`, held to the token of this server.
+///
+/// # Errors
+///
+/// Without a token, or when the server does not prove itself.
+pub async fn supervisor(
+    host: &dyn Host,
+    server: &Path,
+    base: &str,
+    now: UnixTime,
+) -> Result<Supervisor, CliError> {
+    let path = server.join("token");
+    let Some(text) = text(host, &path).await? else {
+        return Err(CliError::message(format!(
+            "token must not be empty: {} is not there",
+            path.display()
+        )));
+    };
+    let token = Token::parse(&text)
+        .map_err(|error| CliError::message(format!("{}: {error}", path.display())))?;
+    Ok(Supervisor::connect(base, &token, false, now).await?)
 }

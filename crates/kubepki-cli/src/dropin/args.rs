@@ -55,6 +55,37 @@ pub enum CertificateCommand {
     ///
     /// Acts at once. `kubepki undo` takes it back; `kubepki rotate` issues the new ones itself.
     Rotate(RotateArgs),
+    /// Write updated K3s CA certificates to the datastore, through the running server.
+    ///
+    /// Acts at once. Checks the set first, says on standard error what it does to whom, and sends
+    /// nothing that K3s would refuse. `kubepki rotate-ca` also works while K3s is stopped, and
+    /// refuses what K3s overlooks.
+    #[command(name = "rotate-ca")]
+    RotateCa(RotateCaArgs),
+}
+
+/// `kubepki k3s certificate rotate-ca`.
+#[derive(Clone, Debug, Args)]
+pub struct RotateCaArgs {
+    /// Server to connect to.
+    #[arg(short, long, env = "K3S_URL", value_name = "URL")]
+    #[arg(default_value = "https://127.0.0.1:6443")]
+    pub server: String,
+    /// Folder that holds state [default: /var/lib/rancher/k3s, or ${HOME}/.rancher/k3s if not root].
+    #[arg(short, long, env = "K3S_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<OsString>,
+    /// Path to the directory containing the new CA certificates: the one that holds tls/.
+    #[arg(long, value_name = "DIR")]
+    pub path: OsString,
+    /// Force certificate replacement, even if consistency checks fail.
+    #[arg(long, value_name = "BOOL", value_parser = FalseyValueParser::new())]
+    #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    #[arg(
+        default_value = "false",
+        default_missing_value = "true",
+        hide_default_value = true
+    )]
+    pub force: bool,
 }
 
 /// What both have.

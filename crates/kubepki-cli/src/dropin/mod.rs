@@ -2,6 +2,7 @@
 
 mod args;
 mod log;
+mod rotate_ca;
 mod script;
 
 use std::ffi::OsStr;
@@ -36,11 +37,12 @@ pub async fn run(args: &K3sArgs) -> Exit {
         K3sCommand::RotateDefaultCaCerts(args) => return script::run(Script::Default, args).await,
     };
     let common = match command {
-        CertificateCommand::Check(check) => &check.common,
-        CertificateCommand::Rotate(rotate) => &rotate.common,
+        CertificateCommand::Check(check) => check.common.clone(),
+        CertificateCommand::Rotate(rotate) => rotate.common.clone(),
+        CertificateCommand::RotateCa(args) => rotate_ca::common(args),
     };
     let world = World::real();
-    let (mut log, opened) = match Log::open(common) {
+    let (mut log, opened) = match Log::open(&common) {
         Ok(log) => (log, Ok(())),
         Err(error) => (Log::fallback(), Err(error)),
     };
@@ -48,6 +50,9 @@ pub async fn run(args: &K3sArgs) -> Exit {
         (Err(error), _) => Err(error),
         (Ok(()), CertificateCommand::Check(args)) => run_check(args, &world, &mut log).await,
         (Ok(()), CertificateCommand::Rotate(args)) => run_rotate(args, &world, &mut log).await,
+        (Ok(()), CertificateCommand::RotateCa(args)) => {
+            rotate_ca::run(args, &world, &mut log).await
+        }
     };
     match done {
         Ok(()) => Exit::Fine,

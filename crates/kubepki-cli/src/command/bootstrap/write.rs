@@ -12,7 +12,7 @@ use kubepki::reconcile::{Keep, ReconcileError, decide};
 use kubepki::state::StateDir;
 
 use super::{ExtractArgs, RestoreArgs, disk};
-use crate::command::prepared::{Prepared, carry_out};
+use crate::command::prepared::{Prepared, RESTART_TIMEOUT, carry_out};
 use crate::datastore::{
     Access, candidates, find, open, reached, refuse_living, snapshot, unopened,
 };
@@ -61,7 +61,9 @@ pub(super) async fn extract(world: &World, args: &ExtractArgs) -> Result<Exit, C
         state,
         cluster: None,
         question: "Write the CA keys",
-        closing: "K3s takes the files up at its next start.",
+        supervisor: None,
+        restart_timeout: RESTART_TIMEOUT,
+        closing: "K3s takes the files up at its next start.".to_owned(),
     };
     // The plan's own steps make the target, with K3s's mode.
     let above = match &args.to {
@@ -183,7 +185,9 @@ pub(super) async fn restore(world: &World, args: &RestoreArgs) -> Result<Exit, C
         state,
         cluster: Some((connected, candidates)),
         question: "Write the datastore",
-        closing: "Servers take the data up at their next start.",
+        supervisor: None,
+        restart_timeout: RESTART_TIMEOUT,
+        closing: "Servers take the data up at their next start.".to_owned(),
     };
     carry_out(world, prepared, &args.ask, None::<NoFuture>).await
 }

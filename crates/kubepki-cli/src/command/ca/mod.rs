@@ -8,7 +8,7 @@ mod given;
 mod request;
 mod show;
 mod stage;
-mod verify;
+pub(crate) mod verify;
 
 use std::path::{Path, PathBuf};
 

@@ -13,7 +13,7 @@ use kubepki::token::{
 use super::{RewriteArgs, staged_authority, unreadable};
 use crate::args::SiteArgs;
 use crate::command::change::refuse_unfinished;
-use crate::command::prepared::{Prepared, carry_out};
+use crate::command::prepared::{Prepared, RESTART_TIMEOUT, carry_out};
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::world::{Node, World, resolved, state_dir};
@@ -21,7 +21,9 @@ use crate::world::{Node, World, resolved, state_dir};
 /// `kubepki token rewrite`.
 pub(super) async fn rewrite(world: &World, args: &RewriteArgs) -> Result<Exit, CliError> {
     let root = std::path::absolute(resolved(&args.root))?;
-    let files = NodeFiles::collect(&world.host, &root, &args.files).await?;
+    let config = args.site.k3s_config.as_deref().map(std::path::absolute);
+    let config = config.transpose()?;
+    let files = NodeFiles::collect(&world.host, &root, config.as_deref(), &args.files).await?;
     if !files.problems.is_empty() {
         let lines: String = files
             .problems
@@ -95,7 +97,9 @@ pub(super) async fn rewrite(world: &World, args: &RewriteArgs) -> Result<Exit, C
         state,
         cluster: None,
         question: "Rewrite the tokens",
-        closing: "K3s reads these files when it starts.",
+        supervisor: None,
+        restart_timeout: RESTART_TIMEOUT,
+        closing: "K3s reads these files when it starts.".to_owned(),
     };
     let done = carry_out(world, prepared, &args.ask, None::<NoFuture>).await?;
     match (done, strangers) {

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    Request, Restarts, RotateError, Way, body, can_be_forced, follow, overlaid, taken, words,
-};
+use super::{Request, RotateError, Way, body, can_be_forced, follow, overlaid, taken, words};
 use crate::bootstrap::{Bundle, Disk, Field, Files, Opened, extract_notes, files, save};
 use crate::ca::verify::{Finding, Intent};
 use crate::init::{self, Staged, plan_init};
@@ -115,9 +113,7 @@ fn direct(
     })?;
     steps.extend(made.steps);
     staged.extend(more);
-    if request.restarts == Restarts::Steps {
-        steps.extend(follow::steps(&request));
-    }
+    steps.extend(follow::steps(&request));
     let mut notes = words::notes(&request);
     notes.extend(opened.notes.iter().cloned());
     notes.extend(extract_notes(request.disk));
@@ -140,9 +136,7 @@ fn through(request: &Request<'_>, url: &str) -> (Plan, Vec<Staged>) {
     let present = &request.disk.bundle;
     let (step, staged) = body::call(url, force, present, request.staged, request.now);
     let mut steps = vec![step];
-    if request.restarts == Restarts::Steps {
-        steps.extend(follow::steps(request));
-    }
+    steps.extend(follow::steps(request));
     let plan = Plan {
         steps,
         notes: words::notes(request),

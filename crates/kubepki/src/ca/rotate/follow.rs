@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use pki::Certificate;
 
-use super::{Request, Way};
+use super::{Here, Request, Way};
 use crate::bootstrap::Field;
 use crate::ca::verify::Continuity;
 use crate::fleet::Node;
@@ -15,29 +15,20 @@ const KUBELET: u16 = 10250;
 
 /// Servers one after the other, this one first, then agents.
 pub(super) fn steps(request: &Request<'_>) -> Vec<Step> {
-    let Some(authority) = new_authority(request) else {
-        // Nothing that a stranger could see changes.
-        return Vec::new();
+    let authority = new_authority(request);
+    let mut steps: Vec<Step> = here(request, authority.as_deref()).into_iter().collect();
+    let (Some(authority), true) = (authority, request.restarts.others) else {
+        // Where the server CA stays, nothing that could be seen from here changes.
+        return steps;
     };
-    let port = request.spec.https_port;
-    let here = &request.spec.node.name;
-    let verb = match request.way {
-        Way::Direct { .. } => "start",
-        Way::Through { .. } => "restart",
-    };
-    let mut steps = vec![manual(
-        here,
-        format!("{verb} K3s on this server ({here})"),
-        vec![under(format!("127.0.0.1:{port}"), &authority)],
-        "this server serves certificates of the new CA",
-    )];
     let Some(fleet) = request.fleet else {
         return steps;
     };
-    for node in fleet.servers().filter(|node| node.name != *here) {
+    let (port, own) = (request.spec.https_port, &request.spec.node.name);
+    for node in fleet.servers().filter(|node| node.name != *own) {
         steps.push(manual(
             &node.name,
-            format!("{verb} K3s on the server {}", node.name),
+            format!("{} K3s on the server {}", verb(request), node.name),
             probes(node, port, &authority),
             "a server that goes on with the old CAs writes them back when it saves anything",
         ));
@@ -51,6 +42,50 @@ pub(super) fn steps(request: &Request<'_>) -> Vec<Step> {
         ));
     }
     steps
+}
+
+fn verb(request: &Request<'_>) -> &'static str {
+    match request.way {
+        Way::Direct { .. } => "start",
+        Way::Through { .. } => "restart",
+    }
+}
+
+/// The restart of this server, if it is a step.
+fn here(request: &Request<'_>, authority: Option<&str>) -> Option<Step> {
+    let address = format!("127.0.0.1:{}", request.spec.https_port);
+    let serves = match authority {
+        Some(authority) => under(address, authority),
+        None => Proof::Listens { address },
+    };
+    match &request.restarts.here {
+        Here::Told => None,
+        Here::Watched => authority.map(|_| {
+            let node = &request.spec.node.name;
+            let instruction = format!("{} K3s on this server ({node})", verb(request));
+            let reason = "this server serves certificates of the new CA";
+            manual(node, instruction, vec![serves], reason)
+        }),
+        Here::Driven { command } => {
+            let unit = "k3s.service".to_owned();
+            let mut proof = Vec::new();
+            if command.is_none() {
+                proof.push(Proof::Active { unit: unit.clone() });
+            }
+            proof.push(serves);
+            let command = command.clone();
+            Some(Step {
+                number: 0,
+                target: Target::Unit {
+                    host: "local".to_owned(),
+                    name: unit,
+                },
+                before: Before::Any,
+                action: Action::Restart { command, proof },
+                reason: "K3s takes CAs up at its start".to_owned(),
+            })
+        }
+    }
 }
 
 /// PEM of the new server CA; `None` where that does not change.

@@ -84,12 +84,28 @@ pub enum Way<'a> {
 }
 
 /// What becomes of the restarts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Restarts {
-    /// They are told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restarts {
+    /// Of this server.
+    pub here: Here,
+    /// Whether those of other servers and of agents are steps that stay open until their probe
+    /// passes; else they are told.
+    pub others: bool,
+}
+
+/// What becomes of this server's restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Here {
+    /// It is told.
+    #[default]
     Told,
-    /// Each is a step that stays open until its probe passes.
-    Steps,
+    /// It is a step that a person does.
+    Watched,
+    /// It is done, with this command or by systemd.
+    Driven {
+        /// The command, without a shell.
+        command: Option<Vec<String>>,
+    },
 }
 
 /// Findings that `--force` cannot override: K3s could not start, or could not sign anything.

@@ -1,6 +1,6 @@
 //! What is said of a rotation before it is done: who is touched by it, and what comes next.
 
-use super::{Request, Restarts, Way, overlaid};
+use super::{Here, Request, Restarts, Way, overlaid};
 use crate::ca::promise::{Rotation, Served, blast_radius, promise_for};
 use crate::ca::verify::{Continuity, Intent, Verdict};
 use crate::check::Severity;
@@ -209,20 +209,24 @@ fn taking_back(request: &Request<'_>) -> Option<String> {
 }
 
 /// What the operator does once the plan is done.
-pub fn closing(verdict: &Verdict, way: Way<'_>, restarts: Restarts) -> String {
+pub fn closing(verdict: &Verdict, way: Way<'_>, restarts: &Restarts) -> String {
     let verb = match way {
         Way::Direct { .. } => "Start",
         Way::Through { .. } => "Restart",
     };
-    match (verdict.reach(), restarts) {
-        (Continuity::Unchanged, _) => {
-            format!("{verb} K3s on the servers only, one after the other; agents need nothing.")
+    let (servers, this) = match restarts.here {
+        Here::Told => ("every server", "the servers only"),
+        Here::Watched | Here::Driven { .. } => ("every other server", "the other servers only"),
+    };
+    match verdict.reach() {
+        Continuity::Unchanged => {
+            format!("{verb} K3s on {this}, one after the other; agents need nothing.")
         }
-        (_, Restarts::Steps) => "Every restart was seen.".to_owned(),
-        (Continuity::NewRoot | Continuity::First, _) => format!(
-            "{verb} K3s on every server at once, then on every agent with the new token, then \
+        _ if restarts.others => "Every restart was seen.".to_owned(),
+        Continuity::NewRoot | Continuity::First => format!(
+            "{verb} K3s on {servers} at once, then on every agent with the new token, then \
              restart all pods."
         ),
-        (..) => format!("{verb} K3s on every server, one after the other, then on every agent."),
+        _ => format!("{verb} K3s on {servers}, one after the other, then on every agent."),
     }
 }

@@ -1,0 +1,380 @@
+//! `rotate-ca`: a staged set of CA files, checked and put in force.
+
+use std::future::Ready;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use kubepki::apply::plan_id;
+use kubepki::bootstrap::{Bundle, Candidates, Disk, Exposure, KEY_PREFIX, Opened, still_open};
+use kubepki::ca::refuse_live;
+use kubepki::ca::rotate::{Here, Request, Restarts, RotateError, Way, closing, plan_rotate_ca};
+use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
+use kubepki::check::Severity;
+use kubepki::fleet::Fleet;
+use kubepki::host::{EntryKind, Host as _, HostError};
+use kubepki_remote::{Kubernetes, Supervisor};
+
+use super::ca::verify::{nothing_staged, set};
+use super::change::refuse_unfinished;
+use super::init;
+use super::prepared::{Prepared, carry_out};
+use super::reconcile::{described, look};
+use crate::args::{AskArgs, NameArgs, RestartArgs, SiteArgs};
+use crate::datastore::{
+    Access, Connected, EndpointArgs, candidates, open, reached, read, refuse_living, supervisor,
+};
+use crate::error::{CliError, Exit};
+use crate::k3s::{Settings, running_in};
+use crate::world::{Node, World};
+use crate::{output, syslog};
+
+/// `rotate-ca`.
+#[derive(Clone, Debug, Args)]
+pub struct RotateCaArgs {
+    /// The directory that holds the set's tls/.
+    #[arg(long, value_name = "DIR", required_unless_present = "staged")]
+    pub path: Option<PathBuf>,
+    /// The set that `kubepki ca stage` made last.
+    #[arg(long, conflicts_with = "path")]
+    pub staged: bool,
+    /// Put the set in force although checks fail; each is named in the plan.
+    #[arg(long)]
+    pub force: bool,
+    /// The old keys are in wrong hands: nothing of them stays trusted, and there is no way back.
+    #[arg(long)]
+    pub compromised: bool,
+    /// Hand the set to a running server [default: when K3s runs on this node].
+    #[arg(long, value_name = "URL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "https://127.0.0.1", conflicts_with = "direct")]
+    pub through_server: Option<String>,
+    /// Write the datastore, while K3s is stopped on every server [default: when K3s does not run
+    /// on this node].
+    #[arg(long)]
+    pub direct: bool,
+    /// Make the restarts steps: each stays open until it can be seen from here that it was done,
+    /// and `kubepki resume` goes on.
+    #[arg(long)]
+    pub watch: bool,
+    #[command(flatten)]
+    pub restart: RestartArgs,
+    #[command(flatten)]
+    pub names: NameArgs,
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    #[command(flatten)]
+    pub site: SiteArgs,
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// `kubepki rotate-ca`.
+///
+/// # Errors
+///
+/// When the set is refused, a server lives where none should or none where one should, or the
+/// plan cannot be carried out.
+pub async fn run(args: &RotateCaArgs) -> Result<Exit, CliError> {
+    let world = World::real();
+    let node = Node::open(&world, &args.site, None, None).await?;
+    refuse_unfinished(&node.state)?;
+    let settings = Settings::load(&world.host, &args.site).await?;
+    let data_dir = node.inventory.site.data_dir.clone();
+    let path = match &args.path {
+        Some(path) => path.clone(),
+        None => node.state.path().join("staged"),
+    };
+    let target = Target::of(args, &settings);
+    let rotation = Rotation {
+        world: &world,
+        args,
+        node: &node,
+        settings: &settings,
+        disk: Disk::look(&world.host, &data_dir.join("server")).await?,
+        staged: staged(&world, &path, &data_dir).await?,
+        path,
+    };
+    let verdict = rotation.verdict();
+    announce(&verdict);
+    match target {
+        Target::Direct => rotation.direct(verdict).await,
+        Target::Through(url) => rotation.through(verdict, url).await,
+    }
+}
+
+/// The staged set, which is not the one in force.
+///
+/// # Errors
+///
+/// When it is, or holds nothing.
+pub async fn staged(world: &World, path: &Path, data_dir: &Path) -> Result<Bundle, CliError> {
+    refuse_live(path, data_dir).map_err(|error| CliError::refused(kubepki::error_chain(&error)))?;
+    let staged = set(world, path).await?;
+    match kubepki::ca::rotate::taken(&staged).is_empty() {
+        true => Err(nothing_staged(path)),
+        false => Ok(staged),
+    }
+}
+
+/// Who writes the datastore.
+enum Target {
+    Direct,
+    Through(String),
+}
+
+impl Target {
+    fn of(args: &RotateCaArgs, settings: &Settings) -> Self {
+        let runs = running_in(&settings.data_dir, &settings.configured)
+            .is_some_and(|process| process.name.ends_with("server"));
+        let port = settings.https_port();
+        match &args.through_server {
+            Some(url) => {
+                let bare = url.trim_start_matches("https://");
+                let has_port = bare
+                    .rsplit_once(':')
+                    .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+                Self::Through(match has_port {
+                    true => url.clone(),
+                    false => format!("{}:{port}", url.trim_end_matches('/')),
+                })
+            }
+            None if !args.direct && runs => Self::Through(format!("https://127.0.0.1:{port}")),
+            None => Self::Direct,
+        }
+    }
+}
+
+/// What was found, before it is decided how it is written.
+struct Rotation<'a> {
+    world: &'a World,
+    args: &'a RotateCaArgs,
+    node: &'a Node,
+    settings: &'a Settings,
+    disk: Disk,
+    staged: Bundle,
+    path: PathBuf,
+}
+
+type NoFuture = Option<Ready<Result<(), HostError>>>;
+
+impl Rotation<'_> {
+    fn intent(&self) -> Intent {
+        match self.args.compromised {
+            true => Intent::Compromised,
+            false => Intent::Ordinary,
+        }
+    }
+
+    fn verdict(&self) -> Verdict {
+        let now = self.world.now();
+        verify(&Question {
+            old: Some(&self.disk.bundle),
+            new: &self.staged,
+            now,
+            on_date: now,
+            release: self.node.inventory.release,
+            intent: self.intent(),
+            stamps: Stamps::Now,
+            places: Places {
+                old: self.disk.server.clone(),
+                new: self.path.clone(),
+            },
+        })
+    }
+
+    async fn direct(self, verdict: Verdict) -> Result<Exit, CliError> {
+        let host = &self.world.host;
+        let endpoint = &self.args.endpoint;
+        self.refuse(&verdict)?;
+        let candidates = candidates(host, endpoint, self.settings).await?;
+        let connected = open(host, endpoint, self.settings, Access::Read).await?;
+        connected.refuse_read_only()?;
+        let opened = read(&connected, &candidates).await?;
+        refuse_living(&connected, endpoint, self.settings).await?;
+        let exposures = self.exposures(&connected, &candidates, &opened).await?;
+        let place = connected.place.clone();
+        let way = Way::Direct {
+            opened: &opened,
+            datastore: &place,
+        };
+        let prepared = self.prepare(&verdict, way, None, &exposures).await?;
+        let prepared = Prepared {
+            cluster: Some((connected, candidates)),
+            ..prepared
+        };
+        carry_out(self.world, prepared, &self.args.ask, None::<Ready<_>>).await
+    }
+
+    async fn through(self, verdict: Verdict, url: String) -> Result<Exit, CliError> {
+        self.refuse(&verdict)?;
+        let now = self.world.now();
+        let server: Supervisor = supervisor(&self.world.host, &self.disk.server, &url, now).await?;
+        let fleet = self.fleet().await;
+        let way = Way::Through { url: &url };
+        let prepared = self.prepare(&verdict, way, fleet.as_ref(), &[]).await?;
+        let prepared = Prepared {
+            supervisor: Some(server),
+            ..prepared
+        };
+        let nothing: NoFuture = None;
+        carry_out(self.world, prepared, &self.args.ask, nothing).await
+    }
+
+    /// Says why the set is refused, here and in the system log, before anything is opened.
+    fn refuse(&self, verdict: &Verdict) -> Result<(), CliError> {
+        let force = self.args.force;
+        let standing = verdict
+            .refusals()
+            .filter(|it| !force || !kubepki::ca::rotate::can_be_forced(it));
+        let findings: Vec<_> = standing.cloned().collect();
+        if findings.is_empty() {
+            return Ok(());
+        }
+        let any = findings.iter().any(kubepki::ca::rotate::can_be_forced);
+        let error = RotateError::Refused {
+            findings,
+            forced: force,
+        };
+        let refused = refused(error);
+        Err(match any {
+            true => refused.hint("say --force to put it in force all the same"),
+            false => refused,
+        })
+    }
+
+    async fn prepare(
+        &self,
+        verdict: &Verdict,
+        way: Way<'_>,
+        fleet: Option<&Fleet>,
+        exposures: &[Exposure],
+    ) -> Result<Prepared, CliError> {
+        let args = self.args;
+        let described = described(&args.names, &args.site);
+        let (spec, survey) = look(self.world, &described, self.settings).await?;
+        let restarts = self.restarts()?;
+        let id = plan_id(self.world.now(), "rotate-ca", &self.world.entropy)?;
+        let (plan, staged) = plan_rotate_ca(Request {
+            id: &id,
+            verdict,
+            staged: &self.staged,
+            way,
+            disk: &self.disk,
+            spec: &spec,
+            survey,
+            intent: self.intent(),
+            force: args.force,
+            fleet,
+            exposures,
+            restarts: restarts.clone(),
+            now: self.world.now(),
+            entropy: &self.world.entropy,
+            keys: &self.world.keys,
+        })
+        .map_err(refused)?;
+        Ok(Prepared {
+            plan,
+            staged,
+            state: self.node.state.clone(),
+            cluster: None,
+            question: "Put these CAs in force",
+            supervisor: None,
+            restart_timeout: args.restart.restart_timeout,
+            closing: closing(verdict, way, &restarts),
+        })
+    }
+
+    fn restarts(&self) -> Result<Restarts, CliError> {
+        let restart = &self.args.restart;
+        let command = restart.restart_command.as_ref();
+        let command: Option<Vec<String>> =
+            command.map(|text| text.split_whitespace().map(str::to_owned).collect());
+        if command.as_ref().is_some_and(Vec::is_empty) {
+            return Err(CliError::usage("--restart-command is empty"));
+        }
+        Ok(Restarts {
+            here: match (restart.restart || command.is_some(), self.args.watch) {
+                (true, _) => Here::Driven { command },
+                (false, true) => Here::Watched,
+                (false, false) => Here::Told,
+            },
+            others: self.args.watch,
+        })
+    }
+
+    /// After a compromise: where the old keys can still be decrypted.
+    async fn exposures(
+        &self,
+        connected: &Connected,
+        candidates: &Candidates,
+        opened: &Opened,
+    ) -> Result<Vec<Exposure>, CliError> {
+        if !self.args.compromised {
+            return Ok(Vec::new());
+        }
+        let former = connected.store.former(KEY_PREFIX).await.map_err(reached)?;
+        Ok(still_open(&former, candidates, &opened.bundle))
+    }
+
+    /// The cluster's nodes, if the Kubernetes API tells them soon.
+    async fn fleet(&self) -> Option<Fleet> {
+        let path = self.settings.admin_kubeconfig.as_ref()?;
+        let entry = self.world.host.read(path).await.ok()??;
+        let EntryKind::File(text) = entry.kind else {
+            return None;
+        };
+        let asked = async {
+            let api = Kubernetes::from_kubeconfig(&text, self.world.now())?;
+            api.fleet().await
+        };
+        match tokio::time::timeout(PATIENCE, asked).await {
+            Ok(Ok(fleet)) => Some(fleet),
+            Ok(Err(error)) => {
+                let error = kubepki::error_chain(&error);
+                output::talk(&format!(
+                    "Note: the Kubernetes API does not tell the nodes: {error}"
+                ));
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+/// How long the Kubernetes API may take for what is only told.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Says what is not staged, as K3s does, and K3s's verdict where it is no.
+fn announce(verdict: &Verdict) {
+    for finding in &verdict.findings {
+        if matches!(finding.rule, "missing" | "empty") && finding.severity == Severity::Warning {
+            output::talk(&format!("Warning: {} {}", finding.field, finding.message));
+        }
+    }
+    if !verdict.k3s_accepts() {
+        output::talk(&text_of_k3s(verdict));
+    }
+}
+
+fn text_of_k3s(verdict: &Verdict) -> String {
+    let lines: Vec<String> = verdict.k3s.iter().map(|line| format!("  {line}")).collect();
+    format!("K3s would refuse this set:\n{}", lines.join("\n"))
+}
+
+fn refused(error: RotateError) -> CliError {
+    match error {
+        RotateError::Init(error) => init::refused(error),
+        RotateError::Seal(_) => CliError::failed(&error),
+        RotateError::Refused { ref findings, .. } => {
+            let lines: Vec<String> = findings
+                .iter()
+                .map(|it| format!("rotate-ca refused, nothing was changed: {it}"))
+                .collect();
+            syslog::error(&lines.join("\n"));
+            CliError::refused(error.to_string())
+        }
+        RotateError::Same | RotateError::Pending { .. } | RotateError::Legacy => {
+            CliError::refused(error.to_string())
+        }
+    }
+}

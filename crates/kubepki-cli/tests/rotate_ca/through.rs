@@ -1,0 +1,188 @@
+//! Through a running server: one that answers as K3s's supervisor did, over real TLS.
+
+use kubepki::bootstrap::{Bundle, Field};
+use pki::{
+    Authority, Certificate, DAY, KeyAlgorithm, LeafRequest, PrivateKey, Purpose, San, Serial,
+    Validity,
+};
+use testkit::Fixture;
+use testkit::supervisor::{Cluster, Supervisor};
+
+use crate::lab::Server;
+
+/// A supervisor with a certificate under the server's CA.
+fn supervisor(server: &Server, accepts: bool) -> Supervisor {
+    let bundle = server.read("tls/server-ca.crt");
+    let ca = Certificate::all_from_pem(bundle.as_bytes())
+        .unwrap()
+        .remove(0);
+    let ca_key = PrivateKey::from_pem(server.read("tls/server-ca.key").as_bytes()).unwrap();
+    let authority = Authority::new(ca, ca_key).unwrap();
+    let key = PrivateKey::generate(KeyAlgorithm::P256).unwrap();
+    let begin = authority.certificate().validity().not_before;
+    let leaf = authority
+        .issue(&LeafRequest {
+            organizations: &["k3s".to_owned()],
+            common_name: "k3s",
+            sans: &[San::from_text("127.0.0.1")],
+            purposes: &[Purpose::ServerAuth],
+            spki_der: key.spki_der(),
+            serial: Serial::random(pki::random).unwrap(),
+            validity: Validity {
+                not_before: begin,
+                not_after: begin.plus(3000 * DAY),
+            },
+        })
+        .unwrap();
+    let cluster = Cluster {
+        chain: [leaf.to_pem(), bundle.clone()].concat().into_bytes(),
+        key: key.to_pem().unwrap().as_bytes().to_vec(),
+        cacerts: bundle.into_bytes(),
+        password: "fixture-token-0123456789abcdef".to_owned(),
+        agent_password: "another".to_owned(),
+    };
+    Supervisor::start(cluster, Box::new(move |_| accepts))
+}
+
+/// What was sent: path, and the files.
+fn sent(standing: &Supervisor) -> Vec<(String, Bundle)> {
+    let calls = standing.calls();
+    let puts = calls.iter().filter(|call| call.method == "PUT");
+    puts.map(|call| (call.path.clone(), Bundle::parse(&call.body).unwrap()))
+        .collect()
+}
+
+#[test]
+fn the_set_is_put_and_taken_back() {
+    let server = Server::new("k3s-1.36-custom-ca");
+    let set = server.fixture.extra("staged-same-root");
+    let standing = supervisor(&server, true);
+    let url = format!("--through-server={}", standing.url());
+    let before = server.tree();
+    let run = server.rotate(&set, &[&url], 0);
+    let text = run.text();
+    assert!(text.contains("Restart K3s on every server"), "{text}");
+    assert!(text.contains("none may save anything"), "{text}");
+    let calls = sent(&standing);
+    let [(path, body)] = calls.as_slice() else {
+        panic!("{} calls", calls.len());
+    };
+    assert_eq!(path, "/v1-k3s/cert/cacerts?force=false");
+    assert_eq!(body.files.len(), 11);
+    for (field, file) in &body.files {
+        assert!(
+            *file.content == std::fs::read(field.under(&set)).unwrap(),
+            "{field}"
+        );
+        // Newer than anything on a disk, or servers would not start.
+        assert!(file.stamp.seconds > 1_795_332_720, "{field}");
+    }
+    // The tree is K3s's, which writes it when it restarts.
+    let changed = crate::common::changed(&before, &server.tree());
+    assert!(changed.is_empty(), "{changed:?}");
+    server.undo(0);
+    let calls = sent(&standing);
+    assert_eq!(calls.len(), 2);
+    assert_eq!(calls[1].0, "/v1-k3s/cert/cacerts?force=true");
+    for (field, file) in &calls[1].1.files {
+        let there = std::fs::read(field.under(&server.server())).unwrap();
+        assert!(*file.content == there, "{field}");
+    }
+}
+
+#[test]
+fn a_server_that_says_no_is_heard() {
+    let server = Server::new("k3s-1.36-custom-ca");
+    let set = server.fixture.extra("staged-same-root");
+    let standing = supervisor(&server, false);
+    let url = format!("--through-server={}", standing.url());
+    let run = server.run(&[
+        "rotate-ca",
+        "--path",
+        &set.display().to_string(),
+        "--yes",
+        &url,
+    ]);
+    assert_ne!(run.code, Some(0), "{}", run.text());
+    assert!(run.text().contains("error ID"), "{}", run.text());
+    // Another cluster's server is not even told the password.
+    let other = Server::new("k3s-1.36-sqlite");
+    let stranger = supervisor(&other, true);
+    let url = format!("--through-server={}", stranger.url());
+    let third = Server::new("k3s-1.36-custom-ca");
+    let before = third.tree();
+    third.rotate(&set, &[&url], 1);
+    third.assert_untouched(&before);
+    assert_eq!(stranger.calls(), []);
+}
+
+#[test]
+fn the_drop_in_speaks_as_k3s_does() {
+    let server = Server::new("k3s-1.36-custom-ca");
+    let good = server
+        .fixture
+        .extra("staged-same-root")
+        .display()
+        .to_string();
+    let standing = supervisor(&server, true);
+    let url = standing.url();
+    let rotate = |path: &str, more: &[&str]| {
+        let mut args = vec![
+            "k3s",
+            "certificate",
+            "rotate-ca",
+            "-s",
+            &url,
+            "--path",
+            path,
+        ];
+        args.extend(more);
+        server.run(&args)
+    };
+    let run = rotate(&good, &[]);
+    assert_eq!(run.code, Some(0), "{}", run.text());
+    assert_eq!(
+        String::from_utf8(run.stdout).unwrap(),
+        "certificates saved to datastore\n"
+    );
+    assert_eq!(sent(&standing).len(), 1);
+
+    let forced = Fixture::without_datastore("k3s-1.36-new-root-forced");
+    let log = forced.extra_text("rotate-ca-server-messages.log");
+    let (_, words) = log.split_once("certificate error ID 97496: ").unwrap();
+    let words = words.split('"').next().unwrap();
+    let set = server
+        .set("set", &forced.data_dir().join("server"))
+        .display()
+        .to_string();
+    let before = server.tree();
+    let run = rotate(&set, &[]);
+    assert_eq!(run.code, Some(1), "{}", run.text());
+    assert!(run.stdout.is_empty());
+    assert!(run.text().contains(words), "{}\n{words}", run.text());
+    server.assert_untouched(&before);
+    assert_eq!(sent(&standing).len(), 1);
+
+    let run = rotate(&set, &["--force"]);
+    assert_eq!(run.code, Some(0), "{}", run.text());
+    assert!(
+        run.text()
+            .contains("forced, ignoring validation errors: ETCDServerCA: ")
+    );
+    assert_eq!(sent(&standing)[1].0, "/v1-k3s/cert/cacerts?force=true");
+
+    // Only service.key: a warning for each of the others, in K3s's words.
+    std::fs::remove_dir_all(&set).unwrap();
+    let alone = server.fixture.scratch("alone");
+    let keys = std::fs::read(Field::ServiceKey.under(std::path::Path::new(&good))).unwrap();
+    crate::lab::stage(&alone, Field::ServiceKey, keys);
+    let run = rotate(&alone.display().to_string(), &[]);
+    assert_eq!(run.code, Some(0), "{}", run.text());
+    assert_eq!(
+        run.text().matches("failed to stat ").count(),
+        10,
+        "{}",
+        run.text()
+    );
+    assert_eq!(sent(&standing)[2].1.files.len(), 1);
+}
