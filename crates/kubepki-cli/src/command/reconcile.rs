@@ -240,7 +240,7 @@ fn as_init(args: &ReconcileArgs) -> InitArgs {
         complete: args.complete,
         yes: args.ask.yes,
         dry_run: args.ask.dry_run,
-        ..described(&NameArgs::default(), &args.site)
+        ..undescribed(&args.site)
     }
 }
 
@@ -252,6 +252,17 @@ pub fn described(names: &NameArgs, site: &SiteArgs) -> InitArgs {
         node_ip: texts(&names.node_ip),
         node_external_ip: texts(&names.node_external_ip),
         tls_san: names.tls_san.clone(),
+        ..undescribed(site)
+    }
+}
+
+/// A server of which flags tell nothing.
+fn undescribed(site: &SiteArgs) -> InitArgs {
+    InitArgs {
+        node_name: None,
+        node_ip: Vec::new(),
+        node_external_ip: Vec::new(),
+        tls_san: Vec::new(),
         cluster_domain: None,
         service_cidr: Vec::new(),
         bind_address: None,
