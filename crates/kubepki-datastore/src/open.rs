@@ -24,8 +24,7 @@ impl<T: Datastore + Archive> Store for T {}
 
 /// Connects to `endpoint` and makes sure that K3s keeps its data there.
 ///
-/// `server_dir` is K3s's `<data-dir>/server`: its SQLite file, and relative paths of the
-/// endpoint, are found from there.
+/// `server_dir` is K3s's `<data-dir>/server`, from where its SQLite file is found.
 ///
 /// # Errors
 ///

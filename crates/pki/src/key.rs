@@ -255,7 +255,7 @@ impl PrivateKey {
     fn from_encrypted_pkcs8(der: &[u8], passphrase: Option<&[u8]>) -> Result<Self, Error> {
         let passphrase = passphrase.ok_or(Error::PassphraseNeeded)?;
         let encrypted = EncryptedPrivateKeyInfoRef::from_der(der)
-            .map_err(|error| Error::malformed("encrypted PKCS#8 private key", error))?;
+            .map_err(|error| encryption_rejected(der, &error))?;
         let plain = encrypted
             .decrypt(passphrase)
             .map_err(|_| Error::WrongPassphrase)?;
@@ -417,6 +417,20 @@ fn ec_spki(curve: KeyAlgorithm, point: &[u8]) -> Result<Vec<u8>, Error> {
     let algorithm = element(Tag::Sequence, &[&ids])?;
     let bits = element(Tag::BitString, &[&[0], point])?;
     element(Tag::Sequence, &[&algorithm, &bits])
+}
+
+/// `openssl req` still encrypts new keys with triple DES unless told otherwise.
+fn encryption_rejected(der: &[u8], rejected: &impl fmt::Display) -> Error {
+    // The OBJECT IDENTIFIER des-EDE3-CBC (RFC 8018 appendix B.2.2).
+    const TRIPLE_DES: &[u8] = &[6, 8, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 3, 7];
+    let what = "encrypted PKCS#8 private key";
+    match der.windows(TRIPLE_DES.len()).any(|it| it == TRIPLE_DES) {
+        true => Error::malformed(
+            what,
+            "triple DES is not supported; `openssl pkcs8 -topk8 -in OLD -out NEW` encrypts it anew",
+        ),
+        false => Error::malformed(what, rejected),
+    }
 }
 
 /// aws-lc refuses moduli under 2048 bits; everything else it refuses is damage.

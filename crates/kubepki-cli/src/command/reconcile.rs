@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use kubepki::apply::plan_id;
-use kubepki::bootstrap::{Disk, KEY_PREFIX, LocateError, locate};
+use kubepki::bootstrap::{Candidates, Disk, KEY_PREFIX, LocateError, Opened, locate};
 use kubepki::init::{Spec, Survey, make_data_dir, survey};
 use kubepki::plan::{Action, Plan};
 use kubepki::reconcile::{Keep, ReconcileError, Request, Reset, plan_reconcile};
@@ -14,7 +14,8 @@ use super::init::{self, InitArgs};
 use super::prepared::{Prepared, RESTART_TIMEOUT, carry_out};
 use crate::args::{AskArgs, NameArgs, PlanFormat, SiteArgs};
 use crate::datastore::{
-    Access, DatastoreArgs, candidates, named, open, reached, refuse_living, snapshot, unopened,
+    Access, Connected, DatastoreArgs, candidates, named, open, reached, refuse_living, snapshot,
+    unopened,
 };
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running_in};
@@ -60,6 +61,15 @@ pub enum KeepSide {
     Disk,
 }
 
+impl KeepSide {
+    fn side(self) -> Keep {
+        match self {
+            Self::Datastore => Keep::Datastore,
+            Self::Disk => Keep::Disk,
+        }
+    }
+}
+
 /// `kubepki reconcile`.
 ///
 /// # Errors
@@ -67,6 +77,11 @@ pub enum KeepSide {
 /// When the data cannot be opened, K3s would not start and nobody says which side counts, or the
 /// plan cannot be carried out.
 pub async fn run(args: &ReconcileArgs) -> Result<Exit, CliError> {
+    if args.datastore.snapshot.is_some() && args.keep == Some(KeepSide::Disk) {
+        return Err(CliError::usage(
+            "--keep disk writes the datastore, and --snapshot is none: leave one of them out",
+        ));
+    }
     let world = World::real();
     let settings = Settings::load(&world.host, &args.site).await?;
     let data_dir = std::path::absolute(&settings.data_dir)?;
@@ -86,24 +101,7 @@ pub async fn run(args: &ReconcileArgs) -> Result<Exit, CliError> {
     let (spec, found) = look(&world, &as_init(args), &settings).await?;
     let disk = Disk::look(&world.host, &server).await?;
     let candidates = candidates(&world.host, &args.datastore.endpoint, &settings).await?;
-    let connected = match &args.datastore.snapshot {
-        Some(path) => snapshot(path, Access::Read).await?,
-        None => {
-            open(
-                &world.host,
-                &args.datastore.endpoint,
-                &settings,
-                Access::Read,
-            )
-            .await?
-        }
-    };
-    let records = connected.store.list(KEY_PREFIX).await.map_err(reached)?;
-    let opened = match locate(&records, &candidates) {
-        Ok(opened) => Some(opened),
-        Err(LocateError::NoData) if args.datastore.snapshot.is_none() => None,
-        Err(error) => return Err(unopened(&connected, &error)),
-    };
+    let (connected, opened) = data(&world, args, &settings, &candidates).await?;
     let reset = match args.cluster_reset {
         true => Some(Reset::keeping(&world.host, &server, world.now()).await?),
         false => None,
@@ -120,10 +118,7 @@ pub async fn run(args: &ReconcileArgs) -> Result<Exit, CliError> {
         disk: &disk,
         opened: opened.as_ref(),
         datastore: &connected.place,
-        keep: args.keep.map(|side| match side {
-            KeepSide::Datastore => Keep::Datastore,
-            KeepSide::Disk => Keep::Disk,
-        }),
+        keep: args.keep.map(KeepSide::side),
         reset,
         token: token.as_ref(),
         now: world.now(),
@@ -133,11 +128,8 @@ pub async fn run(args: &ReconcileArgs) -> Result<Exit, CliError> {
     .map_err(refused)?;
     let cluster = match writes(&plan) {
         true => {
-            // The other connection may be to something that can only be read.
-            let endpoint = &args.datastore.endpoint;
-            let connected = open(&world.host, endpoint, &settings, Access::Read).await?;
             connected.refuse_read_only()?;
-            refuse_living(&connected, endpoint, &settings).await?;
+            refuse_living(&connected, &args.datastore.endpoint, &settings).await?;
             Some((connected, candidates))
         }
         false => None,
@@ -155,6 +147,26 @@ pub async fn run(args: &ReconcileArgs) -> Result<Exit, CliError> {
     };
     let make = make_data_dir(&world.host, &data_dir);
     carry_out(&world, prepared, &args.ask, Some(make)).await
+}
+
+/// The datastore or snapshot, and the data in it if it has any.
+async fn data(
+    world: &World,
+    args: &ReconcileArgs,
+    settings: &Settings,
+    candidates: &Candidates,
+) -> Result<(Connected, Option<Opened>), CliError> {
+    let endpoint = &args.datastore.endpoint;
+    let connected = match &args.datastore.snapshot {
+        Some(path) => snapshot(path, Access::Read).await?,
+        None => open(&world.host, endpoint, settings, Access::Read).await?,
+    };
+    let records = connected.store.list(KEY_PREFIX).await.map_err(reached)?;
+    match locate(&records, candidates) {
+        Ok(opened) => Ok((connected, Some(opened))),
+        Err(LocateError::NoData) if args.datastore.snapshot.is_none() => Ok((connected, None)),
+        Err(error) => Err(unopened(&connected, &error)),
+    }
 }
 
 fn writes(plan: &Plan) -> bool {

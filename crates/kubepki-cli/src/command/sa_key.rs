@@ -332,7 +332,16 @@ async fn commit(
         endpoint: endpoint.clone(),
         snapshot: None,
     };
-    let data = find(&world.host, &datastore, &settings, Access::Write).await?;
+    let data = find(&world.host, &datastore, &settings, Access::Write).await;
+    let data = data.map_err(|error| CliError {
+        // What only a running K3s can write.
+        hint: error.hint.map(|_| {
+            "`kubepki sa-key rotate --stage DIR` writes the new file, and `kubepki rotate-ca \
+             --path DIR` takes it to the running server"
+                .to_owned()
+        }),
+        ..error
+    })?;
     let id = plan_id(world.now(), change.purpose, &world.entropy)?;
     let name = node.inventory.node_name();
     let planned = plan_change(&ServiceKeyChange {

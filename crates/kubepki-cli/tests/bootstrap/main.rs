@@ -6,6 +6,10 @@
     clippy::indexing_slicing,
     reason = "tests fail by panicking"
 )]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests lay out and spoil their own trees"
+)]
 
 mod lab;
 mod read;

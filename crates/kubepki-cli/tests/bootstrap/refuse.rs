@@ -306,3 +306,21 @@ fn etcds_files_are_not_written() {
         lab.assert_untouched(&before);
     }
 }
+
+#[test]
+fn a_linked_tls_is_followed_and_told() {
+    let lab = Lab::new("k3s-1.36-sqlite");
+    let tls = lab.server().join("tls");
+    let elsewhere = lab.scratch("elsewhere");
+    fs::rename(&tls, &elsewhere).unwrap();
+    symlink(&elsewhere, &tls).unwrap();
+    lab.ends(&["bootstrap", "diff"], 0);
+    fs::remove_file(elsewhere.join("service.key")).unwrap();
+    let run = lab.ends(&["bootstrap", "extract", "--yes"], 0);
+    assert!(
+        run.text()
+            .contains("is a link: files below it are written to")
+    );
+    lab.ends(&["bootstrap", "diff"], 0);
+    assert!(elsewhere.join("service.key").exists());
+}

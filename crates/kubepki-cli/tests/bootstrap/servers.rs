@@ -185,3 +185,40 @@ fn a_moving_revision_keeps_writers_off() {
     );
     assert_eq!(bundle(&endpoint), before);
 }
+
+#[test]
+fn a_server_with_tls_is_trusted_by_its_ca_file_only() {
+    let lab = Lab::new("k3s-1.36-postgres");
+    let server = Postgres::start(true);
+    server.load("kubernetes", &lab.fixture.extra("kubernetes.sql"));
+    let endpoint = server.endpoint("kubernetes");
+    let at = ["bootstrap", "show", "--datastore-endpoint", &endpoint];
+    let (ca, other) = (server.certificates().certificate("ca"), lab.server());
+    let trusted = [&at[..], &["--datastore-cafile", ca.to_str().unwrap()]].concat();
+    lab.ends(&trusted, 0);
+    let other = other.join("tls/server-ca.crt");
+    let strange = [&at[..], &["--datastore-cafile", other.to_str().unwrap()]].concat();
+    let run = lab.ends(&strange, 1);
+    assert!(!run.text().contains(testkit::server::PASSWORD));
+    // The same from K3s's own configuration, token and all.
+    let config = lab.scratch("config.yaml");
+    let text = format!(
+        "datastore-endpoint: {endpoint}\ndatastore-cafile: {}\ntoken: {TOKEN}\n",
+        ca.display()
+    );
+    fs::write(&config, text).unwrap();
+    fs::remove_file(lab.server().join("token")).unwrap();
+    fs::remove_file(lab.server().join("cred/passwd")).unwrap();
+    let run = lab.ends(
+        &[
+            "bootstrap",
+            "show",
+            "--k3s-config",
+            config.to_str().unwrap(),
+        ],
+        0,
+    );
+    assert!(run.text().contains("config.yaml:1"), "{}", run.text());
+    assert!(run.text().contains("config.yaml:3"), "{}", run.text());
+    assert!(!run.text().contains(TOKEN), "{}", run.text());
+}

@@ -3,7 +3,11 @@
 
 mod mysql;
 mod postgres;
+#[cfg(test)]
+mod properties;
 mod sqlite;
+#[cfg(test)]
+mod tests;
 mod text;
 mod tls;
 

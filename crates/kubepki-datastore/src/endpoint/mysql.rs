@@ -20,6 +20,9 @@ use super::tls::{self, ClientFiles, Roots, Tls};
 /// | `skip-verify` | TLS without a check |
 /// | `true` | TLS; chain (system's CAs) and host name are checked |
 /// | a TLS file | TLS; chain (of the CA file, else the system's) and host name are checked |
+///
+/// The client library believes the well-known public CAs besides these; the host name must fit in
+/// any case. Over a socket TLS cannot be checked and is refused.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Mysql {
     /// `None` where the DSN is empty: kine then chooses between two.

@@ -21,8 +21,9 @@ use super::tls::{self, ClientFiles, Roots, Tls};
 /// | `require` | TLS without a check; with a CA file the same as `verify-ca` |
 /// | `verify-ca`, `verify-full` | TLS; chain **and host name** are checked |
 ///
-/// `verify-ca` is stricter here than in K3s: the client library believes public CAs besides the
-/// given one, and without the host name any of their customers could pose as the server.
+/// Over a socket there is no TLS, as with K3s's driver. `verify-ca` is stricter here than in K3s:
+/// the client library believes the well-known public CAs besides the given one, and without the
+/// host name any of their customers could pose as the server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Postgres {
     pub(crate) address: Address,
@@ -92,36 +93,27 @@ impl Postgres {
             None if !files.is_empty() => SslMode::VerifyFull,
             None => SslMode::Prefer,
         };
-        if mode == SslMode::Disable {
-            if any {
-                return Err(tls::refused(
-                    &endpoint,
-                    "sslmode=disable contradicts the TLS files that are given with it, and would \
-                     send the password in plain text: leave one of them out"
-                        .to_owned(),
-                ));
-            }
+        // As pgx and libpq do: what goes through a socket never leaves the machine.
+        if matches!(self.address, Address::Unix(..)) {
             return Ok(PostgresTls::Off);
         }
-        let socket = matches!(self.address, Address::Unix(..));
+        if mode == SslMode::Disable && any {
+            return Err(tls::refused(
+                &endpoint,
+                "sslmode=disable contradicts the TLS files that are given with it, and would \
+                 send the password in plain text: leave one of them out"
+                    .to_owned(),
+            ));
+        }
         let client = ClientFiles::both(cert, key, &endpoint)?;
-        let checked = match mode {
-            SslMode::VerifyCa | SslMode::VerifyFull => true,
-            SslMode::Require => root.is_some(),
-            SslMode::Disable | SslMode::Allow | SslMode::Prefer => false,
+        let checked = |root: Option<PathBuf>, client| {
+            PostgresTls::Checked(root.map_or(Roots::System, Roots::File), client)
         };
-        Ok(match (checked, mode) {
-            (true, _) if socket => {
-                return Err(tls::refused(
-                    &endpoint,
-                    "over a socket PostgreSQL has no TLS to check: name a host, or leave the \
-                     TLS options out"
-                        .to_owned(),
-                ));
-            }
-            (true, _) => PostgresTls::Checked(root.map_or(Roots::System, Roots::File), client),
-            (false, SslMode::Require) => PostgresTls::Unchecked(client),
-            (false, _) => PostgresTls::Preferred(client),
+        Ok(match mode {
+            SslMode::Disable => PostgresTls::Off,
+            SslMode::Allow | SslMode::Prefer => PostgresTls::Preferred(client),
+            SslMode::Require if root.is_none() => PostgresTls::Unchecked(client),
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => checked(root, client),
         })
     }
 }

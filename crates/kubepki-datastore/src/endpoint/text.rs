@@ -20,11 +20,13 @@ fn is_word(text: &str) -> bool {
 /// A URL without what stands between `//` and `@`, and without its query.
 pub(super) fn without_user(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    match rest.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://***@{host}"),
-        None => format!("{scheme}://{rest}"),
-    }
+    // First the account: a password may hold the letters that end a host.
+    let (account, rest) = match rest.rsplit_once('@') {
+        Some((_, rest)) => ("***@", rest),
+        None => ("", rest),
+    };
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    format!("{scheme}://{account}{host}")
 }
 
 /// Undoes `%41`; in a query `+` is a blank too. `None` for broken escapes and what is not UTF-8.

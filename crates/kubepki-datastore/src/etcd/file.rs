@@ -11,7 +11,8 @@ use aws_lc_rs::digest;
 use kubepki::datastore::{Archive, Datastore, DatastoreError, Former, Record};
 use zeroize::Zeroizing;
 
-use super::mvcc::{History, Write};
+use super::mvcc::{self, History, Write};
+use super::wal::{self, Unapplied};
 use super::{check_key, failed};
 use crate::bolt::{Bolt, Damage};
 
@@ -19,8 +20,9 @@ use crate::bolt::{Bolt, Damage};
 /// `etcdctl snapshot save` or `k3s etcd-snapshot save` (etcd 3.4 to 3.6).
 ///
 /// Every question reads the file anew, under a shared lock, so a member that is started meanwhile
-/// is noticed. What etcd had written to its log only is not seen: K3s itself reads this file
-/// alone when it starts (k3s `pkg/etcd/store`). Nothing can be written.
+/// is noticed. What etcd had written to its log only is not seen, but counted by
+/// [`EtcdFile::unapplied`]: K3s itself reads this file alone when it starts (k3s `pkg/etcd/store`).
+/// Nothing can be written.
 #[derive(Clone, Debug)]
 pub struct EtcdFile {
     inner: Arc<Inner>,
@@ -99,6 +101,30 @@ impl EtcdFile {
     /// What it is.
     pub fn kind(&self) -> FileKind {
         self.inner.kind
+    }
+
+    /// What etcd's log holds beyond this file, for a stopped member; nothing for snapshots.
+    ///
+    /// # Errors
+    ///
+    /// As [`EtcdFile::open`]; [`DatastoreError::Failed`] when the log cannot be read.
+    pub async fn unapplied(&self) -> Result<Unapplied, DatastoreError> {
+        if self.inner.kind != FileKind::Member {
+            return Ok(Unapplied::default());
+        }
+        let inner = Arc::clone(&self.inner);
+        let looking = tokio::task::spawn_blocking(move || {
+            let applied = inner.with(|handle, length| {
+                mvcc::applied(&Bolt::open(handle, database_length(length))?)
+            })?;
+            // `snap/db` and `wal` lie side by side.
+            let member = inner.path.parent().and_then(Path::parent);
+            let log = member.unwrap_or(Path::new("/")).join("wal");
+            wal::after(&log, applied)
+                .map_err(|error| failed(&format!("read etcd's log in {}", log.display()), error))
+        });
+        let action = || format!("read etcd's log beside {}", self.inner.path.display());
+        looking.await.map_err(|error| failed(&action(), error))?
     }
 
     async fn history(&self, prefix: &str) -> Result<History, DatastoreError> {

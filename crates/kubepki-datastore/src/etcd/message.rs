@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use zeroize::Zeroize as _;
+
 /// `mvccpb.KeyValue`: also what lies in the `key` bucket of etcd's file.
 #[derive(Clone, PartialEq, prost::Message)]
 #[prost(skip_debug)]
@@ -169,6 +171,12 @@ pub(crate) struct AuthenticateRequest {
     pub(crate) name: String,
     #[prost(string, tag = "2")]
     pub(crate) password: String,
+}
+
+impl Drop for AuthenticateRequest {
+    fn drop(&mut self) {
+        self.password.zeroize();
+    }
 }
 
 impl fmt::Debug for AuthenticateRequest {

@@ -8,6 +8,7 @@ mod message;
 mod mvcc;
 mod tls;
 mod url;
+mod wal;
 
 use std::path::Path;
 
@@ -22,6 +23,7 @@ use self::message::{
     Compare, DeleteRangeRequest, KeyValue, Operation, PutRequest, RangeRequest, RangeResponse,
     RequestOp, ResponseHeader, TxnRequest, TxnResponse,
 };
+pub use self::wal::Unapplied;
 use crate::endpoint::Tls;
 
 const RANGE: &str = "/etcdserverpb.KV/Range";

@@ -34,7 +34,8 @@ impl History {
     pub(super) fn read(bolt: &Bolt<'_>, prefix: &[u8]) -> Result<Self, Damage> {
         let mut history = Self {
             writes: Vec::new(),
-            newest: compacted(bolt)?,
+            // An etcd in which nothing was ever written is at 1.
+            newest: compacted(bolt)?.max(1),
         };
         bolt.walk(&bucket(bolt, b"key")?, &mut |name, value| {
             let (revision, tombstone) = revision(name)
@@ -77,6 +78,21 @@ fn compacted(bolt: &Bolt<'_>) -> Result<i64, Damage> {
         Ok(())
     })?;
     Ok(newest)
+}
+
+/// The number of the last entry of etcd's log that is in the database.
+pub(super) fn applied(bolt: &Bolt<'_>) -> Result<u64, Damage> {
+    let mut applied = 0;
+    bolt.walk(&bucket(bolt, b"meta")?, &mut |name, value| {
+        if name == b"consistent_index" {
+            let number = value
+                .first_chunk()
+                .ok_or_else(|| Damage("its place in etcd's log is damaged".to_owned()))?;
+            applied = u64::from_be_bytes(*number);
+        }
+        Ok(())
+    })?;
+    Ok(applied)
 }
 
 /// Eight bytes of revision, `_`, eight bytes of order within it, and `t` for a deletion.

@@ -119,7 +119,8 @@ pub(super) fn record(row: Row) -> Record {
 pub(super) fn former(rows: Vec<Row>) -> Vec<Former> {
     use std::collections::BTreeMap;
 
-    let newest: BTreeMap<String, (i64, Option<Zeroizing<Vec<u8>>>)> = rows
+    type Live = (i64, Option<Zeroizing<Vec<u8>>>);
+    let newest: BTreeMap<String, Live> = rows
         .iter()
         .map(|row| (row.name.clone(), (row.id, row.value.clone())))
         .collect();

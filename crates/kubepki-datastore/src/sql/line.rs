@@ -54,6 +54,11 @@ pub(super) trait Dialect: Send + Sync {
 
     async fn rollback(line: &mut Self::Connection) -> Result<(), sqlx::Error>;
 
+    /// Closes a connection that is in order; to drop it is enough where the server does the rest.
+    fn hang_up(line: Self::Connection) {
+        drop(line);
+    }
+
     /// What an error of [`Self::insert`], or around it, means for the transaction.
     fn refusal(error: &sqlx::Error) -> Refusal;
 }
@@ -68,6 +73,14 @@ pub(super) struct Line<D: Dialect> {
     place: Place,
     access: Access,
     idle: Mutex<Option<D::Connection>>,
+}
+
+impl<D: Dialect> Drop for Line<D> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.idle.get_mut().take() {
+            D::hang_up(connection);
+        }
+    }
 }
 
 impl<D: Dialect> fmt::Debug for Line<D> {

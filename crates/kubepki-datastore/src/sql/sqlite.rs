@@ -1,12 +1,15 @@
 //! kine's SQLite file.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use kubepki::datastore::DatastoreError;
-use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::kine::{self, NewRow, Row};
 use super::line::{Dialect, Line, Question};
@@ -18,8 +21,9 @@ const BUSY: Duration = Duration::from_secs(30);
 
 /// kine in an SQLite file: K3s's `server/db/state.db`.
 ///
-/// The file must be there; it keeps its journal mode, mode and owner. SQLite's own `-wal` and
-/// `-shm` beside it come and go as with any program that opens it.
+/// The file must be there; it keeps its journal mode, mode and owner. Writing leaves it as K3s's
+/// own clean stop does: SQLite takes the log `-wal` in and away when nobody else has the file
+/// open. Reading leaves file and log as they are, also the log of a K3s that was killed.
 #[derive(Debug)]
 pub struct SqliteStore(Line<Sqlite>);
 
@@ -73,11 +77,27 @@ impl Sqlite {
         })
     }
 
-    /// Whether everything is in the file itself: then it can be read where nothing can be written.
-    fn has_no_log(&self) -> bool {
+    /// Length of the log beside the file, if there is one.
+    fn log(&self) -> Option<u64> {
         let mut log = self.path.clone().into_os_string();
         log.push("-wal");
-        std::fs::metadata(log).map_or(true, |log| log.len() == 0)
+        std::fs::metadata(log).ok().map(|log| log.len())
+    }
+
+    fn options(&self) -> SqliteConnectOptions {
+        let options = SqliteConnectOptions::new()
+            .filename(&self.path)
+            .create_if_missing(false)
+            .foreign_keys(false)
+            .busy_timeout(BUSY)
+            .disable_statement_logging();
+        match (self.access, self.log()) {
+            (Access::Write, _) => options,
+            // Somebody's log stays as it is: SQLite would take it in at the end.
+            (Access::Read, Some(_)) => options.read_only(true),
+            // The empty one that SQLite makes goes again, which a reading connection cannot do.
+            (Access::Read, None) => options.pragma("query_only", "ON"),
+        }
     }
 }
 
@@ -87,13 +107,7 @@ impl Dialect for Sqlite {
 
     async fn connect(&self) -> Result<SqliteConnection, DatastoreError> {
         self.check_file()?;
-        let options = SqliteConnectOptions::new()
-            .filename(&self.path)
-            .create_if_missing(false)
-            .read_only(self.access == Access::Read)
-            .foreign_keys(false)
-            .busy_timeout(BUSY)
-            .disable_statement_logging();
+        let options = self.options();
         let failed = |error| trouble::of_question(&self.place(), "open the file", error);
         let mut line = options.connect().await.map_err(failed)?;
         // SQLite opens the file with the first question.
@@ -102,9 +116,10 @@ impl Dialect for Sqlite {
             Err(error)
                 if self.access == Access::Read
                     && trouble::is_sqlite(&error, &[trouble::CANNOT_OPEN, trouble::READ_ONLY])
-                    && self.has_no_log() =>
+                    && self.log().unwrap_or(0) == 0 =>
             {
-                // In a directory that cannot be written SQLite cannot make its shared memory.
+                // In a directory that cannot be written SQLite cannot make its shared memory; but
+                // everything is in the file itself.
                 options.immutable(true).connect().await.map_err(failed)
             }
             Err(error) => Err(failed(error)),
@@ -172,11 +187,41 @@ impl Dialect for Sqlite {
         sqlx::raw_sql("ROLLBACK").execute(line).await.map(drop)
     }
 
+    fn hang_up(line: SqliteConnection) {
+        // A thread of its own closes the file: whoever looks at the directory next, and a program
+        // that ends now, should find it done.
+        wait_for(line.close());
+    }
+
     fn refusal(error: &sqlx::Error) -> Refusal {
         match trouble::is_unique_violation(error) {
             true => Refusal::LostRace,
             false => Refusal::Other,
         }
+    }
+}
+
+/// Longest time for a file to be closed.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// Waits for what another thread does, outside any runtime.
+fn wait_for(future: impl Future) {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = std::pin::pin!(future);
+    let start = Instant::now();
+    while start.elapsed() < CLOSING
+        && future
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+    {
+        std::thread::park_timeout(CLOSING);
     }
 }
 

@@ -206,6 +206,9 @@ fn of_tls(
             | AlertDescription::CertificateExpired
             | AlertDescription::DecryptError,
         ) => "it refuses our client certificate".to_owned(),
+        Error::InconsistentKeys(_) => {
+            "our client certificate and its key do not belong together".to_owned()
+        }
         other => format!("no TLS: {other}"),
     })
 }
@@ -213,7 +216,11 @@ fn of_tls(
 /// The database's own refusal of a connection.
 fn of_refusal(code: &str, message: &str) -> String {
     match code {
-        "28P01" | "1045" | "1698" => "it refuses user or password".to_owned(),
+        "28P01" => "it refuses user or password".to_owned(),
+        "1045" | "1698" => {
+            "it refuses user or password, or wants TLS or a client certificate from this user"
+                .to_owned()
+        }
         "28000" if message.contains("client certificate") => {
             "it wants a client certificate: give --datastore-certfile and --datastore-keyfile"
                 .to_owned()

@@ -1,7 +1,7 @@
 //! `member/snap/db` and snapshots, read without etcd.
 
 use kubepki::datastore::{Archive, Datastore, DatastoreError};
-use kubepki_datastore::etcd::{EtcdFile, FileKind};
+use kubepki_datastore::etcd::{EtcdFile, FileKind, Unapplied};
 use testkit::{Etcd, fixture};
 
 use crate::lab::{KEY, assert_opens, connect, recorded, told};
@@ -52,9 +52,40 @@ async fn the_embedded_etcd_of_a_stopped_k3s_is_read_from_its_files() {
     assert_eq!(file.list("/bootstrap").await.unwrap(), recorded);
     assert_opens(&recorded[0].value, &fixture);
     assert!(file.former("/bootstrap").await.unwrap().is_empty());
+    assert_eq!(file.unapplied().await.unwrap(), Unapplied::default());
     assert!(file.newest_revision().await.unwrap() > recorded[0].revision);
     // Kubernetes' own keys are there too, many of them: the tree has branches.
     assert!(file.list("/registry/").await.unwrap().len() > 200);
+}
+
+#[tokio::test]
+async fn what_only_the_log_holds_is_counted() {
+    let mut etcd = Etcd::plain();
+    let store = connect(&etcd).await;
+    let mut revision = store.create(KEY, b"0").await.unwrap();
+    // Each round ends in a crash; in most, the last writes are in the log alone.
+    let mut seen = 0;
+    for round in 0..4 {
+        for count in 0..60 {
+            let value = format!("{round} {count}");
+            revision = store.update(KEY, revision, value.as_bytes()).await.unwrap();
+        }
+        etcd.kill(0);
+        let file = EtcdFile::open(&etcd.database(0)).unwrap();
+        let behind = file.unapplied().await.unwrap();
+        let known = file.newest_revision().await.unwrap();
+        assert_eq!(known + i64::try_from(behind.changes).unwrap(), revision);
+        assert_eq!(behind.changes, behind.of_bootstrap);
+        seen += behind.changes;
+        etcd.resume(0);
+        store.get(KEY).await.unwrap();
+    }
+    assert!(seen > 0, "no crash came before the database was written");
+
+    etcd.stop(0);
+    let file = EtcdFile::open(&etcd.database(0)).unwrap();
+    assert_eq!(file.unapplied().await.unwrap(), Unapplied::default());
+    assert_eq!(file.newest_revision().await.unwrap(), revision);
 }
 
 #[tokio::test]

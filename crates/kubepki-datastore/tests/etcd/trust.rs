@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use kubepki::datastore::Datastore;
 use kubepki_datastore::Tls;
 use kubepki_datastore::etcd::EtcdStore;
-use pki::{Authority, Certificate, LeafRequest, PrivateKey, Purpose, San, Serial};
+use pki::{Authority, Certificate, KeyAlgorithm, LeafRequest, PrivateKey, Purpose, San, Serial};
 use testkit::{Etcd, EtcdMember, Fixture, TlsFiles, openssl_ok};
 
 use crate::lab::{KEY, assert_opens, recorded};
@@ -33,14 +33,18 @@ impl Lab {
 
     /// What K3s's own member would present, on our port, and demanding client certificates.
     fn member(&self, sans: &[&str]) -> TlsFiles {
+        let key = PrivateKey::from_pem(testkit::KeyPool::pem(0).as_bytes()).unwrap();
+        self.leaf("server", sans, &key)
+    }
+
+    fn leaf(&self, name: &str, sans: &[&str], key: &PrivateKey) -> TlsFiles {
         let ca = std::fs::read(self.etcd("server-ca.crt")).unwrap();
-        let key = std::fs::read(self.etcd("server-ca.key")).unwrap();
+        let ca_key = std::fs::read(self.etcd("server-ca.key")).unwrap();
         let ca = Authority::new(
             Certificate::all_from_pem(&ca).unwrap().remove(0),
-            PrivateKey::from_pem(&key).unwrap(),
+            PrivateKey::from_pem(&ca_key).unwrap(),
         )
         .unwrap();
-        let key = PrivateKey::from_pem(testkit::KeyPool::pem(0).as_bytes()).unwrap();
         let sans: Vec<San> = sans.iter().map(|it| San::from_text(it)).collect();
         let leaf = ca
             .issue(&LeafRequest {
@@ -54,8 +58,8 @@ impl Lab {
             })
             .unwrap();
         let files = TlsFiles {
-            cert: self.fixture.scratch("server.crt"),
-            key: self.fixture.scratch("server.key"),
+            cert: self.fixture.scratch(&format!("{name}.crt")),
+            key: self.fixture.scratch(&format!("{name}.key")),
             trusted: Some(self.etcd("server-ca.crt")),
         };
         write(&files.cert, leaf.to_pem().as_bytes());
@@ -129,6 +133,18 @@ async fn k3s_own_client_certificate_opens_its_etcd() {
     for (index, form) in forms.iter().enumerate() {
         let tls = Tls {
             key_file: Some(lab.scratch(&format!("form-{index}.key"), form)),
+            ..tls.clone()
+        };
+        let store = EtcdStore::connect(&by_name, &tls).await.unwrap();
+        assert_eq!(store.get(KEY).await.unwrap().unwrap(), record);
+    }
+    for algorithm in [KeyAlgorithm::Rsa(2048), KeyAlgorithm::P384] {
+        // PKCS#1, SEC1 of another curve.
+        let key = PrivateKey::generate(algorithm).unwrap();
+        let files = lab.leaf(&algorithm.to_string(), &["client"], &key);
+        let tls = Tls {
+            cert_file: Some(files.cert),
+            key_file: Some(files.key),
             ..tls.clone()
         };
         let store = EtcdStore::connect(&by_name, &tls).await.unwrap();

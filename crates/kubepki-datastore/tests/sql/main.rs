@@ -8,6 +8,7 @@
 )]
 
 mod common;
+mod cuts;
 mod failures;
 mod files;
 mod fixtures;

@@ -40,71 +40,16 @@ async fn lock_save_second_save_deletion_and_another_creation() {
         let record = store.get(NEW).await.unwrap().unwrap();
         assert_eq!((record.revision, record.create_revision), (last, back));
 
-        let some = Some;
+        // id, created, deleted, create_revision, prev_revision, lease, value, old_value
         let expected = [
-            // id, created, deleted, create_revision, prev_revision, lease, value, old_value
-            [
-                some(lock),
-                some(1),
-                some(0),
-                some(0),
-                some(0),
-                some(0),
-                None,
-                None,
-            ],
-            [
-                some(saved),
-                some(0),
-                some(0),
-                some(lock),
-                some(lock),
-                some(0),
-                some(5),
-                None,
-            ],
-            [
-                some(again),
-                some(0),
-                some(0),
-                some(lock),
-                some(saved),
-                some(0),
-                some(12),
-                some(5),
-            ],
-            [
-                some(gone),
-                some(0),
-                some(1),
-                some(0),
-                some(again),
-                some(0),
-                None,
-                some(12),
-            ],
-            [
-                some(back),
-                some(1),
-                some(0),
-                some(0),
-                some(gone),
-                some(0),
-                some(5),
-                None,
-            ],
-            [
-                some(last),
-                some(0),
-                some(0),
-                some(back),
-                some(back),
-                some(0),
-                some(6),
-                some(5),
-            ],
+            format!("{lock}|1|0|0|0|0|NULL|NULL"),
+            format!("{saved}|0|0|{lock}|{lock}|0|5|NULL"),
+            format!("{again}|0|0|{lock}|{saved}|0|12|5"),
+            format!("{gone}|0|1|0|{again}|0|NULL|12"),
+            format!("{back}|1|0|0|{gone}|0|5|NULL"),
+            format!("{last}|0|0|{back}|{back}|0|6|5"),
         ];
-        assert_eq!(numbers(&database.rows(NEW)), expected, "{database:?}");
+        assert_eq!(database.rows(NEW), expected, "{database:?}");
         assert_eq!(store.newest_revision().await.unwrap(), last);
 
         // All that was there before is there still, octet for octet: rows are only added.

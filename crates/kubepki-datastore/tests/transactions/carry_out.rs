@@ -1,14 +1,18 @@
 //! Plans that nothing interrupts.
 
+use std::path::Path;
+
 use kubepki::apply::{ApplyError, MakeError, StepError, history};
-use kubepki::bootstrap::{self, Field};
+use kubepki::bootstrap::{self, Bundle, Field};
 use kubepki::error_chain;
+use kubepki::host::{Attributes, Entry, EntryKind, Host, LocalHost};
 use kubepki::plan::*;
+use testkit::server::Etcd;
 
 use crate::places::{Case, mariadb, postgres};
 use crate::scene::{
     OLD, OLD_KEY, cluster, executor, finished, new_key, newer_on_disk, now, opened, passphrase,
-    sealed, start_k3s,
+    sealed,
 };
 
 #[tokio::test]
@@ -24,6 +28,12 @@ async fn another_token_and_back_in_postgresql() {
 #[tokio::test]
 async fn another_token_and_back_in_mariadb() {
     another_token_and_back(&Case::at(mariadb("carry_out")).await).await;
+}
+
+#[tokio::test]
+async fn another_token_and_back_in_etcd() {
+    let etcd = Etcd::plain();
+    another_token_and_back(&Case::at(etcd.url(0)).await).await;
 }
 
 /// No token is given to the executor: both lie in the files that the plan changes.
@@ -131,4 +141,24 @@ async fn k3s_starts_over_what_an_undo_leaves() {
         assert_eq!(content, *file.content, "{field}");
     }
     assert_eq!(store.list(bootstrap::KEY_PREFIX).await.unwrap(), [row]);
+}
+
+/// What K3s does at start with files that differ and are not newer: it writes all of them, each
+/// with the time of the row.
+async fn start_k3s(server: &Path, bundle: &Bundle) {
+    assert_eq!(newer_on_disk(server, bundle), [], "K3s dies");
+    for (field, file) in &bundle.files {
+        let path = field.under(server);
+        let mode = match LocalHost.read(&path).await.unwrap() {
+            Some(entry) => entry.attributes.mode,
+            None => 0o600,
+        };
+        let attributes = Attributes {
+            mtime: Some((file.stamp.seconds, file.stamp.nanoseconds)),
+            ..Attributes::new(mode)
+        };
+        let kind = EntryKind::File(file.content.clone());
+        let entry = Entry { kind, attributes };
+        LocalHost.put(&path, &entry).await.unwrap();
+    }
 }

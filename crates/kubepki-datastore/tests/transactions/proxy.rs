@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// When the connection is cut, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -90,11 +91,13 @@ fn pass(client: TcpStream, server: TcpStream, line: &Arc<Mutex<Line>>) {
                 break;
             }
         }
-        // A server that got the last piece answers it, and the other direction ends the rest.
-        if !*lost.lock().unwrap() {
-            let _ = to_server.shutdown(Shutdown::Both);
-            let _ = from_client.shutdown(Shutdown::Both);
+        // A server that got the last piece answers it, and the other direction ends the rest;
+        // but not every piece is a question.
+        if *lost.lock().unwrap() {
+            thread::sleep(Duration::from_millis(100));
         }
+        let _ = to_server.shutdown(Shutdown::Both);
+        let _ = from_client.shutdown(Shutdown::Both);
     });
     thread::spawn(move || {
         let mut piece = [0; 65_536];

@@ -7,7 +7,7 @@ use kubepki::bootstrap::{self, Bundle, Field, Passphrase, Stamp, seal};
 use kubepki::datastore::{Datastore, DatastoreError};
 use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
 use kubepki::error_chain;
-use kubepki::host::{Attributes, Entry, EntryKind, Host, LocalHost};
+use kubepki::host::{Attributes, Host, LocalHost};
 use kubepki::plan::*;
 use kubepki::state::{Locked, StateDir};
 use kubepki_datastore::{Access, Endpoint, Store, Tls, open};
@@ -299,26 +299,6 @@ pub fn newer_on_disk(server: &Path, bundle: &Bundle) -> Vec<Field> {
         *file.content != content && mtime - file.stamp.seconds >= 3
     };
     Field::ALL.into_iter().filter(newer).collect()
-}
-
-/// What K3s does at start with files that differ and are not newer: it writes all of them, each
-/// with the time of the row.
-pub async fn start_k3s(server: &Path, bundle: &Bundle) {
-    assert_eq!(newer_on_disk(server, bundle), [], "K3s dies");
-    for (field, file) in &bundle.files {
-        let path = field.under(server);
-        let mode = match LocalHost.read(&path).await.unwrap() {
-            Some(entry) => entry.attributes.mode,
-            None => 0o600,
-        };
-        let attributes = Attributes {
-            mtime: Some((file.stamp.seconds, file.stamp.nanoseconds)),
-            ..Attributes::new(mode)
-        };
-        let kind = EntryKind::File(file.content.clone());
-        let entry = Entry { kind, attributes };
-        LocalHost.put(&path, &entry).await.unwrap();
-    }
 }
 
 pub fn cluster<'a>(store: &'a dyn Datastore, passphrases: &'a [Passphrase]) -> Cluster<'a> {

@@ -41,7 +41,7 @@ pub fn audit(bundle: &Bundle, now: UnixTime) -> Vec<Audit> {
     };
     for field in Field::ALL {
         match bundle.content(field) {
-            Some(content) if content.is_empty() => say(field, Flaw::Broken, "is empty".to_owned()),
+            Some([]) => say(field, Flaw::Broken, "is empty".to_owned()),
             None if !field.is_optional() => say(field, Flaw::Broken, missing(field)),
             Some(_) | None => {}
         }

@@ -83,6 +83,11 @@ pub async fn survey(
 }
 
 impl Survey {
+    /// Notes that the datastore was asked, and has no CAs.
+    pub fn asked_datastore(&mut self) {
+        self.datastore = None;
+    }
+
     /// Tells of the bootstrap data `bundle` as if they were written to `disk` already, the secret
     /// ones from where [`staged_name`] says that they are staged.
     ///
@@ -94,7 +99,7 @@ impl Survey {
     /// [`InitError::Passwd`] when the data's list of users cannot be read.
     pub fn foresee(&mut self, bundle: &Bundle, disk: &Disk) -> Result<(), InitError> {
         // The cluster's CAs are at hand: the datastore does not hide others.
-        self.datastore = None;
+        self.asked_datastore();
         for (field, file) in &bundle.files {
             let path = field.under(&disk.server);
             let fingerprint = disk.fingerprints.get(field);

@@ -318,6 +318,7 @@ proptest::proptest! {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the test lays out its own files")]
 #[tokio::test]
 async fn the_connection_is_whole_and_is_never_shown() {
     let directory = tempfile::tempdir().unwrap();

@@ -97,7 +97,8 @@ fn follow(
 }
 
 /// The datastore has nothing: the disk's files and what is missing of them become its data.
-fn begin(request: Request<'_>) -> Result<(Plan, Vec<Staged>), ReconcileError> {
+fn begin(mut request: Request<'_>) -> Result<(Plan, Vec<Staged>), ReconcileError> {
+    request.survey.asked_datastore();
     let (mut plan, mut staged) = plan_init(&init_request(&request))?;
     let bundle = as_planned(&plan, &staged, request.disk, request.now);
     let owner = owner(&bundle)?;

@@ -26,16 +26,20 @@ impl Reset {
                 false => root.join(&below),
             };
             let from = at(&tls);
-            let names = host.list(&from).await?;
-            let entry = match (host.read(&from).await?, &names) {
-                (None, _) => continue,
-                // A directory that is linked elsewhere is kept as one.
-                (Some(entry), Some(_)) => Entry {
-                    kind: EntryKind::Directory,
-                    ..entry
-                },
-                (Some(entry), None) => entry,
+            let Some(mut entry) = host.read(&from).await? else {
+                continue;
             };
+            // A `tls` that is linked elsewhere is kept as the directory that it leads to; links
+            // in it are kept as links.
+            let is_root = below.as_os_str().is_empty();
+            let names = match entry.kind {
+                EntryKind::File(_) => None,
+                EntryKind::Link(_) if !is_root => None,
+                EntryKind::Directory | EntryKind::Link(_) => host.list(&from).await?,
+            };
+            if names.is_some() {
+                entry.kind = EntryKind::Directory;
+            }
             // Children stand after their directory.
             let children = names.unwrap_or_default();
             open.extend(children.iter().rev().map(|name| below.join(name)));

@@ -244,7 +244,7 @@ async fn pkcs7_der_and_crlf() {
         let again = company.import(found).await.unwrap();
         assert_eq!(again.served, set.served);
     }
-    assert_eq!(company.read("root.der"), root);
+    assert_eq!(company.read("root.der"), company.read("root.pem"));
 }
 
 /// Some CAs answer with their revocation list beside the certificates.

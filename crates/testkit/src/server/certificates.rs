@@ -14,7 +14,7 @@ pub struct Certificates {
 
 impl Certificates {
     /// Makes them: `ca`, `server` (for `localhost` and 127.0.0.1), `misnamed` (a server of another
-    /// name), `client`, `stranger` (another CA) and `stranger-client`.
+    /// name), `client`, `client-rsa`, `stranger` (another CA) and `stranger-client`.
     pub fn new() -> Self {
         let folder = TempDir::new().unwrap_or_else(|error| panic!("no temporary folder: {error}"));
         let these = Self { folder };
@@ -23,6 +23,12 @@ impl Certificates {
         these.leaf("server", "ca", "subjectAltName=DNS:localhost,IP:127.0.0.1");
         these.leaf("misnamed", "ca", "subjectAltName=DNS:elsewhere.example");
         these.leaf("client", "ca", "extendedKeyUsage=clientAuth");
+        these.issue(
+            "client-rsa",
+            "ca",
+            "extendedKeyUsage=clientAuth",
+            &["rsa:2048"],
+        );
         these.leaf("stranger-client", "stranger", "extendedKeyUsage=clientAuth");
         these
     }
@@ -47,62 +53,54 @@ impl Certificates {
         path
     }
 
-    fn authority(&self, name: &str) {
+    /// The RSA key `name` in its old form: PKCS#1.
+    pub fn pkcs1_key(&self, name: &str) -> PathBuf {
+        let path = self.folder.path().join(format!("{name}.pkcs1.key"));
+        let (from, to) = (self.key(name), text(&path));
         openssl_ok(
-            &[
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                &format!("/CN={name}"),
-                "-addext",
-                "keyUsage=critical,keyCertSign,cRLSign",
-                "-keyout",
-                text(&self.key(name)),
-                "-out",
-                text(&self.certificate(name)),
-            ],
+            &["rsa", "-traditional", "-in", text(&from), "-out", to],
             b"",
         );
+        path
+    }
+
+    fn authority(&self, name: &str) {
+        self.request(name, "keyUsage=critical,keyCertSign,cRLSign", &EC, &[]);
     }
 
     fn leaf(&self, name: &str, issuer: &str, extension: &str) {
-        openssl_ok(
-            &[
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                &format!("/CN={name}"),
-                "-CA",
-                text(&self.certificate(issuer)),
-                "-CAkey",
-                text(&self.key(issuer)),
-                "-addext",
-                "basicConstraints=critical,CA:FALSE",
-                "-addext",
-                extension,
-                "-keyout",
-                text(&self.key(name)),
-                "-out",
-                text(&self.certificate(name)),
-            ],
-            b"",
-        );
+        self.issue(name, issuer, extension, &EC);
+    }
+
+    fn issue(&self, name: &str, issuer: &str, extension: &str, key: &[&str]) {
+        let (certificate, issuing) = (self.certificate(issuer), self.key(issuer));
+        let options = [
+            "-CA",
+            text(&certificate),
+            "-CAkey",
+            text(&issuing),
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+        ];
+        self.request(name, extension, key, &options);
+    }
+
+    fn request(&self, name: &str, extension: &str, key: &[&str], options: &[&str]) {
+        let subject = format!("/CN={name}");
+        let (key_file, certificate) = (self.key(name), self.certificate(name));
+        let mut arguments = vec!["req", "-x509", "-newkey"];
+        arguments.extend(key);
+        arguments.extend([
+            "-nodes", "-days", "2", "-subj", &subject, "-addext", extension,
+        ]);
+        arguments.extend(options);
+        arguments.extend(["-keyout", text(&key_file), "-out", text(&certificate)]);
+        openssl_ok(&arguments, b"");
     }
 }
+
+/// `-newkey` of an elliptic curve.
+const EC: [&str; 3] = ["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"];
 
 impl Default for Certificates {
     fn default() -> Self {

@@ -154,9 +154,7 @@ impl Etcd {
     /// Starts member `index` again and waits until it takes part.
     pub fn resume(&mut self, index: usize) {
         self.launch(index, &self.cluster(), "existing");
-        if let Err(problem) = self.wait(index, PATIENCE) {
-            panic!("{problem}");
-        }
+        self.await_healthy(index);
     }
 
     /// Adds a member without TLS that learns and has no vote yet, and answers its number.
@@ -204,6 +202,13 @@ impl Etcd {
     /// Whether member `index` answers a question that needs the agreement of most members.
     pub fn is_healthy(&self, index: usize) -> bool {
         healthy(self.member(index).ports.health)
+    }
+
+    /// Waits until member `index` takes part, after an election for instance.
+    pub fn await_healthy(&self, index: usize) {
+        if let Err(problem) = self.wait(index, PATIENCE) {
+            panic!("{problem}");
+        }
     }
 
     /// What member `index` has logged since its last start.
@@ -290,6 +295,11 @@ impl Etcd {
     fn launch(&mut self, index: usize, cluster: &str, state: &str) {
         let folder = self.folder(index);
         let url = self.url(index);
+        // A busy machine must not look like a dead leader; one alone has nobody to miss.
+        let (heartbeat, election) = match self.members.len() {
+            1 => ("20", "200"),
+            _ => ("250", "2500"),
+        };
         let member = self.member_mut(index);
         let peer = peer_url(member);
         let health = format!("http://127.0.0.1:{}", member.ports.health);
@@ -298,9 +308,8 @@ impl Etcd {
         let texts = [
             ("--name", member.name.as_str()),
             ("--logger", "zap"),
-            // A busy machine must not look like a dead leader.
-            ("--heartbeat-interval", "250"),
-            ("--election-timeout", "2500"),
+            ("--heartbeat-interval", heartbeat),
+            ("--election-timeout", election),
             ("--listen-client-urls", &url),
             ("--advertise-client-urls", &url),
             ("--listen-peer-urls", &peer),

@@ -181,10 +181,12 @@ struct Process {
     folder: PathBuf,
 }
 
-/// Runs what follows, keeps its process id, and ends it when standard input closes. A server that
-/// was killed from outside stays so, and its folder stays until the end.
+/// Runs what follows, keeps its process id, and ends it when standard input closes, or when the
+/// whole group is asked to end. A server that was killed from outside stays so, and its folder
+/// stays until the end.
 const SHELL: &str = r#"
 folder=$1; shift
+trap : INT TERM HUP
 "$@" >"$folder/log" 2>&1 &
 echo $! >"$folder/new-pid"
 mv "$folder/new-pid" "$folder/pid"

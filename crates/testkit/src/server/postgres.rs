@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use super::{Account, Certificates, Encryption, PASSWORD, PASSWORD_IN_URL, Process, USER};
 
@@ -174,7 +175,9 @@ impl Postgres {
             0 => super::free_port(),
             port => port,
         };
-        for port in std::iter::once(first).chain((0..9).map(|_| super::free_port())) {
+        let mut ports = std::iter::once(first).chain((0..9).map(|_| super::free_port()));
+        let mut next = ports.next();
+        while let Some(port) = next {
             self.port = port;
             let process = self.spawn();
             let ready = [
@@ -191,7 +194,13 @@ impl Postgres {
             }
             let log = process.log();
             process.end_and_keep();
-            assert!(log.contains("Address already in use"), "PostgreSQL: {log}");
+            if log.contains("shared memory block") {
+                // The last children of a server that was killed are still going.
+                std::thread::sleep(Duration::from_millis(50));
+            } else {
+                assert!(log.contains("Address already in use"), "PostgreSQL: {log}");
+                next = ports.next();
+            }
         }
         panic!("no port is free for PostgreSQL");
     }

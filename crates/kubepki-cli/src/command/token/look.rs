@@ -1,6 +1,7 @@
 //! `token show`, `token check`, `token create`.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use kubepki::bootstrap::{KEY_PREFIX, Passphrase, open};
 use kubepki::catalogue::{Release, ReleaseError};
@@ -134,7 +135,12 @@ pub(super) async fn create(world: &World, args: &CreateArgs) -> Result<Exit, Cli
 
 /// `kubepki token check`.
 pub(super) async fn check(world: &World, args: &CheckArgs) -> Result<Exit, CliError> {
-    let bytes = read_text("--token", &args.token)?;
+    let place = match args.endpoint.endpoint.token_files.as_slice() {
+        [] => Path::new("-"),
+        [one] => one,
+        _ => return Err(CliError::usage("one token is checked at a time")),
+    };
+    let bytes = read_text("--token-file", place)?;
     let token = match token::read_token(&bytes) {
         Ok(token) => token,
         Err(error) => {

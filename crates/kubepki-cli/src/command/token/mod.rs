@@ -26,7 +26,8 @@ pub enum TokenCommand {
     /// Print the tokens that servers and agents join with, secrets and all.
     Show(ShowArgs),
     /// Say what a token is: whose CA it pins, whose password it holds, whether a node can join
-    /// with it now and after a staged set of CAs.
+    /// with it now and after a staged set of CAs. It is read from standard input, or from the file
+    /// that --token-file names.
     ///
     /// Ends with 0 when it can be used, 3 when the staged set makes it useless, 4 when no server
     /// accepts it.
@@ -42,7 +43,8 @@ pub enum TokenCommand {
     /// Put the right CA hash into full tokens in the files of a node: configuration, units,
     /// drop-ins, environment files, token files. Prints the changes and asks.
     ///
-    /// Nothing but the 64 digits of the hash changes.
+    /// Nothing but the 64 digits of the hash changes. Ends with 7 when tokens that pin an unknown
+    /// CA were left as they are.
     Rewrite(RewriteArgs),
 }
 
@@ -62,10 +64,7 @@ pub struct ShowArgs {
 /// `token check`.
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
-    /// A file that holds the token [default: standard input].
-    #[arg(long = "token", value_name = "FILE", default_value = "-")]
-    pub token: PathBuf,
-    /// Hold it to this set of CA files too: a directory that holds tls/.
+    /// Hold the token to this set of CA files too: a directory that holds tls/.
     #[arg(long, value_name = "DIR")]
     pub path: Option<PathBuf>,
     /// See whether it opens the bootstrap data in the datastore.

@@ -21,7 +21,9 @@ use crate::world::{Node, World, resolved, state_dir};
 /// `kubepki token rewrite`.
 pub(super) async fn rewrite(world: &World, args: &RewriteArgs) -> Result<Exit, CliError> {
     let root = std::path::absolute(resolved(&args.root))?;
-    let files = NodeFiles::collect(&world.host, &root, &args.files).await?;
+    let config = args.site.k3s_config.as_deref().map(std::path::absolute);
+    let config = config.transpose()?;
+    let files = NodeFiles::collect(&world.host, &root, config.as_deref(), &args.files).await?;
     if !files.problems.is_empty() {
         let lines: String = files
             .problems

@@ -1,6 +1,6 @@
 //! `token rotate`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kubepki::apply::plan_id;
 use kubepki::token::{
@@ -38,7 +38,16 @@ pub(super) async fn rotate(world: &World, args: &RotateArgs) -> Result<Exit, Cli
         endpoint: args.endpoint.clone(),
         snapshot: None,
     };
-    let data = find(&world.host, &datastore, &settings, Access::Write).await?;
+    let found_data = find(&world.host, &datastore, &settings, Access::Write).await;
+    let data = found_data.map_err(|error| CliError {
+        // What only a running K3s can write.
+        hint: error.hint.map(|_| {
+            "start K3s and run `k3s token rotate`; not between rotate-ca and its restart, which \
+             that would undo"
+                .to_owned()
+        }),
+        ..error
+    })?;
     let edits = edits(world, args, &settings, data.opened.owner.expose(), &new).await?;
     let id = plan_id(world.now(), "token-rotate", &world.entropy)?;
     let name = node.inventory.node_name();
@@ -94,8 +103,9 @@ async fn edits(
     if args.keep_configs || settings.config.is_none() {
         return Ok(Vec::new());
     }
-    let more: Vec<PathBuf> = args.site.k3s_config.iter().cloned().collect();
-    let files = NodeFiles::collect(&world.host, Path::new("/"), &more).await?;
+    let config = args.site.k3s_config.as_deref().map(std::path::absolute);
+    let config = config.transpose()?;
+    let files = NodeFiles::collect(&world.host, Path::new("/"), config.as_deref(), &[]).await?;
     let own = settings.data_dir.join("server");
     let edit = |file| password_edits(file, old, new.expose());
     let edits: Vec<Edit> = files

@@ -38,7 +38,7 @@ pub struct Rotation<'a> {
     pub old: &'a Bundle,
     /// The set that is to be; what it leaves out stays.
     pub new: &'a Bundle,
-    /// What follows the leaves that are in use now.
+    /// What follows the leaves in use; where nobody knows, K3s's whole file is the worse case.
     pub before: Served,
     /// What follows the new leaves of servers and kubeconfigs; kubelets' are always K3s's.
     pub served: Served,

@@ -77,8 +77,9 @@ const OTHERS: [&str; 5] = [
 ];
 
 impl NodeFiles {
-    /// Looks through the node whose file system begins at `root` (`/` for this machine), and at
-    /// `more` files, named as the node sees them. Links are resolved below the root.
+    /// Looks through the node whose file system begins at `root` (`/` for this machine), at the
+    /// configuration file `config` if it is given, and at `more` files, all named as the node
+    /// sees them. Links are resolved below the root.
     ///
     /// # Errors
     ///
@@ -87,13 +88,18 @@ impl NodeFiles {
     pub async fn collect(
         host: &dyn Host,
         root: &Path,
+        config: Option<&Path>,
         more: &[PathBuf],
     ) -> Result<Self, HostError> {
         let mut collector = Collector {
             rooted: Rooted { host, root },
             found: BTreeMap::new(),
             problems: Vec::new(),
-            configs: BTreeSet::from([PathBuf::from(CONFIG)]),
+            configs: [Some(Path::new(CONFIG)), config]
+                .into_iter()
+                .flatten()
+                .map(Path::to_owned)
+                .collect(),
             tokens: BTreeSet::new(),
         };
         collector.units().await?;

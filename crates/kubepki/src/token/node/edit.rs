@@ -164,3 +164,168 @@ impl Draft {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::host::{Attributes, Entry, EntryKind};
+    use crate::token::{Known, Rule, occurrences};
+
+    const OLD: &str = "fixture-token-0123456789abcdef";
+    const NEW: &str = "1e10";
+
+    fn file(kind: FileKind, text: &str) -> NodeFile {
+        let path = PathBuf::from("/x");
+        NodeFile {
+            shown: path.clone(),
+            path,
+            entry: Entry {
+                kind: EntryKind::File(text.as_bytes().to_vec().into()),
+                attributes: Attributes::new(0o600),
+            },
+            kind,
+        }
+    }
+
+    fn replaced(kind: FileKind, text: &str) -> Option<String> {
+        let edit = password_edits(&file(kind, text), OLD, NEW)?;
+        Some(String::from_utf8(edit.bytes.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn passwords_are_replaced_where_they_are_tokens_and_nowhere_else() {
+        let hash = "0".repeat(64);
+        let full = |user: &str, password: &str| format!("K10{hash}::{user}{password}");
+        let yaml = |text: &str| replaced(FileKind::Yaml, text);
+        let words = |text: &str| replaced(FileKind::Words, text);
+        let cases = [
+            // Without quotes it would be the number 10000000000.
+            (
+                yaml(&format!("a: 1\ntoken: {OLD} # x\n")),
+                Some(format!("a: 1\ntoken: \"{NEW}\" # x\n")),
+            ),
+            (
+                yaml(&format!("'token': '{OLD}'\r\n")),
+                Some(format!("'token': '{NEW}'\r\n")),
+            ),
+            (
+                yaml(&format!("token: {}", full("server:", OLD))),
+                Some(format!("token: {}", full("server:", NEW))),
+            ),
+            (
+                yaml(&format!("token: \"{}\"", full(":", OLD))),
+                Some(format!("token: \"{}\"", full(":", NEW))),
+            ),
+            (
+                yaml(&format!(
+                    "#token: {OLD}\nnode-name: {OLD}\ntoken: x # {OLD}"
+                )),
+                None,
+            ),
+            (yaml(&format!("token: x{OLD}\ntoken: {OLD}x\n")), None),
+            (
+                words(&format!("K3S_TOKEN={OLD}\nX={OLD}")),
+                Some(format!("K3S_TOKEN={NEW}\nX={OLD}")),
+            ),
+            (
+                words(&format!("k3s server --token {OLD} -t={OLD}")),
+                Some(format!("k3s server --token {NEW} -t={NEW}")),
+            ),
+            (
+                words(&format!("\t'--token' \\\n\t'{OLD}' \\")),
+                Some(format!("\t'--token' \\\n\t'{NEW}' \\")),
+            ),
+            (
+                words(&format!(
+                    "Environment=\"K3S_TOKEN={}\"",
+                    full("server:", OLD)
+                )),
+                Some(format!(
+                    "Environment=\"K3S_TOKEN={}\"",
+                    full("server:", NEW)
+                )),
+            ),
+            (words(&format!("; K3S_TOKEN={OLD}")), None),
+            (
+                replaced(FileKind::Token, &format!("\n{OLD}\r\n")),
+                Some(format!("\n{NEW}\r\n")),
+            ),
+            (
+                replaced(FileKind::Token, &full("server:", OLD)),
+                Some(full("server:", NEW)),
+            ),
+            (replaced(FileKind::Token, &format!("{OLD} {OLD}")), None),
+        ];
+        for (found, expected) in cases {
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn a_stranger_and_a_comment_are_seen_and_left() {
+        let pem = crate::test_pki::authority("k3s-server-ca@1")
+            .certificate()
+            .to_pem();
+        let known = Known::of(pem.as_bytes(), Rule::Root, crate::test_pki::START).unwrap();
+        let (own, wanted, strange) = (known.present().to_string(), "a".repeat(64), "5".repeat(64));
+        let text = format!(
+            "# K10{own}::server:{OLD}\ntoken: K10{strange}::server:{OLD}\nagent-token: \
+             K10{}::abc123.0123456789abcdef\n",
+            own.to_uppercase()
+        );
+        let file = file(FileKind::Yaml, &text);
+        let found = occurrences(&file, &known, &wanted);
+        let fates: Vec<(usize, &str, &str, &Fate)> = found
+            .iter()
+            .map(|it| (it.line, it.setting.as_str(), it.user.as_str(), &it.fate))
+            .collect();
+        let present = Fate::Rewritten(crate::token::Whose::Present);
+        assert_eq!(
+            fates,
+            [
+                (1, "", "server", &Fate::Comment),
+                (2, "token", "server", &Fate::Stranger),
+                (3, "agent-token", "abc123", &present),
+            ]
+        );
+        let edit = hash_edits(&file, &found, &wanted).unwrap();
+        let expected = text.replace(&own.to_uppercase(), &wanted);
+        assert_eq!(edit.bytes.as_slice(), expected.as_bytes());
+        assert_eq!(
+            masked(&found[2], &wanted),
+            format!("K10{wanted}::abc123.***")
+        );
+        assert_eq!(
+            masked(&found[1], &strange),
+            format!("K10{strange}::server:***")
+        );
+    }
+
+    proptest! {
+        /// Whatever stands around them, edits change nothing but tokens and stay in their place.
+        #[test]
+        fn everything_else_stays(text in "[ -~\n\t\r]{0,200}", more in "[ -~\n]{0,100}", yaml in any::<bool>()) {
+            let kind = if yaml { FileKind::Yaml } else { FileKind::Words };
+            let pem = crate::test_pki::authority("k3s-server-ca@1").certificate().to_pem();
+            let known = Known::of(pem.as_bytes(), Rule::Root, crate::test_pki::START).unwrap();
+            let own = known.present().to_string();
+            let wanted = "a".repeat(64);
+            let whole = format!("{text}K10{own}::server:pw{more}");
+            let file = file(kind, &whole);
+            let found = occurrences(&file, &known, &wanted);
+            prop_assert!(!found.is_empty());
+            match hash_edits(&file, &found, &wanted) {
+                Some(edit) => {
+                    let edited = String::from_utf8(edit.bytes.to_vec()).unwrap();
+                    prop_assert_eq!(edited.len(), whole.len());
+                    prop_assert_eq!(edited.replace(&wanted, &own), whole);
+                }
+                None => prop_assert!(found.iter().all(|it| it.fate == Fate::Comment)),
+            }
+        }
+    }
+}
