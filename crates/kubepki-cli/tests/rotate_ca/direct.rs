@@ -119,7 +119,13 @@ fn service_key_alone() {
             "data/server/tls/service.key"
         ]
     );
-    // The new key signs, both verify.
+    assert_new_key_signs(&server, &old);
+    assert_nothing_left(&server);
+}
+
+/// The new key signs, and both verify.
+#[track_caller]
+fn assert_new_key_signs(server: &Server, old: &str) {
     let write = |name: &str, text: &str| {
         let path = server.fixture.scratch(name);
         std::fs::write(&path, text).unwrap();
@@ -148,7 +154,7 @@ fn service_key_alone() {
         .join("tls/service.current.key")
         .display()
         .to_string();
-    let former = write("former", &old);
+    let former = write("former", old);
     let token = write("token", "eyJhbGciOiJSUzI1NiJ9.e30");
     let verified_by = |key: &str| {
         let signature = server.fixture.scratch("signature").display().to_string();
@@ -174,7 +180,6 @@ fn service_key_alone() {
         (verified_by(&signer), verified_by(&former)),
         (Some(0), Some(1))
     );
-    assert_nothing_left(&server);
 }
 
 /// Default CAs, cross-signed by our own staging: the right token, and OpenSSL clients of both

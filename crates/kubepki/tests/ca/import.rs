@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kubepki::bootstrap::{Bundle, Field};
+use kubepki::bootstrap::{Bundle, Field, read_directory};
 use kubepki::ca::{
-    CaName, ImportRequest, Kind, StagedSet, certificates_in, csr_name, import, read_request_keys,
-    request,
+    CaName, ImportRequest, Kind, Pool, StagedSet, certificates_in, csr_name, import,
+    read_request_keys, request,
 };
 use kubepki::edge::{Clock as _, FreshKeys, SystemClock};
 use kubepki::host::LocalHost;
@@ -160,6 +160,7 @@ impl Company {
             answers,
             live,
             make: make(&crate::lab::Keys, now()),
+            cross: None,
         };
         import(request).map_err(|error| error.to_string())
     }
@@ -245,6 +246,40 @@ async fn pkcs7_der_and_crlf() {
         assert_eq!(again.served, set.served);
     }
     assert_eq!(company.read("root.der"), company.read("root.pem"));
+}
+
+/// A damaged bundle is told or read otherwise, and never brings the program down.
+#[test]
+fn damaged_pkcs7() {
+    let company = Company::new();
+    company.ssl(&[
+        "crl2pkcs7",
+        "-nocrl",
+        "-certfile",
+        "issuing.pem",
+        "-outform",
+        "DER",
+        "-out",
+        "one.p7b",
+    ]);
+    let good = fs::read(company.path("one.p7b")).unwrap();
+    let path = Path::new("one.p7b");
+    let whole = certificates_in(path, &good).unwrap();
+    for at in 0..good.len() {
+        assert!(certificates_in(path, &good[..at]).is_err(), "cut at {at}");
+        for bit in [1_u8, 0x20, 0x80] {
+            let mut bad = good.clone();
+            bad[at] ^= bit;
+            if let Ok(found) = certificates_in(path, &bad) {
+                assert_eq!(found.len(), 1);
+            }
+        }
+    }
+    assert_eq!(whole, company.read("issuing.pem"));
+    // Indefinite lengths.
+    let ber = [&[0x30, 0x80][..], &good[4..], &[0, 0]].concat();
+    let error = kubepki::error_chain(&certificates_in(path, &ber).unwrap_err());
+    assert!(error.contains("openssl pkcs7 -print_certs"), "{error}");
 }
 
 /// Some CAs answer with their revocation list beside the certificates.
@@ -441,6 +476,28 @@ async fn strangers_are_left_out_and_path_lengths_counted() {
     company.sign_all();
     let said = company.import(company.everything()).await.unwrap_err();
     assert!(said.contains("allows 0 CAs below it"), "{said}");
+}
+
+/// From K3s's own CAs to a company's that signs only requests, and nobody is shut out.
+#[tokio::test]
+async fn the_present_cas_vouch_for_the_companys_root() {
+    let company = Company::new();
+    company.sign_all();
+    let fixture = testkit::Fixture::without_datastore("k3s-1.36-sqlite");
+    let server = fixture.data_dir().join("server");
+    let live = read_directory(&LocalHost, &server).await.unwrap();
+    let set = import(ImportRequest {
+        keys: company.keys().await,
+        answers: company.everything(),
+        live: Some(&live),
+        make: make(&crate::lab::Keys, now()),
+        cross: Some(Pool::default()),
+    })
+    .unwrap();
+    assert_eq!((set.kind, set.cross.len()), (Kind::CrossSigned, 5));
+    assert_sound(&live, &set, now());
+    crate::lab::assert_seamless(&live, &set, now());
+    assert_eq!(set.hash.after, company.read("root.pem")[0].fingerprint());
 }
 
 #[tokio::test]
