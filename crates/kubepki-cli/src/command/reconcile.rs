@@ -110,10 +110,8 @@ pub async fn run(args: &ReconcileArgs) -> Result<Exit, CliError> {
     let settings = Settings::load(&world.host, &args.site).await?;
     let data_dir = std::path::absolute(&settings.data_dir)?;
     let server = data_dir.join("server");
-    let state = match &args.site.state_dir {
-        Some(path) => StateDir::new(path.clone()),
-        None => StateDir::of_data_dir(&data_dir),
-    };
+    let named = args.site.state_dir.clone().map(StateDir::new);
+    let state = named.unwrap_or_else(|| StateDir::of_data_dir(&data_dir));
     refuse_unfinished(&state)?;
     if let Some(process) = running_in(&data_dir, &settings.configured) {
         return Err(CliError::refused(format!(
