@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use kubepki::apply::{Executor, Outcome, Patience, Quiet, plan_id};
-use kubepki::bootstrap::{Disk, Field};
+use kubepki::apply::{Aftermath, Executor, Outcome, Patience, Quiet, plan_id};
+use kubepki::bootstrap::{Bundle, Disk, Field};
 use kubepki::ca::rotate::{Request, Restarts, Way, plan_rotate_ca};
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
 use kubepki::check::Severity;
 use kubepki::dropin::{Level, Line};
-use kubepki::init::stage;
-use kubepki::plan::show;
+use kubepki::init::{Staged, stage};
+use kubepki::plan::{Plan, show};
 use pki::UnixTime;
 
 use super::args::{CommonArgs, RotateCaArgs};
@@ -62,39 +62,15 @@ pub async fn run(args: &RotateCaArgs, world: &World, log: &mut Log) -> Result<()
     });
     refuse(&verdict, args.force)?;
     warn(&verdict, log, now);
-    let settings = Settings::load(&world.host, &site).await?;
-    let names = NameArgs {
-        tls_san: Vec::new(),
-        tls_san_drop: Vec::new(),
-        node_name: None,
-        node_ip: Vec::new(),
-        node_external_ip: Vec::new(),
-    };
-    let described = reconcile::described(&names, &site);
-    let (spec, survey) = reconcile::look(world, &described, &settings).await?;
-    let id = plan_id(now, "rotate-ca", &world.entropy)?;
-    let mut accepted = verdict.clone();
-    // K3s's verdict decides here; ours was said.
-    for finding in &mut accepted.findings {
-        finding.severity = finding.severity.min(Severity::Warning);
-    }
-    let (plan, secrets) = plan_rotate_ca(Request {
-        id: &id,
-        verdict: &accepted,
+    let set = Set {
         staged: &staged,
-        way: Way::Through { url: &args.server },
         disk: &disk,
-        spec: &spec,
-        survey,
-        intent: Intent::Ordinary,
+        verdict,
+        url: &args.server,
         force: args.force,
-        fleet: None,
-        exposures: &[],
-        restarts: Restarts::default(),
         now,
-        entropy: &world.entropy,
-        keys: &world.keys,
-    })?;
+    };
+    let (plan, secrets) = set.plan(world, &site).await?;
     output::talk(&show(&plan, None));
     let state = node.state.lock()?;
     stage(&state, &plan.id, &secrets)?;
@@ -111,11 +87,62 @@ pub async fn run(args: &RotateCaArgs, world: &World, log: &mut Log) -> Result<()
         }
         Ok(Outcome::Waiting { instruction, .. }) => Err(CliError::message(instruction)),
         Err(error) => {
+            if error.aftermath() != Aftermath::Interrupted {
+                state.drop_staging(&plan.id)?;
+            }
             let error = kubepki::error_chain(&error);
             Err(CliError::message(format!(
                 "see server log for details: {error}"
             )))
         }
+    }
+}
+
+/// A set that K3s takes, or is told to take.
+struct Set<'a> {
+    staged: &'a Bundle,
+    disk: &'a Disk,
+    verdict: Verdict,
+    url: &'a str,
+    force: bool,
+    now: UnixTime,
+}
+
+impl Set<'_> {
+    async fn plan(self, world: &World, site: &SiteArgs) -> Result<(Plan, Vec<Staged>), CliError> {
+        let settings = Settings::load(&world.host, site).await?;
+        let names = NameArgs {
+            tls_san: Vec::new(),
+            tls_san_drop: Vec::new(),
+            node_name: None,
+            node_ip: Vec::new(),
+            node_external_ip: Vec::new(),
+        };
+        let described = reconcile::described(&names, site);
+        let (spec, survey) = reconcile::look(world, &described, &settings).await?;
+        let id = plan_id(self.now, "rotate-ca", &world.entropy)?;
+        let mut verdict = self.verdict;
+        // K3s's verdict decides here; ours was said.
+        for finding in &mut verdict.findings {
+            finding.severity = finding.severity.min(Severity::Warning);
+        }
+        Ok(plan_rotate_ca(Request {
+            id: &id,
+            verdict: &verdict,
+            staged: self.staged,
+            way: Way::Through { url: self.url },
+            disk: self.disk,
+            spec: &spec,
+            survey,
+            intent: Intent::Ordinary,
+            force: self.force,
+            fleet: None,
+            exposures: &[],
+            restarts: Restarts::default(),
+            now: self.now,
+            entropy: &world.entropy,
+            keys: &world.keys,
+        })?)
     }
 }
 

@@ -153,6 +153,9 @@ pub(super) fn problem(error: &(dyn Error + 'static)) -> Option<String> {
         if let Some((_, alert)) = text.split_once("received fatal alert: ") {
             return Some(alert_words(alert));
         }
+        if text == "Timeout expired" {
+            return Some("no answer within 10 s".to_owned());
+        }
         if text == "tls handshake eof" {
             return Some(
                 "it ended the connection in the TLS handshake: perhaps it speaks http:// there"

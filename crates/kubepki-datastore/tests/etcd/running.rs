@@ -180,6 +180,8 @@ async fn members_that_cannot_answer_say_why() {
         .await
         .unwrap();
     etcd.kill(1);
+    // It may have been the leader.
+    etcd.await_healthy(0);
     store.create(KEY, b"two of three").await.unwrap();
     etcd.kill(0);
     // The last one takes a while to see that it is alone.

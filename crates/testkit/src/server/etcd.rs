@@ -154,9 +154,7 @@ impl Etcd {
     /// Starts member `index` again and waits until it takes part.
     pub fn resume(&mut self, index: usize) {
         self.launch(index, &self.cluster(), "existing");
-        if let Err(problem) = self.wait(index, PATIENCE) {
-            panic!("{problem}");
-        }
+        self.await_healthy(index);
     }
 
     /// Adds a member without TLS that learns and has no vote yet, and answers its number.
@@ -204,6 +202,13 @@ impl Etcd {
     /// Whether member `index` answers a question that needs the agreement of most members.
     pub fn is_healthy(&self, index: usize) -> bool {
         healthy(self.member(index).ports.health)
+    }
+
+    /// Waits until member `index` takes part, after an election for instance.
+    pub fn await_healthy(&self, index: usize) {
+        if let Err(problem) = self.wait(index, PATIENCE) {
+            panic!("{problem}");
+        }
     }
 
     /// What member `index` has logged since its last start.
