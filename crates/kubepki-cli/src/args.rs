@@ -259,7 +259,7 @@ pub struct SiteArgs {
 }
 
 /// What the node is called, for certificates that are missing or get other names.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct NameArgs {
     /// A name or address that the servers' certificates must carry; may be given several times.
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = crate::world::san)]

@@ -22,6 +22,12 @@ fn the_tour_does_what_it_says_and_leaves_nothing() {
         "TLS handshake, 70 days later, old client, new server: refused: ",
         "The old certificates and keys are back, byte for byte.",
         "Rotate the CA first",
+        "Refused; datastore and disk are as before.",
+        "keep working",
+        "TLS handshake, kubeconfig from before, restarted server: both accept",
+        "TLS handshake, new kubeconfig, server not restarted yet: both accept",
+        "The old CAs are back, on the disk and in the datastore.",
+        "Root and intermediate lie in the safe",
     ] {
         assert!(said.contains(line), "{line}: {said}");
     }

@@ -14,4 +14,4 @@ pub mod sql;
 pub use alive::is_moving;
 pub use endpoint::{Endpoint, Tls};
 pub use open::{Access, Store, open};
-pub use sql::{MysqlStore, PostgresStore, SqliteStore};
+pub use sql::{MysqlStore, PostgresStore, SqliteStore, new_sqlite};

@@ -43,13 +43,37 @@ pub struct ReconcileArgs {
     #[arg(long)]
     pub with_agent: bool,
     #[command(flatten)]
-    pub names: NameArgs,
+    pub server: ServerArgs,
     #[command(flatten)]
     pub datastore: DatastoreArgs,
     #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
     pub ask: AskArgs,
+}
+
+/// What the server is called, for certificates that are missing or lack a name.
+#[derive(Clone, Debug, Args)]
+pub struct ServerArgs {
+    /// A name or address that the servers' certificates must carry; may be given several times.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub tls_san: Vec<String>,
+    /// The node's name [default: K3s's configuration, its certificates, the host's name].
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// The node's addresses [default: the one that the default route leaves from].
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub node_ip: Vec<String>,
+    /// The node's addresses as seen from outside.
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub node_external_ip: Vec<String>,
+    /// The cluster's DNS domain [default: cluster.local].
+    #[arg(long, value_name = "DOMAIN")]
+    pub cluster_domain: Option<String>,
+    /// Addresses of services; the first one's first address is the API server's
+    /// [default: 10.43.0.0/16].
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub service_cidr: Vec<String>,
 }
 
 /// A side of the comparison.
@@ -86,10 +110,8 @@ pub async fn run(args: &ReconcileArgs) -> Result<Exit, CliError> {
     let settings = Settings::load(&world.host, &args.site).await?;
     let data_dir = std::path::absolute(&settings.data_dir)?;
     let server = data_dir.join("server");
-    let state = match &args.site.state_dir {
-        Some(path) => StateDir::new(path.clone()),
-        None => StateDir::of_data_dir(&data_dir),
-    };
+    let named = args.site.state_dir.clone().map(StateDir::new);
+    let state = named.unwrap_or_else(|| StateDir::of_data_dir(&data_dir));
     refuse_unfinished(&state)?;
     if let Some(process) = running_in(&data_dir, &settings.configured) {
         return Err(CliError::refused(format!(
@@ -204,12 +226,19 @@ pub async fn look(
 }
 
 fn as_init(args: &ReconcileArgs) -> InitArgs {
+    let server = args.server.clone();
     InitArgs {
+        node_name: server.node_name,
+        node_ip: server.node_ip,
+        node_external_ip: server.node_external_ip,
+        tls_san: server.tls_san,
+        cluster_domain: server.cluster_domain,
+        service_cidr: server.service_cidr,
         with_agent: args.with_agent,
         complete: args.complete,
         yes: args.ask.yes,
         dry_run: args.ask.dry_run,
-        ..described(&args.names, &args.site)
+        ..undescribed(&args.site)
     }
 }
 
@@ -221,6 +250,17 @@ pub fn described(names: &NameArgs, site: &SiteArgs) -> InitArgs {
         node_ip: texts(&names.node_ip),
         node_external_ip: texts(&names.node_external_ip),
         tls_san: names.tls_san.clone(),
+        ..undescribed(site)
+    }
+}
+
+/// A server of which flags tell nothing.
+fn undescribed(site: &SiteArgs) -> InitArgs {
+    InitArgs {
+        node_name: None,
+        node_ip: Vec::new(),
+        node_external_ip: Vec::new(),
+        tls_san: Vec::new(),
         cluster_domain: None,
         service_cidr: Vec::new(),
         bind_address: None,

@@ -11,9 +11,11 @@
     reason = "tests lay out and spoil their own trees"
 )]
 
+mod crash;
 mod lab;
 mod read;
 mod reconcile;
 mod refuse;
 mod servers;
+mod silent;
 mod write;

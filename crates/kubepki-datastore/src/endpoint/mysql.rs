@@ -15,7 +15,7 @@ use super::tls::{self, ClientFiles, Roots, Tls};
 ///
 /// | given | here |
 /// |---|---|
-/// | none, `false` | plain text |
+/// | none, `false` | plain text; TLS without a check if the server wants the password encrypted |
 /// | `preferred` | TLS without a check if the server has it, else plain text |
 /// | `skip-verify` | TLS without a check |
 /// | `true` | TLS; chain (system's CAs) and host name are checked |

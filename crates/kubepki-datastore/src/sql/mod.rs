@@ -76,10 +76,12 @@ const CONNECT: Duration = Duration::from_secs(10);
 mod kine;
 mod line;
 mod mysql;
+mod new;
 mod postgres;
 mod sqlite;
 mod trouble;
 
 pub use mysql::MysqlStore;
+pub use new::new_sqlite;
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;

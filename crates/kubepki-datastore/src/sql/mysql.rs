@@ -31,6 +31,7 @@ impl MysqlStore {
         };
         let (options, roots) = options(address, tls)?;
         let server = MysqlServer {
+            encrypted: !matches!(options.get_ssl_mode(), MySqlSslMode::Disabled),
             options,
             roots,
             access,
@@ -44,10 +45,33 @@ forward!(MysqlStore);
 
 struct MysqlServer {
     options: MySqlConnectOptions,
+    /// Whether TLS options are given.
+    encrypted: bool,
     /// Whose certificates are believed, for errors.
     roots: String,
     access: Access,
     place: Place,
+}
+
+impl MysqlServer {
+    /// A connection that is let in.
+    ///
+    /// MySQL 8 (`caching_sha2_password`) takes a password that it does not remember over TLS, or
+    /// encrypted with its RSA key, which Go's driver does and our client library here does not.
+    /// So without TLS options TLS is tried then, unchecked like that key.
+    async fn greet(&self) -> Result<MySqlConnection, sqlx::Error> {
+        let first = self.options.connect().await;
+        match first {
+            Err(error) if !self.encrypted && trouble::wants_rsa(&error) => {
+                let encrypted = self.options.clone().ssl_mode(MySqlSslMode::Required);
+                encrypted.connect().await.map_err(|second| match second {
+                    sqlx::Error::Tls(_) => error,
+                    other => other,
+                })
+            }
+            other => other,
+        }
+    }
 }
 
 fn options(address: &Mysql, files: &Tls) -> Result<(MySqlConnectOptions, String), DatastoreError> {
@@ -92,7 +116,7 @@ impl Dialect for MysqlServer {
 
     async fn connect(&self) -> Result<MySqlConnection, DatastoreError> {
         let connecting = async {
-            let mut line = self.options.connect().await?;
+            let mut line = self.greet().await?;
             sqlx::raw_sql(SESSION).execute(&mut line).await?;
             if self.access == Access::Read {
                 let read_only = "SET SESSION TRANSACTION READ ONLY";

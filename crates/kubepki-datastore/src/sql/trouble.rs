@@ -142,8 +142,11 @@ pub(super) fn of_connecting(place: &Place, roots: &str, error: sqlx::Error) -> D
         sqlx::Error::Database(database) => {
             of_refusal(&code(&error).unwrap_or_default(), database.message())
         }
-        sqlx::Error::Protocol(text) if text.contains("TLS") => {
-            "the server wants the password under TLS: set the TLS options".to_owned()
+        _ if wants_rsa(&error) => {
+            "it wants the password encrypted (caching_sha2_password) and has \
+                                   no TLS: turn its TLS on, or give the user the plugin \
+                                   mysql_native_password"
+                .to_owned()
         }
         other => format!("it answers in a way that is not understood: {other}"),
     };
@@ -152,6 +155,11 @@ pub(super) fn of_connecting(place: &Place, roots: &str, error: sqlx::Error) -> D
         problem,
         source: Some(Box::new(error)),
     }
+}
+
+/// Whether MySQL asks for a password encrypted with its RSA key.
+pub(super) fn wants_rsa(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Configuration(it) if it.to_string().contains("RSA"))
 }
 
 fn of_io(error: &io::Error) -> String {

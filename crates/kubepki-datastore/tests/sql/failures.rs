@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use kubepki::datastore::DatastoreError;
 use kubepki_datastore::{Access, Store, is_moving};
-use testkit::server::{MariaDb, PASSWORD, PASSWORD_IN_URL, Postgres};
+use testkit::server::{MariaDb, PASSWORD, PASSWORD_IN_URL, Postgres, USER};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use crate::common::{Database, KEY, store};
@@ -97,6 +98,46 @@ async fn a_server_that_says_nothing_is_not_waited_for_for_ever() {
     for result in [one, other] {
         assert!(unreachable(result).contains("no answer within 10 s"));
     }
+}
+
+/// The first words of a MySQL 8 without TLS that does not remember the password; Debian has no
+/// MySQL that could say them.
+async fn forgetful_mysql(listener: TcpListener) {
+    let mut greeting = vec![10];
+    greeting.extend(b"8.0.36\0\x01\0\0\0nonce-12\0");
+    // Lower capabilities, character set, status, upper capabilities, length of the nonce.
+    greeting.extend([0x08, 0x82, 45, 2, 0, 0x08, 0, 21]);
+    greeting.extend([0; 10]);
+    greeting.extend(b"345678901234\0caching_sha2_password\0");
+    let packet = |number: u8, payload: &[u8]| {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[length, 0, 0, number], payload].concat()
+    };
+    while let Ok((mut client, _)) = listener.accept().await {
+        client.write_all(&packet(0, &greeting)).await.unwrap();
+        let answer = client.read(&mut [0; 1024]).await.unwrap_or(0);
+        if answer > 0 {
+            // "The whole password, please."
+            let _ = client.write_all(&packet(2, &[1, 4])).await;
+            let _ = client.read(&mut [0; 1024]).await;
+            // Its key, asked for.
+            let _ = client
+                .write_all(&packet(4, b"\x01-----BEGIN PUBLIC KEY-----"))
+                .await;
+            let _ = client.read(&mut [0; 1024]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_mysql_that_wants_the_password_encrypted_and_has_no_tls() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(forgetful_mysql(listener));
+    let endpoint = format!("mysql://{USER}:{PASSWORD}@tcp(127.0.0.1:{port})/kubernetes");
+    let error = unreachable(store(&endpoint, Path::new("/"), Access::Read).await);
+    assert!(error.contains("has no TLS: turn its TLS on"), "{error}");
+    server.abort();
 }
 
 #[tokio::test]

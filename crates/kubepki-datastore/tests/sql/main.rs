@@ -12,6 +12,7 @@ mod cuts;
 mod failures;
 mod files;
 mod fixtures;
+mod model;
 mod race;
 mod rows;
 mod tls;

@@ -277,3 +277,36 @@ async fn tables_of_old_installations_work() {
         assert_eq!(database.rows("compact_rev_key"), ["1|1|0|0|0|0|NULL|NULL"]);
     }
 }
+
+#[tokio::test]
+async fn after_kines_compaction_the_copy_is_what_is_left() {
+    for database in Database::all("compacted") {
+        let store = database.open(Access::Write).await;
+        let record = store.get(KEY).await.unwrap().unwrap();
+        let id = store.update(KEY, record.revision, b"ours").await.unwrap();
+        // What kine's compaction does: rows go whose id a later row names.
+        database.sql(&format!(
+            "DELETE FROM kine WHERE name = '{KEY}' AND id < {id};"
+        ));
+        let former = store.former("/bootstrap").await.unwrap();
+        assert_eq!(former.len(), 1, "{database:?}: {former:?}");
+        assert_eq!(former[0].revision, Some(record.revision));
+        let place = format!("row {id} of table kine, column old_value");
+        assert_eq!(
+            (&former[0].place, &former[0].value),
+            (&place, &record.value)
+        );
+        let now = store.get(KEY).await.unwrap().unwrap();
+        assert_eq!(now.create_revision, record.create_revision);
+        store.update(KEY, id, b"and on").await.unwrap();
+        let gone = store.get(KEY).await.unwrap().unwrap().revision;
+        let gone = store.delete(KEY, gone).await.unwrap().unwrap();
+        // Tombstones go too: the next creation is a first one again.
+        database.sql(&format!(
+            "DELETE FROM kine WHERE name = '{KEY}' AND id <= {gone};"
+        ));
+        assert_eq!(store.former("/bootstrap").await.unwrap(), []);
+        let again = store.create(KEY, b"again").await.unwrap();
+        assert_eq!(database.rows(KEY), [format!("{again}|1|0|0|0|0|5|NULL")]);
+    }
+}

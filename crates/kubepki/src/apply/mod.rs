@@ -1,7 +1,8 @@
 //! Doing what a plan says, one step at a time, so that a crash anywhere can be mended.
 //!
 //! ```text
-//! check: the plan fits this build, finds what it was made for, has its sources, has room
+//! check: the plan fits this build, reaches its datastore and servers, finds what it was made
+//!        for, has its sources, has room
 //! for each step:  read the target and compare with `before`
 //!                 make the content (keys and certificates are staged first, and only once)
 //!                 back up what is there
@@ -16,6 +17,10 @@
 //! it, or [`Executor::undo`] makes the plan that takes it back, which is applied like any other:
 //! journalled, resumable, undoable. Both look at the target of the step in flight first; if it
 //! holds neither what was there nor what was to be there, somebody else changed it, and they stop.
+//!
+//! A row of a datastore is a target like a file. Its revision is compared instead of a digest, the
+//! digest of the new value tells after a crash whether it was written, and it is never put back as
+//! it was: see [`Executor::undo`].
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -93,22 +94,25 @@ async fn look(
                 None => Err(format!("{at} is not there")),
             }
         }
-        Proof::FileRenewed { path, sha256 } => {
-            let at = path.display();
-            let entry = host.read(path).await.map_err(|error| error_chain(&error))?;
-            let Some(bytes) = entry.as_ref().and_then(Entry::bytes) else {
-                return Err(format!("{at} is not there"));
-            };
-            let certificates =
-                Certificate::all_from_pem(bytes).map_err(|error| format!("{at}: {error}"))?;
-            match certificates
-                .first()
-                .map(|first| first.fingerprint().to_string())
-            {
-                Some(found) if Some(&found) != sha256.as_ref() => Ok(()),
-                _ => Err(format!("{at} holds the certificate of before")),
-            }
-        }
+        Proof::FileRenewed { path, sha256 } => renewed(host, path, sha256.as_ref()).await,
+    }
+}
+
+/// Whether a file holds a certificate that is not this one.
+async fn renewed(host: &dyn Host, path: &Path, sha256: Option<&String>) -> Result<(), String> {
+    let at = path.display();
+    let entry = host.read(path).await.map_err(|error| error_chain(&error))?;
+    let Some(bytes) = entry.as_ref().and_then(Entry::bytes) else {
+        return Err(format!("{at} is not there"));
+    };
+    let certificates =
+        Certificate::all_from_pem(bytes).map_err(|error| format!("{at}: {error}"))?;
+    match certificates
+        .first()
+        .map(|first| first.fingerprint().to_string())
+    {
+        Some(found) if Some(&found) != sha256 => Ok(()),
+        _ => Err(format!("{at} holds the certificate of before")),
     }
 }
 

@@ -21,6 +21,9 @@ pub struct ImportRequest<'a> {
     pub live: Option<&'a Bundle>,
     /// Time, and a new service-account key.
     pub make: Make<'a>,
+    /// Has the CAs in force vouch for the company's root, so that nobody is shut out: with their
+    /// own keys, or better ones that are in here.
+    pub cross: Option<Pool>,
 }
 
 /// Every certificate of a file: PEM with any number of certificates or PKCS#7 bundles, DER of one
@@ -72,6 +75,7 @@ pub fn import(request: ImportRequest<'_>) -> Result<StagedSet, CaError> {
         answers,
         live,
         make,
+        cross,
     } = request;
     let mut pool = Pool {
         certificates: answers,
@@ -96,21 +100,24 @@ pub fn import(request: ImportRequest<'_>) -> Result<StagedSet, CaError> {
         return Err(CaError::Faults { faults });
     }
     notes.extend(unused(&pool, &five));
-    let previous = live.and_then(|live| live.content(Field::ServiceKey));
-    let service = make.generate(&[SERVICE_KEY])?;
-    let service = match service.first() {
-        Some(new) => {
-            let (file, found) = service_key_file(new, previous)?;
-            notes.extend(found);
-            Some(file)
-        }
-        None => None,
-    };
+    let keys = make.generate(&[SERVICE_KEY])?;
+    let new = keys.first().ok_or_else(|| CaError::Make {
+        what: "service.key".to_owned(),
+        source: pki::Error::Crypto {
+            what: "generate a key",
+        },
+    })?;
     let kind = kind(live, &five);
+    if let (Some(files), Some(pool), Kind::NewRoot) = (live, cross, kind) {
+        return super::stage::cross_sign_imported(files, five, pool, new, &make, notes);
+    }
+    let previous = live.and_then(|live| live.content(Field::ServiceKey));
+    let (service, found) = service_key_file(new, previous)?;
+    notes.extend(found);
     Draft {
         kind,
         five,
-        service,
+        service: Some(service),
         cross: Vec::new(),
         notes,
     }

@@ -278,3 +278,105 @@ fn subject(pem: &str) -> Option<String> {
 fn short(digest: &str) -> &str {
     digest.get(..16).unwrap_or(digest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{PLAN_FORMAT, PlanId};
+
+    fn plan() -> Plan {
+        let step = |number, target, before, action| Step {
+            number,
+            target,
+            before,
+            action,
+            reason: "test".to_owned(),
+        };
+        let key = || Target::DatastoreKey {
+            key: "/bootstrap/0123456789ab".to_owned(),
+        };
+        let kept = || Content::Restamped {
+            plan: PlanId("other".to_owned()),
+            step: 4,
+            sha256: String::new(),
+            sent: false,
+        };
+        let txn = |operation| Action::Txn { operation };
+        let url = "https://127.0.0.1:6443/v1-k3s/cert/cacerts".to_owned();
+        let call = Action::Call {
+            body: Content::Text(String::new()),
+            former: kept(),
+            former_url: Some(format!("{url}?force=true")),
+        };
+        Plan {
+            format: PLAN_FORMAT,
+            id: PlanId("plan".to_owned()),
+            undoes: None,
+            title: "test".to_owned(),
+            node: "node".to_owned(),
+            root: "/data".into(),
+            datastore: Some("postgres://kine@db:5432/kubernetes".to_owned()),
+            irreversible: Some("the old keys are known".to_owned()),
+            created: UnixTime::from_secs(0),
+            hypothetical: false,
+            leaves: Default::default(),
+            steps: vec![
+                step(1, key(), Before::Absent, txn(TxnOperation::Create(kept()))),
+                step(
+                    2,
+                    key(),
+                    Before::RevisionOfStep(1),
+                    txn(TxnOperation::Update(kept())),
+                ),
+                step(3, key(), Before::Revision(7), txn(TxnOperation::Delete)),
+                step(
+                    4,
+                    Target::Http {
+                        method: "PUT".to_owned(),
+                        url,
+                    },
+                    Before::Any,
+                    call,
+                ),
+            ],
+            notes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn rows_and_calls_are_told_in_words() {
+        let text = show(&plan(), None);
+        for expected in [
+            "Datastore postgres://kine@db:5432/kubernetes\n",
+            "   1. create datastore key /bootstrap/0123456789ab\n      before: nothing\n",
+            "what step 4 of other replaced, its files' times set to now, at a new revision",
+            "before: as step 1 leaves it",
+            "   3. delete datastore key /bootstrap/0123456789ab\n      before: revision 7\n      \
+             after:  nothing\n",
+            "   4. call PUT https://127.0.0.1:6443/v1-k3s/cert/cacerts\n",
+            "It cannot be taken back: the old keys are known\n",
+        ] {
+            assert!(text.contains(expected), "{expected:?} is not in\n{text}");
+        }
+        let headlines: Vec<String> = plan().steps.iter().map(headline).collect();
+        assert_eq!(headlines[2], "delete datastore key /bootstrap/0123456789ab");
+    }
+
+    /// Plans of the first release have none of the later fields, and come back as they were.
+    #[test]
+    fn a_plan_is_read_as_it_was_written_with_or_without_later_fields() {
+        let plan = plan();
+        let text = serde_json::to_string(&plan).unwrap();
+        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+
+        let first = r#"{"format":1,"id":"p","title":"t","node":"n","root":"/r",
+            "created":"2026-11-22T10:15:00Z","leaves":{},"notes":[],"steps":[
+            {"number":1,"target":{"datastore-key":{"key":"/bootstrap/x"}},
+             "before":{"revision":3},"action":{"txn":{"operation":"delete"}},"reason":"r"}]}"#;
+        let old: Plan = serde_json::from_str(first).unwrap();
+        assert_eq!((&old.datastore, &old.irreversible), (&None, &None));
+        assert_eq!(old.steps[0].before, Before::Revision(3));
+        let again = serde_json::to_value(&old).unwrap();
+        assert!(again.get("datastore").is_none() && again.get("irreversible").is_none());
+    }
+}

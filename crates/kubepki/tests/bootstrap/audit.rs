@@ -53,7 +53,7 @@ fn one_thing_broken_is_found() {
         (Field::IpsecKey, "is empty", |it| {
             put(it, Field::IpsecKey, b"")
         }),
-        (Field::ClientCa, "holds no certificate", |it| {
+        (Field::ClientCa, "cannot be read", |it| {
             put(it, Field::ClientCa, b"nothing");
         }),
         (Field::ClientCaKey, "cannot be read", |it| {

@@ -3,13 +3,13 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "tests fail by panicking"
 )]
 
 mod create;
+mod forms;
 mod import;
 mod lab;
 mod output;

@@ -352,7 +352,7 @@ async fn what_the_second_script_stops_at() {
 #[tokio::test]
 async fn a_tree_in_which_k3s_ran_is_not_overwritten() {
     let fixture = Fixture::without_datastore("k3s-1.36-sqlite");
-    let before = testkit::Tree::snapshot(&fixture.data_dir());
+    let before = testkit::Tree::snapshot(fixture.data_dir());
     let error = run_custom(&fixture.data_dir())
         .await
         .unwrap_err()
@@ -361,7 +361,7 @@ async fn a_tree_in_which_k3s_ran_is_not_overwritten() {
         error.contains("DATA_DIR") && error.contains("belongs to a cluster"),
         "{error}"
     );
-    assert_eq!(before, testkit::Tree::snapshot(&fixture.data_dir()));
+    assert_eq!(before, testkit::Tree::snapshot(fixture.data_dir()));
     // By a link too.
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(
@@ -370,7 +370,7 @@ async fn a_tree_in_which_k3s_ran_is_not_overwritten() {
     )
     .unwrap();
     assert!(run_custom(folder.path()).await.is_err());
-    assert_eq!(before, testkit::Tree::snapshot(&fixture.data_dir()));
+    assert_eq!(before, testkit::Tree::snapshot(fixture.data_dir()));
 
     let (_fixture, folder) = before_the_script();
     let server = folder.path().join("server");

@@ -6,7 +6,7 @@ use kubepki::bootstrap::{Bundle, Field, read_directory};
 use kubepki::ca::CaName;
 use kubepki::ca::{Change, CrossRoots, Kind, Outer, Pool};
 use kubepki::host::LocalHost;
-use pki::{KeyAlgorithm, PrivateKey};
+use pki::{Certificate, KeyAlgorithm, PrivateKey};
 
 use crate::lab::{
     NOW, assert_seamless, assert_sound, certificates, default_cluster, in_force, keys, new_root,
@@ -191,6 +191,38 @@ async fn the_same_root_signs_again() {
 }
 
 #[tokio::test]
+async fn the_same_root_under_a_new_intermediate() {
+    let (fixture, first) = live("k3s-1.36-custom-ca").await;
+    let key = std::fs::read(fixture.data_dir().join("server/tls/root-ca.key")).unwrap();
+    let old = certificates(&first, CaName::Client);
+    let root = |key: &[u8]| {
+        let key = PrivateKey::from_pem(key).unwrap();
+        pki::Authority::new(old[2].clone(), key).unwrap()
+    };
+    let change = Change::SameRootUnder(Outer::Root(root(&key)));
+    let set = staged(&first, change, Pool::default()).unwrap();
+    assert_sound(&first, &set, NOW);
+    assert_seamless(&first, &set, NOW);
+    assert!(!set.hash.changes());
+    assert_eq!(set.offline.len(), 2);
+    let new = certificates(&set.bundle, CaName::Client);
+    assert_eq!((new.len(), &new[2]), (3, &old[2]));
+    let error = staged(
+        &first,
+        Change::NewRoot(Outer::Root(root(&key))),
+        Pool::default(),
+    );
+    assert!(error.unwrap_err().to_string().contains("--same-root"));
+    let other = new_root("Example Root", KeyAlgorithm::P256, 4000);
+    let error = staged(
+        &first,
+        Change::SameRootUnder(Outer::Root(other)),
+        Pool::default(),
+    );
+    assert!(error.unwrap_err().to_string().contains("--cross-signed"));
+}
+
+#[tokio::test]
 async fn the_same_root_after_a_cross_signed_rotation() {
     let (_fixture, first) = live("k3s-1.36-sqlite").await;
     let error = staged(&first, Change::SameRoot, Pool::default())
@@ -287,7 +319,8 @@ fn live_files_that_do_not_fit_are_told() {
     put(&mut live, Field::ServerCa, "nonsense");
     assert!(say(&live).contains("no CERTIFICATE PEM block"));
     let expired = default_cluster(0);
-    assert!(say(&expired).contains("expired"), "{}", say(&expired));
+    assert!(say(&expired).contains("expired at"), "{}", say(&expired));
+    assert!(say(&expired).contains("--new-root"), "{}", say(&expired));
     // CRLF, text around, and a certificate twice are no reason to refuse.
     let mut live = good.clone();
     let text = String::from_utf8(good.content(Field::ServerCa).unwrap().to_vec()).unwrap();
@@ -298,4 +331,130 @@ fn live_files_that_do_not_fit_are_told() {
     );
     let set = staged(&live, cross(), Pool::default()).unwrap();
     assert_eq!(certificates(&set.bundle, CaName::Server).len(), 4);
+}
+
+/// Says for each line `roots chain` (two files) whether Go verifies the chain at the moment.
+const GO: &str = r#"package main
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+)
+
+func read(path string) (found []*x509.Certificate) {
+	rest, err := os.ReadFile(path)
+	if err != nil {
+		panic(err)
+	}
+	for {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return
+		}
+		certificate, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			panic(err)
+		}
+		found = append(found, certificate)
+	}
+}
+
+func main() {
+	seconds, _ := strconv.ParseInt(os.Args[1], 10, 64)
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	for _, root := range read(os.Args[2]) {
+		roots.AddCert(root)
+	}
+	chain := read(os.Args[3])
+	for _, certificate := range chain[1:] {
+		intermediates.AddCert(certificate)
+	}
+	_, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, CurrentTime: time.Unix(seconds, 0),
+	})
+	fmt.Print(err)
+}
+"#;
+
+/// What our own verifier says of old and new chains, Go and OpenSSL say too.
+#[tokio::test]
+async fn go_and_openssl_agree() {
+    let go = testkit::go_program(GO);
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, found: &[Certificate]| put_pem(folder.path(), name, found);
+    let at = NOW.as_secs().to_string();
+    for name in [
+        "k3s-1.36-sqlite",
+        "k3s-1.36-default-rotated",
+        "k3s-1.36-custom-ca",
+    ] {
+        let (_fixture, old) = live(name).await;
+        let set = staged(&old, cross(), Pool::default()).unwrap();
+        let new = in_force(&old, &set);
+        for ca in CaName::ALL {
+            let file = |of: &Bundle| certificates(of, ca);
+            let only_old_root = set
+                .cross
+                .iter()
+                .find(|it| it.ca == ca)
+                .unwrap()
+                .old_root
+                .clone();
+            for (leaf, trusted, good) in [
+                (
+                    crate::lab::leaf(&new, ca, NOW),
+                    vec![only_old_root.clone()],
+                    true,
+                ),
+                (crate::lab::leaf(&new, ca, NOW), file(&old), true),
+                (
+                    crate::lab::leaf(&new, ca, NOW),
+                    crate::lab::roots(&file(&new)),
+                    true,
+                ),
+                (
+                    crate::lab::leaf(&old, ca, NOW),
+                    crate::lab::roots(&file(&new)),
+                    true,
+                ),
+                (
+                    crate::lab::leaf(&old, ca, NOW),
+                    file(&default_cluster(9)),
+                    false,
+                ),
+            ] {
+                let (one, chain) = leaf;
+                let all = put("chain", &[vec![one.clone()], chain.clone()].concat());
+                let (one, sent) = (put("one", &[one]), put("sent", &chain));
+                let roots = put("roots", &trusted);
+                let args = [
+                    "verify",
+                    "-attime",
+                    &at,
+                    "-CAfile",
+                    &roots,
+                    "-untrusted",
+                    &sent,
+                    &one,
+                ];
+                let openssl = testkit::openssl(&args, b"");
+                assert_eq!(openssl.success(), good, "{name} {ca}: {}", openssl.text());
+                let said = testkit::run(&go, &[&at, &roots, &all], b"").text();
+                assert_eq!(said == "<nil>", good, "{name} {ca}: {said}");
+            }
+        }
+    }
+}
+
+/// A file of certificates.
+fn put_pem(folder: &Path, name: &str, certificates: &[Certificate]) -> String {
+    let text: String = certificates.iter().map(Certificate::to_pem).collect();
+    let path = folder.join(name);
+    let attributes = kubepki::host::Attributes::new(0o600);
+    kubepki::edge::file::replace(&path, text.as_bytes(), &attributes).unwrap();
+    path.to_str().unwrap().to_owned()
 }

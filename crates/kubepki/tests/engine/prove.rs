@@ -271,3 +271,73 @@ async fn a_restart_is_proven_by_what_is_served_and_so_is_its_undo() {
         .unwrap();
     assert_eq!(served, before);
 }
+
+#[tokio::test]
+async fn who_issued_what_is_served_is_told_by_the_signature() {
+    let case = Case::new().await;
+    let state = case.lock();
+    let executor = executor(&LocalHost, &state);
+    let pem = |name: &str| std::fs::read_to_string(case.node.path(name)).unwrap();
+    // The same name, another key.
+    let (other, stranger) = (authority("test-ca"), authority("stranger"));
+    for strict in [false, true] {
+        let address = serve(&case, strict).await;
+        let under = |authority: String| Proof::ServesUnder {
+            address: address.clone(),
+            authority,
+        };
+        let (renamed, bundle) = (
+            other.certificate().to_pem(),
+            pem("tls/ca.crt") + &stranger.certificate().to_pem(),
+        );
+        for (number, (authority, expected)) in [
+            (pem("tls/ca.crt"), None),
+            (renamed, Some("with another key")),
+            (stranger.certificate().to_pem(), Some("CN=test-ca issued")),
+            (bundle, Some("not exactly one")),
+            ("nonsense".to_owned(), Some("no CERTIFICATE")),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut plan = case.manual(vec![under(authority)]);
+            plan.id = PlanId(format!("under-{strict}-{number}"));
+            match (executor.apply(&plan).await.unwrap(), expected) {
+                (Outcome::Finished { .. }, None) => {}
+                (Outcome::Waiting { unmet, .. }, Some(expected)) => {
+                    assert!(unmet[0].contains(&address), "{unmet:?}");
+                    assert!(unmet[0].contains(expected), "{unmet:?}");
+                    state.forget(&plan.id).unwrap_err();
+                    let undo = executor.undo(&plan.id).await.unwrap();
+                    finished(executor.apply(&undo).await);
+                }
+                (outcome, expected) => panic!("{outcome:?} instead of {expected:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_holds_what_it_should_or_waiting_goes_on() {
+    let case = Case::new().await;
+    let state = case.lock();
+    let executor = executor(&LocalHost, &state);
+    let path = case.node.path("extracted.crt");
+    let sha256 = pki::sha256(b"as planned").to_string();
+    let plan = case.manual(vec![Proof::Holds { path, sha256 }]);
+    for (content, expected) in [(None, "not there"), (Some(b"something"), "something else")] {
+        if let Some(content) = content {
+            case.write("extracted.crt", content);
+        }
+        let outcome = match content {
+            None => executor.apply(&plan).await,
+            Some(_) => executor.resume(&plan.id).await,
+        };
+        match outcome.unwrap() {
+            Outcome::Waiting { unmet, .. } => assert!(unmet[0].contains(expected), "{unmet:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    case.write("extracted.crt", b"as planned");
+    finished(executor.resume(&plan.id).await);
+}

@@ -104,6 +104,21 @@ async fn what_cannot_be_applied_changes_nothing() {
     assert!(state.plans().unwrap().is_empty());
 }
 
+/// A plan of one call.
+fn call(case: &Case, url: &str) -> Plan {
+    let target = Target::Http {
+        method: "PUT".to_owned(),
+        url: url.to_owned(),
+    };
+    let text = || Content::Text("x".to_owned());
+    let action = Action::Call {
+        body: text(),
+        former: text(),
+        former_url: None,
+    };
+    case.one_step(target, action)
+}
+
 /// Plans of one transaction each, and of two on the same key.
 #[tokio::test]
 async fn a_transaction_needs_its_datastore_its_key_and_a_condition() {
@@ -139,19 +154,6 @@ async fn a_transaction_needs_its_datastore_its_key_and_a_condition() {
     let mut foreign = once(txn(at.clone(), update()));
     foreign.steps[0].target = key("/registry/secrets/x");
     let unready = TxnOperation::Create(Content::LeafKey(LeafId("client-admin".to_owned())));
-    let call = |url: &str| {
-        let target = Target::Http {
-            method: "PUT".to_owned(),
-            url: url.to_owned(),
-        };
-        let (body, former, former_url) = (text(), text(), None);
-        let action = Action::Call {
-            body,
-            former,
-            former_url,
-        };
-        case.one_step(target, action)
-    };
     let plans = [
         ("unfit", nowhere),
         ("unfit", foreign),
@@ -167,9 +169,12 @@ async fn a_transaction_needs_its_datastore_its_key_and_a_condition() {
         ("unreached", once(txn(Before::Absent, create()))),
         (
             "unreached",
-            call("https://127.0.0.1:6443/v1-k3s/cert/cacerts"),
+            call(&case, "https://127.0.0.1:6443/v1-k3s/cert/cacerts"),
         ),
-        ("unfit", call("http://127.0.0.1:6443/v1-k3s/cert/cacerts")),
+        (
+            "unfit",
+            call(&case, "http://127.0.0.1:6443/v1-k3s/cert/cacerts"),
+        ),
     ];
     for (expected, plan) in plans {
         let error = executor.apply(&plan).await.unwrap_err();

@@ -121,7 +121,7 @@ fn text(answer: &Answer, bundle: &kubepki::bootstrap::Bundle, own: &str) -> Stri
         "Datastore {}\nKey {} at revision {} opens\n",
         answer.datastore, answer.key, answer.revision
     );
-    for (field, _) in &bundle.files {
+    for field in bundle.files.keys() {
         let mine = answer.findings.iter().filter(|it| it.name == field.name());
         let problems: Vec<&str> = mine.map(|it| it.problem.as_str()).collect();
         let state = match problems.is_empty() {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use kubepki::bootstrap::{Bundle, Field, read_directory};
 use kubepki::ca::{
-    CaName, ImportRequest, Places, certificates_in, check_places, csr_name, read_request_keys,
-    refuse_live, request as make_requests,
+    CaName, ImportRequest, Places, Pool, certificates_in, check_places, csr_name,
+    read_request_keys, refuse_live, request as make_requests,
 };
 use kubepki::host::{EntryKind, Host as _};
 use pki::KeyAlgorithm;
@@ -46,6 +46,16 @@ pub struct ImportArgs {
     /// A `service.key` that is in use already [default: that of the data directory].
     #[arg(long, value_name = "FILE")]
     pub service_key: Option<PathBuf>,
+    /// Have the CAs in force vouch for the company's root, so that nobody is shut out.
+    #[arg(long)]
+    pub cross_sign: bool,
+    /// With --cross-sign: a file or directory with the keys of the roots in force; the CAs' own
+    /// keys, which are on the server, will do.
+    #[arg(long, value_name = "PATH", requires = "cross_sign")]
+    pub keys: Vec<PathBuf>,
+    /// A file with the passphrase of those keys; `-` for standard input.
+    #[arg(long, value_name = "FILE", requires = "keys")]
+    pub key_passphrase_file: Option<PathBuf>,
     #[command(flatten)]
     pub site: SiteArgs,
 }
@@ -105,6 +115,7 @@ pub(super) async fn import(args: &ImportArgs, world: &World) -> Result<Exit, Cli
         answers,
         live: live.as_ref(),
         make: make(world),
+        cross: cross(args, world).await?,
     })
     .map_err(refused)?;
     let next = match live {
@@ -116,6 +127,21 @@ pub(super) async fn import(args: &ImportArgs, world: &World) -> Result<Exit, Cli
         ),
     };
     finish(&set, &places, &next)
+}
+
+async fn cross(args: &ImportArgs, world: &World) -> Result<Option<Pool>, CliError> {
+    if !args.cross_sign {
+        return Ok(None);
+    }
+    let secret = super::given::passphrase(args.key_passphrase_file.as_deref())?;
+    let secret = secret.as_ref().map(|it| it.as_slice());
+    let mut pool = Pool::default();
+    for path in &args.keys {
+        pool.read(&world.host, path, secret)
+            .await
+            .map_err(refused)?;
+    }
+    Ok(Some(pool))
 }
 
 /// The CAs in force, if the data directory has any; `--service-key` goes before its own.

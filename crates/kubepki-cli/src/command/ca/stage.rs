@@ -120,7 +120,7 @@ pub(super) async fn run(args: &StageArgs, world: &World) -> Result<Exit, CliErro
 
 fn brings_intermediate(change: &Change) -> bool {
     let outer = match change {
-        Change::NewRoot(outer) | Change::Compromised(outer) => outer,
+        Change::NewRoot(outer) | Change::Compromised(outer) | Change::SameRootUnder(outer) => outer,
         Change::CrossSigned(CrossRoots::Common(outer)) => outer,
         _ => return false,
     };
@@ -131,13 +131,15 @@ async fn change(args: &StageArgs, world: &World) -> Result<Change, CliError> {
     let kind = args.change;
     let outer = args.outer.outer(&world.host, world.now()).await?;
     let brings = !matches!(outer, Outer::New);
-    if brings && (kind.same_root || kind.service_key_only || args.per_ca_roots) {
+    if brings && (kind.service_key_only || args.per_ca_roots) {
         return Err(CliError::usage(
-            "--root-cert and --intermediate-cert are for new roots; keys of those in force are \
-             given with --keys",
+            "--root-cert and --intermediate-cert say what the five CAs are to stand under, which \
+             is settled otherwise here",
         ));
     }
-    Ok(if kind.same_root {
+    Ok(if kind.same_root && brings {
+        Change::SameRootUnder(outer)
+    } else if kind.same_root {
         Change::SameRoot
     } else if kind.new_root {
         Change::NewRoot(outer)

@@ -36,30 +36,11 @@ pub(super) async fn rewrite(world: &World, args: &RewriteArgs) -> Result<Exit, C
     }
     let node = node(world, args, &root).await?;
     let (known, wanted) = hashes_of(world, args, &node).await?;
-    let mut edits: Vec<Edit> = Vec::new();
-    let mut diff = String::new();
-    let mut strangers = false;
-    for file in &files.files {
-        let found = occurrences(file, &known, &wanted);
-        for occurrence in &found {
-            let place = format!("{}:{}", file.shown.display(), occurrence.line);
-            let old = masked(occurrence, &occurrence.hash);
-            strangers |= occurrence.fate == Fate::Stranger;
-            let setting = match occurrence.setting.as_str() {
-                "" => String::new(),
-                setting => format!("{setting} "),
-            };
-            let _ = match &occurrence.fate {
-                Fate::Rewritten(_) => {
-                    let new = masked(occurrence, &wanted);
-                    let fate = &occurrence.fate;
-                    writeln!(diff, "{place} {fate}\n- {setting}{old}\n+ {setting}{new}")
-                }
-                fate => writeln!(diff, "{place} {fate}\n  {setting}{old}"),
-            };
-        }
-        edits.extend(hash_edits(file, &found, &wanted));
-    }
+    let Changes {
+        edits,
+        diff,
+        strangers,
+    } = changes(&files, &known, &wanted);
     if diff.is_empty() {
         output::talk(&format!(
             "No full token stands in the {} files of this node that K3s reads.",
@@ -106,6 +87,46 @@ pub(super) async fn rewrite(world: &World, args: &RewriteArgs) -> Result<Exit, C
         (Exit::Fine, true) => Ok(Exit::Partial),
         (done, _) => Ok(done),
     }
+}
+
+/// What would change, and what is left.
+struct Changes {
+    edits: Vec<Edit>,
+    /// A line for each token and what becomes of it, without secrets.
+    diff: String,
+    /// Whether a token pins a CA that nobody knows.
+    strangers: bool,
+}
+
+fn changes(files: &NodeFiles, known: &Known, wanted: &str) -> Changes {
+    let mut changes = Changes {
+        edits: Vec::new(),
+        diff: String::new(),
+        strangers: false,
+    };
+    for file in &files.files {
+        let found = occurrences(file, known, wanted);
+        for occurrence in &found {
+            let fate = &occurrence.fate;
+            changes.strangers |= *fate == Fate::Stranger;
+            let place = format!("{}:{}", file.shown.display(), occurrence.line);
+            let setting = match occurrence.setting.as_str() {
+                "" => String::new(),
+                setting => format!("{setting} "),
+            };
+            let old = masked(occurrence, &occurrence.hash);
+            let diff = &mut changes.diff;
+            let _ = match fate {
+                Fate::Rewritten(_) => {
+                    let new = masked(occurrence, wanted);
+                    writeln!(diff, "{place} {fate}\n- {setting}{old}\n+ {setting}{new}")
+                }
+                _ => writeln!(diff, "{place} {fate}\n  {setting}{old}"),
+            };
+        }
+        changes.edits.extend(hash_edits(file, &found, wanted));
+    }
+    changes
 }
 
 pub(super) type NoFuture = std::future::Ready<Result<(), HostError>>;

@@ -1,5 +1,6 @@
 //! `tour`: the main job on a made-up server, in a temporary directory, with a clock of its own.
 
+mod cas;
 mod killer;
 mod tls;
 
@@ -60,6 +61,7 @@ pub async fn run(args: &TourArgs) -> Result<Exit, CliError> {
     tour.prove(&old).await?;
     tour.take_back(&made, &old).await?;
     tour.ten_years().await?;
+    tour.rotate_cas().await?;
     if args.keep {
         let kept = directory.keep();
         say(&format!("Kept in {}.", kept.display()))?;

@@ -22,6 +22,22 @@ pub(super) fn stage(context: &Context<'_>, roots: CrossRoots) -> Result<StagedSe
     }
 }
 
+/// Cross-signs CAs that somebody else made: each file as it is, the CA first, its root last.
+pub(super) fn imported(
+    context: &Context<'_>,
+    five: BTreeMap<CaName, Made>,
+    service: &PrivateKey,
+    notes: Vec<String>,
+) -> Result<StagedSet, CaError> {
+    let paths = paths(context)?;
+    let five = five.into_iter().map(|(ca, made)| {
+        let chain = made.certificates;
+        let key = made.key;
+        (ca, New { chain, key })
+    });
+    finish(context, &paths, five.collect(), service, Vec::new(), notes)
+}
+
 type Paths = BTreeMap<CaName, Vec<Certificate>>;
 
 fn paths(context: &Context<'_>) -> Result<Paths, CaError> {
@@ -59,7 +75,14 @@ fn common(context: &Context<'_>, paths: &Paths, outer: Outer) -> Result<StagedSe
         (ca, New { chain, key })
     });
     let notes = constrained(&ready);
-    finish(context, paths, new.collect(), &keys, safe(&ready)?, notes)
+    finish(
+        context,
+        paths,
+        new.collect(),
+        &keys.service,
+        safe(&ready)?,
+        notes,
+    )
 }
 
 fn per_ca(context: &Context<'_>, paths: &Paths) -> Result<StagedSet, CaError> {
@@ -80,14 +103,14 @@ fn per_ca(context: &Context<'_>, paths: &Paths) -> Result<StagedSet, CaError> {
         let chain = vec![own, root.certificate().clone()];
         new.insert(ca, New { chain, key });
     }
-    finish(context, paths, new, &keys, offline, Vec::new())
+    finish(context, paths, new, &keys.service, offline, Vec::new())
 }
 
 fn finish(
     context: &Context<'_>,
     paths: &Paths,
     new: BTreeMap<CaName, New>,
-    keys: &KeysMade,
+    service: &PrivateKey,
     offline: Vec<OfflineFile>,
     mut notes: Vec<String>,
 ) -> Result<StagedSet, CaError> {
@@ -105,7 +128,7 @@ fn finish(
     }
     notes.extend(left(gone));
     notes.extend(ending(&cross));
-    let service = context.service_file(keys, &mut notes)?;
+    let service = context.service_file(service, &mut notes)?;
     notes.extend(short_lived(context.make, &five));
     let draft = Draft {
         kind: Kind::CrossSigned,

@@ -87,6 +87,14 @@ impl LiveCa {
         let Some(first) = self.certificates.first() else {
             return Err(live("its file is empty".to_owned()));
         };
+        let end = first.validity().not_after;
+        if end < now {
+            return Err(live(format!(
+                "the CA in force, {}, expired at {end}: nothing that it signs or vouches for is \
+                 accepted any more. Use --new-root",
+                first.subject()
+            )));
+        }
         // Its own file first: what is at hand beside it only completes it.
         let (roots, intermediates): (Vec<_>, Vec<_>) = self
             .certificates

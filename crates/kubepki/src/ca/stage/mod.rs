@@ -40,6 +40,9 @@ use live::Live;
 pub enum Change {
     /// New CAs under the present roots.
     SameRoot,
+    /// The same under this root or intermediate, whose root is the present one: an intermediate
+    /// that was renewed, or is new.
+    SameRootUnder(Outer),
     /// New CAs under roots that nobody trusts yet.
     NewRoot(Outer),
     /// New roots that the present CAs vouch for.
@@ -109,6 +112,7 @@ pub fn stage(request: StageRequest<'_>) -> Result<StagedSet, CaError> {
     };
     match change {
         Change::SameRoot => same::stage(&context),
+        Change::SameRootUnder(outer) => same::stage_under(&context, outer),
         Change::CrossSigned(roots) => cross::stage(&context, roots),
         Change::NewRoot(outer) => new_root(&context, outer, Kind::NewRoot),
         Change::Compromised(outer) => new_root(&context, outer, Kind::Compromised),
@@ -134,14 +138,35 @@ impl Context<'_> {
 
     fn service_file(
         &self,
-        keys: &KeysMade,
+        key: &pki::PrivateKey,
         notes: &mut Vec<String>,
     ) -> Result<zeroize::Zeroizing<Vec<u8>>, CaError> {
         let previous = self.files.content(Field::ServiceKey);
-        let (file, found) = service_key_file(&keys.service, previous)?;
+        let (file, found) = service_key_file(key, previous)?;
         notes.extend(found);
         Ok(file)
     }
+}
+
+/// Cross-signs CAs that a company made: the present ones vouch for the company's root.
+pub(super) fn cross_sign_imported(
+    files: &Bundle,
+    five: BTreeMap<CaName, Made>,
+    mut pool: Pool,
+    service: &pki::PrivateKey,
+    make: &Make<'_>,
+    notes: Vec<String>,
+) -> Result<StagedSet, CaError> {
+    let live = Live::read(files)?;
+    live.add_to(&mut pool)?;
+    let context = Context {
+        files,
+        live: &live,
+        pool: &pool,
+        algorithms: Algorithms::default(),
+        make,
+    };
+    cross::imported(&context, five, service, notes)
 }
 
 fn service_key_only(files: &Bundle, make: &Make<'_>) -> Result<StagedSet, CaError> {
@@ -187,7 +212,7 @@ fn new_root(context: &Context<'_>, outer: Outer, kind: Kind) -> Result<StagedSet
             );
             file
         }
-        _ => context.service_file(&keys, &mut notes)?,
+        _ => context.service_file(&keys.service, &mut notes)?,
     };
     notes.extend(short_lived(make, &five));
     let draft = Draft {
@@ -220,7 +245,7 @@ fn refuse_known(context: &Context<'_>, outer: &Outer, kind: Kind) -> Result<(), 
                 }
                 _ => {
                     "has a key that is in force now, so its root is no new one: stage with the \
-                     same root"
+                     same root (--same-root)"
                 }
             };
             return Err(CaError::Given {

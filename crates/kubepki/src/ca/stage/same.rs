@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use pki::{Authority, Certificate};
 
 use super::{Context, short_lived};
-use crate::ca::create::{Draft, KeysMade, Made, clone_key, in_safe};
-use crate::ca::outer::faults_of;
+use crate::ca::create::{Draft, KeysMade, Made, clone_key, constrained, in_safe, safe};
+use crate::ca::outer::{Outer, faults_of};
 use crate::ca::profile::{CA_DAYS, cannot_make};
 use crate::ca::{CaError, CaName, Kind, OfflineFile, StagedSet};
 
@@ -57,7 +57,7 @@ pub(super) fn stage(context: &Context<'_>) -> Result<StagedSet, CaError> {
         five.insert(*ca, Made { certificates, key });
     }
     let mut notes = Vec::new();
-    let service = context.service_file(&keys, &mut notes)?;
+    let service = context.service_file(&keys.service, &mut notes)?;
     notes.extend(short_lived(make, &five));
     notes.extend(bare_clients(context, &five));
     let draft = Draft {
@@ -69,6 +69,49 @@ pub(super) fn stage(context: &Context<'_>) -> Result<StagedSet, CaError> {
     };
     let mut set = draft.finish(make, Some(context.files))?;
     set.offline = offline;
+    Ok(set)
+}
+
+/// Under an intermediate that is not in the files in force yet.
+pub(super) fn stage_under(context: &Context<'_>, outer: Outer) -> Result<StagedSet, CaError> {
+    let make = context.make;
+    outer.check(make.now)?;
+    let mut keys = KeysMade::new(make, context.algorithms, outer.keys_needed())?;
+    let taken = context.taken();
+    let ready = outer.ready(make, keys.take_outer(), &taken)?;
+    let root = ready.chain().last().cloned();
+    let mut five = crate::ca::create::below_one(make, &ready, keys.take_five(), &taken)?;
+    for (ca, made) in &mut five {
+        let live = context.live.five.get(ca);
+        let live = live.map_or(&[][..], |it| it.certificates.as_slice());
+        let known = |root: &Certificate| live.iter().any(|it| it.spki_der() == root.spki_der());
+        if !root.as_ref().is_some_and(known) {
+            return Err(CaError::Live {
+                ca: *ca,
+                problem: format!(
+                    "its root is not the one that was given, {}: use --cross-signed or --new-root",
+                    root.as_ref()
+                        .map(|it| it.subject().to_string())
+                        .unwrap_or_default()
+                ),
+            });
+        }
+        let own = std::mem::take(&mut made.certificates);
+        made.certificates = joined(own, live, |it| is_cross(it, live));
+    }
+    let mut notes = constrained(&ready);
+    let service = context.service_file(&keys.service, &mut notes)?;
+    notes.extend(short_lived(make, &five));
+    notes.extend(bare_clients(context, &five));
+    let draft = Draft {
+        kind: Kind::SameRoot,
+        five,
+        service: Some(service),
+        cross: Vec::new(),
+        notes,
+    };
+    let mut set = draft.finish(make, Some(context.files))?;
+    set.offline = safe(&ready)?;
     Ok(set)
 }
 
@@ -142,31 +185,47 @@ fn file(
 ) -> Vec<Certificate> {
     let live = context.live.five.get(&ca);
     let live = live.map_or(&[][..], |it| it.certificates.as_slice());
-    let mut certificates = vec![own];
-    certificates.extend(fresh.map(|it| it.certificate().clone()));
-    let roots = live.iter().filter(|it| it.is_self_issued());
-    let is_cross = |it: &&Certificate| {
-        !it.is_self_issued()
-            && roots.clone().any(|root| {
-                root.subject().der() == it.subject().der() && root.spki_der() == it.spki_der()
-            })
-    };
-    let issuers = std::iter::once(signer.authority.certificate()).chain(&signer.above);
+    let mut new = vec![own];
+    new.extend(fresh.map(|it| it.certificate().clone()));
+    new.push(signer.authority.certificate().clone());
+    new.extend(signer.above.iter().cloned());
     // With a fresh intermediate the old one leads nowhere new.
-    let rest = live
+    joined(new, live, |it| fresh.is_none() || is_cross(it, live))
+}
+
+/// The new chain, then what is kept of the file in force: first what another CA signed, then
+/// roots.
+fn joined(
+    new: Vec<Certificate>,
+    live: &[Certificate],
+    keep: impl Fn(&Certificate) -> bool,
+) -> Vec<Certificate> {
+    let kept = live
         .iter()
         .skip(1)
-        .filter(|it| fresh.is_none() || is_cross(it));
-    let (selves, others): (Vec<&Certificate>, Vec<&Certificate>) = issuers
-        .chain(rest)
-        .chain(roots.clone())
-        .partition(|it| it.is_self_issued());
+        .filter(|it| it.is_self_issued() || keep(it))
+        .cloned();
+    let (selves, others): (Vec<_>, Vec<_>) = new
+        .into_iter()
+        .chain(kept)
+        .partition(Certificate::is_self_issued);
+    let mut certificates: Vec<Certificate> = Vec::new();
     for certificate in others.into_iter().chain(selves) {
-        if !certificates.contains(certificate) {
-            certificates.push(certificate.clone());
+        if !certificates.contains(&certificate) {
+            certificates.push(certificate);
         }
     }
     certificates
+}
+
+/// Whether another CA vouches in it for a root of the file.
+fn is_cross(candidate: &Certificate, file: &[Certificate]) -> bool {
+    !candidate.is_self_issued()
+        && file.iter().any(|root| {
+            root.is_self_issued()
+                && root.subject().der() == candidate.subject().der()
+                && root.spki_der() == candidate.spki_der()
+        })
 }
 
 /// Client certificates that were handed out without their CA's certificate, through the
