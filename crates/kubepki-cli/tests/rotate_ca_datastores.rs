@@ -4,8 +4,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    reason = "tests fail by panicking, and lay out their own files"
+    reason = "tests fail by panicking"
 )]
 
 use std::fs;
