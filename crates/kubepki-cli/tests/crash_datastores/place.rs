@@ -1,0 +1,115 @@
+//! The four datastores: the fixture's data in each, kept and put back.
+
+use kubepki::bootstrap::KEY_PREFIX;
+use kubepki::datastore::Record;
+use kubepki_datastore::{Access, Endpoint, Store, Tls};
+use testkit::server::{MariaDb, Postgres};
+use testkit::{Etcd, Fixture};
+use tokio::runtime::Runtime;
+
+use crate::scene::Scene;
+
+/// Where a scene's rows are.
+pub enum Place {
+    /// In the data directory itself.
+    Sqlite,
+    /// In a database of the server that all tests share.
+    Postgres(String),
+    /// The same.
+    MariaDb(String),
+    /// In a server of its own; what it held at first.
+    Etcd(Etcd, Vec<Record>),
+}
+
+impl Place {
+    pub fn postgres(fixture: &Fixture, database: &str) -> Self {
+        Postgres::shared().database(database);
+        Postgres::shared().load(database, &fixture.extra("kubernetes.sql"));
+        Self::Postgres(database.to_owned())
+    }
+
+    pub fn maria_db(fixture: &Fixture, database: &str) -> Self {
+        MariaDb::shared().database(database);
+        MariaDb::shared().load(database, &fixture.extra("kubernetes.sql"));
+        Self::MariaDb(database.to_owned())
+    }
+
+    pub fn etcd(fixture: &Fixture) -> Self {
+        let etcd = Etcd::restore(&fixture.extra("etcd-snapshot.db"));
+        Self::Etcd(etcd, Vec::new())
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Sqlite => "SQLite",
+            Self::Postgres(_) => "PostgreSQL",
+            Self::MariaDb(_) => "MariaDB",
+            Self::Etcd(..) => "etcd",
+        }
+    }
+
+    /// As K3s's flag has it; `None` for what the data directory holds.
+    pub fn endpoint(&self) -> Option<String> {
+        match self {
+            Self::Sqlite => None,
+            Self::Postgres(database) => Some(Postgres::shared().endpoint(database)),
+            Self::MariaDb(database) => Some(MariaDb::shared().endpoint(database)),
+            Self::Etcd(etcd, _) => Some(etcd.url(0)),
+        }
+    }
+
+    /// Whether rows can be copied with their revisions: etcd's cannot.
+    pub fn can_copy(&self) -> bool {
+        !matches!(self, Self::Etcd(..))
+    }
+
+    /// Keeps the rows as they are under a name. SQLite's go with the files.
+    pub fn keep(&self, name: &str) {
+        let keep = format!(
+            "DROP TABLE IF EXISTS kept_{name}; \
+             CREATE TABLE kept_{name} AS SELECT * FROM kine WHERE name LIKE '/bootstrap%';"
+        );
+        match self {
+            Self::Postgres(database) => {
+                Postgres::shared().sql(database, &format!("SET client_min_messages=error; {keep}"));
+            }
+            Self::MariaDb(database) => drop(MariaDb::shared().sql(database, &keep)),
+            Self::Sqlite | Self::Etcd(..) => {}
+        }
+    }
+
+    /// Puts the rows back; etcd's, at new revisions, only as they were at first.
+    pub fn put_back(&self, name: &str, scene: &Scene) {
+        let put_back = format!(
+            "BEGIN; DELETE FROM kine WHERE name LIKE '/bootstrap%'; \
+             INSERT INTO kine SELECT * FROM kept_{name}; COMMIT;"
+        );
+        match self {
+            Self::Postgres(database) => drop(Postgres::shared().sql(database, &put_back)),
+            Self::MariaDb(database) => drop(MariaDb::shared().sql(database, &put_back)),
+            Self::Etcd(_, first) => {
+                let (runtime, store) = connect(scene, Access::Write);
+                runtime.block_on(async {
+                    for record in store.list(KEY_PREFIX).await.unwrap() {
+                        store.delete(&record.key, record.revision).await.unwrap();
+                    }
+                    for record in first {
+                        store.create(&record.key, &record.value).await.unwrap();
+                    }
+                });
+            }
+            Self::Sqlite => {}
+        }
+    }
+}
+
+/// The scene's datastore, opened by the library itself.
+pub fn connect(scene: &Scene, access: Access) -> (Runtime, Box<dyn Store>) {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build().unwrap();
+    let endpoint = scene.place.endpoint().unwrap_or_default();
+    let endpoint = Endpoint::parse(&endpoint).unwrap();
+    let (tls, server) = (Tls::default(), scene.data().join("server"));
+    let store = runtime.block_on(kubepki_datastore::open(&endpoint, &tls, &server, access));
+    (runtime, store.unwrap())
+}
