@@ -118,7 +118,11 @@ impl<'a> Change<'a> {
             self.points.len(),
             left.len()
         );
-        assert!(kills * 10 >= chosen.len() * 8, "{kills} of {}", chosen.len());
+        assert!(
+            kills * 10 >= chosen.len() * 8,
+            "{kills} of {}",
+            chosen.len()
+        );
         left
     }
 

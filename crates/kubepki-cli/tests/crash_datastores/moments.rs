@@ -124,7 +124,12 @@ pub fn moments(points: &[CrashPoint], wanted: impl Fn(usize, usize) -> bool) -> 
             journal || acts && (sent || target && lasting)
         };
         let before = chosen.len();
-        chosen.extend(group.iter().filter(|it| matters(it)).map(|it| (*it).clone()));
+        chosen.extend(
+            group
+                .iter()
+                .filter(|it| matters(it))
+                .map(|it| (*it).clone()),
+        );
         let last = group.last().map(|it| (*it).clone());
         if !acts && chosen.last() != last.as_ref() || chosen.len() == before {
             chosen.extend(last);

@@ -23,7 +23,11 @@ pub fn cross_signed(scene: &Scene) -> PathBuf {
     let (out, away) = (set.to_str().unwrap(), offline.to_str().unwrap());
     let stage = ["ca", "stage", "--cross-signed", "--out", out];
     scene.ends(&[&stage[..], &["--offline", away]].concat(), 0);
-    testkit::run("rm", &["-rf".as_ref(), scene.state().path().as_os_str()], b"");
+    testkit::run(
+        "rm",
+        &["-rf".as_ref(), scene.state().path().as_os_str()],
+        b"",
+    );
     set
 }
 

@@ -88,7 +88,10 @@ impl Scene {
         let text = |path: PathBuf| path.to_str().unwrap().to_owned();
         let mut all: Vec<String> = args.iter().map(|it| (*it).to_owned()).collect();
         all.extend(["--data-dir".to_owned(), text(self.data())]);
-        all.extend(["--kubeconfig".to_owned(), text(self.live().join("k3s.yaml"))]);
+        all.extend([
+            "--kubeconfig".to_owned(),
+            text(self.live().join("k3s.yaml")),
+        ]);
         if args[0] != "ca" {
             all.extend(["--still-for", "0"].map(str::to_owned));
             let endpoint = self.place.endpoint();

@@ -29,7 +29,10 @@ fn survives(change: &Change<'_>, wanted: impl Fn(usize, usize) -> bool) {
         }
         kills += 1;
         let (name, what) = (scene.place.name(), &change.args[0]);
-        let at = format!("{name}: undo of {what}: {} {} ({})", point.call, point.nth, point.seen);
+        let at = format!(
+            "{name}: undo of {what}: {} {} ({})",
+            point.call, point.nth, point.seen
+        );
         let resumed = scene.run(&["resume"]);
         assert!(resumed.success(), "{at}: {}", resumed.text());
         if !resumed.text().contains("Nothing is interrupted") {
@@ -42,8 +45,14 @@ fn survives(change: &Change<'_>, wanted: impl Fn(usize, usize) -> bool) {
         }
     }
     let name = scene.place.name();
-    println!("{name}: undo of {:?} killed at {kills}, resumed {interrupted} times", change.kind);
-    assert!(interrupted * 2 > kills && kills > 5, "{interrupted} of {kills}");
+    println!(
+        "{name}: undo of {:?} killed at {kills}, resumed {interrupted} times",
+        change.kind
+    );
+    assert!(
+        interrupted * 2 > kills && kills > 5,
+        "{interrupted} of {kills}"
+    );
 }
 
 fn of_tokens(scene: &Scene) {
