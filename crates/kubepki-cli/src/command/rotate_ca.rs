@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use clap::Args;
 use kubepki::apply::plan_id;
-use kubepki::bootstrap::{Bundle, Candidates, Disk, Exposure, KEY_PREFIX, Opened, still_open};
+use kubepki::bootstrap::{
+    Bundle, Candidates, Disk, Exposure, Field, KEY_PREFIX, Opened, still_open,
+};
 use kubepki::ca::refuse_live;
 use kubepki::ca::rotate::{Here, Request, Restarts, RotateError, Way, closing, plan_rotate_ca};
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
 use kubepki::check::Severity;
 use kubepki::fleet::Fleet;
 use kubepki::host::{EntryKind, Host as _, HostError};
+use kubepki::inventory::Role;
 use kubepki_remote::{Kubernetes, Supervisor};
 
 use super::ca::verify::{nothing_staged, set};
@@ -80,17 +83,25 @@ pub async fn run(args: &RotateCaArgs) -> Result<Exit, CliError> {
     refuse_unfinished(&node.state)?;
     let settings = Settings::load(&world.host, &args.site).await?;
     let data_dir = node.inventory.site.data_dir.clone();
+    if node.inventory.site.role == Role::AgentOnly {
+        return Err(CliError::message(format!(
+            "{} is an agent's: CAs are rotated on a server",
+            data_dir.display()
+        )));
+    }
     let path = match &args.path {
         Some(path) => path.clone(),
         None => node.state.path().join("staged"),
     };
     let target = Target::of(args, &settings);
+    let disk = Disk::look(&world.host, &data_dir.join("server")).await?;
+    refuse_incomplete(&disk)?;
     let rotation = Rotation {
         world: &world,
         args,
         node: &node,
         settings: &settings,
-        disk: Disk::look(&world.host, &data_dir.join("server")).await?,
+        disk,
         staged: staged(&world, &path, &data_dir).await?,
         path,
     };
@@ -100,6 +111,30 @@ pub async fn run(args: &RotateCaArgs) -> Result<Exit, CliError> {
         Target::Direct => rotation.direct(verdict).await,
         Target::Through(url) => rotation.through(verdict, url).await,
     }
+}
+
+/// Nothing can be compared with CAs that are not there, and --force would override that.
+fn refuse_incomplete(disk: &Disk) -> Result<(), CliError> {
+    let fields = [
+        Field::ServerCa,
+        Field::ClientCa,
+        Field::RequestHeaderCa,
+        Field::ServiceKey,
+    ];
+    let missing: Vec<String> = fields
+        .into_iter()
+        .filter(|field| disk.bundle.content(*field).is_none_or(<[u8]>::is_empty))
+        .map(|field| field.path().display().to_string())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(CliError::refused(format!(
+        "the CAs in force are not all in {}: {} missing",
+        disk.server.display(),
+        missing.join(", ")
+    ))
+    .hint("`kubepki bootstrap extract` puts them back from the datastore"))
 }
 
 /// The staged set, which is not the one in force.
