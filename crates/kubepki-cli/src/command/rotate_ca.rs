@@ -15,6 +15,7 @@ use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
 use kubepki::check::Severity;
 use kubepki::fleet::Fleet;
 use kubepki::host::{EntryKind, Host as _, HostError};
+use kubepki::inventory::Role;
 use kubepki::plan::{self, PlanId};
 use kubepki::state::StateDir;
 use kubepki_remote::{Kubernetes, Supervisor};
@@ -88,6 +89,12 @@ pub async fn run(args: &RotateCaArgs) -> Result<Exit, CliError> {
     refuse_unfinished(&node.state)?;
     let settings = Settings::load(&world.host, &args.site).await?;
     let data_dir = node.inventory.site.data_dir.clone();
+    if node.inventory.site.role == Role::AgentOnly {
+        return Err(CliError::message(format!(
+            "{} is an agent's: CAs are rotated on a server",
+            data_dir.display()
+        )));
+    }
     let path = match (&args.path, &args.back) {
         (Some(path), _) => path.clone(),
         (None, Some(_)) => node.state.path().join("backups"),
@@ -95,6 +102,7 @@ pub async fn run(args: &RotateCaArgs) -> Result<Exit, CliError> {
     };
     let target = Target::of(args, &settings);
     let disk = Disk::look(&world.host, &data_dir.join("server")).await?;
+    refuse_incomplete(&disk)?;
     let rotation = Rotation {
         world: &world,
         args,
@@ -113,6 +121,30 @@ pub async fn run(args: &RotateCaArgs) -> Result<Exit, CliError> {
         Target::Direct => rotation.direct(verdict).await,
         Target::Through(url) => rotation.through(verdict, url).await,
     }
+}
+
+/// Nothing can be compared with CAs that are not there, and --force would override that.
+fn refuse_incomplete(disk: &Disk) -> Result<(), CliError> {
+    let fields = [
+        Field::ServerCa,
+        Field::ClientCa,
+        Field::RequestHeaderCa,
+        Field::ServiceKey,
+    ];
+    let missing: Vec<String> = fields
+        .into_iter()
+        .filter(|field| disk.bundle.content(*field).is_none_or(<[u8]>::is_empty))
+        .map(|field| field.path().display().to_string())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(CliError::refused(format!(
+        "the CAs in force are not all in {}: {} missing",
+        disk.server.display(),
+        missing.join(", ")
+    ))
+    .hint("`kubepki bootstrap extract` puts them back from the datastore"))
 }
 
 /// The staged set, which is not the one in force.
