@@ -132,6 +132,13 @@ pub(super) fn notes(request: &Request<'_>, agents_too: bool) -> Vec<String> {
             .to_owned(),
     ];
     if let Way::Direct { opened, .. } = request.way {
+        if opened.bundle.content(Field::EncryptionConfig).is_some() {
+            said.push(
+                "the key that encrypts Secrets lay in the same data and stays: once K3s runs, \
+                 `k3s secrets-encrypt rotate-keys`"
+                    .to_owned(),
+            );
+        }
         let records = std::iter::once(&opened.record).chain(&opened.superseded);
         said.extend(records.map(|record| {
             format!(
