@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use clap::Args;
 use kubepki::apply::plan_id;
-use kubepki::bootstrap::{
-    Bundle, Candidates, Disk, Exposure, Field, KEY_PREFIX, Opened, SharedFile, Stamp, still_open,
-};
+use kubepki::bootstrap::{Bundle, Disk, Field, SharedFile, Stamp};
 use kubepki::ca::refuse_live;
-use kubepki::ca::rotate::{Here, Request, Restarts, RotateError, Way, closing, plan_rotate_ca};
+use kubepki::ca::rotate::{
+    Here, Request, Restarts, RotateError, Tokens, Way, closing, plan_rotate_ca,
+};
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
 use kubepki::check::Severity;
 use kubepki::fleet::Fleet;
@@ -25,14 +25,19 @@ use super::change::refuse_unfinished;
 use super::init;
 use super::prepared::{Prepared, carry_out};
 use super::reconcile::{described, look};
+use super::token::{ConfigArgs, token_refused};
 use crate::args::{AskArgs, NameArgs, RestartArgs, SiteArgs};
 use crate::datastore::{
-    Access, Connected, EndpointArgs, candidates, open, reached, read, refuse_living, supervisor,
+    Access, EndpointArgs, candidates, open, read, refuse_living, supervisor,
 };
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running_in};
 use crate::world::{Node, World};
 use crate::{output, syslog};
+
+mod compromise;
+
+use compromise::Leak;
 
 /// `rotate-ca`.
 #[derive(Clone, Debug, Args)]
@@ -53,6 +58,10 @@ pub struct RotateCaArgs {
     /// The old keys are in wrong hands: nothing of them stays trusted, and there is no way back.
     #[arg(long)]
     pub compromised: bool,
+    /// After a compromise, where only a running server can write the datastore: the join tokens
+    /// were replaced before, with `k3s token rotate` on that server.
+    #[arg(long, requires = "compromised", conflicts_with = "direct")]
+    pub tokens_replaced: bool,
     /// Hand the set to a running server [default: when K3s runs on this node].
     #[arg(long, value_name = "URL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "https://127.0.0.1", conflicts_with = "direct")]
@@ -65,6 +74,8 @@ pub struct RotateCaArgs {
     /// and `kubepki resume` goes on.
     #[arg(long)]
     pub watch: bool,
+    #[command(flatten)]
+    pub configs: ConfigArgs,
     #[command(flatten)]
     pub restart: RestartArgs,
     #[command(flatten)]
@@ -84,6 +95,13 @@ pub struct RotateCaArgs {
 /// When the set is refused, a server lives where none should or none where one should, or the
 /// plan cannot be carried out.
 pub async fn run(args: &RotateCaArgs) -> Result<Exit, CliError> {
+    let configs = args.configs;
+    if (configs.rewrite_configs || configs.keep_configs) && !args.compromised {
+        return Err(CliError::usage(
+            "--rewrite-configs and --keep-configs are about new tokens, which only --compromised \
+             makes",
+        ));
+    }
     let world = World::real();
     let node = Node::open(&world, &args.site, None, None).await?;
     refuse_unfinished(&node.state)?;
@@ -276,13 +294,16 @@ impl Rotation<'_> {
         connected.refuse_read_only()?;
         let opened = read(&connected, &candidates).await?;
         refuse_living(&connected, endpoint, self.settings).await?;
-        let exposures = self.exposures(&connected, &candidates, &opened).await?;
+        let leak = match self.args.compromised {
+            true => Some(Leak::look(&self, &connected, &candidates, &opened).await?),
+            false => None,
+        };
         let place = connected.place.clone();
         let way = Way::Direct {
             opened: &opened,
             datastore: &place,
         };
-        let prepared = self.prepare(&verdict, way, None, &exposures).await?;
+        let prepared = self.prepare(&verdict, way, None, leak.as_ref()).await?;
         let prepared = Prepared {
             cluster: Some((connected, candidates)),
             ..prepared
@@ -292,11 +313,12 @@ impl Rotation<'_> {
 
     async fn through(self, verdict: Verdict, url: String) -> Result<Exit, CliError> {
         self.refuse(&verdict)?;
+        compromise::refuse_through(&self).await?;
         let now = self.world.now();
         let server: Supervisor = supervisor(&self.world.host, &self.disk.server, &url, now).await?;
         let fleet = self.fleet().await;
         let way = Way::Through { url: &url };
-        let prepared = self.prepare(&verdict, way, fleet.as_ref(), &[]).await?;
+        let prepared = self.prepare(&verdict, way, fleet.as_ref(), None).await?;
         let prepared = Prepared {
             supervisor: Some(server),
             ..prepared
@@ -338,7 +360,7 @@ impl Rotation<'_> {
         verdict: &Verdict,
         way: Way<'_>,
         fleet: Option<&Fleet>,
-        exposures: &[Exposure],
+        leak: Option<&Leak>,
     ) -> Result<Prepared, CliError> {
         let args = self.args;
         let described = described(&args.names, &args.site);
@@ -357,7 +379,13 @@ impl Rotation<'_> {
             // What stands was refused already.
             force: args.force || args.back.is_some(),
             fleet,
-            exposures,
+            tokens: match leak {
+                Some(leak) => Tokens::New(leak.tokens()),
+                None if args.tokens_replaced => Tokens::Replaced,
+                None => Tokens::Stay,
+            },
+            exposures: leak.map_or(&[], |leak| &leak.exposures),
+            copies: leak.map_or(&[], |leak| &leak.copies),
             restarts: restarts.clone(),
             now: self.world.now(),
             entropy: &self.world.entropy,
@@ -372,7 +400,7 @@ impl Rotation<'_> {
             question: "Put these CAs in force",
             supervisor: None,
             restart_timeout: args.restart.restart_timeout,
-            closing: closing(verdict, way, &restarts),
+            closing: closing(verdict, way, &restarts) + leak.map_or("", |_| compromise::CLOSING),
         })
     }
 
@@ -392,20 +420,6 @@ impl Rotation<'_> {
             },
             others: self.args.watch,
         })
-    }
-
-    /// After a compromise: where the old keys can still be decrypted.
-    async fn exposures(
-        &self,
-        connected: &Connected,
-        candidates: &Candidates,
-        opened: &Opened,
-    ) -> Result<Vec<Exposure>, CliError> {
-        if !self.args.compromised {
-            return Ok(Vec::new());
-        }
-        let former = connected.store.former(KEY_PREFIX).await.map_err(reached)?;
-        Ok(still_open(&former, candidates, &opened.bundle))
     }
 
     /// The cluster's nodes, if the Kubernetes API tells them soon.
@@ -465,8 +479,10 @@ fn refused(error: RotateError) -> CliError {
             syslog::error(&lines.join("\n"));
             CliError::refused(error.to_string())
         }
-        RotateError::Same | RotateError::Pending { .. } | RotateError::Legacy => {
-            CliError::refused(error.to_string())
-        }
+        RotateError::Tokens(error) => token_refused(error),
+        RotateError::Same
+        | RotateError::Pending { .. }
+        | RotateError::TokensStay
+        | RotateError::Legacy => CliError::refused(error.to_string()),
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use kubepki::apply::{Aftermath, Executor, Outcome, Patience, Quiet, plan_id};
 use kubepki::bootstrap::{Bundle, Disk, Field};
-use kubepki::ca::rotate::{Request, Restarts, Way, plan_rotate_ca};
+use kubepki::ca::rotate::{Request, Restarts, Tokens, Way, plan_rotate_ca};
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
 use kubepki::check::Severity;
 use kubepki::dropin::{Level, Line};
@@ -137,7 +137,9 @@ impl Set<'_> {
             intent: Intent::Ordinary,
             force: self.force,
             fleet: None,
+            tokens: Tokens::Stay,
             exposures: &[],
+            copies: &[],
             restarts: Restarts::default(),
             now: self.now,
             entropy: &world.entropy,

@@ -7,7 +7,7 @@ use testkit::{DiffOptions, Fixture, Tree, openssl, openssl_ok};
 
 use crate::lab::{Server, blocks, openssl_trusts, stage};
 
-fn assert_in_force(server: &Server, set: &Path) {
+pub fn assert_in_force(server: &Server, set: &Path) {
     for field in Field::ALL.into_iter().filter(|field| field.is_rotatable()) {
         let staged = std::fs::read(field.under(set)).unwrap();
         let there = std::fs::read(field.under(&server.server())).unwrap();
@@ -17,7 +17,7 @@ fn assert_in_force(server: &Server, set: &Path) {
 
 /// What K3s's next start would still do.
 #[track_caller]
-fn assert_nothing_left(server: &Server) {
+pub fn assert_nothing_left(server: &Server) {
     let kubeconfig = server.fixture.admin_kubeconfig().display().to_string();
     let args = ["reconcile", "--dry-run", "--kubeconfig", &kubeconfig];
     let run = server.ends(&args, 0);
@@ -281,38 +281,4 @@ fn new_root_by_force() {
         .unwrap();
     let plan = server.ends(&["history", id], 0).text();
     assert_eq!(plan.matches("forced, although").count(), 6, "{plan}");
-}
-
-#[test]
-fn after_a_compromise_there_is_no_way_back() {
-    let server = Server::new("k3s-1.36-sqlite");
-    let set = server.fixture.scratch("set").display().to_string();
-    let offline = server.fixture.scratch("offline").display().to_string();
-    let stage = [
-        "ca",
-        "stage",
-        "--compromised",
-        "--out",
-        &set,
-        "--offline",
-        &offline,
-    ];
-    server.ends(&stage, 0);
-    let before = server.tree();
-    server.rotate(Path::new(&set), &["--dry-run", "--compromised"], 0);
-    server.assert_untouched(&before);
-    let run = server.rotate(Path::new(&set), &["--compromised"], 0);
-    let text = run.text();
-    assert!(text.contains("kubepki token rotate"), "{text}");
-    assert!(!text.contains("kubepki undo"), "{text}");
-    assert_in_force(&server, Path::new(&set));
-    // The lock says who had it last.
-    let lock = "data/kubepki/lock";
-    let after = server.tree().without(lock);
-    let run = server.undo(5);
-    assert!(run.text().contains("in wrong hands"), "{}", run.text());
-    let options = DiffOptions::exact()
-        .without_directory_mtimes()
-        .ignoring("data/server/db/state.db-shm");
-    Tree::assert_equal(&after, &server.tree().without(lock), &options);
 }

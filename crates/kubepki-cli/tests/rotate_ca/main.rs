@@ -11,6 +11,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod compromise;
 mod direct;
 mod lab;
 mod refuse;

@@ -11,7 +11,7 @@ use testkit::supervisor::{Cluster, Supervisor};
 use crate::lab::Server;
 
 /// A supervisor with a certificate under the server's CA.
-fn supervisor(server: &Server, accepts: bool) -> Supervisor {
+pub fn supervisor(server: &Server, accepts: bool) -> Supervisor {
     let bundle = server.read("tls/server-ca.crt");
     let ca = Certificate::all_from_pem(bundle.as_bytes())
         .unwrap()
@@ -45,7 +45,7 @@ fn supervisor(server: &Server, accepts: bool) -> Supervisor {
 }
 
 /// What was sent: path, and the files.
-fn sent(standing: &Supervisor) -> Vec<(String, Bundle)> {
+pub fn sent(standing: &Supervisor) -> Vec<(String, Bundle)> {
     let calls = standing.calls();
     let puts = calls.iter().filter(|call| call.method == "PUT");
     puts.map(|call| (call.path.clone(), Bundle::parse(&call.body).unwrap()))

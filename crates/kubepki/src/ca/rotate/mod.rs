@@ -14,6 +14,7 @@ mod body;
 mod draft;
 mod error;
 mod follow;
+mod tokens;
 mod words;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use crate::plan::PlanId;
 pub use body::{BODY, FORMER, calls_supervisor, supervisor_url};
 pub use draft::plan_rotate_ca;
 pub use error::RotateError;
+pub use tokens::{NewTokens, Tokens};
 pub use words::closing;
 
 /// What a rotation of CAs is planned from.
@@ -55,8 +57,12 @@ pub struct Request<'a> {
     pub force: bool,
     /// The cluster's nodes, where the Kubernetes API answers.
     pub fleet: Option<&'a Fleet>,
+    /// What becomes of the join tokens.
+    pub tokens: Tokens<'a>,
     /// Where the keys that are replaced can still be decrypted.
     pub exposures: &'a [Exposure],
+    /// Further places where they lie, for people: directories, snapshots.
+    pub copies: &'a [String],
     /// What becomes of the restarts.
     pub restarts: Restarts,
     /// Now.

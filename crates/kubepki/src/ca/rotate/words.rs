@@ -1,6 +1,6 @@
 //! What is said of a rotation before it is done: who is touched by it, and what comes next.
 
-use super::{Here, Request, Restarts, Way, overlaid};
+use super::{Here, Request, Restarts, Tokens, Way, overlaid, tokens as new_tokens};
 use crate::ca::promise::{Rotation, Served, blast_radius, promise_for};
 use crate::ca::verify::{Continuity, Intent, Verdict};
 use crate::check::Severity;
@@ -17,8 +17,9 @@ pub(super) fn title(request: &Request<'_>) -> String {
     what.to_owned()
 }
 
-/// Everything, most important first.
-pub(super) fn notes(request: &Request<'_>) -> Vec<String> {
+/// Everything, most important first. `agents_too`: where tokens are replaced, whether agents join
+/// with the servers'.
+pub(super) fn notes(request: &Request<'_>, agents_too: bool) -> Vec<String> {
     let verdict = request.verdict;
     let mut notes: Vec<String> = Vec::new();
     let refusals = verdict.refusals().map(|finding| {
@@ -33,7 +34,14 @@ pub(super) fn notes(request: &Request<'_>) -> Vec<String> {
         notes.extend(promises(request));
         notes.extend(fleet(request));
     }
-    notes.push(tokens(verdict));
+    match request.tokens {
+        Tokens::New(_) => notes.extend(new_tokens::notes(request, agents_too)),
+        Tokens::Replaced => {
+            notes.extend(new_tokens::notes_of_replaced());
+            notes.push(tokens(verdict));
+        }
+        Tokens::Stay => notes.push(tokens(verdict)),
+    }
     notes.extend(service_keys(verdict));
     notes.extend(afterwards(request));
     notes.extend(taking_back(request));
@@ -167,21 +175,22 @@ fn afterwards(request: &Request<'_>) -> Vec<String> {
         }
     }
     if request.intent == Intent::Compromised {
-        said.push(
-            "the join tokens are still the old ones: run `kubepki token rotate` before any server \
-             starts, for whoever has them decrypts the new CAs"
-                .to_owned(),
-        );
         said.extend(request.exposures.iter().map(|it| {
             format!(
                 "keys can still be decrypted in {} with the token from {}",
                 it.place, it.token
             )
         }));
+        said.extend(
+            request
+                .copies
+                .iter()
+                .map(|place| format!("keys of before also lie in {place}")),
+        );
         said.push(
-            "keys of before also lie in etcd snapshots, copies of the datastore, and the backups \
-             of kubepki (`kubepki history`); `kubepki bootstrap verify` lists what the datastore \
-             keeps"
+            "look further in etcd snapshots and copies of the datastore that were taken elsewhere; \
+             `kubepki bootstrap verify --token-file OLD` lists what the datastore and the \
+             snapshots beside it keep"
                 .to_owned(),
         );
     }
