@@ -15,3 +15,4 @@ mod direct;
 mod lab;
 mod refuse;
 mod through;
+mod wrong;
