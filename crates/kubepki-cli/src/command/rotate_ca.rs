@@ -183,6 +183,11 @@ pub async fn staged(world: &World, path: &Path, data_dir: &Path) -> Result<Bundl
 /// since stay behind the former ones: tokens that they signed are alive.
 fn former(state: &StateDir, id: &str, disk: &Disk) -> Result<Bundle, CliError> {
     let plan = state.load_plan(&PlanId(id.to_owned()))?;
+    if let Some(reason) = &plan.irreversible {
+        return Err(CliError::refused(format!(
+            "plan {id} cannot be taken back: {reason}"
+        )));
+    }
     let mut bundle = Bundle::default();
     for step in &plan.steps {
         let backup = || state.read_backup(&plan.id, step.number);

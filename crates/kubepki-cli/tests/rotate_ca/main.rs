@@ -16,3 +16,4 @@ mod direct;
 mod lab;
 mod refuse;
 mod through;
+mod wrong;
