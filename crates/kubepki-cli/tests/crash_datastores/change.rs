@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use kubepki::bootstrap::Field;
+use kubepki::plan::{Step, Target};
 use testkit::{CrashPoint, DiffOptions, Tree};
 
-use crate::moments::{Left, moments};
+use crate::moments::{Left, line, moments};
 use crate::scene::{NEW, OLD, Scene};
 
 /// What is done.
@@ -26,8 +27,10 @@ pub struct Change<'a> {
     /// The files whose content differs from run to run.
     random: BTreeSet<String>,
     /// All system calls of a run.
-    points: Vec<CrashPoint>,
+    pub points: Vec<CrashPoint>,
     pub steps: u32,
+    /// The numbers of those that write to the datastore.
+    pub rows: Vec<usize>,
 }
 
 impl<'a> Change<'a> {
@@ -51,7 +54,10 @@ impl<'a> Change<'a> {
         let points = scene.victim(&given).crash_points();
         let finished = scene.tree();
         let plan = scene.state().plans().unwrap().remove(0);
-        let steps = scene.state().load_plan(&plan).unwrap().steps.len();
+        let plan = scene.state().load_plan(&plan).unwrap();
+        let is_row = |step: &&Step| matches!(step.target, Target::DatastoreKey { .. });
+        let rows = plan.steps.iter().filter(is_row);
+        let rows = rows.map(|step| usize::try_from(step.number).unwrap());
         let random = match &kind {
             Kind::Token => BTreeSet::new(),
             _ => changed(&scene.original, &finished),
@@ -63,7 +69,8 @@ impl<'a> Change<'a> {
             finished,
             random,
             points,
-            steps: steps.try_into().unwrap(),
+            rows: rows.collect(),
+            steps: plan.steps.len().try_into().unwrap(),
         };
         change.assert_finished("a run without a kill");
         change
@@ -82,33 +89,28 @@ impl<'a> Change<'a> {
     }
 
     /// Kills it at each of the `wanted` moments (see [`moments`]), and resumes what is left in one
-    /// copy and undoes it in another. Answers where the kills left it.
-    pub fn survives(&self, wanted: impl Fn(usize, usize) -> bool) -> BTreeSet<Left> {
+    /// copy and undoes it in another. Answers where the kills left it; looks longer for what
+    /// `must` be among them.
+    pub fn survives(
+        &self,
+        must: &BTreeSet<Left>,
+        wanted: impl Fn(usize, usize) -> bool,
+    ) -> BTreeSet<Left> {
         let chosen = moments(&self.points, wanted);
         let (mut left, mut kills) = (BTreeSet::new(), 0);
         for (number, point) in chosen.iter().enumerate() {
-            let at = self.at(point);
-            if !self.kill(point) {
-                continue;
+            if self.kill(point) {
+                kills += 1;
+                left.insert(Left::of(self.scene, &[]));
+                self.mend(point, number);
             }
-            kills += 1;
-            let known = Left::of(self.scene, &[]);
-            left.insert(known);
-            let copies = self.scene.place.can_copy();
-            if copies {
-                self.scene.keep("killed");
+        }
+        let missed: Vec<Left> = must.difference(&left).copied().collect();
+        for missed in missed {
+            if self.hunt(missed) {
+                kills += 1;
+                left.insert(missed);
             }
-            let at = format!("{at}, {known:?}, resumed");
-            self.resume(known, number % 4 == 1, &at);
-            match copies {
-                true => self.scene.put_back("killed"),
-                // How often it looks whether an answer is there is chance.
-                false if !self.kill(point) => continue,
-                false => {}
-            }
-            let known = Left::of(self.scene, &[]);
-            let at = format!("{at} and in another copy {known:?}, undone");
-            self.undo(known, number % 4 == 3, &at);
         }
         let (name, what) = (self.scene.place.name(), &self.args[..2]);
         println!(
@@ -126,6 +128,54 @@ impl<'a> Change<'a> {
         left
     }
 
+    /// How often the program wakes itself by a `write` is chance where threads work for it: looks
+    /// around the line of the journal before which it would be left so.
+    fn hunt(&self, wanted: Left) -> bool {
+        let number = match wanted {
+            Left::Before(step) => 2 * step,
+            Left::Done(step) => 2 * step + 1,
+            _ => return false,
+        };
+        let Some(line) = line(&self.points, number) else {
+            return false;
+        };
+        for _ in 0..5 {
+            for nth in line.nth.saturating_sub(4)..=line.nth + 4 {
+                let point = CrashPoint {
+                    nth,
+                    ..line.clone()
+                };
+                if self.kill(&point) && Left::of(self.scene, &[]) == wanted {
+                    self.mend(&point, 0);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// What a kill left is resumed in one copy and undone in another; every so manieth time that
+    /// is killed too, and begun again.
+    fn mend(&self, point: &CrashPoint, number: usize) {
+        let at = self.at(point);
+        let known = Left::of(self.scene, &[]);
+        let copies = self.scene.place.can_copy();
+        if copies {
+            self.scene.keep("killed");
+        }
+        let at = format!("{at}, {known:?}, resumed");
+        self.resume(known, number % 4 == 1, &at);
+        match copies {
+            true => self.scene.put_back("killed"),
+            // How often it looks whether an answer is there is chance.
+            false if !self.kill(point) => return,
+            false => {}
+        }
+        let known = Left::of(self.scene, &[]);
+        let at = format!("{at} and in another copy {known:?}, undone");
+        self.undo(known, number % 4 == 3, &at);
+    }
+
     fn at(&self, point: &CrashPoint) -> String {
         let name = self.scene.place.name();
         let CrashPoint { call, nth, seen } = point;
@@ -137,7 +187,7 @@ impl<'a> Change<'a> {
         self.scene.victim(&self.given()).crash_if_reached(point)
     }
 
-    fn resume(&self, known: Left, stumbles: bool, at: &str) {
+    pub fn resume(&self, known: Left, stumbles: bool, at: &str) {
         if stumbles {
             self.kill_mender(&["resume"], 2);
         }
@@ -149,7 +199,7 @@ impl<'a> Change<'a> {
         }
     }
 
-    fn undo(&self, known: Left, stumbles: bool, at: &str) {
+    pub fn undo(&self, known: Left, stumbles: bool, at: &str) {
         let stumbled = stumbles && self.kill_mender(&["undo", "--yes"], 3);
         let again = stumbled && self.scene.run(&["resume"]).text().contains("undo:");
         if !again {

@@ -116,20 +116,23 @@ pub fn moments(points: &[CrashPoint], wanted: impl Fn(usize, usize) -> bool) -> 
         }
         // A step's intention is followed by what it does.
         let acts = number > 0 && number % 2 == 0;
-        let matters = |point: &CrashPoint| {
-            let journal = point.seen.contains("/kubepki/journal/");
-            let target = !point.seen.contains("/kubepki/") && !point.seen.contains("<TCP");
-            let sent = point.seen.contains("<TCP");
-            let lasting = point.call.starts_with("rename") || point.call.starts_with("fsync");
-            journal || acts && (sent || target && lasting)
-        };
         let before = chosen.len();
-        chosen.extend(
-            group
-                .iter()
-                .filter(|it| matters(it))
-                .map(|it| (*it).clone()),
-        );
+        let mut asked = false;
+        for point in group {
+            let journal = point.seen.contains("/kubepki/journal/");
+            let network = point.seen.contains("<TCP");
+            // Of the looks for an answer, the first after each question.
+            let receives = network && RECEIVE.contains(&point.call.as_str());
+            let sent = network && (!receives || asked);
+            if network {
+                asked = !receives;
+            }
+            let target = !point.seen.contains("/kubepki/") && !network;
+            let lasting = point.call.starts_with("rename") || point.call.starts_with("fsync");
+            if journal || acts && (sent || target && lasting) {
+                chosen.push((*point).clone());
+            }
+        }
         let last = group.last().map(|it| (*it).clone());
         if !acts && chosen.last() != last.as_ref() || chosen.len() == before {
             chosen.extend(last);
@@ -137,3 +140,12 @@ pub fn moments(points: &[CrashPoint], wanted: impl Fn(usize, usize) -> bool) -> 
     }
     chosen
 }
+
+/// The point before a line of the plan's journal: number 2 is the first step's intention.
+pub fn line(points: &[CrashPoint], number: u32) -> Option<CrashPoint> {
+    let groups = groups(points);
+    let group = groups.get(usize::try_from(number).unwrap())?;
+    group.first().map(|it| (*it).clone())
+}
+
+const RECEIVE: [&str; 4] = ["read", "readv", "recvfrom", "recvmsg"];

@@ -1,5 +1,7 @@
 //! The four datastores: the fixture's data in each, kept and put back.
 
+use std::cell::RefCell;
+
 use kubepki::bootstrap::KEY_PREFIX;
 use kubepki::datastore::Record;
 use kubepki_datastore::{Access, Endpoint, Store, Tls};
@@ -9,34 +11,35 @@ use tokio::runtime::Runtime;
 
 use crate::scene::Scene;
 
-/// Where a scene's rows are.
+/// Where a scene's rows are: in the data directory itself, or in a server of its own.
 pub enum Place {
-    /// In the data directory itself.
     Sqlite,
-    /// In a database of the server that all tests share.
-    Postgres(String),
-    /// The same.
-    MariaDb(String),
-    /// In a server of its own; what it held at first.
-    Etcd(Etcd, Vec<Record>),
+    Postgres(RefCell<Postgres>),
+    MariaDb(RefCell<MariaDb>),
+    /// And what it held at first.
+    Etcd(RefCell<Etcd>, Vec<Record>),
 }
 
 impl Place {
-    pub fn postgres(fixture: &Fixture, database: &str) -> Self {
-        Postgres::shared().database(database);
-        Postgres::shared().load(database, &fixture.extra("kubernetes.sql"));
-        Self::Postgres(database.to_owned())
+    pub fn sqlite(_: &Fixture) -> Self {
+        Self::Sqlite
     }
 
-    pub fn maria_db(fixture: &Fixture, database: &str) -> Self {
-        MariaDb::shared().database(database);
-        MariaDb::shared().load(database, &fixture.extra("kubernetes.sql"));
-        Self::MariaDb(database.to_owned())
+    pub fn postgres(fixture: &Fixture) -> Self {
+        let server = Postgres::start(false);
+        server.load(DATABASE, &fixture.extra("kubernetes.sql"));
+        Self::Postgres(RefCell::new(server))
+    }
+
+    pub fn maria_db(fixture: &Fixture) -> Self {
+        let server = MariaDb::start(false);
+        server.load(DATABASE, &fixture.extra("kubernetes.sql"));
+        Self::MariaDb(RefCell::new(server))
     }
 
     pub fn etcd(fixture: &Fixture) -> Self {
         let etcd = Etcd::restore(&fixture.extra("etcd-snapshot.db"));
-        Self::Etcd(etcd, Vec::new())
+        Self::Etcd(RefCell::new(etcd), Vec::new())
     }
 
     pub fn name(&self) -> &'static str {
@@ -52,9 +55,9 @@ impl Place {
     pub fn endpoint(&self) -> Option<String> {
         match self {
             Self::Sqlite => None,
-            Self::Postgres(database) => Some(Postgres::shared().endpoint(database)),
-            Self::MariaDb(database) => Some(MariaDb::shared().endpoint(database)),
-            Self::Etcd(etcd, _) => Some(etcd.url(0)),
+            Self::Postgres(server) => Some(server.borrow().endpoint(DATABASE)),
+            Self::MariaDb(server) => Some(server.borrow().endpoint(DATABASE)),
+            Self::Etcd(etcd, _) => Some(etcd.borrow().url(0)),
         }
     }
 
@@ -70,10 +73,11 @@ impl Place {
              CREATE TABLE kept_{name} AS SELECT * FROM kine WHERE name LIKE '/bootstrap%';"
         );
         match self {
-            Self::Postgres(database) => {
-                Postgres::shared().sql(database, &format!("SET client_min_messages=error; {keep}"));
+            Self::Postgres(server) => {
+                let quiet = format!("SET client_min_messages=error; {keep}");
+                server.borrow().sql(DATABASE, &quiet);
             }
-            Self::MariaDb(database) => drop(MariaDb::shared().sql(database, &keep)),
+            Self::MariaDb(server) => drop(server.borrow().sql(DATABASE, &keep)),
             Self::Sqlite | Self::Etcd(..) => {}
         }
     }
@@ -85,8 +89,8 @@ impl Place {
              INSERT INTO kine SELECT * FROM kept_{name}; COMMIT;"
         );
         match self {
-            Self::Postgres(database) => drop(Postgres::shared().sql(database, &put_back)),
-            Self::MariaDb(database) => drop(MariaDb::shared().sql(database, &put_back)),
+            Self::Postgres(server) => drop(server.borrow().sql(DATABASE, &put_back)),
+            Self::MariaDb(server) => drop(server.borrow().sql(DATABASE, &put_back)),
             Self::Etcd(_, first) => {
                 let (runtime, store) = connect(scene, Access::Write);
                 runtime.block_on(async {
@@ -102,6 +106,31 @@ impl Place {
         }
     }
 }
+
+impl Place {
+    /// `kill -9` of the server.
+    pub fn kill(&self) {
+        match self {
+            Self::Sqlite => {}
+            Self::Postgres(server) => server.borrow().kill(),
+            Self::MariaDb(server) => server.borrow().kill(),
+            Self::Etcd(etcd, _) => etcd.borrow_mut().kill(0),
+        }
+    }
+
+    /// Starts it again on its data.
+    pub fn restart(&self) {
+        match self {
+            Self::Sqlite => {}
+            Self::Postgres(server) => server.borrow_mut().restart(),
+            Self::MariaDb(server) => server.borrow_mut().restart(),
+            Self::Etcd(etcd, _) => etcd.borrow_mut().resume(0),
+        }
+    }
+}
+
+/// The database that kine makes.
+const DATABASE: &str = "kubernetes";
 
 /// The scene's datastore, opened by the library itself.
 pub fn connect(scene: &Scene, access: Access) -> (Runtime, Box<dyn Store>) {

@@ -29,11 +29,11 @@ impl Scene {
     /// The fixture `name` as K3s's next start leaves it, with its rows where `place` puts them.
     pub fn new(name: &str, place: impl FnOnce(&Fixture) -> Place) -> Self {
         let fixture = Fixture::new(name);
-        let place = place(&fixture);
+        let folder = scratch();
         let mut scene = Self {
-            folder: scratch(),
-            place,
-            original: Tree::snapshot(fixture.extra("check")),
+            original: Tree::snapshot(folder.path()),
+            folder,
+            place: place(&fixture),
             bundle: Bundle::default(),
         };
         std::fs::create_dir(scene.live()).unwrap();
@@ -147,12 +147,17 @@ impl Scene {
         Bundle::parse(&json).unwrap()
     }
 
+    /// Where the files are not as at first.
+    pub fn differences(&self) -> Vec<String> {
+        let options = DiffOptions::exact().without_directory_mtimes();
+        Tree::diff(&self.original, &self.tree(), &options)
+    }
+
     /// Files and rows are as at first: the same tree, the same bundle under the old token, and K3s
     /// would neither die of it nor change anything.
     #[track_caller]
     pub fn assert_original(&self, at: &str) {
-        let options = DiffOptions::exact().without_directory_mtimes();
-        let differences = Tree::diff(&self.original, &self.tree(), &options);
+        let differences = self.differences();
         assert!(differences.is_empty(), "{at}:\n{}", differences.join("\n"));
         let bundle = self.opened(OLD, at);
         assert!(bundle.files.keys().eq(self.bundle.files.keys()), "{at}");
@@ -181,17 +186,24 @@ impl Scene {
         assert_eq!(diff.code, Some(0), "{at}: {}", diff.text());
     }
 
-    /// Nothing is interrupted, and what was staged is gone.
+    /// Nothing is interrupted, nothing half-written lies about, and what begun plans staged is
+    /// gone.
     #[track_caller]
     pub fn assert_settled(&self, at: &str) {
         let state = self.state();
         assert_eq!(unfinished(&state).unwrap(), None, "{at}");
         let everything = Tree::snapshot(self.live());
-        let staged = |path: &str| path.starts_with("data/kubepki/staging/");
+        let begun: Vec<String> = state
+            .plans()
+            .unwrap()
+            .into_iter()
+            .filter(|id| !state.journal(id).unwrap().entries.is_empty())
+            .map(|id| format!("data/kubepki/staging/{}/", id.0))
+            .collect();
+        let staged = |path: &str| begun.iter().any(|folder| path.starts_with(folder));
         let half = |path: &str| path.contains(".kubepki-tmp") && !path.starts_with("data/kubepki/");
         let left = everything.files().find(|it| staged(it) || half(it));
-        let begun = state.path().join("journal").is_dir();
-        assert!(left.is_none() || !begun, "{at}: {left:?} is left");
+        assert_eq!(left, None, "{at}");
     }
 }
 
