@@ -51,7 +51,7 @@ async fn sign_of_life(
     {
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         return Ok(Some(format!(
-            "{} (process {pid}) has {} open",
+            "{}: process {pid} has {} open",
             crate::output::harmless(name.trim()),
             path.display()
         )));

@@ -1,12 +1,11 @@
 //! What a CA's file holds: the CA first, its issuers up to a root, all of them fit to sign.
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use pki::verify::{Options, Path, VerifyError, verify};
 use pki::{Certificate, DAY, KeyAlgorithm, KeyUsage, Purpose, San, UnixTime, public_key_algorithm};
 
 use super::{Severity, finding, staged};
 use crate::bootstrap::Field;
+use crate::ca::outer::names_everywhere;
 use crate::ca::verify::Finding;
 use crate::ca::verify::context::{Context, Fault, View, purposes, split};
 use crate::check::AUTHORITY_WINDOW;
@@ -40,6 +39,12 @@ pub(super) fn signer(context: &Context<'_>, found: &mut Vec<Finding>) {
             } else if usage.is_some_and(|usage| !usage.has(KeyUsage::KEY_CERT_SIGN)) {
                 let message = format!("{what} {subject}, whose key usage lacks keyCertSign");
                 found.push(finding(severity, "no-cert-sign", view.field, message));
+            } else if index == 0 && certificate.subject_key_identifier().is_none() {
+                let message = format!(
+                    "begins with {subject}, which has no subject key identifier: by it K3s tells \
+                     whose leaves are whose"
+                );
+                found.push(finding(Severity::Warning, "no-key-id", view.field, message));
             }
         }
     }
@@ -179,20 +184,13 @@ fn unfit_path(view: &View, path: &Path<'_>, wanted: &[Purpose]) -> Option<Findin
     None
 }
 
-/// Names that stand in server certificates below a CA on every node of every cluster. Other CAs
-/// sign none.
+/// Names that leaves of a CA carry everywhere; those of the CAs for clients carry none.
 fn names(field: Field) -> Vec<San> {
-    let local = [
-        San::Dns("localhost".to_owned()),
-        San::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-    ];
+    let all = names_everywhere();
+    let etcd = |name: &San| !matches!(name, San::Dns(text) if text.starts_with("kubernetes"));
     match field {
-        Field::ServerCa => {
-            let mut names = local.to_vec();
-            names.push(San::Dns("kubernetes.default.svc".to_owned()));
-            names
-        }
-        Field::EtcdServerCa | Field::EtcdPeerCa => local.to_vec(),
+        Field::ServerCa => all.to_vec(),
+        Field::EtcdServerCa | Field::EtcdPeerCa => all.into_iter().filter(etcd).collect(),
         _ => Vec::new(),
     }
 }
