@@ -47,7 +47,7 @@ const CASES: [Case; 6] = [
         name: "constraints that everything fits",
         algorithm: P256,
         extension: "nameConstraints=critical,excluded;DNS:example.com",
-        code: 0,
+        code: 3,
         word: "K3s accepts this set",
     },
     Case {

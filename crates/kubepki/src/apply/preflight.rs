@@ -11,7 +11,7 @@ use super::render::{copied, leaf_of};
 use super::restamp::ready;
 use super::{Cluster, Executor, txn};
 use crate::edge::file::is_temporary;
-use crate::host::{EntryKind, Host};
+use crate::host::{self, Host};
 use crate::journal::{Found, Replay};
 use crate::plan::{
     Action, Before, Content, Fingerprint, FingerprintKind, KeyOrigin, Plan, SecretRef, Step,
@@ -228,12 +228,7 @@ impl Foresight<'_> {
         };
         let there = match self.expected.get(parent) {
             Some(expected) => is_directory(expected),
-            // Its names are nobody's business: one that is not UTF-8 could not be listed.
-            None => match self.host.read(parent).await?.map(|entry| entry.kind) {
-                Some(EntryKind::Directory) => true,
-                Some(EntryKind::Link(_)) => self.host.list(parent).await?.is_some(),
-                Some(EntryKind::File(_)) | None => false,
-            },
+            None => host::is_directory(self.host, parent).await?,
         };
         Ok((!there).then(|| format!("the directory {} is missing", parent.display())))
     }
