@@ -322,7 +322,14 @@ fn closing(plan: &Plan, node: &Node) -> String {
     };
     let restarts = |step: &plan::Step| matches!(step.action, plan::Action::Restart { .. });
     let restarted = plan.steps.iter().any(restarts);
-    if !restarted && plan.steps.iter().any(of_k3s) {
+    if !restarted && plan.datastore.is_some() {
+        let _ = write!(
+            text,
+            "\nEvery server takes this up when it starts: restart K3s on one after the other, then \
+             on the agents. `kubepki history {}` shows what else there is to know.",
+            plan.id
+        );
+    } else if !restarted && plan.steps.iter().any(of_k3s) {
         let unit = match node.inventory.site.role {
             Role::Server => "k3s",
             Role::AgentOnly => "k3s-agent",

@@ -2,7 +2,7 @@
 
 pub(crate) mod bootstrap;
 pub mod ca;
-mod change;
+pub mod change;
 pub(crate) mod check;
 mod history;
 pub mod init;

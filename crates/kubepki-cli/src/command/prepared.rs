@@ -106,6 +106,14 @@ pub async fn carry_out(
     finish(&locked, &plan, &closing, world.now(), outcome)
 }
 
+/// Where the journal is, if `undo` has to be told.
+fn elsewhere(locked: &Locked, plan: &Plan) -> String {
+    match locked.path() == StateDir::of_data_dir(&plan.root).path() {
+        true => String::new(),
+        false => format!(" --state-dir {}", locked.path().display()),
+    }
+}
+
 /// What the operator is told in the end.
 fn finish(
     locked: &Locked,
@@ -125,7 +133,11 @@ fn finish(
             }
             output::talk(&format!("Done: {}. {closing}", plan.title));
             if plan.irreversible.is_none() {
-                output::talk(&format!("Take it back with: kubepki undo {}", plan.id));
+                output::talk(&format!(
+                    "Take it back with: kubepki undo {}{}",
+                    plan.id,
+                    elsewhere(locked, plan)
+                ));
             }
             Ok(Exit::Fine)
         }

@@ -21,7 +21,7 @@ pub async fn refuse_living(
 ) -> Result<(), CliError> {
     if let Some(sign) = sign_of_life(connected, args, settings).await? {
         return Err(CliError::refused(format!(
-            "a K3s server is alive: {sign}; what is written beside it would be lost or tear its \
+            "a K3s server is alive, or somebody else is at work: {sign}; what is written beside it would be lost or tear its \
              servers apart. Stop every server, or go through the running one"
         )));
     }
@@ -49,8 +49,12 @@ async fn sign_of_life(
     if let Kind::Sqlite(path) = &connected.kind
         && let Some(pid) = holder(path)
     {
-        let path = path.display();
-        return Ok(Some(format!("process {pid} has {path} open")));
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        return Ok(Some(format!(
+            "{}: process {pid} has {} open",
+            crate::output::harmless(name.trim()),
+            path.display()
+        )));
     }
     let still = Duration::from_secs(args.still_for);
     let first = connected.store.newest_revision().await.map_err(reached)?;

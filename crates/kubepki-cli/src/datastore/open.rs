@@ -244,6 +244,12 @@ fn files(store: EtcdFile, from: String, access: Access) -> Result<Connected, Cli
 pub async fn snapshot(path: &Path, access: Access) -> Result<Connected, CliError> {
     let shown = path.display();
     let mut head = [0; SQLITE.len()];
+    // A pipe would be waited for, and cannot be searched.
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(CliError::usage(format!(
+            "--snapshot: {shown} is no regular file"
+        )));
+    }
     let read = std::fs::File::open(path).and_then(|mut file| file.read(&mut head));
     let read =
         read.map_err(|error| CliError::usage(format!("--snapshot: cannot read {shown}: {error}")))?;

@@ -15,6 +15,7 @@ use pki::UnixTime;
 use super::args::{CommonArgs, RotateCaArgs};
 use super::log::Log;
 use crate::args::{NameArgs, SiteArgs};
+use crate::command::change::refuse_unfinished;
 use crate::command::{reconcile, rotate_ca};
 use crate::datastore::supervisor;
 use crate::error::CliError;
@@ -41,6 +42,7 @@ pub async fn run(args: &RotateCaArgs, world: &World, log: &mut Log) -> Result<()
     };
     let path = PathBuf::from(&args.path);
     let node = Node::open(world, &site, None, None).await?;
+    refuse_unfinished(&node.state)?;
     let server = node.inventory.site.server();
     // K3s talks to the server before it reads the set.
     let supervisor = supervisor(&world.host, &server, &args.server, now).await?;

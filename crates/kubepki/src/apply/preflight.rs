@@ -11,7 +11,7 @@ use super::render::{copied, leaf_of};
 use super::restamp::ready;
 use super::{Cluster, Executor, txn};
 use crate::edge::file::is_temporary;
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::journal::{Found, Replay};
 use crate::plan::{
     Action, Before, Content, Fingerprint, FingerprintKind, KeyOrigin, Plan, SecretRef, Step,
@@ -228,7 +228,7 @@ impl Foresight<'_> {
         };
         let there = match self.expected.get(parent) {
             Some(expected) => is_directory(expected),
-            None => self.host.list(parent).await?.is_some(),
+            None => host::is_directory(self.host, parent).await?,
         };
         Ok((!there).then(|| format!("the directory {} is missing", parent.display())))
     }

@@ -1,8 +1,10 @@
 //! The CAs above the five: given by the operator, or made.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use pki::verify::{Options, verify};
 use pki::{
-    Authority, Certificate, KeyAlgorithm, KeyUsage, Purpose, UnixTime, public_key_algorithm,
+    Authority, Certificate, KeyAlgorithm, KeyUsage, Purpose, San, UnixTime, public_key_algorithm,
 };
 
 use super::{CaError, Make};
@@ -226,6 +228,7 @@ pub fn faults_of(certificate: &Certificate, below: usize, now: UnixTime) -> Vec<
         ));
     }
     faults.extend(excluded_purpose(certificate));
+    faults.extend(forbidden_name(certificate));
     let algorithm = certificate.signature_algorithm();
     if algorithm.to_ascii_lowercase().contains("sha1") {
         faults.push(format!("is signed with {algorithm}, which nobody accepts"));
@@ -249,6 +252,25 @@ pub fn faults_of(certificate: &Certificate, below: usize, now: UnixTime) -> Vec<
         ));
     }
     faults
+}
+
+/// Names that stand in server certificates on every node of every cluster.
+pub(super) fn names_everywhere() -> [San; 3] {
+    [
+        San::Dns("localhost".to_owned()),
+        San::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        San::Dns("kubernetes.default.svc".to_owned()),
+    ]
+}
+
+fn forbidden_name(certificate: &Certificate) -> Option<String> {
+    let constraints = certificate.name_constraints()?;
+    let name = names_everywhere()
+        .into_iter()
+        .find(|name| !constraints.allow(name))?;
+    Some(format!(
+        "forbids {name} (name constraints), which K3s's server certificates carry"
+    ))
 }
 
 /// K3s's leaves are for servers and clients, so every CA above must allow both.

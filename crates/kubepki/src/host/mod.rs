@@ -114,6 +114,20 @@ impl Attributes {
     }
 }
 
+/// Whether `path` is a directory, or a link to one. What lies in it is nobody's business: a name
+/// that is not UTF-8 cannot be listed.
+///
+/// # Errors
+///
+/// When it cannot be looked at, or is something else.
+pub async fn is_directory(host: &dyn Host, path: &Path) -> Result<bool, HostError> {
+    match host.read(path).await?.map(|entry| entry.kind) {
+        Some(EntryKind::Directory) => Ok(true),
+        None => Ok(false),
+        Some(EntryKind::Link(_) | EntryKind::File(_)) => Ok(host.list(path).await?.is_some()),
+    }
+}
+
 /// How a command ended.
 #[derive(Clone, Debug)]
 pub struct Output {

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::{InitError, Passwd, Spec};
 use crate::bootstrap::{Bundle, Directory, Disk, Field, staged_name};
 use crate::catalogue::{K3S, Kind, Side};
-use crate::host::{Attributes, Entry, EntryKind, Host, HostError};
+use crate::host::{Attributes, Entry, EntryKind, Host, HostError, is_directory};
 use crate::inventory::{Found, Inventory, Observed, ObservedRow, Role, Site, SiteError, collect};
 use crate::plan::Fingerprint;
 use crate::token::Token;
@@ -149,7 +149,7 @@ impl Survey {
 pub async fn make_data_dir(host: &dyn Host, data_dir: &Path) -> Result<(), HostError> {
     let mut missing = Vec::new();
     for directory in data_dir.ancestors() {
-        if host.list(directory).await?.is_some() {
+        if is_directory(host, directory).await? {
             break;
         }
         missing.push(directory);
@@ -272,7 +272,7 @@ async fn directories(
     );
     let mut found = BTreeMap::new();
     for path in wanted {
-        let there = host.list(&path).await?.is_some();
+        let there = is_directory(host, &path).await?;
         found.insert(path, there);
     }
     Ok(found)

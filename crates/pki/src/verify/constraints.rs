@@ -9,7 +9,7 @@ use core::net::IpAddr;
 
 use crate::name_form::{Mailbox, domain_is_valid, uri_host};
 use crate::verify::{Identity, Path, PathError, Reason};
-use crate::{Certificate, San, Subtree};
+use crate::{Certificate, NameConstraints, San, Subtree};
 
 /// Comparisons that one path may need; more is an attack on the verifier's time.
 const COMPARISONS: usize = 250_000;
@@ -141,6 +141,28 @@ fn check_against(
         }
     }
     Ok(())
+}
+
+impl NameConstraints {
+    /// Whether a certificate below may carry `name`, as path building will answer. Kinds other
+    /// than DNS names and addresses are not looked at.
+    pub fn allow(&self, name: &San) -> bool {
+        let name = match name {
+            San::Dns(text) => Comparable::Dns(text),
+            San::Ip(address) => Comparable::Ip(*address),
+            San::Uri(_) | San::Email(_) | San::Other(..) => return true,
+        };
+        let mut of_kind = self
+            .permitted
+            .iter()
+            .filter(|subtree| is_of_kind(subtree, &name))
+            .peekable();
+        let permitted =
+            of_kind.peek().is_none() || of_kind.any(|subtree| lies_in(&name, subtree, false));
+        let excludes =
+            |subtree: &Subtree| is_of_kind(subtree, &name) && lies_in(&name, subtree, true);
+        permitted && !self.excluded.iter().any(excludes)
+    }
 }
 
 fn is_of_kind(subtree: &Subtree, name: &Comparable<'_>) -> bool {

@@ -14,6 +14,7 @@ use kubepki::inventory::DetectedRelease;
 use super::given::{AlgorithmArgs, OuterArgs, passphrase};
 use super::{OfflineArgs, absolute, finish, make, refused};
 use crate::args::SiteArgs;
+use crate::command::change::refuse_unfinished;
 use crate::error::{CliError, Exit};
 use crate::world::{Node, World};
 
@@ -69,6 +70,8 @@ pub struct ChangeKind {
 
 pub(super) async fn run(args: &StageArgs, world: &World) -> Result<Exit, CliError> {
     let node = Node::open(world, &args.site, None, None).await?;
+    // Half a rotation is nothing to build upon.
+    refuse_unfinished(&node.state)?;
     refuse_old(
         args.site.k3s_version.as_deref(),
         Some(node.inventory.release),

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::{CaError, Make};
-use crate::host::{Attributes, Entry, EntryKind, Host};
+use crate::host::{Attributes, Entry, EntryKind, Host, is_directory};
 
 pub use custom::generate_custom;
 pub use default::rotate_default;
@@ -137,7 +137,7 @@ impl<'a> Files<'a> {
 async fn make_directories(host: &dyn Host, path: &Path) -> Result<(), CaError> {
     let mut missing = Vec::new();
     for directory in path.ancestors() {
-        if directory.as_os_str().is_empty() || host.list(directory).await?.is_some() {
+        if directory.as_os_str().is_empty() || is_directory(host, directory).await? {
             break;
         }
         missing.push(directory);

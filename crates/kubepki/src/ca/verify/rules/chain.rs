@@ -1,9 +1,11 @@
 //! What a CA's file holds: the CA first, its issuers up to a root, all of them fit to sign.
 
 use pki::verify::{Options, Path, VerifyError, verify};
-use pki::{Certificate, DAY, KeyAlgorithm, KeyUsage, Purpose, UnixTime, public_key_algorithm};
+use pki::{Certificate, DAY, KeyAlgorithm, KeyUsage, Purpose, San, UnixTime, public_key_algorithm};
 
 use super::{Severity, finding, staged};
+use crate::bootstrap::Field;
+use crate::ca::outer::names_everywhere;
 use crate::ca::verify::Finding;
 use crate::ca::verify::context::{Context, Fault, View, purposes, split};
 use crate::check::AUTHORITY_WINDOW;
@@ -37,6 +39,12 @@ pub(super) fn signer(context: &Context<'_>, found: &mut Vec<Finding>) {
             } else if usage.is_some_and(|usage| !usage.has(KeyUsage::KEY_CERT_SIGN)) {
                 let message = format!("{what} {subject}, whose key usage lacks keyCertSign");
                 found.push(finding(severity, "no-cert-sign", view.field, message));
+            } else if index == 0 && certificate.subject_key_identifier().is_none() {
+                let message = format!(
+                    "begins with {subject}, which has no subject key identifier: by it K3s tells \
+                     whose leaves are whose"
+                );
+                found.push(finding(Severity::Warning, "no-key-id", view.field, message));
             }
         }
     }
@@ -118,7 +126,7 @@ fn is_reversed(certificates: &[Certificate], now: UnixTime) -> bool {
     found.is_ok_and(|paths| paths.iter().any(|path| path.certificates().len() > 1))
 }
 
-/// Path length and extended key usage, as they will count for a leaf below the CA.
+/// Path length, name constraints and extended key usage, as they will count for a leaf below the CA.
 fn unfit(view: &View, paths: &[Path<'_>]) -> Option<Finding> {
     let wanted = purposes(view.field);
     let mut first = None;
@@ -148,6 +156,19 @@ fn unfit_path(view: &View, path: &Path<'_>, wanted: &[Purpose]) -> Option<Findin
                 message,
             ));
         }
+        if let Some(constraints) = certificate.name_constraints()
+            && let Some(name) = names(view.field).iter().find(|it| !constraints.allow(it))
+        {
+            let message = format!(
+                "holds {}, whose name constraints forbid {name}: every client refuses the server \
+                 certificates below it",
+                certificate.subject()
+            );
+            return Some(
+                finding(Severity::Broken, "name-constraints", view.field, message)
+                    .mend("ask for a CA without constraints on names and addresses"),
+            );
+        }
         let purposes = certificate.purposes();
         if purposes.is_empty() || purposes.contains(&Purpose::Any) {
             continue;
@@ -161,6 +182,17 @@ fn unfit_path(view: &View, path: &Path<'_>, wanted: &[Purpose]) -> Option<Findin
         }
     }
     None
+}
+
+/// Names that leaves of a CA carry everywhere; those of the CAs for clients carry none.
+fn names(field: Field) -> Vec<San> {
+    let all = names_everywhere();
+    let etcd = |name: &San| !matches!(name, San::Dns(text) if text.starts_with("kubernetes"));
+    match field {
+        Field::ServerCa => all.to_vec(),
+        Field::EtcdServerCa | Field::EtcdPeerCa => all.into_iter().filter(etcd).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// The CA and a root that it leads to are valid now, on the date that is asked about, and for a
@@ -274,12 +306,24 @@ pub(super) fn signatures(context: &Context<'_>, found: &mut Vec<Finding>) {
 pub(super) fn weak(context: &Context<'_>, found: &mut Vec<Finding>) {
     for (view, certificates) in staged(context) {
         for (index, certificate) in certificates.iter().enumerate() {
-            let Some(KeyAlgorithm::Rsa(bits)) = public_key_algorithm(certificate.spki_der()) else {
-                continue;
+            let bits = match public_key_algorithm(certificate.spki_der()) {
+                Some(KeyAlgorithm::Ed25519) => {
+                    let message = format!(
+                        "holds {}, whose key is Ed25519: FIPS builds, browsers and some TLS stacks \
+                         refuse it; P-256 is understood everywhere",
+                        certificate.subject()
+                    );
+                    found.push(finding(
+                        Severity::Warning,
+                        "uncommon-key",
+                        view.field,
+                        message,
+                    ));
+                    continue;
+                }
+                Some(KeyAlgorithm::Rsa(bits)) if bits < 2048 => bits,
+                _ => continue,
             };
-            if bits >= 2048 {
-                continue;
-            }
             let severity = match index {
                 0 => Severity::Broken,
                 _ => Severity::Warning,
