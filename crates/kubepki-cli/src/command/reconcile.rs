@@ -185,7 +185,10 @@ async fn data(
     };
     let records = connected.store.list(KEY_PREFIX).await.map_err(reached)?;
     match locate(&records, candidates) {
-        Ok(opened) => Ok((connected, Some(opened))),
+        Ok(mut opened) => {
+            opened.notes.extend(connected.remarks.iter().cloned());
+            Ok((connected, Some(opened)))
+        }
         Err(LocateError::NoData) if args.datastore.snapshot.is_none() => Ok((connected, None)),
         Err(error) => Err(unopened(&connected, &error)),
     }

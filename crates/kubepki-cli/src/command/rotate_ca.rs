@@ -6,18 +6,17 @@ use std::time::Duration;
 
 use clap::Args;
 use kubepki::apply::plan_id;
-use kubepki::bootstrap::{Bundle, Disk, Field, SharedFile, Stamp};
+use kubepki::bootstrap::{Bundle, Disk};
 use kubepki::ca::refuse_live;
 use kubepki::ca::rotate::{
-    Here, Request, Restarts, RotateError, Tokens, Way, closing, plan_rotate_ca,
+    Here, Request, Restarts, RotateError, Tokens, Way, closing, plan_rotate_ca, way_back,
 };
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
 use kubepki::check::Severity;
 use kubepki::fleet::Fleet;
 use kubepki::host::{EntryKind, Host as _, HostError};
 use kubepki::inventory::Role;
-use kubepki::plan::{self, PlanId};
-use kubepki::state::StateDir;
+use kubepki::token::Rule;
 use kubepki_remote::{Kubernetes, Supervisor};
 
 use super::ca::verify::{nothing_staged, set};
@@ -33,6 +32,7 @@ use crate::k3s::{Settings, running_in};
 use crate::world::{Node, World};
 use crate::{output, syslog};
 
+mod back;
 mod compromise;
 
 use compromise::Leak;
@@ -119,15 +119,22 @@ pub async fn run(args: &RotateCaArgs) -> Result<Exit, CliError> {
     let target = Target::of(args, &settings);
     let disk = Disk::look(&world.host, &data_dir.join("server")).await?;
     refuse_incomplete(&disk)?;
+    let (staged, notes) = match &args.back {
+        Some(id) => {
+            let former = back::former(&node.state, id, &disk)?;
+            let rule = Rule::of_tree(&node.inventory);
+            let back = way_back(&former, &disk.bundle, rule, world.now());
+            (back.set, back.notes)
+        }
+        None => (staged(&world, &path, &data_dir).await?, Vec::new()),
+    };
     let rotation = Rotation {
         world: &world,
         args,
         node: &node,
         settings: &settings,
-        staged: match &args.back {
-            Some(id) => former(&node.state, id, &disk)?,
-            None => staged(&world, &path, &data_dir).await?,
-        },
+        staged,
+        notes,
         disk,
         path,
     };
@@ -177,51 +184,6 @@ pub async fn staged(world: &World, path: &Path, data_dir: &Path) -> Result<Bundl
     }
 }
 
-/// The set that was in force before plan `id`, from its backups. Service-account keys that came
-/// since stay behind the former ones: tokens that they signed are alive.
-fn former(state: &StateDir, id: &str, disk: &Disk) -> Result<Bundle, CliError> {
-    let plan = state.load_plan(&PlanId(id.to_owned()))?;
-    if let Some(reason) = &plan.irreversible {
-        return Err(CliError::refused(format!(
-            "plan {id} cannot be taken back: {reason}"
-        )));
-    }
-    let mut bundle = Bundle::default();
-    for step in &plan.steps {
-        let backup = || state.read_backup(&plan.id, step.number);
-        match &step.target {
-            plan::Target::File { path, .. } => {
-                let mut fields = Field::ALL.into_iter();
-                let field = fields.find(|it| it.under(&disk.server) == *path);
-                let Some(field) = field.filter(|it| it.is_rotatable()) else {
-                    continue;
-                };
-                if let Some(content) = backup()? {
-                    let stamp = Stamp::ZERO;
-                    bundle.files.insert(field, SharedFile { stamp, content });
-                }
-            }
-            plan::Target::Http { .. } => {
-                if let Some(body) = backup()? {
-                    bundle = Bundle::parse(&body)?;
-                }
-            }
-            _ => {}
-        }
-    }
-    if let Some(keys) = bundle.files.get_mut(&Field::ServiceKey)
-        && let Some(present) = disk.bundle.content(Field::ServiceKey)
-    {
-        keys.content = kubepki::ca::rotate::all_keys(&keys.content, present);
-    }
-    match bundle.files.is_empty() {
-        true => Err(CliError::message(format!(
-            "plan {id} replaced no CA files, or its backups are gone"
-        ))),
-        false => Ok(bundle),
-    }
-}
-
 /// Who writes the datastore.
 enum Target {
     Direct,
@@ -258,6 +220,8 @@ struct Rotation<'a> {
     settings: &'a Settings,
     disk: Disk,
     staged: Bundle,
+    /// What is to be known of a way back.
+    notes: Vec<String>,
     path: PathBuf,
 }
 
@@ -370,7 +334,7 @@ impl Rotation<'_> {
         let (spec, survey) = look(self.world, &described, self.settings).await?;
         let restarts = self.restarts()?;
         let id = plan_id(self.world.now(), "rotate-ca", &self.world.entropy)?;
-        let (plan, staged) = plan_rotate_ca(Request {
+        let (mut plan, staged) = plan_rotate_ca(Request {
             id: &id,
             verdict,
             staged: &self.staged,
@@ -395,6 +359,10 @@ impl Rotation<'_> {
             keys: &self.world.keys,
         })
         .map_err(refused)?;
+        if let Some(id) = &args.back {
+            plan.title = format!("put back the CAs of before {id}");
+            plan.notes.extend(self.notes.iter().cloned());
+        }
         Ok(Prepared {
             plan,
             staged,

@@ -163,6 +163,10 @@ fn nothing_of_the_old_opens_anything_that_lives() {
         .without_directory_mtimes()
         .ignoring("data/server/db/state.db-shm");
     Tree::assert_equal(&after, &server.tree().without(lock), &options);
+    let plans = server.ends(&["history"], 0).text();
+    let plan = plans.split_whitespace().find(|it| it.contains("rotate-ca"));
+    let run = crate::direct::back(&server, plan.unwrap(), 5);
+    assert!(run.text().contains("no way back"), "{}", run.text());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use pki::Certificate;
 
+use super::words::{BY_RECONCILE, needs_chains};
 use super::{Here, Request, Way};
 use crate::bootstrap::Field;
 use crate::ca::verify::Continuity;
@@ -27,7 +28,7 @@ pub(super) fn steps(request: &Request<'_>) -> Vec<Step> {
     let (port, own) = (request.spec.https_port, &request.spec.node.name);
     for node in fleet.servers().filter(|node| node.name != *own) {
         steps.push(manual(
-            format!("{} K3s on the server {}", verb(request), node.name),
+            act(request, &format!("the server {}", node.name)),
             probes(node, port, &authority),
             "a server that goes on with the old CAs writes them back when it saves anything",
         ));
@@ -42,10 +43,14 @@ pub(super) fn steps(request: &Request<'_>) -> Vec<Step> {
     steps
 }
 
-fn verb(request: &Request<'_>) -> &'static str {
+/// What a person does on a server.
+fn act(request: &Request<'_>, server: &str) -> String {
     match request.way {
-        Way::Direct { .. } => "start",
-        Way::Through { .. } => "restart",
+        Way::Direct { .. } => format!("start K3s on {server}"),
+        Way::Through { .. } if needs_chains(request.verdict) => {
+            format!("restart K3s on {server} like this: {BY_RECONCILE}")
+        }
+        Way::Through { .. } => format!("restart K3s on {server}"),
     }
 }
 
@@ -60,7 +65,7 @@ fn here(request: &Request<'_>, authority: Option<&str>) -> Option<Step> {
         Here::Told => None,
         Here::Watched => authority.map(|_| {
             let node = &request.spec.node.name;
-            let instruction = format!("{} K3s on this server ({node})", verb(request));
+            let instruction = act(request, &format!("this server ({node})"));
             let reason = "this server serves certificates of the new CA";
             manual(instruction, vec![serves], reason)
         }),

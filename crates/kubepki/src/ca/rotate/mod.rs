@@ -10,6 +10,7 @@
 //! Way::Through  K3s runs: one PUT to its supervisor; its restart does the rest
 //! ```
 
+mod back;
 mod body;
 mod draft;
 mod error;
@@ -29,6 +30,7 @@ use crate::fleet::Fleet;
 use crate::init::{Spec, Survey};
 use crate::plan::PlanId;
 
+pub use back::{Back, way_back};
 pub use body::{BODY, FORMER, calls_supervisor, supervisor_url};
 pub use draft::plan_rotate_ca;
 pub use error::RotateError;

@@ -157,6 +157,15 @@ fn service_keys(verdict: &Verdict) -> Option<String> {
     })
 }
 
+/// How a server takes new CAs up with the right chains.
+pub(super) const BY_RECONCILE: &str =
+    "`systemctl stop k3s`, `kubepki reconcile`, `systemctl start k3s`";
+
+/// Whether it matters to anybody what stands behind the leaves.
+pub(super) fn needs_chains(verdict: &Verdict) -> bool {
+    verdict.reach() == Continuity::CrossSigned
+}
+
 /// What comes next, where it is not a step.
 fn afterwards(request: &Request<'_>) -> Vec<String> {
     let mut said = Vec::new();
@@ -166,12 +175,21 @@ fn afterwards(request: &Request<'_>) -> Vec<String> {
              `k3s secrets-encrypt` would put the old CAs back"
                 .to_owned(),
         );
-        if request.verdict.reach() == Continuity::CrossSigned {
-            said.push(
-                "K3s makes the new leaves itself and serves its whole CA file behind them; \
-                 afterwards `kubepki rotate --service api-server,k3s-server` leaves the roots out"
-                    .to_owned(),
-            );
+        if needs_chains(request.verdict) {
+            said.push(format!(
+                "a server that is only restarted makes its certificates itself and serves its \
+                 whole CA file behind them, which OpenSSL clients with the old CA refuse where a \
+                 root stands before the cross-certificate. So on each server: {BY_RECONCILE}; \
+                 reconcile takes the CAs from the datastore and makes every certificate ready with \
+                 the chain that all of them follow, and K3s keeps those"
+            ));
+            if let Here::Driven { .. } = request.restarts.here {
+                said.push(
+                    "the restart that is a step of this plan does without: run `kubepki rotate \
+                     --service api-server,k3s-server --restart` on this server right after it"
+                        .to_owned(),
+                );
+            }
         }
     }
     if request.intent == Intent::Compromised {
@@ -237,6 +255,9 @@ pub fn closing(verdict: &Verdict, way: Way<'_>, restarts: &Restarts) -> String {
         Continuity::NewRoot | Continuity::First => format!(
             "{verb} K3s on {servers} at once, then on every agent with the new token, then \
              restart all pods."
+        ),
+        _ if matches!(way, Way::Through { .. }) && needs_chains(verdict) => format!(
+            "On {servers}, one after the other: {BY_RECONCILE}. Then restart K3s on every agent."
         ),
         _ => format!("{verb} K3s on {servers}, one after the other, then on every agent."),
     }
