@@ -11,6 +11,7 @@ use kubepki::datastore::DatastoreError;
 use kubepki::host::{EntryKind, Host};
 use kubepki::init::{Passwd, SERVER};
 use kubepki::k3s::Connection;
+use kubepki::token::{TokenTextError, read_token};
 use kubepki_datastore::Store;
 use zeroize::Zeroizing;
 
@@ -103,6 +104,8 @@ pub struct Connected {
     pub kind: Kind,
     /// How it was reached.
     way: Option<open::Way>,
+    /// The newest revision when no server was seen to live on it.
+    quiet_at: std::sync::OnceLock<i64>,
 }
 
 /// Kinds of datastore, as far as commands differ about them.
@@ -164,6 +167,28 @@ pub async fn find(
     })
 }
 
+/// The same of a datastore that is to be written later: opened for reading, so that a refusal
+/// leaves it as it was.
+///
+/// # Errors
+///
+/// As [`find`], and [`Connected::refuse_read_only`] before anything is decrypted.
+pub async fn find_writable(
+    host: &dyn Host,
+    endpoint: &EndpointArgs,
+    settings: &Settings,
+) -> Result<Found, CliError> {
+    let candidates = candidates(host, endpoint, settings).await?;
+    let connected = open(host, endpoint, settings, Access::Read).await?;
+    connected.refuse_read_only()?;
+    let opened = read(&connected, &candidates).await?;
+    Ok(Found {
+        connected,
+        candidates,
+        opened,
+    })
+}
+
 /// Decrypts the bootstrap data of an open datastore.
 ///
 /// # Errors
@@ -182,7 +207,14 @@ pub fn unopened(connected: &Connected, error: &LocateError) -> CliError {
             _ => Exit::Refused,
         },
         message: format!("{}: {}", connected.place, kubepki::error_chain(error)),
-        hint: None,
+        hint: match error {
+            LocateError::Sealed { .. } | LocateError::Bundle { .. } => Some(
+                "`kubepki bootstrap restore` puts this server's files there anew, with --snapshot \
+                 FILE those of a snapshot"
+                    .to_owned(),
+            ),
+            _ => None,
+        },
     }
 }
 
@@ -257,27 +289,33 @@ fn is_stdin(path: &Path) -> bool {
 pub fn named(path: &Path) -> Result<Zeroizing<String>, CliError> {
     use std::io::Read as _;
 
-    let mut text = Zeroizing::new(String::new());
-    let read = if is_stdin(path) {
-        std::io::stdin()
-            .lock()
-            .take(LIMIT)
-            .read_to_string(&mut text)
-    } else {
-        let file = std::fs::File::open(path);
-        file.and_then(|file| file.take(LIMIT).read_to_string(&mut text))
+    let place = match is_stdin(path) {
+        true => "standard input".to_owned(),
+        false => path.display().to_string(),
     };
-    read.map_err(|error| {
+    let mut bytes = Zeroizing::new(Vec::new());
+    let read = match is_stdin(path) {
+        true => std::io::stdin().lock().take(LIMIT).read_to_end(&mut bytes),
+        false => {
+            std::fs::File::open(path).and_then(|file| file.take(LIMIT).read_to_end(&mut bytes))
+        }
+    };
+    read.map_err(|error| CliError::usage(format!("--token-file: cannot read {place}: {error}")))?;
+    // A part of a long file, or a password with a byte order mark, would be another token.
+    let usable = read_token(&bytes).map(drop).and_then(|()| {
+        let text = str::from_utf8(&bytes).map_err(|_| TokenTextError::NotText)?;
+        Ok(Zeroizing::new(text.to_owned()))
+    });
+    usable.map_err(|error| {
         CliError::usage(format!(
-            "--token-file: cannot read {}: {error}",
-            path.display()
+            "--token-file {place}: {}",
+            kubepki::error_chain(&error)
         ))
-    })?;
-    Ok(text)
+    })
 }
 
-/// More than any token.
-const LIMIT: u64 = 64 << 10;
+/// More than any token: enough to see that it is none.
+const LIMIT: u64 = 128 << 10;
 
 /// `K3S_TOKEN` and `K3S_TOKEN_FILE` of this process, as K3s reads them.
 fn environment() -> Result<Vec<(String, Zeroizing<String>)>, CliError> {

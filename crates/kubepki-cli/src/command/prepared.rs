@@ -9,6 +9,7 @@ use kubepki::init::{Staged, stage};
 use kubepki::plan::Plan;
 use kubepki::state::{Locked, StateDir};
 use kubepki_remote::Supervisor;
+use pki::UnixTime;
 
 use super::change::{failed, lock, print_plan, refuse_unfinished};
 use crate::args::AskArgs;
@@ -84,18 +85,25 @@ pub async fn carry_out(
         Some((connected, candidates)) => Reach::new(connected, &candidates),
         None => Reach::default(),
     };
-    let reach = reach.for_writing().await?;
     let locked = lock(&state)?;
     // Another process may have been interrupted since.
     refuse_unfinished(&state)?;
     stage(&locked, &plan.id, &staged)?;
+    // Last, because opening it can leave a trace.
+    let reach = match reach.for_writing().await {
+        Ok(reach) => reach,
+        Err(error) => {
+            locked.drop_staging(&plan.id)?;
+            return Err(error);
+        }
+    };
     let executor = Executor {
         cluster: reach.cluster(),
         caller: supervisor.as_ref().map(|it| it as &dyn Caller),
         ..world.patient_executor(&locked, restart_timeout)
     };
     let outcome = executor.apply(&plan).await;
-    finish(&locked, &plan, &closing, outcome)
+    finish(&locked, &plan, &closing, world.now(), outcome)
 }
 
 /// What the operator is told in the end.
@@ -103,12 +111,17 @@ fn finish(
     locked: &Locked,
     plan: &Plan,
     closing: &str,
+    now: UnixTime,
     outcome: Result<Outcome, ApplyError>,
 ) -> Result<Exit, CliError> {
     match outcome {
         Ok(Outcome::Finished { untidy, .. }) => {
             if let Some(untidy) = untidy {
                 output::talk(&format!("Note: {untidy}"));
+            }
+            // Old backups go only once new ones are safe.
+            if let Err(error) = locked.prune(now) {
+                output::talk(&format!("Note: old plans were kept: {error}"));
             }
             output::talk(&format!("Done: {}. {closing}", plan.title));
             if plan.irreversible.is_none() {

@@ -6,13 +6,18 @@ use std::time::Duration;
 
 use clap::Args;
 use kubepki::apply::plan_id;
-use kubepki::bootstrap::{Bundle, Candidates, Disk, Exposure, KEY_PREFIX, Opened, still_open};
+use kubepki::bootstrap::{
+    Bundle, Candidates, Disk, Exposure, Field, KEY_PREFIX, Opened, SharedFile, Stamp, still_open,
+};
 use kubepki::ca::refuse_live;
 use kubepki::ca::rotate::{Here, Request, Restarts, RotateError, Way, closing, plan_rotate_ca};
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
 use kubepki::check::Severity;
 use kubepki::fleet::Fleet;
 use kubepki::host::{EntryKind, Host as _, HostError};
+use kubepki::inventory::Role;
+use kubepki::plan::{self, PlanId};
+use kubepki::state::StateDir;
 use kubepki_remote::{Kubernetes, Supervisor};
 
 use super::ca::verify::{nothing_staged, set};
@@ -33,11 +38,15 @@ use crate::{output, syslog};
 #[derive(Clone, Debug, Args)]
 pub struct RotateCaArgs {
     /// The directory that holds the set's tls/.
-    #[arg(long, value_name = "DIR", required_unless_present = "staged")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["staged", "back"])]
     pub path: Option<PathBuf>,
     /// The set that `kubepki ca stage` made last.
     #[arg(long, conflicts_with = "path")]
     pub staged: bool,
+    /// The set that was in force before this plan: the way back once servers were restarted and
+    /// `kubepki undo` finds their files changed.
+    #[arg(long, value_name = "PLAN", conflicts_with_all = ["path", "staged", "compromised"])]
+    pub back: Option<String>,
     /// Put the set in force although checks fail; each is named in the plan.
     #[arg(long)]
     pub force: bool,
@@ -80,18 +89,30 @@ pub async fn run(args: &RotateCaArgs) -> Result<Exit, CliError> {
     refuse_unfinished(&node.state)?;
     let settings = Settings::load(&world.host, &args.site).await?;
     let data_dir = node.inventory.site.data_dir.clone();
-    let path = match &args.path {
-        Some(path) => path.clone(),
-        None => node.state.path().join("staged"),
+    if node.inventory.site.role == Role::AgentOnly {
+        return Err(CliError::message(format!(
+            "{} is an agent's: CAs are rotated on a server",
+            data_dir.display()
+        )));
+    }
+    let path = match (&args.path, &args.back) {
+        (Some(path), _) => path.clone(),
+        (None, Some(_)) => node.state.path().join("backups"),
+        (None, None) => node.state.path().join("staged"),
     };
     let target = Target::of(args, &settings);
+    let disk = Disk::look(&world.host, &data_dir.join("server")).await?;
+    refuse_incomplete(&disk)?;
     let rotation = Rotation {
         world: &world,
         args,
         node: &node,
         settings: &settings,
-        disk: Disk::look(&world.host, &data_dir.join("server")).await?,
-        staged: staged(&world, &path, &data_dir).await?,
+        staged: match &args.back {
+            Some(id) => former(&node.state, id, &disk)?,
+            None => staged(&world, &path, &data_dir).await?,
+        },
+        disk,
         path,
     };
     let verdict = rotation.verdict();
@@ -100,6 +121,30 @@ pub async fn run(args: &RotateCaArgs) -> Result<Exit, CliError> {
         Target::Direct => rotation.direct(verdict).await,
         Target::Through(url) => rotation.through(verdict, url).await,
     }
+}
+
+/// Nothing can be compared with CAs that are not there, and --force would override that.
+fn refuse_incomplete(disk: &Disk) -> Result<(), CliError> {
+    let fields = [
+        Field::ServerCa,
+        Field::ClientCa,
+        Field::RequestHeaderCa,
+        Field::ServiceKey,
+    ];
+    let missing: Vec<String> = fields
+        .into_iter()
+        .filter(|field| disk.bundle.content(*field).is_none_or(<[u8]>::is_empty))
+        .map(|field| field.path().display().to_string())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(CliError::refused(format!(
+        "the CAs in force are not all in {}: {} missing",
+        disk.server.display(),
+        missing.join(", ")
+    ))
+    .hint("`kubepki bootstrap extract` puts them back from the datastore"))
 }
 
 /// The staged set, which is not the one in force.
@@ -113,6 +158,46 @@ pub async fn staged(world: &World, path: &Path, data_dir: &Path) -> Result<Bundl
     match kubepki::ca::rotate::taken(&staged).is_empty() {
         true => Err(nothing_staged(path)),
         false => Ok(staged),
+    }
+}
+
+/// The set that was in force before plan `id`, from its backups. Service-account keys that came
+/// since stay behind the former ones: tokens that they signed are alive.
+fn former(state: &StateDir, id: &str, disk: &Disk) -> Result<Bundle, CliError> {
+    let plan = state.load_plan(&PlanId(id.to_owned()))?;
+    let mut bundle = Bundle::default();
+    for step in &plan.steps {
+        let backup = || state.read_backup(&plan.id, step.number);
+        match &step.target {
+            plan::Target::File { path, .. } => {
+                let mut fields = Field::ALL.into_iter();
+                let field = fields.find(|it| it.under(&disk.server) == *path);
+                let Some(field) = field.filter(|it| it.is_rotatable()) else {
+                    continue;
+                };
+                if let Some(content) = backup()? {
+                    let stamp = Stamp::ZERO;
+                    bundle.files.insert(field, SharedFile { stamp, content });
+                }
+            }
+            plan::Target::Http { .. } => {
+                if let Some(body) = backup()? {
+                    bundle = Bundle::parse(&body)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    if let Some(keys) = bundle.files.get_mut(&Field::ServiceKey)
+        && let Some(present) = disk.bundle.content(Field::ServiceKey)
+    {
+        keys.content = kubepki::ca::rotate::all_keys(&keys.content, present);
+    }
+    match bundle.files.is_empty() {
+        true => Err(CliError::message(format!(
+            "plan {id} replaced no CA files, or its backups are gone"
+        ))),
+        false => Ok(bundle),
     }
 }
 
@@ -225,7 +310,8 @@ impl Rotation<'_> {
         let force = self.args.force;
         let standing = verdict
             .refusals()
-            .filter(|it| !force || !kubepki::ca::rotate::can_be_forced(it));
+            .filter(|it| !force || !kubepki::ca::rotate::can_be_forced(it))
+            .filter(|it| !self.is_way_back(it.rule));
         let findings: Vec<_> = standing.cloned().collect();
         if findings.is_empty() {
             return Ok(());
@@ -240,6 +326,11 @@ impl Rotation<'_> {
             true => refused.hint("say --force to put it in force all the same"),
             false => refused,
         })
+    }
+
+    /// K3s's own CAs stand alone in their files, and were in force like that.
+    fn is_way_back(&self, rule: &str) -> bool {
+        self.args.back.is_some() && rule == "single-certificate"
     }
 
     async fn prepare(
@@ -263,7 +354,8 @@ impl Rotation<'_> {
             spec: &spec,
             survey,
             intent: self.intent(),
-            force: args.force,
+            // What stands was refused already.
+            force: args.force || args.back.is_some(),
             fleet,
             exposures,
             restarts: restarts.clone(),

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use super::change::refuse_unfinished;
 use super::prepared::{Prepared, RESTART_TIMEOUT, carry_out};
 use crate::args::{AskArgs, PlanFormat, SiteArgs};
-use crate::datastore::{Access, DatastoreArgs, EndpointArgs, find, refuse_living};
+use crate::datastore::{EndpointArgs, find_writable, refuse_living};
 use crate::error::{CliError, Exit};
 use crate::k3s::Settings;
 use crate::output;
@@ -328,11 +328,7 @@ async fn commit(
     (endpoint, site, ask): (&EndpointArgs, &SiteArgs, &AskArgs),
 ) -> Result<Exit, CliError> {
     let settings = Settings::load(&world.host, site).await?;
-    let datastore = DatastoreArgs {
-        endpoint: endpoint.clone(),
-        snapshot: None,
-    };
-    let data = find(&world.host, &datastore, &settings, Access::Write).await;
+    let data = find_writable(&world.host, endpoint, &settings).await;
     let data = data.map_err(|error| CliError {
         // What only a running K3s can write.
         hint: error.hint.map(|_| {

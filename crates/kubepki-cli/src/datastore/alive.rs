@@ -66,6 +66,8 @@ async fn sign_of_life(
             )));
         }
     }
+    // Whoever writes later asks whether it is still so.
+    let _ = connected.quiet_at.set(first);
     Ok(None)
 }
 

@@ -3,6 +3,7 @@
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use kubepki::host::Host;
@@ -38,6 +39,13 @@ pub async fn open(
     if std::fs::exists(&file)? {
         let from = server.join("db").display().to_string();
         return connect("", from, &Tls::default(), &server, access).await;
+    }
+    if !std::fs::exists(&server)? && std::fs::exists(settings.data_dir.join("agent"))? {
+        return Err(CliError::message(format!(
+            "{} is an agent's: only servers reach the datastore. Run this on a server, or name \
+             the datastore with --datastore-endpoint",
+            settings.data_dir.display()
+        )));
     }
     Err(CliError::message(format!(
         "{} holds no datastore (neither db/state.db nor db/etcd/member), and K3s's configuration \
@@ -102,6 +110,7 @@ async fn connect(
         from,
         kind,
         way: Some(way),
+        quiet_at: OnceLock::new(),
     })
 }
 
@@ -146,9 +155,20 @@ impl Connected {
     ///
     /// # Errors
     ///
-    /// As [`Self::refuse_read_only`], and when it cannot be reached again.
+    /// As [`Self::refuse_read_only`], when it cannot be reached again, and when somebody has
+    /// written to it since it was found quiet: the operator may think long before saying yes.
     pub async fn for_writing(self) -> Result<Self, CliError> {
         self.refuse_read_only()?;
+        if let Some(quiet) = self.quiet_at.get() {
+            let newest = self.store.newest_revision().await.map_err(reached)?;
+            if newest != *quiet {
+                return Err(CliError::refused(format!(
+                    "somebody wrote to the datastore since the plan was made (its newest revision \
+                     went from {quiet} to {newest}), so nothing was changed: a K3s server was \
+                     started. Stop every server and try again, or go through the running one"
+                )));
+            }
+        }
         match &self.way {
             Some(way) if way.access == Access::Read => {
                 let from = self.from.clone();
@@ -170,18 +190,24 @@ async fn embedded(
     let ours = settings.data_dir == settings.configured;
     let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), CLIENT_PORT);
     if ours && TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok() {
-        let store = EtcdStore::embedded(server).await.map_err(reached)?;
-        let place = format!("embedded etcd ({})", store.endpoint());
-        return checked(
-            Connected {
-                store: Box::new(store),
-                place,
-                from,
-                kind: Kind::Embedded,
-                way: None,
-            },
-            access,
-        );
+        match EtcdStore::embedded(server).await {
+            Ok(store) => {
+                let connected = Connected {
+                    place: format!("embedded etcd ({})", store.endpoint()),
+                    store: Box::new(store),
+                    from,
+                    kind: Kind::Embedded,
+                    way: None,
+                    quiet_at: OnceLock::new(),
+                };
+                return checked(connected, access);
+            }
+            // Something else answers there. A member that runs after all holds its file.
+            Err(error) => {
+                let store = EtcdFile::stopped_member(server).map_err(|_| reached(error))?;
+                return files(store, from, access);
+            }
+        }
     }
     let store = EtcdFile::stopped_member(server).map_err(reached)?;
     files(store, from, access)
@@ -205,6 +231,7 @@ fn files(store: EtcdFile, from: String, access: Access) -> Result<Connected, Cli
         from,
         kind: Kind::Files,
         way: None,
+        quiet_at: OnceLock::new(),
     };
     checked(connected, access)
 }

@@ -186,3 +186,33 @@ fn the_drop_in_speaks_as_k3s_does() {
     );
     assert_eq!(sent(&standing)[2].1.files.len(), 1);
 }
+
+/// A restart that is a step stays open until the new CA can be seen.
+#[test]
+fn a_watched_restart_waits_for_its_probe() {
+    let server = Server::new("k3s-1.36-custom-ca");
+    let set = server.fixture.extra("staged-same-root");
+    let standing = supervisor(&server, true);
+    let put = format!("--through-server={}", standing.url());
+    // What answers on the port of the configuration goes on with the old CA.
+    let port = standing.url().rsplit_once(':').unwrap().1.to_owned();
+    let config = server.fixture.scratch("config.yaml");
+    let data = server.fixture.data_dir();
+    let text = format!("data-dir: {}\nhttps-listen-port: {port}\n", data.display());
+    std::fs::write(&config, text).unwrap();
+    let config = config.display().to_string();
+    let more = [put.as_str(), "--watch", "--k3s-config", &config];
+    let run = server.rotate(&set, &more, 7);
+    assert!(
+        run.text().contains("restart K3s on this server"),
+        "{}",
+        run.text()
+    );
+    assert!(run.text().contains("kubepki resume"), "{}", run.text());
+    assert_eq!(sent(&standing).len(), 1);
+    let resume = ["resume", "--k3s-config", &config, "--still-for", "0"];
+    let run = server.ends(&resume, 7);
+    assert!(run.text().contains("not yet"), "{}", run.text());
+    // The call is not made again.
+    assert_eq!(sent(&standing).len(), 1);
+}

@@ -118,11 +118,15 @@ impl Dialect for Sqlite {
                     && trouble::is_sqlite(&error, &[trouble::CANNOT_OPEN, trouble::READ_ONLY])
                     && self.log().unwrap_or(0) == 0 =>
             {
+                Self::hang_up(line);
                 // In a directory that cannot be written SQLite cannot make its shared memory; but
                 // everything is in the file itself.
                 options.immutable(true).connect().await.map_err(failed)
             }
-            Err(error) => Err(failed(error)),
+            Err(error) => {
+                Self::hang_up(line);
+                Err(failed(error))
+            }
             Ok(_) => Ok(line),
         }
     }

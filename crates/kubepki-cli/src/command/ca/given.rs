@@ -36,11 +36,24 @@ pub struct OuterArgs {
 #[derive(Clone, Copy, Debug, Args)]
 pub struct AlgorithmArgs {
     /// Keys of roots and intermediates: p256, p384, p521, rsa2048, rsa3072, rsa4096.
-    #[arg(long, value_name = "ALGORITHM", default_value_t = KeyAlgorithm::P256)]
+    #[arg(long, value_name = "ALGORITHM", default_value_t = KeyAlgorithm::P256, value_parser = algorithm)]
     pub algorithm: KeyAlgorithm,
     /// Keys of the five CAs.
-    #[arg(long, value_name = "ALGORITHM", default_value_t = KeyAlgorithm::P256)]
+    #[arg(long, value_name = "ALGORITHM", default_value_t = KeyAlgorithm::P256, value_parser = algorithm)]
     pub ca_algorithm: KeyAlgorithm,
+}
+
+/// What can be a CA's.
+pub(super) fn algorithm(text: &str) -> Result<KeyAlgorithm, String> {
+    let algorithm: KeyAlgorithm = text.parse().map_err(|error| format!("{error}"))?;
+    let algorithms = kubepki::ca::Algorithms {
+        outer: algorithm,
+        authorities: algorithm,
+    };
+    match algorithms.check() {
+        Ok(_) => Ok(algorithm),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 impl From<AlgorithmArgs> for kubepki::ca::Algorithms {

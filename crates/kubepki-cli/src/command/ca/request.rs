@@ -25,7 +25,12 @@ pub struct RequestArgs {
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Keys of the five CAs: p256, p384, p521, rsa2048, rsa3072, rsa4096.
-    #[arg(long, value_name = "ALGORITHM", default_value_t = KeyAlgorithm::P256)]
+    #[arg(
+        long,
+        value_name = "ALGORITHM",
+        default_value_t = KeyAlgorithm::P256,
+        value_parser = super::given::algorithm
+    )]
     pub ca_algorithm: KeyAlgorithm,
     #[command(flatten)]
     pub site: SiteArgs,

@@ -162,9 +162,16 @@ async fn pool(args: &StageArgs, world: &World, server: &Path) -> Result<Pool, Cl
     let secret = secret.as_ref().map(|it| it.as_slice());
     let mut pool = Pool::default();
     for path in &args.keys {
+        let had = pool.certificates.len() + pool.keys.len();
         pool.read(&world.host, path, secret)
             .await
             .map_err(refused)?;
+        if pool.certificates.len() + pool.keys.len() == had {
+            return Err(CliError::refused(format!(
+                "--keys {} holds no certificate and no key",
+                path.display()
+            )));
+        }
     }
     for name in ["root-ca", "intermediate-ca"] {
         for kind in ["pem", "crt", "key"] {

@@ -14,7 +14,7 @@ use super::{RotateArgs, read_flag, server};
 use crate::args::PlanFormat;
 use crate::command::change::refuse_unfinished;
 use crate::command::prepared::{Prepared, RESTART_TIMEOUT, carry_out};
-use crate::datastore::{Access, DatastoreArgs, find, refuse_living};
+use crate::datastore::{find_writable, refuse_living};
 use crate::error::{CliError, Exit};
 use crate::k3s::Settings;
 use crate::output;
@@ -34,11 +34,7 @@ pub(super) async fn rotate(world: &World, args: &RotateArgs) -> Result<Exit, Cli
         None => NewPassword::random(&world.entropy)?,
     };
     let settings = Settings::load(&world.host, &args.site).await?;
-    let datastore = DatastoreArgs {
-        endpoint: args.endpoint.clone(),
-        snapshot: None,
-    };
-    let found_data = find(&world.host, &datastore, &settings, Access::Write).await;
+    let found_data = find_writable(&world.host, &args.endpoint, &settings).await;
     let data = found_data.map_err(|error| CliError {
         // What only a running K3s can write.
         hint: error.hint.map(|_| {

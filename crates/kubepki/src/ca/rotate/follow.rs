@@ -27,7 +27,6 @@ pub(super) fn steps(request: &Request<'_>) -> Vec<Step> {
     let (port, own) = (request.spec.https_port, &request.spec.node.name);
     for node in fleet.servers().filter(|node| node.name != *own) {
         steps.push(manual(
-            &node.name,
             format!("{} K3s on the server {}", verb(request), node.name),
             probes(node, port, &authority),
             "a server that goes on with the old CAs writes them back when it saves anything",
@@ -35,7 +34,6 @@ pub(super) fn steps(request: &Request<'_>) -> Vec<Step> {
     }
     for node in fleet.agents() {
         steps.push(manual(
-            &node.name,
             format!("restart K3s on the agent {}", node.name),
             probes(node, KUBELET, &authority),
             "it fetches the new CAs and certificates under them",
@@ -64,7 +62,7 @@ fn here(request: &Request<'_>, authority: Option<&str>) -> Option<Step> {
             let node = &request.spec.node.name;
             let instruction = format!("{} K3s on this server ({node})", verb(request));
             let reason = "this server serves certificates of the new CA";
-            manual(node, instruction, vec![serves], reason)
+            manual(instruction, vec![serves], reason)
         }),
         Here::Driven { command } => {
             let unit = "k3s.service".to_owned();
@@ -112,11 +110,12 @@ fn under(address: String, authority: &str) -> Proof {
     Proof::ServesUnder { address, authority }
 }
 
-fn manual(host: &str, instruction: String, probe: Vec<Proof>, reason: &str) -> Step {
+/// The probe is made from here, wherever it is that a person acts.
+fn manual(instruction: String, probe: Vec<Proof>, reason: &str) -> Step {
     Step {
         number: 0,
         target: Target::Manual {
-            host: host.to_owned(),
+            host: "local".to_owned(),
         },
         before: Before::Any,
         action: Action::Manual { instruction, probe },

@@ -18,7 +18,8 @@ mod words;
 
 use std::collections::BTreeMap;
 
-use pki::UnixTime;
+use pki::{UnixTime, pem};
+use zeroize::Zeroizing;
 
 use super::verify::{Finding, Intent, Verdict};
 use crate::bootstrap::{Bundle, Disk, Exposure, Field, Opened, SharedFile, Stamp};
@@ -152,4 +153,16 @@ pub fn overlaid(present: &Bundle, staged: &Bundle, now: UnixTime) -> Bundle {
         bundle.files.insert(field, file.clone());
     }
     bundle.restamped(Stamp::at(now))
+}
+
+/// The keys of `first`, then those of `others` that are not among them.
+pub fn all_keys(first: &[u8], others: &[u8]) -> Zeroizing<Vec<u8>> {
+    let known = pem::blocks(first);
+    let mut all = Zeroizing::new(first.to_vec());
+    for block in pem::blocks(others) {
+        if !known.iter().any(|it| it.der == block.der) {
+            all.extend_from_slice(pem::encode(&block.label, &block.der).as_bytes());
+        }
+    }
+    all
 }

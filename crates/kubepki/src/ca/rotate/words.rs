@@ -201,10 +201,12 @@ fn taking_back(request: &Request<'_>) -> Option<String> {
              whoever has only the new root is shut out"
                 .to_owned()
         }
-        _ => "undo puts the former CAs back: before the first restart nobody notices; afterwards \
-              it is safe as long as nothing has joined that knows the new root alone, and servers \
-              have to be restarted again"
-            .to_owned(),
+        _ => format!(
+            "undo puts the former CAs back: before the first restart nobody notices. Afterwards \
+             `kubepki rotate-ca --back {}` does, safely as long as nothing has joined that knows \
+             the new root alone; servers have to be restarted again",
+            request.id
+        ),
     })
 }
 
