@@ -96,19 +96,19 @@ fn cas_under_the_same_root_in_sqlite() {
 fn cas_in_postgresql() {
     let scene = Scene::new("k3s-1.36-postgres", Place::postgres);
     let set = cross_signed(&scene);
-    authorities(&scene, set, 13);
+    authorities(&scene, set, 25);
 }
 
 #[test]
 fn cas_in_mariadb() {
     let scene = Scene::new("k3s-1.36-mariadb", Place::maria_db);
     let set = cross_signed(&scene);
-    authorities(&scene, set, 13);
+    authorities(&scene, set, 25);
 }
 
 #[test]
 fn cas_in_etcd() {
     let scene = Scene::new("k3s-1.36-etcd-external", Place::etcd);
     let set = cross_signed(&scene);
-    authorities(&scene, set, 13);
+    authorities(&scene, set, 17);
 }

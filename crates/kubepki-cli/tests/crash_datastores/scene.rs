@@ -1,5 +1,6 @@
 //! A stopped server with its datastore, which can be kept and put back whole.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use kubepki::apply::unfinished;
@@ -23,6 +24,7 @@ pub struct Scene {
     pub original: Tree,
     /// The bootstrap data at first.
     pub bundle: Bundle,
+    looks: Cell<usize>,
 }
 
 impl Scene {
@@ -35,6 +37,7 @@ impl Scene {
             folder,
             place: place(&fixture),
             bundle: Bundle::default(),
+            looks: Cell::new(0),
         };
         std::fs::create_dir(scene.live()).unwrap();
         copy(&fixture.data_dir(), &scene.data());
@@ -171,6 +174,13 @@ impl Scene {
         self.assert_settled(at);
     }
 
+    /// Every so manieth time the program itself is asked too, which takes its time.
+    pub fn looks_closely(&self) -> bool {
+        let looks = self.looks.get();
+        self.looks.set(looks + 1);
+        looks.is_multiple_of(5)
+    }
+
     /// Disk and datastore hold the same.
     #[track_caller]
     pub fn assert_in_step(&self, bundle: &Bundle, at: &str) {
@@ -182,8 +192,10 @@ impl Scene {
                 "{at}: {field} differs"
             );
         }
-        let diff = self.run(&["bootstrap", "diff"]);
-        assert_eq!(diff.code, Some(0), "{at}: {}", diff.text());
+        if self.looks_closely() {
+            let diff = self.run(&["bootstrap", "diff"]);
+            assert_eq!(diff.code, Some(0), "{at}: {}", diff.text());
+        }
     }
 
     /// Nothing is interrupted, nothing half-written lies about, and what begun plans staged is

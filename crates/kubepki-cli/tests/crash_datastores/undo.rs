@@ -69,11 +69,6 @@ fn of_tokens_in_postgresql() {
     of_tokens(&Scene::new("k3s-1.36-postgres", Place::postgres));
 }
 
-#[test]
-fn of_tokens_in_mariadb() {
-    of_tokens(&Scene::new("k3s-1.36-mariadb", Place::maria_db));
-}
-
 /// The CAs' row is the last that is taken back: the end of the undo counts.
 #[test]
 fn of_cas_in_etcd() {
