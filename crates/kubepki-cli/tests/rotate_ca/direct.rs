@@ -290,6 +290,9 @@ fn after_a_compromise_there_is_no_way_back() {
     let after = server.tree().without(lock);
     let run = server.undo(5);
     assert!(run.text().contains("in wrong hands"), "{}", run.text());
-    let options = DiffOptions::exact().ignoring("data/server/db/state.db-shm");
+    // SQLite's log comes and goes with its reader.
+    let options = DiffOptions::exact()
+        .without_directory_mtimes()
+        .ignoring("data/server/db/state.db-shm");
     Tree::assert_equal(&after, &server.tree().without(lock), &options);
 }
