@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use kubepki::apply::plan_id;
-use kubepki::bootstrap::{Bundle, Disk};
+use kubepki::bootstrap::{Bundle, Disk, Field};
 use kubepki::ca::refuse_live;
 use kubepki::ca::rotate::{
     Here, Request, Restarts, RotateError, Tokens, Way, closing, plan_rotate_ca, way_back,
