@@ -91,8 +91,26 @@ pub struct RotateCaArgs {
 /// # Errors
 ///
 /// When the set is refused, a server lives where none should or none where one should, or the
-/// plan cannot be carried out.
+/// plan cannot be carried out; the system log is told too.
 pub async fn run(args: &RotateCaArgs) -> Result<Exit, CliError> {
+    let result = rotate(args).await;
+    if let Err(error) = &result
+        && matches!(error.exit, Exit::Refused | Exit::Failed)
+    {
+        let line = |line| format!("rotate-ca refused, nothing was changed: {line}\n");
+        syslog::error(
+            &error
+                .message
+                .lines()
+                .map(str::trim)
+                .map(line)
+                .collect::<String>(),
+        );
+    }
+    result
+}
+
+async fn rotate(args: &RotateCaArgs) -> Result<Exit, CliError> {
     let configs = args.configs;
     if (configs.rewrite_configs || configs.keep_configs) && !args.compromised {
         return Err(CliError::usage(
@@ -294,7 +312,7 @@ impl Rotation<'_> {
         carry_out(self.world, prepared, &self.args.ask, nothing).await
     }
 
-    /// Says why the set is refused, here and in the system log, before anything is opened.
+    /// Says why the set is refused, before anything is opened.
     fn refuse(&self, verdict: &Verdict) -> Result<(), CliError> {
         let force = self.args.force;
         let standing = verdict
@@ -442,18 +460,7 @@ fn refused(error: RotateError) -> CliError {
     match error {
         RotateError::Init(error) => init::refused(error),
         RotateError::Seal(_) => CliError::failed(&error),
-        RotateError::Refused { ref findings, .. } => {
-            let lines: Vec<String> = findings
-                .iter()
-                .map(|it| format!("rotate-ca refused, nothing was changed: {it}"))
-                .collect();
-            syslog::error(&lines.join("\n"));
-            CliError::refused(error.to_string())
-        }
         RotateError::Tokens(error) => token_refused(error),
-        RotateError::Same
-        | RotateError::Pending { .. }
-        | RotateError::TokensStay
-        | RotateError::Legacy => CliError::refused(error.to_string()),
+        other => CliError::refused(other.to_string()),
     }
 }

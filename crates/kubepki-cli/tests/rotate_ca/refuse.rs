@@ -181,7 +181,7 @@ fn the_system_log_is_told() {
     let reader = std::thread::spawn(move || {
         let mut heard = String::new();
         let mut line = [0; 4096];
-        while !heard.contains("RequestHeaderCA") {
+        while !heard.contains("the live tls directory") {
             let length = log.recv(&mut line).unwrap();
             let text = std::str::from_utf8(&line[..length]).unwrap();
             assert!(text.starts_with("<83>kubepki["), "{text}");
@@ -193,11 +193,13 @@ fn the_system_log_is_told() {
     let set = server.set("set", &forced.data_dir().join("server"));
     let run = server.rotate(&set, &[], 5);
     assert!(run.text().contains("say --force"), "{}", run.text());
+    server.rotate(&server.server(), &[], 5);
     let heard = reader.join().unwrap();
     assert!(
         heard.contains("rotate-ca refused, nothing was changed"),
         "{heard}"
     );
+    assert!(heard.contains("RequestHeaderCA"), "{heard}");
 }
 
 #[test]
