@@ -25,9 +25,7 @@ use super::prepared::{Prepared, carry_out};
 use super::reconcile::{described, look};
 use super::token::{ConfigArgs, token_refused};
 use crate::args::{AskArgs, NameArgs, RestartArgs, SiteArgs};
-use crate::datastore::{
-    Access, EndpointArgs, candidates, open, read, refuse_living, supervisor,
-};
+use crate::datastore::{Access, EndpointArgs, candidates, open, read, refuse_living, supervisor};
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running_in};
 use crate::world::{Node, World};

@@ -177,7 +177,10 @@ fn agents_with_a_token_of_their_own_get_another() {
     let passwords = [password(&server, "server"), password(&server, "node")];
     let run = server.rotate(&set, &["--compromised"], 0);
     let text = run.text();
-    assert!(text.contains("the agents' own token is replaced too"), "{text}");
+    assert!(
+        text.contains("the agents' own token is replaced too"),
+        "{text}"
+    );
     assert!(text.contains("secrets-encrypt rotate-keys"), "{text}");
     let [servers, agents] = [password(&server, "server"), password(&server, "node")];
     assert_ne!(servers, agents);
@@ -281,7 +284,10 @@ fn a_kill_anywhere_is_resumed_and_never_undone() {
         let opens = live.iter().filter(|it| it.key == token.key_name());
         assert_eq!(opens.count(), 1, "{at}: {live:?}");
         copy(&root, &saved);
-        let resumed = server.ends(&["resume", "--kubeconfig", &kubeconfig, "--still-for", "0"], 0);
+        let resumed = server.ends(
+            &["resume", "--kubeconfig", &kubeconfig, "--still-for", "0"],
+            0,
+        );
         if resumed.text().contains("Nothing is interrupted") {
             continue;
         }
@@ -316,7 +322,11 @@ fn a_running_server_is_refused_with_the_way_out() {
         let before = server.tree();
         let through = ["--compromised", "--through-server=https://127.0.0.1:1"];
         let run = server.rotate(&set, &through, 5);
-        assert!(run.text().contains("keeps the join tokens"), "{}", run.text());
+        assert!(
+            run.text().contains("keeps the join tokens"),
+            "{}",
+            run.text()
+        );
         assert!(run.text().contains(way_out), "{}", run.text());
         server.assert_untouched(&before);
     }

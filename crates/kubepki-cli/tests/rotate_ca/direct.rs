@@ -262,7 +262,10 @@ fn back_to_custom_cas_with_both_roots() {
     let run = back(&server, &id, 0);
     let text = run.text();
     assert!(text.contains("put back the CAs of before "), "{text}");
-    assert!(text.contains("roots that came since stay trusted in tls/"), "{text}");
+    assert!(
+        text.contains("roots that came since stay trusted in tls/"),
+        "{text}"
+    );
     assert!(text.contains("who breaks: "), "{text}");
     assert_eq!(server.read("token"), old_token);
     let trusted = server.read("tls/server-ca.crt");

@@ -272,7 +272,8 @@ fn reconcile_makes_the_chains_after_the_put() {
     let reconcile = ["reconcile", "--yes", "--kubeconfig", &kubeconfig];
     let run = server.ends(&reconcile, 0);
     assert!(
-        run.text().contains("remove server/tls/dynamic-cert-regenerate"),
+        run.text()
+            .contains("remove server/tls/dynamic-cert-regenerate"),
         "{}",
         run.text()
     );
@@ -283,8 +284,15 @@ fn reconcile_makes_the_chains_after_the_put() {
     let roots = roots.iter().filter(|it| it.is_self_signed());
     let new_root = roots.map(Certificate::to_pem).find(|it| *it != old_root);
     let new_root = new_root.unwrap();
-    for chain in [server.read("tls/serving-kube-apiserver.crt"), listener(&server)] {
-        assert_eq!(crate::lab::blocks(&chain).len(), 3, "leaf, CA, cross-certificate");
+    for chain in [
+        server.read("tls/serving-kube-apiserver.crt"),
+        listener(&server),
+    ] {
+        assert_eq!(
+            crate::lab::blocks(&chain).len(),
+            3,
+            "leaf, CA, cross-certificate"
+        );
         assert!(crate::lab::openssl_trusts(&server, &chain, &old_root));
         assert!(crate::lab::openssl_trusts(&server, &chain, &new_root));
     }

@@ -11,8 +11,8 @@ use crate::init::authorities::{Authorities, Standing};
 use crate::init::{InitError, make};
 use crate::inventory::{Facts, Inventory, KeyFacts, ObservedRow};
 use crate::plan::{
-    self, Action, Before, Content, Fingerprint, KeyOrigin, Leaf, LeafId, SecretRef, Selection, Step,
-    Target, due, plan_leaves,
+    self, Action, Before, Content, Fingerprint, KeyOrigin, Leaf, LeafId, SecretRef, Selection,
+    Step, Target, due, plan_leaves,
 };
 
 impl Draft<'_> {
