@@ -92,22 +92,10 @@ fn direct(
     } = save_as(opened, owner, &new, request.entropy, reason)?;
     let mut staged = vec![sealed];
     let mut steps = Vec::new();
-    // Files that are as they should be keep their times: K3s looks at times of differing ones only.
-    let differing = Bundle {
-        files: new
-            .files
-            .iter()
-            .filter(|(field, file)| {
-                request.disk.bundle.content(**field) != Some(file.content.as_slice())
-            })
-            .map(|(field, file)| (*field, file.clone()))
-            .collect(),
-        ..Bundle::default()
-    };
     let Files {
         steps: put,
         staged: secrets,
-    } = files(&differing, request.disk, "the new set");
+    } = files(&differing(&new, request.disk), request.disk, "the new set");
     staged.extend(secrets);
     request.survey.foresee(&new, request.disk)?;
     // What is not put in place by a step is not staged either.
@@ -151,6 +139,19 @@ fn direct(
         },
         staged,
     ))
+}
+
+/// Files that are as they should be keep their times: K3s looks at times of differing ones only.
+fn differing(new: &Bundle, disk: &Disk) -> Bundle {
+    Bundle {
+        files: new
+            .files
+            .iter()
+            .filter(|(field, file)| disk.bundle.content(**field) != Some(file.content.as_slice()))
+            .map(|(field, file)| (*field, file.clone()))
+            .collect(),
+        ..Bundle::default()
+    }
 }
 
 fn through(request: &Request<'_>, url: &str) -> (Plan, Vec<Staged>) {
