@@ -102,6 +102,8 @@ pub struct Connected {
     pub from: String,
     /// What it is.
     pub kind: Kind,
+    /// What is to be known of it before it is believed, for people.
+    pub remarks: Vec<String>,
     /// How it was reached.
     way: Option<open::Way>,
     /// The newest revision when no server was seen to live on it.
@@ -159,7 +161,8 @@ pub async fn find(
         Some(path) => snapshot(path, access).await?,
         None => open(host, &args.endpoint, settings, access).await?,
     };
-    let opened = read(&connected, &candidates).await?;
+    let mut opened = read(&connected, &candidates).await?;
+    opened.notes.extend(connected.remarks.iter().cloned());
     Ok(Found {
         connected,
         candidates,

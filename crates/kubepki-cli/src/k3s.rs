@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use kubepki::catalogue::Release;
 use kubepki::cluster::NodeSpec;
 use kubepki::host::Host;
 use kubepki::inventory::Site;
@@ -183,3 +185,23 @@ pub fn running_in(data_dir: &Path, configured: &Path) -> Option<Running> {
             })
         })
 }
+
+/// The release of the K3s that is installed here, as its program tells.
+pub async fn installed(host: &dyn Host) -> Option<Release> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/local/bin", "/usr/bin", "/opt/bin"].map(PathBuf::from);
+    let program = std::env::split_paths(&path)
+        .chain(usual)
+        .filter(|folder| folder.is_absolute())
+        .map(|folder| folder.join("k3s"))
+        .find(|program| program.is_file())?;
+    let asked = [program.to_str()?.to_owned(), "--version".to_owned()];
+    let output = host.run(&asked, PATIENCE).await.ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    // k3s version v1.36.3+k3s1 (0123abcd)
+    let (_, told) = text.split_once("k3s version ")?;
+    told.split_whitespace().next()?.parse().ok()
+}
+
+/// How long a program may take to tell its version.
+const PATIENCE: Duration = Duration::from_secs(10);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kubepki::apply::{Executor, Observer, Patience};
+use kubepki::ca::outer_authorities;
 use kubepki::catalogue::{K3S, Release, ReleaseError};
 use kubepki::cluster::{NodeSpec, Policy, Wishes};
 use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
@@ -15,7 +16,7 @@ use pki::{DAY, San, UnixTime};
 
 use crate::args::{LeafArgs, NameArgs, SiteArgs};
 use crate::error::CliError;
-use crate::k3s::Settings;
+use crate::k3s::{Settings, installed};
 use crate::output;
 
 /// Clock, host, randomness: built once.
@@ -173,6 +174,13 @@ impl Node {
                 .parse()
                 .map_err(|error: ReleaseError| CliError::usage(error.to_string()))?;
             inventory.release = DetectedRelease::Known(release);
+        } else if settings.config.is_some()
+            && !takes_outer_authorities(inventory.release)
+            && let Some(release) = installed(&world.host).await
+            && !outer_authorities(release)
+        {
+            // Files tell the oldest that it can be; what it cannot do depends on what it is.
+            inventory.release = DetectedRelease::Known(release);
         }
         let wishes = wishes(&settings, names, &inventory)?;
         let policy = policy(leaves, inventory.release)?;
@@ -185,6 +193,16 @@ impl Node {
             policy,
             state,
         })
+    }
+}
+
+/// Whether files prove a K3s that takes CAs under other CAs.
+fn takes_outer_authorities(release: DetectedRelease) -> bool {
+    match release {
+        DetectedRelease::Known(release) | DetectedRelease::AtLeast(release) => {
+            outer_authorities(release)
+        }
+        DetectedRelease::Unknown => false,
     }
 }
 

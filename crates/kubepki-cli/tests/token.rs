@@ -1,10 +1,6 @@
 //! `kubepki token show`, `check` and `create` on what real clusters wrote.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "tests fail by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod common;
 

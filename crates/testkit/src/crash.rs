@@ -25,6 +25,19 @@ enum Watch {
     Files(Vec<PathBuf>),
     /// What its main thread sends over TCP or receives.
     Network,
+    /// Both of its main thread, in the order in which they come.
+    FilesAndNetwork,
+}
+
+impl Watch {
+    /// Which system calls are traced.
+    fn calls(&self) -> Vec<&'static str> {
+        match self {
+            Self::MainThread | Self::Files(_) => CALLS.to_vec(),
+            Self::Network => NETWORK.to_vec(),
+            Self::FilesAndNetwork => [CALLS, NETWORK].concat(),
+        }
+    }
 }
 
 /// A moment: the `nth` time (from 1) that the program's main thread enters `call`.
@@ -68,6 +81,12 @@ impl Victim {
         self
     }
 
+    /// Looks at what goes over TCP as well as at what changes files.
+    pub fn at_files_and_network(mut self) -> Self {
+        self.watch = Watch::FilesAndNetwork;
+        self
+    }
+
     /// Where the machine allows it, lets the program see no process but itself and strace: one
     /// that looks through `/proc` makes as many calls as there are processes, and the `nth` call
     /// of two runs is the same only if that number stands still.
@@ -89,10 +108,7 @@ impl Victim {
     pub fn crash_points(&self) -> Vec<CrashPoint> {
         let log = tempfile::NamedTempFile::new()
             .unwrap_or_else(|error| panic!("no temporary file: {error}"));
-        let calls = match self.watch {
-            Watch::Network => NETWORK,
-            Watch::MainThread | Watch::Files(_) => CALLS,
-        };
+        let calls = self.watch.calls();
         let filter = calls
             .iter()
             .map(|call| format!("?{call}"))
@@ -117,9 +133,12 @@ impl Victim {
         let text = std::fs::read(log.path()).unwrap_or_default();
         let log = String::from_utf8_lossy(&text);
         match self.watch {
-            Watch::MainThread => points(&log, CALLS, changes),
+            Watch::MainThread => points(&log, &calls, changes),
             Watch::Files(_) => points_of_threads(&log),
-            Watch::Network => points(&log, NETWORK, |_, arguments| arguments.contains("<TCP")),
+            Watch::Network => points(&log, &calls, over_tcp),
+            Watch::FilesAndNetwork => points(&log, &calls, |call, arguments| {
+                over_tcp(call, arguments) || CALLS.contains(&call) && changes(call, arguments)
+            }),
         }
     }
 
@@ -148,6 +167,11 @@ impl Victim {
         }
     }
 
+    /// The same where the program may also end badly: `false` if it came to any end of its own.
+    pub fn kill_within(&self, point: &CrashPoint) -> bool {
+        self.crash(point).is_none()
+    }
+
     /// `None` if it was killed.
     fn crash(&self, point: &CrashPoint) -> Option<Output> {
         let CrashPoint { call, nth, .. } = point;
@@ -171,6 +195,41 @@ impl Victim {
         )
     }
 
+    /// Runs the program to its end, but stops it (SIGSTOP) right after the call at `point`, and
+    /// lets it go on once `meanwhile` is over. `None` if it came to its end without that call.
+    pub fn stop_at(&self, point: &CrashPoint, meanwhile: impl FnOnce()) -> Option<Output> {
+        let CrashPoint { call, nth, .. } = point;
+        let inject = format!("inject={call}:signal=STOP:when={nth}");
+        let log = tempfile::NamedTempFile::new()
+            .unwrap_or_else(|error| panic!("no temporary file: {error}"));
+        let options = ["-q", "-f", "-e", &format!("trace={call}"), "-e", &inject];
+        let mut command = self.command(&options, log.path());
+        let running = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut running = running
+            .spawn()
+            .unwrap_or_else(|error| panic!("strace does not run: {error}"));
+        let stopped = loop {
+            let text = std::fs::read_to_string(log.path()).unwrap_or_default();
+            // Threads stop one by one; the first word of each line is whose it is.
+            if let Some(line) = text.lines().find(|it| it.contains("stopped by SIGSTOP")) {
+                break line.split_whitespace().next().map(str::to_owned);
+            }
+            if running.try_wait().is_ok_and(|ended| ended.is_some()) {
+                break None;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        };
+        if let Some(pid) = &stopped {
+            meanwhile();
+            let run = crate::run("kill", &["-CONT", pid.as_str()], b"");
+            assert!(run.success(), "kill: {}", run.text());
+        }
+        let output = running
+            .wait_with_output()
+            .unwrap_or_else(|error| panic!("strace does not end: {error}"));
+        stopped.map(|_| output)
+    }
+
     /// Kills the program at each of its [`crash_points`](Self::crash_points). Before each run
     /// `prepare` puts everything back to the beginning; after it `check` sees what was left.
     /// Returns how many times it was killed.
@@ -189,8 +248,14 @@ impl Victim {
         points.len()
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a test runs strace")]
     fn strace(&self, options: &[&str], log: &Path) -> Output {
+        self.command(options, log).output().unwrap_or_else(|error| {
+            panic!("strace (Debian package strace) is needed and does not run: {error}")
+        })
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test runs strace")]
+    fn command(&self, options: &[&str], log: &Path) -> Command {
         let namespace = if self.alone { namespace() } else { &[] };
         let mut words = namespace.iter().copied().chain(["strace"]);
         let mut command = Command::new(words.next().unwrap_or_default());
@@ -204,13 +269,9 @@ impl Victim {
         command.arg("-o").arg(log).arg("--").arg(&self.program);
         command
             .args(&self.arguments)
-            .envs(self.environment.iter().cloned());
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null());
         command
-            .stdin(Stdio::null())
-            .output()
-            .unwrap_or_else(|error| {
-                panic!("strace (Debian package strace) is needed and does not run: {error}")
-            })
     }
 }
 
@@ -310,6 +371,11 @@ fn changes(call: &str, arguments: &str) -> bool {
     // Tokio wakes itself through an event descriptor.
     let to_itself = arguments.contains("anon_inode:");
     !to_reader && !opens_to_read && !to_itself
+}
+
+/// Whether a call sends over TCP or receives.
+fn over_tcp(_: &str, arguments: &str) -> bool {
+    arguments.contains("<TCP")
 }
 
 fn words(output: &Output) -> String {

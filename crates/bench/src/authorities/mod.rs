@@ -22,7 +22,7 @@ pub use ours::child;
 pub enum Job {
     /// The default CAs of K3s get new roots that the old ones vouch for.
     CrossSigned,
-    /// Five CAs under a root and an intermediate that are given.
+    /// Five CAs under a root and an intermediate that are given, with P-256 keys.
     GivenRoots,
     /// Root, intermediate and five CAs.
     NewRoots,
@@ -32,7 +32,7 @@ impl Job {
     fn title(self) -> &'static str {
         match self {
             Self::CrossSigned => "default CAs cross-signed",
-            Self::GivenRoots => "custom CAs under given roots",
+            Self::GivenRoots => "custom CAs under given P-256 roots",
             Self::NewRoots => "custom CAs under new RSA-4096 roots",
         }
     }

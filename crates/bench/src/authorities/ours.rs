@@ -18,7 +18,6 @@ use super::Job;
 use crate::measure::{Cost, Failure, cost, program, thread_cpu};
 
 const DEFAULT: &str = "k3s-1.36-sqlite";
-const CUSTOM: &str = "k3s-1.36-custom-ca";
 
 /// Elliptic-curve keys made on the spot; the one RSA key is at hand already.
 #[derive(Debug)]
@@ -44,14 +43,35 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new(job: Job) -> Result<Self, Failure> {
-        let name = match job {
-            Job::CrossSigned => DEFAULT,
-            Job::GivenRoots | Job::NewRoots => CUSTOM,
-        };
-        let fixture = Fixture::without_datastore(name);
+        let fixture = Fixture::without_datastore(DEFAULT);
+        let server = fixture.data_dir().join("server");
+        if job == Job::GivenRoots {
+            let given = create(CreateRequest {
+                outer: Outer::New,
+                algorithms: Algorithms::default(),
+                service_keys: None,
+                make: Make {
+                    now: SystemClock.now(),
+                    entropy: &SystemEntropy,
+                    keys: &FreshKeys,
+                },
+            })?;
+            for file in &given.offline {
+                // The script wants a certificate alone, in a file of this name.
+                let path = server.join("tls").join(file.name.replace(".crt", ".pem"));
+                let first = Certificate::all_from_pem(&file.content).ok();
+                let first = first.and_then(|all| all.first().map(Certificate::to_pem));
+                write(
+                    &path,
+                    first
+                        .as_ref()
+                        .map_or(&file.content[..], |pem| pem.as_bytes()),
+                )?;
+            }
+        }
         Ok(Self {
             job,
-            server: fixture.data_dir().join("server"),
+            server,
             _fixture: fixture,
         })
     }
@@ -186,7 +206,12 @@ pub(super) fn process(job: Job, folder: &Path) -> Result<Cost, Failure> {
 /// What that process does.
 pub fn child(job: Job, folder: &Path) -> Result<(), Failure> {
     let server = folder.join("server");
-    let set = Given::read(job, &server)?.make(job, &FreshKeys, Algorithms::SCRIPT)?;
+    // The script's roots are RSA only where it makes those of custom CAs.
+    let algorithms = match job {
+        Job::NewRoots => Algorithms::SCRIPT,
+        Job::CrossSigned | Job::GivenRoots => Algorithms::default(),
+    };
+    let set = Given::read(job, &server)?.make(job, &FreshKeys, algorithms)?;
     let to = made_in(job, folder);
     std::fs::create_dir_all(to.join("tls/etcd"))?;
     for (field, file) in &set.bundle.files {

@@ -72,6 +72,7 @@ pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
         (Some(id), _) => PlanId(id.clone()),
         (None, Some(past)) => past.id,
         (None, None) => {
+            tidy(&node.state);
             output::talk("Nothing is interrupted.");
             return Ok(Exit::Fine);
         }
@@ -97,6 +98,19 @@ pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
     };
     let outcome = executor.resume(&id).await.map_err(failed)?;
     finish(&world, &state, &node, &plan, outcome)
+}
+
+/// Removes what a plan had staged whose process was killed after its last line and before its end:
+/// new tokens and keys lie there. Whoever holds the lock does so too.
+fn tidy(state: &StateDir) {
+    if !state.path().is_dir() {
+        return;
+    }
+    if let Ok(locked) = state.lock()
+        && let Err(error) = locked.drop_finished_staging()
+    {
+        output::talk(&format!("Note: {}", kubepki::error_chain(&error)));
+    }
 }
 
 /// Prints the plan, asks, and carries it out.

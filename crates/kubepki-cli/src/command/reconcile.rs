@@ -110,10 +110,8 @@ pub async fn run(args: &ReconcileArgs) -> Result<Exit, CliError> {
     let settings = Settings::load(&world.host, &args.site).await?;
     let data_dir = std::path::absolute(&settings.data_dir)?;
     let server = data_dir.join("server");
-    let state = match &args.site.state_dir {
-        Some(path) => StateDir::new(path.clone()),
-        None => StateDir::of_data_dir(&data_dir),
-    };
+    let named = args.site.state_dir.clone().map(StateDir::new);
+    let state = named.unwrap_or_else(|| StateDir::of_data_dir(&data_dir));
     refuse_unfinished(&state)?;
     if let Some(process) = running_in(&data_dir, &settings.configured) {
         return Err(CliError::refused(format!(
@@ -187,7 +185,10 @@ async fn data(
     };
     let records = connected.store.list(KEY_PREFIX).await.map_err(reached)?;
     match locate(&records, candidates) {
-        Ok(opened) => Ok((connected, Some(opened))),
+        Ok(mut opened) => {
+            opened.notes.extend(connected.remarks.iter().cloned());
+            Ok((connected, Some(opened)))
+        }
         Err(LocateError::NoData) if args.datastore.snapshot.is_none() => Ok((connected, None)),
         Err(error) => Err(unopened(&connected, &error)),
     }
@@ -240,7 +241,7 @@ fn as_init(args: &ReconcileArgs) -> InitArgs {
         complete: args.complete,
         yes: args.ask.yes,
         dry_run: args.ask.dry_run,
-        ..described(&NameArgs::default(), &args.site)
+        ..undescribed(&args.site)
     }
 }
 
@@ -252,6 +253,17 @@ pub fn described(names: &NameArgs, site: &SiteArgs) -> InitArgs {
         node_ip: texts(&names.node_ip),
         node_external_ip: texts(&names.node_external_ip),
         tls_san: names.tls_san.clone(),
+        ..undescribed(site)
+    }
+}
+
+/// A server of which flags tell nothing.
+fn undescribed(site: &SiteArgs) -> InitArgs {
+    InitArgs {
+        node_name: None,
+        node_ip: Vec::new(),
+        node_external_ip: Vec::new(),
+        tls_san: Vec::new(),
         cluster_domain: None,
         service_cidr: Vec::new(),
         bind_address: None,

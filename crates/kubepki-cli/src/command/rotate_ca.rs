@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use clap::Args;
 use kubepki::apply::plan_id;
-use kubepki::bootstrap::{
-    Bundle, Candidates, Disk, Exposure, Field, KEY_PREFIX, Opened, still_open,
-};
+use kubepki::bootstrap::{Bundle, Disk, Field};
 use kubepki::ca::refuse_live;
-use kubepki::ca::rotate::{Here, Request, Restarts, RotateError, Way, closing, plan_rotate_ca};
+use kubepki::ca::rotate::{
+    Here, Request, Restarts, RotateError, Tokens, Way, closing, plan_rotate_ca, way_back,
+};
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
 use kubepki::check::Severity;
 use kubepki::fleet::Fleet;
 use kubepki::host::{EntryKind, Host as _, HostError};
 use kubepki::inventory::Role;
+use kubepki::token::Rule;
 use kubepki_remote::{Kubernetes, Supervisor};
 
 use super::ca::verify::{nothing_staged, set};
@@ -23,30 +24,42 @@ use super::change::refuse_unfinished;
 use super::init;
 use super::prepared::{Prepared, carry_out};
 use super::reconcile::{described, look};
+use super::token::{ConfigArgs, token_refused};
 use crate::args::{AskArgs, NameArgs, RestartArgs, SiteArgs};
-use crate::datastore::{
-    Access, Connected, EndpointArgs, candidates, open, reached, read, refuse_living, supervisor,
-};
+use crate::datastore::{Access, EndpointArgs, candidates, open, read, refuse_living, supervisor};
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running_in};
 use crate::world::{Node, World};
 use crate::{output, syslog};
 
+mod back;
+mod compromise;
+
+use compromise::Leak;
+
 /// `rotate-ca`.
 #[derive(Clone, Debug, Args)]
 pub struct RotateCaArgs {
     /// The directory that holds the set's tls/.
-    #[arg(long, value_name = "DIR", required_unless_present = "staged")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["staged", "back"])]
     pub path: Option<PathBuf>,
     /// The set that `kubepki ca stage` made last.
     #[arg(long, conflicts_with = "path")]
     pub staged: bool,
+    /// The set that was in force before this plan: the way back once servers were restarted and
+    /// `kubepki undo` finds their files changed.
+    #[arg(long, value_name = "PLAN", conflicts_with_all = ["path", "staged", "compromised"])]
+    pub back: Option<String>,
     /// Put the set in force although checks fail; each is named in the plan.
     #[arg(long)]
     pub force: bool,
     /// The old keys are in wrong hands: nothing of them stays trusted, and there is no way back.
     #[arg(long)]
     pub compromised: bool,
+    /// After a compromise, where only a running server can write the datastore: the join tokens
+    /// were replaced before, with `k3s token rotate` on that server.
+    #[arg(long, requires = "compromised", conflicts_with = "direct")]
+    pub tokens_replaced: bool,
     /// Hand the set to a running server [default: when K3s runs on this node].
     #[arg(long, value_name = "URL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "https://127.0.0.1", conflicts_with = "direct")]
@@ -59,6 +72,8 @@ pub struct RotateCaArgs {
     /// and `kubepki resume` goes on.
     #[arg(long)]
     pub watch: bool,
+    #[command(flatten)]
+    pub configs: ConfigArgs,
     #[command(flatten)]
     pub restart: RestartArgs,
     #[command(flatten)]
@@ -78,6 +93,13 @@ pub struct RotateCaArgs {
 /// When the set is refused, a server lives where none should or none where one should, or the
 /// plan cannot be carried out.
 pub async fn run(args: &RotateCaArgs) -> Result<Exit, CliError> {
+    let configs = args.configs;
+    if (configs.rewrite_configs || configs.keep_configs) && !args.compromised {
+        return Err(CliError::usage(
+            "--rewrite-configs and --keep-configs are about new tokens, which only --compromised \
+             makes",
+        ));
+    }
     let world = World::real();
     let node = Node::open(&world, &args.site, None, None).await?;
     refuse_unfinished(&node.state)?;
@@ -89,20 +111,31 @@ pub async fn run(args: &RotateCaArgs) -> Result<Exit, CliError> {
             data_dir.display()
         )));
     }
-    let path = match &args.path {
-        Some(path) => path.clone(),
-        None => node.state.path().join("staged"),
+    let path = match (&args.path, &args.back) {
+        (Some(path), _) => path.clone(),
+        (None, Some(_)) => node.state.path().join("backups"),
+        (None, None) => node.state.path().join("staged"),
     };
     let target = Target::of(args, &settings);
     let disk = Disk::look(&world.host, &data_dir.join("server")).await?;
     refuse_incomplete(&disk)?;
+    let (staged, notes) = match &args.back {
+        Some(id) => {
+            let former = back::former(&node.state, id, &disk)?;
+            let rule = Rule::of_tree(&node.inventory);
+            let back = way_back(&former, &disk.bundle, rule, world.now());
+            (back.set, back.notes)
+        }
+        None => (staged(&world, &path, &data_dir).await?, Vec::new()),
+    };
     let rotation = Rotation {
         world: &world,
         args,
         node: &node,
         settings: &settings,
+        staged,
+        notes,
         disk,
-        staged: staged(&world, &path, &data_dir).await?,
         path,
     };
     let verdict = rotation.verdict();
@@ -187,6 +220,8 @@ struct Rotation<'a> {
     settings: &'a Settings,
     disk: Disk,
     staged: Bundle,
+    /// What is to be known of a way back.
+    notes: Vec<String>,
     path: PathBuf,
 }
 
@@ -226,13 +261,16 @@ impl Rotation<'_> {
         connected.refuse_read_only()?;
         let opened = read(&connected, &candidates).await?;
         refuse_living(&connected, endpoint, self.settings).await?;
-        let exposures = self.exposures(&connected, &candidates, &opened).await?;
+        let leak = match self.args.compromised {
+            true => Some(Leak::look(&self, &connected, &candidates, &opened).await?),
+            false => None,
+        };
         let place = connected.place.clone();
         let way = Way::Direct {
             opened: &opened,
             datastore: &place,
         };
-        let prepared = self.prepare(&verdict, way, None, &exposures).await?;
+        let prepared = self.prepare(&verdict, way, None, leak.as_ref()).await?;
         let prepared = Prepared {
             cluster: Some((connected, candidates)),
             ..prepared
@@ -242,11 +280,12 @@ impl Rotation<'_> {
 
     async fn through(self, verdict: Verdict, url: String) -> Result<Exit, CliError> {
         self.refuse(&verdict)?;
+        compromise::refuse_through(&self).await?;
         let now = self.world.now();
         let server: Supervisor = supervisor(&self.world.host, &self.disk.server, &url, now).await?;
         let fleet = self.fleet().await;
         let way = Way::Through { url: &url };
-        let prepared = self.prepare(&verdict, way, fleet.as_ref(), &[]).await?;
+        let prepared = self.prepare(&verdict, way, fleet.as_ref(), None).await?;
         let prepared = Prepared {
             supervisor: Some(server),
             ..prepared
@@ -260,7 +299,8 @@ impl Rotation<'_> {
         let force = self.args.force;
         let standing = verdict
             .refusals()
-            .filter(|it| !force || !kubepki::ca::rotate::can_be_forced(it));
+            .filter(|it| !force || !kubepki::ca::rotate::can_be_forced(it))
+            .filter(|it| !self.is_way_back(it.rule));
         let findings: Vec<_> = standing.cloned().collect();
         if findings.is_empty() {
             return Ok(());
@@ -277,19 +317,24 @@ impl Rotation<'_> {
         })
     }
 
+    /// K3s's own CAs stand alone in their files, and were in force like that.
+    fn is_way_back(&self, rule: &str) -> bool {
+        self.args.back.is_some() && rule == "single-certificate"
+    }
+
     async fn prepare(
         &self,
         verdict: &Verdict,
         way: Way<'_>,
         fleet: Option<&Fleet>,
-        exposures: &[Exposure],
+        leak: Option<&Leak>,
     ) -> Result<Prepared, CliError> {
         let args = self.args;
         let described = described(&args.names, &args.site);
         let (spec, survey) = look(self.world, &described, self.settings).await?;
         let restarts = self.restarts()?;
         let id = plan_id(self.world.now(), "rotate-ca", &self.world.entropy)?;
-        let (plan, staged) = plan_rotate_ca(Request {
+        let (mut plan, staged) = plan_rotate_ca(Request {
             id: &id,
             verdict,
             staged: &self.staged,
@@ -298,15 +343,26 @@ impl Rotation<'_> {
             spec: &spec,
             survey,
             intent: self.intent(),
-            force: args.force,
+            // What stands was refused already.
+            force: args.force || args.back.is_some(),
             fleet,
-            exposures,
+            tokens: match leak {
+                Some(leak) => Tokens::New(leak.tokens()),
+                None if args.tokens_replaced => Tokens::Replaced,
+                None => Tokens::Stay,
+            },
+            exposures: leak.map_or(&[], |leak| &leak.exposures),
+            copies: leak.map_or(&[], |leak| &leak.copies),
             restarts: restarts.clone(),
             now: self.world.now(),
             entropy: &self.world.entropy,
             keys: &self.world.keys,
         })
         .map_err(refused)?;
+        if let Some(id) = &args.back {
+            plan.title = format!("put back the CAs of before {id}");
+            plan.notes.extend(self.notes.iter().cloned());
+        }
         Ok(Prepared {
             plan,
             staged,
@@ -315,7 +371,7 @@ impl Rotation<'_> {
             question: "Put these CAs in force",
             supervisor: None,
             restart_timeout: args.restart.restart_timeout,
-            closing: closing(verdict, way, &restarts),
+            closing: closing(verdict, way, &restarts) + leak.map_or("", |_| compromise::CLOSING),
         })
     }
 
@@ -335,20 +391,6 @@ impl Rotation<'_> {
             },
             others: self.args.watch,
         })
-    }
-
-    /// After a compromise: where the old keys can still be decrypted.
-    async fn exposures(
-        &self,
-        connected: &Connected,
-        candidates: &Candidates,
-        opened: &Opened,
-    ) -> Result<Vec<Exposure>, CliError> {
-        if !self.args.compromised {
-            return Ok(Vec::new());
-        }
-        let former = connected.store.former(KEY_PREFIX).await.map_err(reached)?;
-        Ok(still_open(&former, candidates, &opened.bundle))
     }
 
     /// The cluster's nodes, if the Kubernetes API tells them soon.
@@ -408,8 +450,10 @@ fn refused(error: RotateError) -> CliError {
             syslog::error(&lines.join("\n"));
             CliError::refused(error.to_string())
         }
-        RotateError::Same | RotateError::Pending { .. } | RotateError::Legacy => {
-            CliError::refused(error.to_string())
-        }
+        RotateError::Tokens(error) => token_refused(error),
+        RotateError::Same
+        | RotateError::Pending { .. }
+        | RotateError::TokensStay
+        | RotateError::Legacy => CliError::refused(error.to_string()),
     }
 }

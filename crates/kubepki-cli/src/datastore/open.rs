@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use kubepki::host::Host;
-use kubepki_datastore::etcd::{EtcdFile, EtcdStore};
+use kubepki_datastore::etcd::{EtcdFile, EtcdStore, Unapplied};
 use kubepki_datastore::{Endpoint, Tls};
 use zeroize::Zeroizing;
 
@@ -109,6 +109,7 @@ async fn connect(
         place,
         from,
         kind,
+        remarks: Vec::new(),
         way: Some(way),
         quiet_at: OnceLock::new(),
     })
@@ -190,22 +191,54 @@ async fn embedded(
     let ours = settings.data_dir == settings.configured;
     let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), CLIENT_PORT);
     if ours && TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok() {
-        let store = EtcdStore::embedded(server).await.map_err(reached)?;
-        let place = format!("embedded etcd ({})", store.endpoint());
-        return checked(
-            Connected {
-                store: Box::new(store),
-                place,
-                from,
-                kind: Kind::Embedded,
-                way: None,
-                quiet_at: OnceLock::new(),
-            },
-            access,
-        );
+        match EtcdStore::embedded(server).await {
+            Ok(store) => {
+                let connected = Connected {
+                    place: format!("embedded etcd ({})", store.endpoint()),
+                    store: Box::new(store),
+                    from,
+                    kind: Kind::Embedded,
+                    remarks: Vec::new(),
+                    way: None,
+                    quiet_at: OnceLock::new(),
+                };
+                return checked(connected, access);
+            }
+            // Something else answers there. A member that runs after all holds its file.
+            Err(error) => {
+                let store = EtcdFile::stopped_member(server).map_err(|_| reached(error))?;
+                return files(store, from, access).await;
+            }
+        }
     }
     let store = EtcdFile::stopped_member(server).map_err(reached)?;
-    files(store, from, access)
+    files(store, from, access).await
+}
+
+/// What a stopped member's file does not have yet, in words.
+async fn unapplied(store: &EtcdFile) -> Option<String> {
+    let log = match store.unapplied().await {
+        Ok(unapplied) if unapplied.changes == 0 => return None,
+        Ok(Unapplied {
+            changes,
+            of_bootstrap,
+        }) => match of_bootstrap {
+            0 => format!("{changes} changes lie only in etcd's log, none of the bootstrap data"),
+            some => format!(
+                "{changes} changes lie only in etcd's log, {some} of them of the bootstrap data, \
+                 which are older here than in the cluster: start K3s and stop it in good order, \
+                 or look at another member"
+            ),
+        },
+        Err(error) => format!(
+            "whether etcd's log holds newer changes is not known: {}",
+            kubepki::error_chain(&error)
+        ),
+    };
+    let path = store.path().display();
+    Some(format!(
+        "{path} is read as it is, as K3s itself does when it starts: {log}"
+    ))
 }
 
 fn checked(connected: Connected, access: Access) -> Result<Connected, CliError> {
@@ -218,9 +251,10 @@ fn checked(connected: Connected, access: Access) -> Result<Connected, CliError> 
 /// The port at which K3s's etcd answers clients.
 const CLIENT_PORT: u16 = 2379;
 
-fn files(store: EtcdFile, from: String, access: Access) -> Result<Connected, CliError> {
+async fn files(store: EtcdFile, from: String, access: Access) -> Result<Connected, CliError> {
     let place = store.path().display().to_string();
     let connected = Connected {
+        remarks: unapplied(&store).await.into_iter().collect(),
         store: Box::new(store),
         place,
         from,
@@ -262,7 +296,7 @@ pub async fn snapshot(path: &Path, access: Access) -> Result<Connected, CliError
             ..connected
         });
     }
-    files(EtcdFile::open(path).map_err(reached)?, from, access)
+    files(EtcdFile::open(path).map_err(reached)?, from, access).await
 }
 
 /// How every SQLite file begins.

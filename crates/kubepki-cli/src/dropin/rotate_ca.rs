@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use kubepki::apply::{Aftermath, Executor, Outcome, Patience, Quiet, plan_id};
 use kubepki::bootstrap::{Bundle, Disk, Field};
-use kubepki::ca::rotate::{Request, Restarts, Way, plan_rotate_ca};
+use kubepki::ca::rotate::{Request, Restarts, Tokens, Way, plan_rotate_ca};
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
 use kubepki::check::Severity;
 use kubepki::dropin::{Level, Line};
@@ -139,7 +139,9 @@ impl Set<'_> {
             intent: Intent::Ordinary,
             force: self.force,
             fleet: None,
+            tokens: Tokens::Stay,
             exposures: &[],
+            copies: &[],
             restarts: Restarts::default(),
             now: self.now,
             entropy: &world.entropy,
@@ -148,8 +150,15 @@ impl Set<'_> {
     }
 }
 
-/// K3s would refuse: its words, here and in the system log, and nothing is sent.
+/// K3s would refuse: its words, here and in the system log, and nothing is sent. One that is too
+/// old to be asked at all is not.
 fn refuse(verdict: &Verdict, force: bool) -> Result<(), CliError> {
+    if let Some(message) = too_old(verdict) {
+        syslog::error(&format!(
+            "rotate-ca refused, nothing was changed: {message}"
+        ));
+        return Err(CliError::message(message));
+    }
     if force || verdict.k3s_accepts() {
         return Ok(());
     }
@@ -160,6 +169,12 @@ fn refuse(verdict: &Verdict, force: bool) -> Result<(), CliError> {
     Err(CliError::message(format!(
         "failed to validate new CA certificates and keys: {message}"
     )))
+}
+
+/// What is the matter with a K3s that has no rotate-ca.
+fn too_old(verdict: &Verdict) -> Option<String> {
+    let old = verdict.findings.iter().find(|it| it.rule == "release")?;
+    Some(format!("{} {}: upgrade K3s first", old.field, old.message))
 }
 
 /// What K3s does not look at.
@@ -200,5 +215,41 @@ pub fn common(args: &RotateCaArgs) -> CommonArgs {
         alsologtostderr: false,
         data_dir: args.data_dir.clone(),
         service: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kubepki::inventory::DetectedRelease;
+
+    use super::*;
+
+    #[test]
+    fn a_k3s_without_rotate_ca_is_not_asked() {
+        let told = |release: &str| {
+            let set = Bundle::default();
+            let now = UnixTime::from_secs(1_795_332_720);
+            let release = release.parse().map(DetectedRelease::Known);
+            too_old(&verify(&Question {
+                old: Some(&set),
+                new: &set,
+                now,
+                on_date: now,
+                release: release.unwrap_or(DetectedRelease::Unknown),
+                intent: Intent::Ordinary,
+                stamps: Stamps::Now,
+                places: Places {
+                    old: PathBuf::from("/live"),
+                    new: PathBuf::from("/staged"),
+                },
+            }))
+        };
+        let message = told("v1.26.1+k3s1").unwrap_or_default();
+        assert!(
+            message.contains("K3s v1.26.1 has no rotate-ca; v1.26.2, v1.25.7"),
+            "{message}"
+        );
+        assert_eq!(told("v1.26.2"), None);
+        assert_eq!(told(""), None);
     }
 }

@@ -277,6 +277,25 @@ fn a_living_server() {
     assert!(run.text().contains(&words), "{}", run.text());
     drop(open);
     lab.assert_untouched(&before);
+
+    // Or the configured server's port answers.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let number = port.local_addr().unwrap().port();
+    let config = lab.scratch("config.yaml");
+    let data = lab.data_dir();
+    let text = format!(
+        "data-dir: {}\nhttps-listen-port: {number}\n",
+        data.display()
+    );
+    fs::write(&config, text).unwrap();
+    let before = lab.tree();
+    let named = [&restore[..], &["--k3s-config", config.to_str().unwrap()]].concat();
+    let run = lab.ends(&named, 5);
+    let words = format!("127.0.0.1:{number} answers");
+    assert!(run.text().contains(&words), "{}", run.text());
+    lab.assert_untouched(&before);
+    drop(port);
+    lab.ends(&named, 0);
 }
 
 #[test]

@@ -222,3 +222,53 @@ fn a_server_with_tls_is_trusted_by_its_ca_file_only() {
     assert!(run.text().contains("config.yaml:3"), "{}", run.text());
     assert!(!run.text().contains(TOKEN), "{}", run.text());
 }
+
+/// What only the log of a killed member holds is told: K3s reads the database alone.
+#[test]
+fn a_killed_etcd_is_behind_its_log() {
+    let lab = Lab::new("k3s-1.36-etcd-external");
+    let snapshot = lab.fixture.extra("etcd-snapshot.db");
+    let mut server = Etcd::restore(&snapshot);
+    let mut behind = kubepki_datastore::etcd::Unapplied::default();
+    // Whether etcd has written its database before it is killed is chance.
+    for _ in 0..20 {
+        let endpoint = Endpoint::parse(&server.url(0)).unwrap();
+        behind = block_on(async {
+            let (tls, nowhere) = (Tls::default(), Path::new("/nowhere"));
+            let store = kubepki_datastore::open(&endpoint, &tls, nowhere, Access::Write).await;
+            let store = store.unwrap();
+            let record = store.list(KEY_PREFIX).await.unwrap().remove(0);
+            let mut revision = record.revision;
+            for _ in 0..20 {
+                let update = store.update(&record.key, revision, &record.value);
+                revision = update.await.unwrap();
+            }
+            drop(store);
+            server.kill(0);
+            let file = kubepki_datastore::etcd::EtcdFile::open(&server.database(0)).unwrap();
+            file.unapplied().await.unwrap()
+        });
+        if behind.of_bootstrap > 0 {
+            break;
+        }
+        server.resume(0);
+        server.await_healthy(0);
+    }
+    assert!(behind.of_bootstrap > 0, "etcd was always in time");
+    let database = server.database(0);
+    let member = database.ancestors().nth(2).unwrap().to_str().unwrap();
+    let place = lab.server().join("db/etcd");
+    fs::create_dir_all(&place).unwrap();
+    testkit::run("cp", &["-a", member, place.to_str().unwrap()], b"");
+    let words = format!(
+        "{} changes lie only in etcd's log, {} of them of the bootstrap data",
+        behind.changes, behind.of_bootstrap
+    );
+    for command in ["show", "verify"] {
+        let run = lab.ends(&["bootstrap", command], 0);
+        assert!(run.text().contains(&words), "{command}: {}", run.text());
+    }
+    let shown = lab.ends(&["bootstrap", "show", "-o", "json"], 0);
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert!(shown["notes"][0].as_str().unwrap().contains(&words));
+}

@@ -11,7 +11,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod compromise;
 mod direct;
 mod lab;
 mod refuse;
 mod through;
+mod wrong;

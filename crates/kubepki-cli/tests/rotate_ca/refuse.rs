@@ -1,6 +1,6 @@
 //! A refusal changes nothing: not the tree, not the datastore, and the system log is told.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use std::time::Duration;
 use kubepki::bootstrap::Field;
 use testkit::{Fixture, openssl_ok};
 
+use crate::common::KUBEPKI;
 use crate::lab::{Server, blocks, stage};
 
-/// Spoils a good set.
-type Spoil = fn(&Server, &Path);
+/// A name, what spoils a good set, a word of the reason, and whether K3s itself would take it.
+pub type Case = (&'static str, fn(&Server, &Path), &'static str, bool);
 
-/// Each with a word of the reason, and whether K3s itself would take it.
-const SETS: [(&str, Spoil, &str, bool); 12] = [
+const SETS: [Case; 12] = [
     (
         "key of another CA",
         |_, set| {
@@ -136,15 +136,21 @@ const SETS: [(&str, Spoil, &str, bool); 12] = [
     ),
 ];
 
-fn read(set: &Path, field: Field) -> String {
+pub fn read(set: &Path, field: Field) -> String {
     std::fs::read_to_string(field.under(set)).unwrap()
 }
 
 #[test]
 fn wrong_sets_change_nothing() {
+    assert_refused(&SETS);
+}
+
+/// Each set is refused in the right words, and leaves tree and datastore byte for byte.
+#[track_caller]
+pub fn assert_refused(sets: &[Case]) {
     let server = Server::new("k3s-1.36-custom-ca");
     let good = server.fixture.extra("staged-same-root");
-    for (name, spoil, word, k3s) in SETS {
+    for &(name, spoil, word, k3s) in sets {
         let set = server.set("set", &good);
         spoil(&server, &set);
         let before = server.tree();
@@ -245,6 +251,37 @@ fn an_old_k3s_and_the_set_in_force_are_refused() {
     assert!(run.text().contains("nothing to rotate"), "{}", run.text());
 }
 
+/// Nobody said which K3s it is: the installed program does, here one in its place.
+#[test]
+fn an_old_k3s_is_found_out() {
+    let server = Server::new("k3s-1.21-sqlite");
+    let folder = server.fixture.scratch("bin");
+    std::fs::create_dir(&folder).unwrap();
+    let program = folder.join("k3s");
+    let config = server.fixture.scratch("config.yaml");
+    let data = server.fixture.data_dir();
+    std::fs::write(&config, format!("data-dir: {}\n", data.display())).unwrap();
+    let set = server.fixture.scratch("set");
+    let new = openssl_ok(&["genrsa", "-traditional", "2048"], b"").stdout;
+    let old = server.read("tls/service.key").into_bytes();
+    stage(&set, Field::ServiceKey, [new, old].concat());
+    let (set, config) = (set.display().to_string(), config.display().to_string());
+    let args = ["rotate-ca", "--path", &set, "--dry-run", "--still-for", "0"];
+    let path = format!("PATH={}:/usr/bin:/bin", folder.display());
+    for (version, found) in [("v1.24.10+k3s1", true), ("v1.24.11+k3s1", false)] {
+        let says = format!("#!/bin/sh\necho 'k3s version {version} (0123abcd)'\n");
+        std::fs::write(&program, says).unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        let mut words = vec![path.as_str(), KUBEPKI];
+        words.extend(args);
+        words.extend(["--k3s-config", &config]);
+        let run = testkit::run("env", &words, b"");
+        assert_eq!(run.code, Some(5), "{}", run.text());
+        let words = "K3s v1.24.10 has no rotate-ca";
+        assert_eq!(run.text().contains(words), found, "{}", run.text());
+    }
+}
+
 /// Begun elsewhere and not taken up here: a second rotation would be lost.
 #[test]
 fn a_rotation_that_no_server_took_up_is_refused() {
@@ -270,4 +307,26 @@ fn a_rotation_that_no_server_took_up_is_refused() {
         run.text()
     );
     assert_eq!(run.code, Some(5), "{}", run.text());
+}
+
+/// What `undo` refuses is not to be had by another name.
+#[test]
+fn compromised_authorities_are_not_put_back() {
+    let server = Server::new("k3s-1.36-sqlite");
+    let set = server.fixture.scratch("set");
+    let offline = server.fixture.scratch("offline").display().to_string();
+    let out = set.display().to_string();
+    let stage = ["ca", "stage", "--compromised", "--out", &out];
+    server.ends(&[&stage[..], &["--offline", &offline]].concat(), 0);
+    server.rotate(&set, &["--compromised"], 0);
+    let history = server.ends(&["history"], 0).text();
+    let mut words = history.split_whitespace();
+    let id = words.find(|word| word.contains("rotate-ca")).unwrap();
+    let in_force = server.read("tls/server-ca.crt");
+    let back = ["rotate-ca", "--back", id, "--yes", "--still-for", "0"];
+    for args in [&back[..], &[&back[..], &["--force"]].concat()] {
+        let run = server.ends(args, 5);
+        assert!(run.text().contains("in wrong hands"), "{}", run.text());
+    }
+    assert_eq!(server.read("tls/server-ca.crt"), in_force);
 }

@@ -1,6 +1,11 @@
 //! Through a running server: one that answers as K3s's supervisor did, over real TLS.
 
-use kubepki::bootstrap::{Bundle, Field};
+use kubepki::bootstrap::{Bundle, Field, Passphrase, open, seal_bundle};
+use kubepki::ca::rotate::overlaid;
+use kubepki::datastore::Datastore as _;
+use kubepki::edge::{Clock as _, SystemClock, SystemEntropy};
+use kubepki::listener::Listener;
+use kubepki_datastore::{Access, SqliteStore};
 use pki::{
     Authority, Certificate, DAY, KeyAlgorithm, LeafRequest, PrivateKey, Purpose, San, Serial,
     Validity,
@@ -11,7 +16,7 @@ use testkit::supervisor::{Cluster, Supervisor};
 use crate::lab::Server;
 
 /// A supervisor with a certificate under the server's CA.
-fn supervisor(server: &Server, accepts: bool) -> Supervisor {
+pub fn supervisor(server: &Server, accepts: bool) -> Supervisor {
     let bundle = server.read("tls/server-ca.crt");
     let ca = Certificate::all_from_pem(bundle.as_bytes())
         .unwrap()
@@ -45,7 +50,7 @@ fn supervisor(server: &Server, accepts: bool) -> Supervisor {
 }
 
 /// What was sent: path, and the files.
-fn sent(standing: &Supervisor) -> Vec<(String, Bundle)> {
+pub fn sent(standing: &Supervisor) -> Vec<(String, Bundle)> {
     let calls = standing.calls();
     let puts = calls.iter().filter(|call| call.method == "PUT");
     puts.map(|call| (call.path.clone(), Bundle::parse(&call.body).unwrap()))
@@ -185,4 +190,121 @@ fn the_drop_in_speaks_as_k3s_does() {
         run.text()
     );
     assert_eq!(sent(&standing)[2].1.files.len(), 1);
+}
+
+/// A restart that is a step stays open until the new CA can be seen.
+#[test]
+fn a_watched_restart_waits_for_its_probe() {
+    let server = Server::new("k3s-1.36-custom-ca");
+    let set = server.fixture.extra("staged-same-root");
+    let standing = supervisor(&server, true);
+    let put = format!("--through-server={}", standing.url());
+    // What answers on the port of the configuration goes on with the old CA.
+    let port = standing.url().rsplit_once(':').unwrap().1.to_owned();
+    let config = server.fixture.scratch("config.yaml");
+    let data = server.fixture.data_dir();
+    let text = format!("data-dir: {}\nhttps-listen-port: {port}\n", data.display());
+    std::fs::write(&config, text).unwrap();
+    let config = config.display().to_string();
+    let more = [put.as_str(), "--watch", "--k3s-config", &config];
+    let run = server.rotate(&set, &more, 7);
+    assert!(
+        run.text().contains("restart K3s on this server"),
+        "{}",
+        run.text()
+    );
+    assert!(run.text().contains("kubepki resume"), "{}", run.text());
+    assert_eq!(sent(&standing).len(), 1);
+    let resume = ["resume", "--k3s-config", &config, "--still-for", "0"];
+    let run = server.ends(&resume, 7);
+    assert!(run.text().contains("not yet"), "{}", run.text());
+    // The call is not made again.
+    assert_eq!(sent(&standing).len(), 1);
+}
+
+/// Writes `set` into the datastore of a stopped server, as the K3s that took the PUT has done.
+fn put_into_datastore(server: &Server, set: &std::path::Path) {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build().unwrap();
+    let path = server.server().join("db/state.db");
+    runtime.block_on(async {
+        let store = SqliteStore::open(&path, Access::Write).await.unwrap();
+        let record = store.list("/bootstrap").await.unwrap().remove(0);
+        let token = Passphrase::new("fixture-token-0123456789abcdef".to_owned());
+        let present = Bundle::parse(&open(&record.value, &token).unwrap()).unwrap();
+        let mut staged = Bundle::default();
+        for field in Field::ALL.into_iter().filter(|field| field.is_rotatable()) {
+            let content = std::fs::read(field.under(set)).unwrap().into();
+            let stamp = kubepki::bootstrap::Stamp::ZERO;
+            let file = kubepki::bootstrap::SharedFile { stamp, content };
+            staged.files.insert(field, file);
+        }
+        let bundle = overlaid(&present, &staged, SystemClock.now());
+        let value = seal_bundle(&bundle, &token, &SystemEntropy).unwrap();
+        let update = store.update(&record.key, record.revision, &value);
+        update.await.unwrap();
+    });
+}
+
+/// After the PUT of a cross-signed set: a server whose K3s is stopped, reconciled and started has
+/// chains that old and new OpenSSL clients follow, on both of its ports.
+#[test]
+fn reconcile_makes_the_chains_after_the_put() {
+    let server = Server::new("k3s-1.36-sqlite");
+    let old_root = server.read("tls/server-ca.crt");
+    let set = server.fixture.scratch("set");
+    let out = set.display().to_string();
+    let offline = server.fixture.scratch("offline").display().to_string();
+    let stage = ["ca", "stage", "--cross-signed", "--out", &out];
+    server.ends(&[&stage[..], &["--offline", &offline]].concat(), 0);
+    let standing = supervisor(&server, true);
+    let url = format!("--through-server={}", standing.url());
+    let text = server.rotate(&set, &[&url], 0).text();
+    let way = "`systemctl stop k3s`, `kubepki reconcile`, `systemctl start k3s`";
+    assert_eq!(text.matches(way).count(), 2, "note and closing: {text}");
+    drop(standing);
+    put_into_datastore(&server, &set);
+    // The handler leaves this where the PUT came in.
+    let trigger = server.server().join("tls/dynamic-cert-regenerate");
+    std::fs::write(&trigger, "").unwrap();
+
+    let kubeconfig = server.fixture.admin_kubeconfig().display().to_string();
+    let reconcile = ["reconcile", "--yes", "--kubeconfig", &kubeconfig];
+    let run = server.ends(&reconcile, 0);
+    assert!(
+        run.text()
+            .contains("remove server/tls/dynamic-cert-regenerate"),
+        "{}",
+        run.text()
+    );
+    assert!(!trigger.exists());
+    crate::direct::assert_in_force(&server, &set);
+    let bundle = server.read("tls/server-ca.crt");
+    let roots = Certificate::all_from_pem(bundle.as_bytes()).unwrap();
+    let roots = roots.iter().filter(|it| it.is_self_signed());
+    let new_root = roots.map(Certificate::to_pem).find(|it| *it != old_root);
+    let new_root = new_root.unwrap();
+    for chain in [
+        server.read("tls/serving-kube-apiserver.crt"),
+        listener(&server),
+    ] {
+        assert_eq!(
+            crate::lab::blocks(&chain).len(),
+            3,
+            "leaf, CA, cross-certificate"
+        );
+        assert!(crate::lab::openssl_trusts(&server, &chain, &old_root));
+        assert!(crate::lab::openssl_trusts(&server, &chain, &new_root));
+    }
+    crate::direct::assert_nothing_left(&server);
+    server.undo(0);
+    assert!(trigger.exists());
+}
+
+/// What the server's listener serves.
+fn listener(server: &Server) -> String {
+    let text = server.read("tls/dynamic-cert.json");
+    let listener = Listener::parse(text.as_bytes()).unwrap();
+    let chain = listener.certificates().unwrap();
+    chain.iter().map(Certificate::to_pem).collect()
 }

@@ -67,7 +67,7 @@ impl Kind {
     }
 }
 
-/// Refuses places that a set must not be written to. [`write`] does so too; asking before keys
+/// Refuses places that a set must not be written to. [`write()`] does so too; asking before keys
 /// are made saves the time.
 ///
 /// # Errors

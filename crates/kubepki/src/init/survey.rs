@@ -12,7 +12,11 @@ use crate::bootstrap::{Bundle, Directory, Disk, Field, staged_name};
 use crate::catalogue::{K3S, Kind, Side};
 use crate::host::{Attributes, Entry, EntryKind, Host, HostError, is_directory};
 use crate::inventory::{Found, Inventory, Observed, ObservedRow, Role, Site, SiteError, collect};
+use crate::plan::Fingerprint;
 use crate::token::Token;
+
+/// Below the server's directory; rotate-ca's handler and `certificate rotate` leave it there.
+const TRIGGER: &str = "tls/dynamic-cert-regenerate";
 
 /// What there is at the place of a new server. It holds secrets and has no Debug.
 pub struct Survey {
@@ -28,6 +32,8 @@ pub struct Survey {
     pub(super) agent_token: Option<Token>,
     /// The cluster's own datastore, if there is one.
     pub(super) datastore: Option<PathBuf>,
+    /// The file at whose sight K3s makes the listener's certificate anew when it starts.
+    pub(super) trigger: Option<(PathBuf, Fingerprint)>,
     /// Private keys that stand without the file that is made from them, by path.
     pub(super) keys: BTreeMap<PathBuf, Zeroizing<Vec<u8>>>,
     /// Files that steps before the plan's own put in place, and their names in its staging
@@ -70,6 +76,11 @@ pub async fn survey(
     }
     let directories = directories(host, &site, spec).await?;
     let datastore = datastore(host, &server.join("db")).await?;
+    let trigger = server.join(TRIGGER);
+    let trigger = host.read(&trigger).await?.and_then(|entry| {
+        let is_file = matches!(entry.kind, EntryKind::File(_));
+        is_file.then(|| (trigger, Fingerprint::of(&entry)))
+    });
     Ok(Survey {
         inventory,
         directories,
@@ -77,6 +88,7 @@ pub async fn survey(
         token,
         agent_token,
         datastore,
+        trigger,
         keys,
         foreseen: BTreeMap::new(),
     })

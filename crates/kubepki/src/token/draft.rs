@@ -133,6 +133,11 @@ impl Draft {
         (plan, self.staged)
     }
 
+    /// Its steps, numbered from one, and what must be staged for them.
+    pub(crate) fn into_parts(self) -> (Vec<Step>, Vec<Staged>) {
+        (self.steps, self.staged)
+    }
+
     fn stage(&mut self, name: &str, bytes: Zeroizing<Vec<u8>>) -> Content {
         let sha256 = pki::sha256(&bytes).to_string();
         let name = name.to_owned();

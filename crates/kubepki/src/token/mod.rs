@@ -33,6 +33,7 @@ pub use node::{
     password_edits, plan_edits,
 };
 pub use password::{NewPassword, PasswordError};
+pub(crate) use rotate::replaced_users;
 pub use rotate::{Edit, RotateError, Rotation, plan_rotation};
 pub use server::{ServerFiles, ServerFilesError, TokenTextError, read_token};
 

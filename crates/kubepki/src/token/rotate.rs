@@ -124,8 +124,7 @@ pub fn plan_rotation(rotation: &Rotation<'_>) -> Result<(Plan, Vec<Staged>), Rot
     if rotation.new.expose() == opened.owner.expose() {
         return Err(RotateError::Same);
     }
-    let old_users = users(&opened.bundle, rotation)?;
-    let (new_users, agents_too) = with_new_password(&old_users, rotation)?;
+    let (new_users, agents_too) = replaced_users(opened, rotation.files, rotation.new)?;
     let now = rotation.head.now;
     let stamp = Stamp::at(now);
     let text = Zeroizing::new(new_users.to_text().as_bytes().to_vec());
@@ -172,9 +171,24 @@ pub fn plan_rotation(rotation: &Rotation<'_>) -> Result<(Plan, Vec<Staged>), Rot
     Ok(draft.finish(&rotation.head, title.to_owned()))
 }
 
+/// The list of users with the servers' password `new`, and whether it is the agents' too.
+///
+/// # Errors
+///
+/// When the list cannot be read, contradicts the one on disk or the token in force, or `new` is
+/// the agents' own.
+pub(crate) fn replaced_users(
+    opened: &Opened,
+    files: &ServerFiles,
+    new: &NewPassword,
+) -> Result<(Passwd, bool), RotateError> {
+    let old = users(&opened.bundle, files)?;
+    with_new_password(&old, opened, files, new)
+}
+
 /// The list of users in force: the datastore's, which the one on disk must not contradict.
-fn users(bundle: &Bundle, rotation: &Rotation<'_>) -> Result<Passwd, RotateError> {
-    let on_disk = rotation.files.passwd();
+fn users(bundle: &Bundle, files: &ServerFiles) -> Result<Passwd, RotateError> {
+    let on_disk = files.passwd();
     let Some(content) = bundle
         .content(Field::PasswdFile)
         .filter(|it| !it.is_empty())
@@ -184,23 +198,26 @@ fn users(bundle: &Bundle, rotation: &Rotation<'_>) -> Result<Passwd, RotateError
     let problem = |problem: String| RotateError::Users { problem };
     let text = std::str::from_utf8(content).map_err(|_| problem("not UTF-8".to_owned()))?;
     let shared = Passwd::parse(text).map_err(|error: PasswdError| problem(error.to_string()))?;
-    let missing = rotation.files.entry(PASSWD).is_none();
+    let missing = files.entry(PASSWD).is_none();
     if !missing && !shared.is_same_as(on_disk) {
-        let path = rotation.files.path(PASSWD);
+        let path = files.path(PASSWD);
         return Err(RotateError::UsersDiffer { path });
     }
     Ok(shared)
 }
 
-/// The list with the new password, and whether it is the agents' too.
-fn with_new_password(old: &Passwd, rotation: &Rotation<'_>) -> Result<(Passwd, bool), RotateError> {
-    let (present, new) = (rotation.opened.owner.expose(), rotation.new.expose());
+fn with_new_password(
+    old: &Passwd,
+    opened: &Opened,
+    files: &ServerFiles,
+    new: &NewPassword,
+) -> Result<(Passwd, bool), RotateError> {
+    let (present, new) = (opened.owner.expose(), new.expose());
     if old.password(SERVER.0).is_some_and(|it| it != present) {
         return Err(RotateError::UsersAndToken);
     }
     let agents = old.password(NODE.0);
-    let agents_too =
-        !rotation.files.has_agent_token() && agents.is_none_or(|agents| agents == present);
+    let agents_too = !files.has_agent_token() && agents.is_none_or(|agents| agents == present);
     if !agents_too && agents == Some(new) {
         return Err(RotateError::AgentsPassword);
     }

@@ -1,11 +1,6 @@
 //! The bootstrap data's rules, case by case.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests fail by panicking"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 #![expect(
     clippy::disallowed_methods,
     reason = "tests lay out and spoil their own directories"

@@ -9,6 +9,7 @@
 )]
 
 mod create;
+mod forms;
 mod import;
 mod lab;
 mod output;

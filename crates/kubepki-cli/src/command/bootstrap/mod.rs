@@ -16,6 +16,8 @@ use crate::error::{CliError, Exit};
 use crate::k3s::Settings;
 use crate::world::World;
 
+pub use verify::former;
+
 /// `bootstrap`.
 #[derive(Debug, Subcommand)]
 pub enum BootstrapCommand {

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::compare::{exit, verdict};
 use super::{VerifyArgs, disk};
 use crate::args::PlanFormat;
-use crate::datastore::{Access, Found, find, reached};
+use crate::datastore::{Access, Connected, find, reached};
 use crate::error::{CliError, Exit};
 use crate::k3s::Settings;
 use crate::output;
@@ -41,7 +41,7 @@ pub(super) async fn run(world: &World, args: &VerifyArgs) -> Result<Exit, CliErr
     let bundle = &found.opened.bundle;
     let blank = disk.bundle.files.is_empty();
     let mut notes = found.opened.notes.clone();
-    let former = former(world, &settings, &found, &mut notes).await?;
+    let former = former(world, &settings, &found.connected, &mut notes).await?;
     let answer = Answer {
         datastore: found.connected.place.clone(),
         key: found.opened.record.key.clone(),
@@ -61,14 +61,17 @@ pub(super) async fn run(world: &World, args: &VerifyArgs) -> Result<Exit, CliErr
 }
 
 /// What the datastore and the snapshots beside it still hold of former values.
-async fn former(
+///
+/// # Errors
+///
+/// When the datastore does not tell; a snapshot that cannot be read is a note.
+pub async fn former(
     world: &World,
     settings: &Settings,
-    found: &Found,
+    connected: &Connected,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Former>, CliError> {
-    let store = &found.connected.store;
-    let mut former = store.former(KEY_PREFIX).await.map_err(reached)?;
+    let mut former = connected.store.former(KEY_PREFIX).await.map_err(reached)?;
     let directory = settings.data_dir.join("server/db/snapshots");
     for name in world.host.list(&directory).await?.unwrap_or_default() {
         let path = directory.join(name);

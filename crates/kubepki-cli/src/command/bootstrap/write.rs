@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use kubepki::apply::plan_id;
 use kubepki::bootstrap::{
-    Bundle, Disk, Extraction, KEY_PREFIX, LocateError, Opened, Restoration, RestoreError, Source,
-    compare, damaged, locate, plan_extract, plan_restore,
+    Bundle, Candidates, Disk, Extraction, KEY_PREFIX, LocateError, Opened, Passphrase, Restoration,
+    RestoreError, Source, compare, damaged, locate, plan_extract, plan_restore,
 };
 use kubepki::init::make_data_dir;
 use kubepki::reconcile::{Keep, ReconcileError, decide};
@@ -146,18 +146,7 @@ pub(super) async fn restore(world: &World, args: &RestoreArgs) -> Result<Exit, C
         }
         None => (disk(world, &settings).await?.bundle, None),
     };
-    let owner = opened.as_ref().or(from_snapshot.as_ref());
-    let owner = match owner {
-        Some(opened) => opened.owner.clone(),
-        None => match candidates.first() {
-            Some(candidate) => candidate.owner.clone(),
-            None => {
-                return Err(CliError::usage(
-                    "no token is known to encrypt the data with: name a file with --token-file",
-                ));
-            }
-        },
-    };
+    let owner = owner(opened.as_ref().or(from_snapshot.as_ref()), &candidates)?;
     let server = data_dir.join("server");
     let id = plan_id(world.now(), "restore", &world.entropy)?;
     let (plan, staged) = plan_restore(&Restoration {
@@ -190,6 +179,15 @@ pub(super) async fn restore(world: &World, args: &RestoreArgs) -> Result<Exit, C
         closing: "Servers take the data up at their next start.".to_owned(),
     };
     carry_out(world, prepared, &args.ask, None::<NoFuture>).await
+}
+
+/// The token that the data are encrypted with: that of present ones, else the first at hand.
+fn owner(present: Option<&Opened>, candidates: &Candidates) -> Result<Passphrase, CliError> {
+    let at_hand = || candidates.first().map(|it| it.owner.clone());
+    let owner = present.map(|it| it.owner.clone()).or_else(at_hand);
+    owner.ok_or_else(|| {
+        CliError::usage("no token is known to encrypt the data with: name a file with --token-file")
+    })
 }
 
 type NoFuture = std::future::Ready<Result<(), kubepki::host::HostError>>;

@@ -1,5 +1,6 @@
 //! `token`: show, check, make, rotate and rewrite join tokens.
 
+mod configs;
 mod look;
 mod rewrite;
 mod rotate;
@@ -19,6 +20,9 @@ use crate::args::{AskArgs, PlanFormat, SiteArgs};
 use crate::datastore::{DatastoreArgs, EndpointArgs};
 use crate::error::{CliError, Exit};
 use crate::world::{Node, World};
+
+pub use configs::{ConfigArgs, config_edits};
+pub use rotate::refused as token_refused;
 
 /// `token`.
 #[derive(Debug, Subcommand)]
@@ -99,12 +103,8 @@ pub struct RotateArgs {
     /// A file with the new token; `-` for standard input [default: made].
     #[arg(long, value_name = "FILE")]
     pub new_token_file: Option<PathBuf>,
-    /// Put the new password into the files of this node that give K3s its token.
-    #[arg(long, conflicts_with = "keep_configs")]
-    pub rewrite_configs: bool,
-    /// Leave those files alone: they are changed by hand before K3s starts.
-    #[arg(long)]
-    pub keep_configs: bool,
+    #[command(flatten)]
+    pub configs: ConfigArgs,
     #[command(flatten)]
     pub endpoint: EndpointArgs,
     #[command(flatten)]

@@ -1,14 +1,12 @@
 //! `token rotate`.
 
-use std::path::Path;
-
 use kubepki::apply::plan_id;
 use kubepki::token::{
-    Edit, Head, NewPassword, NodeFiles, PasswordError, RotateError, Rotation, Token,
-    password_edits, plan_rotation,
+    Head, NewPassword, PasswordError, RotateError, Rotation, Token, plan_rotation,
 };
 use zeroize::Zeroizing;
 
+use super::configs::config_edits;
 use super::rewrite::NoFuture;
 use super::{RotateArgs, read_flag, server};
 use crate::args::PlanFormat;
@@ -44,7 +42,8 @@ pub(super) async fn rotate(world: &World, args: &RotateArgs) -> Result<Exit, Cli
         }),
         ..error
     })?;
-    let edits = edits(world, args, &settings, data.opened.owner.expose(), &new).await?;
+    let change = [(data.opened.owner.expose(), &new)];
+    let edits = config_edits(world, args.configs, &args.site, &settings, &change).await?;
     let id = plan_id(world.now(), "token-rotate", &world.entropy)?;
     let name = node.inventory.node_name();
     let head = Head {
@@ -86,59 +85,6 @@ pub(super) async fn rotate(world: &World, args: &RotateArgs) -> Result<Exit, Cli
     Ok(done)
 }
 
-/// The files of this node that give K3s the token, with the new one in them; none with
-/// `--keep-configs`.
-async fn edits(
-    world: &World,
-    args: &RotateArgs,
-    settings: &Settings,
-    old: &Zeroizing<String>,
-    new: &NewPassword,
-) -> Result<Vec<Edit>, CliError> {
-    // A copied tree is not configured by the machine that it lies on.
-    if args.keep_configs || settings.config.is_none() {
-        return Ok(Vec::new());
-    }
-    let config = args.site.k3s_config.as_deref().map(std::path::absolute);
-    let config = config.transpose()?;
-    let files = NodeFiles::collect(&world.host, Path::new("/"), config.as_deref(), &[]).await?;
-    let own = settings.data_dir.join("server");
-    let edit = |file| password_edits(file, old, new.expose());
-    let edits: Vec<Edit> = files
-        .files
-        .iter()
-        .filter(|file| !file.path.starts_with(&own))
-        .filter_map(edit)
-        .collect();
-    let given = settings.config.as_ref().and_then(|it| it.token.as_ref());
-    let lines = |edits: &[Edit]| -> String {
-        let line = |edit: &Edit| format!("\n  {}: {}", edit.path.display(), edit.what);
-        edits.iter().map(line).collect()
-    };
-    match (args.rewrite_configs, edits.is_empty(), given) {
-        (true, true, Some(given)) => Err(CliError::refused(format!(
-            "{} gives K3s its token in a way that cannot be edited here: change it by hand and say \
-             --keep-configs",
-            given.from
-        ))),
-        (true, false, _) if !new.is_plain() => Err(CliError::refused(
-            "the new password would need quotes or escapes in these files; choose one of letters, \
-             digits and . _ + / = @ -, or change them by hand and say --keep-configs",
-        )),
-        (true, ..) => Ok(edits),
-        (false, true, None) => Ok(Vec::new()),
-        (false, true, Some(given)) => Err(CliError::refused(format!(
-            "K3s takes its token from {}: change it before K3s starts, and say --keep-configs",
-            given.from
-        ))),
-        (false, false, _) => Err(CliError::refused(format!(
-            "K3s takes its token from files of this node:{}\nSay --rewrite-configs to have them \
-             changed too, or --keep-configs to change them by hand before K3s starts",
-            lines(&edits)
-        ))),
-    }
-}
-
 fn unfit(error: PasswordError) -> CliError {
     CliError {
         exit: Exit::Usage,
@@ -146,7 +92,8 @@ fn unfit(error: PasswordError) -> CliError {
     }
 }
 
-fn refused(error: RotateError) -> CliError {
+/// What the operator is told of tokens that cannot be replaced.
+pub fn refused(error: RotateError) -> CliError {
     let exit = match &error {
         RotateError::Files(_) | RotateError::Seal(_) => Exit::Failed,
         _ => Exit::Refused,

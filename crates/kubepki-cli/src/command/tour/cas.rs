@@ -16,13 +16,13 @@ struct Ran {
 
 impl Tour {
     pub(super) async fn rotate_cas(&self) -> Result<(), CliError> {
-        self.into_datastore().await?;
+        self.share().await?;
         self.refuse_wrong_set().await?;
         self.cross_sign().await?;
         self.custom().await
     }
 
-    async fn into_datastore(&self) -> Result<(), CliError> {
+    async fn share(&self) -> Result<(), CliError> {
         title(7, "Keep the CAs where servers share them, here in SQLite")?;
         begin_sqlite(&self.root).await?;
         self.do_it(&["reconcile", "--yes", "--still-for", "0"])?;
@@ -180,7 +180,11 @@ impl Tour {
         say(&format!("$ kubepki {shown}"))?;
         #[expect(clippy::disallowed_methods, reason = "the tour's own commands")]
         let mut child = std::process::Command::new(std::env::current_exe()?);
-        child.env_clear().args(words);
+        // What the tour refuses is nothing for this machine's log.
+        child
+            .env_clear()
+            .env("KUBEPKI_SYSLOG", self.beside("no-log"))
+            .args(words);
         child
             .arg("--data-dir")
             .arg(&self.root)

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::tokens::{self, Replacement, Tokens};
 use super::{Request, RotateError, Way, body, can_be_forced, follow, overlaid, taken, words};
-use crate::bootstrap::{Bundle, Disk, Field, Files, Opened, extract_notes, files, save};
+use crate::bootstrap::{Bundle, Disk, Field, Files, Opened, Save, extract_notes, files, save_as};
 use crate::ca::verify::{Finding, Intent};
 use crate::init::{self, Staged, plan_init};
 use crate::plan::{PLAN_FORMAT, Plan, Step};
@@ -49,6 +50,7 @@ fn refuse(request: &Request<'_>) -> Result<(), RotateError> {
             forced: request.force,
         });
     }
+    tokens::refuse(request)?;
     let Way::Direct { opened, .. } = request.way else {
         return Ok(());
     };
@@ -76,11 +78,20 @@ fn direct(
     opened: &Opened,
     datastore: &str,
 ) -> Result<(Plan, Vec<Staged>), RotateError> {
-    let new = overlaid(&opened.bundle, request.staged, request.now);
-    let mut staged = Vec::new();
-    let mut steps = Vec::new();
+    let mut new = overlaid(&opened.bundle, request.staged, request.now);
+    let replacement = match request.tokens {
+        Tokens::New(tokens) => Some(Replacement::of(tokens, opened, &mut new, request.now)?),
+        Tokens::Stay | Tokens::Replaced => None,
+    };
+    let owner = replacement.as_ref().map(|it| &it.owner);
+    let owner = owner.unwrap_or(&opened.owner);
     let reason = "the cluster's CAs, which every server takes up at its start";
-    save(opened, &new, request.entropy, reason)?.append(&mut steps, &mut staged);
+    let Save {
+        steps: mut rows,
+        staged: sealed,
+    } = save_as(opened, owner, &new, request.entropy, reason)?;
+    let mut staged = vec![sealed];
+    let mut steps = Vec::new();
     // Files that are as they should be keep their times: K3s looks at times of differing ones only.
     let differing = Bundle {
         files: new
@@ -97,11 +108,10 @@ fn direct(
         steps: put,
         staged: secrets,
     } = files(&differing, request.disk, "the new set");
-    steps.extend(put);
     staged.extend(secrets);
     request.survey.foresee(&new, request.disk)?;
     // What is not put in place by a step is not staged either.
-    let (made, more) = plan_init(&init::Request {
+    let (mut made, more) = plan_init(&init::Request {
         id: request.id,
         spec: request.spec,
         survey: &request.survey,
@@ -111,10 +121,23 @@ fn direct(
         entropy: request.entropy,
         keys: request.keys,
     })?;
+    let agents_too = replacement.as_ref().is_some_and(|it| it.agents_too);
+    if let Some(replacement) = replacement {
+        let former = rows.split_off(1.min(rows.len()));
+        steps.append(&mut rows);
+        steps.extend(replacement.edits);
+        staged.extend(replacement.staged);
+        let server = request.survey.inventory.site.server();
+        steps.extend(tokens::token_files(&mut made.steps, &server));
+        steps.extend(former);
+    } else {
+        steps.append(&mut rows);
+    }
+    steps.extend(put);
     steps.extend(made.steps);
     staged.extend(more);
     steps.extend(follow::steps(&request));
-    let mut notes = words::notes(&request);
+    let mut notes = words::notes(&request, agents_too);
     notes.extend(opened.notes.iter().cloned());
     notes.extend(extract_notes(request.disk));
     notes.extend(made.notes);
@@ -139,7 +162,7 @@ fn through(request: &Request<'_>, url: &str) -> (Plan, Vec<Staged>) {
     steps.extend(follow::steps(request));
     let plan = Plan {
         steps,
-        notes: words::notes(request),
+        notes: words::notes(request, false),
         ..head(request)
     };
     (plan, staged)

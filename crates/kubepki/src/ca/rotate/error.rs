@@ -38,6 +38,15 @@ pub enum RotateError {
          K3s first"
     )]
     Legacy,
+    /// After a compromise the tokens would stay.
+    #[error(
+        "after a compromise the join tokens must go with the CAs: whoever has the old token would \
+         decrypt the new CA keys"
+    )]
+    TokensStay,
+    /// The tokens cannot be replaced.
+    #[error("the join tokens cannot be replaced")]
+    Tokens(#[from] crate::token::RotateError),
     /// The server's files cannot be planned.
     #[error(transparent)]
     Init(#[from] InitError),

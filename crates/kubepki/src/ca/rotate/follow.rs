@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use pki::Certificate;
 
+use super::words::{BY_RECONCILE, needs_chains};
 use super::{Here, Request, Way};
 use crate::bootstrap::Field;
 use crate::ca::verify::Continuity;
@@ -27,15 +28,13 @@ pub(super) fn steps(request: &Request<'_>) -> Vec<Step> {
     let (port, own) = (request.spec.https_port, &request.spec.node.name);
     for node in fleet.servers().filter(|node| node.name != *own) {
         steps.push(manual(
-            &node.name,
-            format!("{} K3s on the server {}", verb(request), node.name),
+            act(request, &format!("the server {}", node.name)),
             probes(node, port, &authority),
             "a server that goes on with the old CAs writes them back when it saves anything",
         ));
     }
     for node in fleet.agents() {
         steps.push(manual(
-            &node.name,
             format!("restart K3s on the agent {}", node.name),
             probes(node, KUBELET, &authority),
             "it fetches the new CAs and certificates under them",
@@ -44,10 +43,14 @@ pub(super) fn steps(request: &Request<'_>) -> Vec<Step> {
     steps
 }
 
-fn verb(request: &Request<'_>) -> &'static str {
+/// What a person does on a server.
+fn act(request: &Request<'_>, server: &str) -> String {
     match request.way {
-        Way::Direct { .. } => "start",
-        Way::Through { .. } => "restart",
+        Way::Direct { .. } => format!("start K3s on {server}"),
+        Way::Through { .. } if needs_chains(request.verdict) => {
+            format!("restart K3s on {server} like this: {BY_RECONCILE}")
+        }
+        Way::Through { .. } => format!("restart K3s on {server}"),
     }
 }
 
@@ -62,9 +65,9 @@ fn here(request: &Request<'_>, authority: Option<&str>) -> Option<Step> {
         Here::Told => None,
         Here::Watched => authority.map(|_| {
             let node = &request.spec.node.name;
-            let instruction = format!("{} K3s on this server ({node})", verb(request));
+            let instruction = act(request, &format!("this server ({node})"));
             let reason = "this server serves certificates of the new CA";
-            manual(node, instruction, vec![serves], reason)
+            manual(instruction, vec![serves], reason)
         }),
         Here::Driven { command } => {
             let unit = "k3s.service".to_owned();
@@ -112,11 +115,12 @@ fn under(address: String, authority: &str) -> Proof {
     Proof::ServesUnder { address, authority }
 }
 
-fn manual(host: &str, instruction: String, probe: Vec<Proof>, reason: &str) -> Step {
+/// The probe is made from here, wherever it is that a person acts.
+fn manual(instruction: String, probe: Vec<Proof>, reason: &str) -> Step {
     Step {
         number: 0,
         target: Target::Manual {
-            host: host.to_owned(),
+            host: "local".to_owned(),
         },
         before: Before::Any,
         action: Action::Manual { instruction, probe },

@@ -10,15 +10,18 @@
 //! Way::Through  K3s runs: one PUT to its supervisor; its restart does the rest
 //! ```
 
+mod back;
 mod body;
 mod draft;
 mod error;
 mod follow;
+mod tokens;
 mod words;
 
 use std::collections::BTreeMap;
 
-use pki::UnixTime;
+use pki::{UnixTime, pem};
+use zeroize::Zeroizing;
 
 use super::verify::{Finding, Intent, Verdict};
 use crate::bootstrap::{Bundle, Disk, Exposure, Field, Opened, SharedFile, Stamp};
@@ -27,9 +30,11 @@ use crate::fleet::Fleet;
 use crate::init::{Spec, Survey};
 use crate::plan::PlanId;
 
+pub use back::{Back, way_back};
 pub use body::{BODY, FORMER, calls_supervisor, supervisor_url};
 pub use draft::plan_rotate_ca;
 pub use error::RotateError;
+pub use tokens::{NewTokens, Tokens};
 pub use words::closing;
 
 /// What a rotation of CAs is planned from.
@@ -54,8 +59,12 @@ pub struct Request<'a> {
     pub force: bool,
     /// The cluster's nodes, where the Kubernetes API answers.
     pub fleet: Option<&'a Fleet>,
+    /// What becomes of the join tokens.
+    pub tokens: Tokens<'a>,
     /// Where the keys that are replaced can still be decrypted.
     pub exposures: &'a [Exposure],
+    /// Further places where they lie, for people: directories, snapshots.
+    pub copies: &'a [String],
     /// What becomes of the restarts.
     pub restarts: Restarts,
     /// Now.
@@ -152,4 +161,16 @@ pub fn overlaid(present: &Bundle, staged: &Bundle, now: UnixTime) -> Bundle {
         bundle.files.insert(field, file.clone());
     }
     bundle.restamped(Stamp::at(now))
+}
+
+/// The keys of `first`, then those of `others` that are not among them.
+pub fn all_keys(first: &[u8], others: &[u8]) -> Zeroizing<Vec<u8>> {
+    let known = pem::blocks(first);
+    let mut all = Zeroizing::new(first.to_vec());
+    for block in pem::blocks(others) {
+        if !known.iter().any(|it| it.der == block.der) {
+            all.extend_from_slice(pem::encode(&block.label, &block.der).as_bytes());
+        }
+    }
+    all
 }

@@ -1,6 +1,6 @@
 //! What is said of a rotation before it is done: who is touched by it, and what comes next.
 
-use super::{Here, Request, Restarts, Way, overlaid};
+use super::{Here, Request, Restarts, Tokens, Way, overlaid, tokens as new_tokens};
 use crate::ca::promise::{Rotation, Served, blast_radius, promise_for};
 use crate::ca::verify::{Continuity, Intent, Verdict};
 use crate::check::Severity;
@@ -17,8 +17,9 @@ pub(super) fn title(request: &Request<'_>) -> String {
     what.to_owned()
 }
 
-/// Everything, most important first.
-pub(super) fn notes(request: &Request<'_>) -> Vec<String> {
+/// Everything, most important first. `agents_too`: where tokens are replaced, whether agents join
+/// with the servers'.
+pub(super) fn notes(request: &Request<'_>, agents_too: bool) -> Vec<String> {
     let verdict = request.verdict;
     let mut notes: Vec<String> = Vec::new();
     let refusals = verdict.refusals().map(|finding| {
@@ -33,7 +34,14 @@ pub(super) fn notes(request: &Request<'_>) -> Vec<String> {
         notes.extend(promises(request));
         notes.extend(fleet(request));
     }
-    notes.push(tokens(verdict));
+    match request.tokens {
+        Tokens::New(_) => notes.extend(new_tokens::notes(request, agents_too)),
+        Tokens::Replaced => {
+            notes.extend(new_tokens::notes_of_replaced());
+            notes.push(tokens(verdict));
+        }
+        Tokens::Stay => notes.push(tokens(verdict)),
+    }
     notes.extend(service_keys(verdict));
     notes.extend(afterwards(request));
     notes.extend(taking_back(request));
@@ -149,6 +157,15 @@ fn service_keys(verdict: &Verdict) -> Option<String> {
     })
 }
 
+/// How a server takes new CAs up with the right chains.
+pub(super) const BY_RECONCILE: &str =
+    "`systemctl stop k3s`, `kubepki reconcile`, `systemctl start k3s`";
+
+/// Whether it matters to anybody what stands behind the leaves.
+pub(super) fn needs_chains(verdict: &Verdict) -> bool {
+    verdict.reach() == Continuity::CrossSigned
+}
+
 /// What comes next, where it is not a step.
 fn afterwards(request: &Request<'_>) -> Vec<String> {
     let mut said = Vec::new();
@@ -158,30 +175,40 @@ fn afterwards(request: &Request<'_>) -> Vec<String> {
              `k3s secrets-encrypt` would put the old CAs back"
                 .to_owned(),
         );
-        if request.verdict.reach() == Continuity::CrossSigned {
-            said.push(
-                "K3s makes the new leaves itself and serves its whole CA file behind them; \
-                 afterwards `kubepki rotate --service api-server,k3s-server` leaves the roots out"
-                    .to_owned(),
-            );
+        if needs_chains(request.verdict) {
+            said.push(format!(
+                "a server that is only restarted makes its certificates itself and serves its \
+                 whole CA file behind them, which OpenSSL clients with the old CA refuse where a \
+                 root stands before the cross-certificate. So on each server: {BY_RECONCILE}; \
+                 reconcile takes the CAs from the datastore and makes every certificate ready with \
+                 the chain that all of them follow, and K3s keeps those"
+            ));
+            if let Here::Driven { .. } = request.restarts.here {
+                said.push(
+                    "the restart that is a step of this plan does without: run `kubepki rotate \
+                     --service api-server,k3s-server --restart` on this server right after it"
+                        .to_owned(),
+                );
+            }
         }
     }
     if request.intent == Intent::Compromised {
-        said.push(
-            "the join tokens are still the old ones: run `kubepki token rotate` before any server \
-             starts, for whoever has them decrypts the new CAs"
-                .to_owned(),
-        );
         said.extend(request.exposures.iter().map(|it| {
             format!(
                 "keys can still be decrypted in {} with the token from {}",
                 it.place, it.token
             )
         }));
+        said.extend(
+            request
+                .copies
+                .iter()
+                .map(|place| format!("keys of before also lie in {place}")),
+        );
         said.push(
-            "keys of before also lie in etcd snapshots, copies of the datastore, and the backups \
-             of kubepki (`kubepki history`); `kubepki bootstrap verify` lists what the datastore \
-             keeps"
+            "look further in etcd snapshots and copies of the datastore that were taken elsewhere; \
+             `kubepki bootstrap verify --token-file OLD` lists what the datastore and the \
+             snapshots beside it keep"
                 .to_owned(),
         );
     }
@@ -201,10 +228,12 @@ fn taking_back(request: &Request<'_>) -> Option<String> {
              whoever has only the new root is shut out"
                 .to_owned()
         }
-        _ => "undo puts the former CAs back: before the first restart nobody notices; afterwards \
-              it is safe as long as nothing has joined that knows the new root alone, and servers \
-              have to be restarted again"
-            .to_owned(),
+        _ => format!(
+            "undo puts the former CAs back: before the first restart nobody notices. Afterwards \
+             `kubepki rotate-ca --back {}` does, safely as long as nothing has joined that knows \
+             the new root alone; servers have to be restarted again",
+            request.id
+        ),
     })
 }
 
@@ -226,6 +255,9 @@ pub fn closing(verdict: &Verdict, way: Way<'_>, restarts: &Restarts) -> String {
         Continuity::NewRoot | Continuity::First => format!(
             "{verb} K3s on {servers} at once, then on every agent with the new token, then \
              restart all pods."
+        ),
+        _ if matches!(way, Way::Through { .. }) && needs_chains(verdict) => format!(
+            "On {servers}, one after the other: {BY_RECONCILE}. Then restart K3s on every agent."
         ),
         _ => format!("{verb} K3s on {servers}, one after the other, then on every agent."),
     }

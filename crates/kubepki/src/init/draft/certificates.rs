@@ -1,6 +1,6 @@
 //! Certificates and keys.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use pki::{PrivateKey, Purpose, San, sha256};
 
@@ -10,7 +10,10 @@ use crate::cluster::{LeafWant, Wishes};
 use crate::init::authorities::{Authorities, Standing};
 use crate::init::{InitError, make};
 use crate::inventory::{Facts, Inventory, KeyFacts, ObservedRow};
-use crate::plan::{self, Content, KeyOrigin, Leaf, LeafId, SecretRef, Selection, due, plan_leaves};
+use crate::plan::{
+    self, Action, Before, Content, Fingerprint, KeyOrigin, Leaf, LeafId, SecretRef, Selection,
+    Step, Target, due, plan_leaves,
+};
 
 impl Draft<'_> {
     /// The CAs that are missing; what is there is only looked at.
@@ -144,6 +147,17 @@ impl Draft<'_> {
                 selected.push(Selection { row, reason });
             }
         }
+        if self.trigger().is_some()
+            && let Some(listener) = self.inventory.row("dynamic-listener")
+            && !listener.file.is_absent()
+            && !selected.iter().any(|it| it.row == listener.row.id)
+        {
+            let reason = "k3s-server: K3s would make it anew at its start".to_owned();
+            selected.push(Selection {
+                row: listener.row.id,
+                reason,
+            });
+        }
         let side = |selection: &Selection| self.inventory.row(selection.row).map(|o| o.row.side);
         selected.retain(|it| side(it) == Some(Side::Server) || spec.with_agent);
         let mut inventory = self.inventory.clone();
@@ -252,6 +266,30 @@ impl Draft<'_> {
             self.stage_secret(&current.file, current.row.id, bytes, current.row.summary);
         }
         Ok(())
+    }
+
+    /// What makes K3s write the listener's certificate itself, with its whole CA file behind it:
+    /// with the CAs in force at hand it is written here, and the trigger goes.
+    fn trigger(&self) -> Option<&(PathBuf, Fingerprint)> {
+        let trigger = self.request.survey.trigger.as_ref();
+        trigger.filter(|_| self.follows_data())
+    }
+
+    /// Takes the trigger away once the listener's certificate is new.
+    pub(super) fn remove_trigger(&mut self) {
+        let Some((path, present)) = self.trigger().cloned() else {
+            return;
+        };
+        self.plan.steps.push(Step {
+            number: 0,
+            target: Target::File {
+                host: "local".to_owned(),
+                path,
+            },
+            before: Before::Present(present),
+            action: Action::Remove,
+            reason: "K3s would make the listener's certificate anew, with its own chain".to_owned(),
+        });
     }
 
     pub(super) fn listener(&mut self) -> Result<(), InitError> {

@@ -29,6 +29,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<(Plan, Vec<Staged>), InitErr
     draft.leaves()?;
     draft.service_keys(&authorities)?;
     draft.listener()?;
+    draft.remove_trigger();
     draft.kubeconfigs();
     draft.secrets()?;
     draft.settings();

@@ -10,7 +10,7 @@ use crate::k3s::{Unit, environment_file};
 use crate::yaml::{Content, Document};
 
 /// A file of a node in which a token may stand.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct NodeFile {
     /// Its place on the host, free of links below the root.
     pub path: PathBuf,

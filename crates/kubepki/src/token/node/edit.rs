@@ -150,7 +150,7 @@ pub fn plan_edits(head: &Head<'_>, title: &str, edits: &[Edit]) -> (Plan, Vec<St
 
 impl Draft {
     /// Puts edited files in place: owner, mode and labels stay.
-    pub(in crate::token) fn edit(&mut self, edits: &[Edit], reason: &str) {
+    pub(crate) fn edit(&mut self, edits: &[Edit], reason: &str) {
         for (index, edit) in edits.iter().enumerate() {
             let file = File {
                 path: edit.path.clone(),
