@@ -202,6 +202,18 @@ pub async fn staged(world: &World, path: &Path, data_dir: &Path) -> Result<Bundl
     }
 }
 
+/// Removes a staged set that is in force: another copy of the CA keys has no use, and stands in the
+/// way of the next set.
+async fn forget_staged(world: &World, directory: &Path) -> Result<(), CliError> {
+    let files = Field::ALL.map(|field| field.under(directory));
+    let note = directory.join(kubepki::ca::NOTE);
+    let directories = ["tls/etcd", "tls", ""].map(|below| directory.join(below));
+    for path in files.iter().chain([&note]).chain(&directories) {
+        world.host.remove(path).await?;
+    }
+    Ok(())
+}
+
 /// Who writes the datastore.
 enum Target {
     Direct,
@@ -293,7 +305,12 @@ impl Rotation<'_> {
             cluster: Some((connected, candidates)),
             ..prepared
         };
-        carry_out(self.world, prepared, &self.args.ask, None::<Ready<_>>).await
+        let (world, args, path) = (self.world, self.args, self.path);
+        let exit = carry_out(world, prepared, &args.ask, None::<Ready<_>>).await?;
+        if args.staged && !args.ask.dry_run && exit == Exit::Fine {
+            forget_staged(world, &path).await?;
+        }
+        Ok(exit)
     }
 
     async fn through(self, verdict: Verdict, url: String) -> Result<Exit, CliError> {

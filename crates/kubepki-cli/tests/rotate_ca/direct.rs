@@ -344,3 +344,25 @@ fn new_root_by_force() {
     let plan = server.ends(&["history", id], 0).text();
     assert_eq!(plan.matches("forced, although").count(), 6, "{plan}");
 }
+
+#[test]
+fn a_set_in_force_leaves_its_place_to_the_next() {
+    let server = Server::new("k3s-1.36-sqlite");
+    let staged = server.fixture.data_dir().join("kubepki/staged");
+    for round in ["one", "two"] {
+        let offline = server.fixture.scratch(round).display().to_string();
+        server.ends(&["ca", "stage", "--cross-signed", "--offline", &offline], 0);
+        let set = std::fs::read(staged.join("tls/server-ca.crt")).unwrap();
+        let rotate = ["rotate-ca", "--staged", "--direct", "--still-for", "0"];
+        server.ends(&[&rotate[..], &["--dry-run"]].concat(), 0);
+        assert!(staged.join("tls/server-ca.key").exists(), "{round}");
+        server.ends(&[&rotate[..], &["--yes"]].concat(), 0);
+        assert_eq!(
+            set,
+            server.read("tls/server-ca.crt").into_bytes(),
+            "{round}"
+        );
+        // Else a second copy of the CA keys in force would lie there, and the next set refused.
+        assert!(!staged.exists(), "{round}");
+    }
+}
