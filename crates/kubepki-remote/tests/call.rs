@@ -70,6 +70,7 @@ fn cluster() -> Cluster {
         cacerts: ca.into_bytes(),
         password: PASSWORD.to_owned(),
         agent_password: "another".to_owned(),
+        kubernetes: Default::default(),
     }
 }
 

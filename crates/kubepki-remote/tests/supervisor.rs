@@ -48,6 +48,7 @@ fn cluster(name: &str) -> Cluster {
         cacerts: bundle,
         password: PASSWORD.to_owned(),
         agent_password: AGENT_PASSWORD.to_owned(),
+        kubernetes: Default::default(),
     }
 }
 

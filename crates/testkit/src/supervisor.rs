@@ -2,6 +2,7 @@
 //! recorded answers of a real one (`fixtures/k3s-1.36-http`), real TLS, K3s's rules of who may
 //! call what.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +42,8 @@ pub struct Cluster {
     pub password: String,
     /// The password of user `node`.
     pub agent_password: String,
+    /// What the Kubernetes API behind it answers, by path: K3s passes on what is not its own.
+    pub kubernetes: BTreeMap<String, String>,
 }
 
 /// Decides on a `PUT` that was let in: `true` is 204, `false` is 500 with an error ID.
@@ -64,6 +67,7 @@ impl Supervisor {
             .unwrap_or_else(|error| panic!("the port has no address: {error}"));
         let config = Arc::new(server_config(&cluster));
         let answers = Fixture::new("k3s-1.36-http");
+        let known = Arc::new((cluster, answers, decide));
         let (calls, stop) = (
             Arc::<Mutex<Vec<Call>>>::default(),
             Arc::<AtomicBool>::default(),
@@ -75,8 +79,12 @@ impl Supervisor {
                     if stop.load(Ordering::SeqCst) {
                         return;
                     }
-                    // A caller that hangs up is its own fault.
-                    let _ = serve(stream, &config, &cluster, &answers, &calls, &decide);
+                    let (config, known, calls) = (config.clone(), known.clone(), calls.clone());
+                    std::thread::spawn(move || {
+                        let (cluster, answers, decide) = &*known;
+                        // A caller that hangs up is its own fault.
+                        let _ = serve(stream, &config, cluster, answers, &calls, decide);
+                    });
                 }
             }
         });
@@ -231,6 +239,12 @@ fn answer(
         return Answer {
             status: 200,
             body: cluster.cacerts.clone(),
+        };
+    }
+    if let Some(body) = cluster.kubernetes.get(path) {
+        return Answer {
+            status: 200,
+            body: body.clone().into_bytes(),
         };
     }
     let Some((user, password)) = request.credentials() else {

@@ -448,7 +448,10 @@ impl Rotation<'_> {
                 ));
                 None
             }
-            Err(_) => None,
+            Err(_) => {
+                output::talk("Note: the Kubernetes API does not tell the nodes: no answer in 10 s");
+                None
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Through a running server: one that answers as K3s's supervisor did, over real TLS.
 
+use std::collections::BTreeMap;
+
 use kubepki::bootstrap::{Bundle, Field, Passphrase, open, seal_bundle};
 use kubepki::ca::rotate::overlaid;
 use kubepki::datastore::Datastore as _;
@@ -17,6 +19,11 @@ use crate::lab::Server;
 
 /// A supervisor with a certificate under the server's CA.
 pub fn supervisor(server: &Server, accepts: bool) -> Supervisor {
+    with_api(server, accepts, BTreeMap::new())
+}
+
+/// The same, with a Kubernetes API behind it.
+fn with_api(server: &Server, accepts: bool, kubernetes: BTreeMap<String, String>) -> Supervisor {
     let bundle = server.read("tls/server-ca.crt");
     let ca = Certificate::all_from_pem(bundle.as_bytes())
         .unwrap()
@@ -45,6 +52,7 @@ pub fn supervisor(server: &Server, accepts: bool) -> Supervisor {
         cacerts: bundle.into_bytes(),
         password: "fixture-token-0123456789abcdef".to_owned(),
         agent_password: "another".to_owned(),
+        kubernetes,
     };
     Supervisor::start(cluster, Box::new(move |_| accepts))
 }
@@ -307,4 +315,56 @@ fn listener(server: &Server) -> String {
     let listener = Listener::parse(text.as_bytes()).unwrap();
     let chain = listener.certificates().unwrap();
     chain.iter().map(Certificate::to_pem).collect()
+}
+
+#[test]
+fn the_api_tells_whom_a_new_root_concerns() {
+    let server = Server::new("k3s-1.36-sqlite");
+    let node = |name: &str, role: &str, address: &str| {
+        format!(
+            r#"{{"metadata":{{"name":"{name}","labels":{{{role}}}}},"status":{{"addresses":[{address}],
+                "conditions":[],"nodeInfo":{{"kubeletVersion":"v1.36.3+k3s1"}}}}}}"#
+        )
+    };
+    let control_plane = r#""node-role.kubernetes.io/control-plane":"true""#;
+    let at = |address: &str| format!(r#"{{"type":"InternalIP","address":"{address}"}}"#);
+    let nodes = [
+        node("k3s-fixture", control_plane, &at("127.0.0.1")),
+        node("second", control_plane, &at("127.0.0.2")),
+        node("worker", "", &at("127.0.0.3")),
+        node("nowhere", "", ""),
+    ];
+    let pod = |name| format!(r#"{{"metadata":{{"name":"{name}","namespace":"default"}}}}"#);
+    let list = |items: &[String]| format!(r#"{{"items":[{}]}}"#, items.join(","));
+    let api = [
+        ("/api/v1/nodes", list(&nodes)),
+        ("/api/v1/pods", list(&[pod("a"), pod("b")])),
+        ("/api/v1/secrets", list(&[])),
+    ];
+    let api = api.map(|(path, body)| (path.to_owned(), body));
+    let standing = with_api(&server, true, api.into());
+    let path = server.fixture.admin_kubeconfig();
+    let kubeconfig = std::fs::read_to_string(&path).unwrap();
+    let url = standing.url();
+    std::fs::write(&path, kubeconfig.replace("https://127.0.0.1:6443", &url)).unwrap();
+
+    let offline = server.fixture.scratch("offline").display().to_string();
+    server.ends(&["ca", "stage", "--new-root", "--offline", &offline], 0);
+    let set = server.fixture.data_dir().join("kubepki/staged");
+    let through = format!("--through-server={url}");
+    let run = server.rotate(&set, &[&through, "--force", "--watch", "--dry-run"], 0);
+    let text = run.text();
+    for words in [
+        "to be restarted: servers k3s-fixture, second; then agents nowhere, worker",
+        "2 pods in 1 namespaces hold the old CA",
+        "on the server second",
+        "127.0.0.2:6443",
+        "restart K3s on the agent worker",
+        "127.0.0.3:10250",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    // Nothing could show that it was done, so it is no step.
+    assert!(!text.contains("on the agent nowhere"), "{text}");
+    assert_eq!(sent(&standing), []);
 }

@@ -64,7 +64,7 @@ fn show_step(text: &mut String, plan: &Plan, step: &Step, inventory: Option<&Inv
         Target::Unit { name, .. } => (name.clone(), None),
         Target::Container { name, .. } => (format!("container {name}"), None),
         Target::Http { method, url } => (format!("{method} {url}"), None),
-        Target::Manual { host } => (format!("by hand on {host}"), None),
+        Target::Manual { host } => (person(host), None),
     };
     let was = was(before, path, inventory);
     let (verb, becomes) = becomes(plan, action);
@@ -91,7 +91,7 @@ pub fn headline(step: &Step) -> String {
         Target::Unit { name, .. } => name.clone(),
         Target::Container { name, .. } => format!("container {name}"),
         Target::Http { method, url } => format!("{method} {url}"),
-        Target::Manual { host } => format!("a person on {host}"),
+        Target::Manual { host } => person(host),
     };
     format!("{verb} {target}")
 }
@@ -183,11 +183,21 @@ fn becomes(plan: &Plan, action: &Action) -> (&'static str, String) {
             proof,
         } => ("restart", format!("restarted{}", proven(proof))),
         Action::DeletePods { selectors } => ("delete pods", selectors.join(", ")),
-        Action::Manual { instruction, .. } => ("wait for", instruction.clone()),
+        Action::Manual { instruction, probe } => {
+            ("wait for", format!("{instruction}{}", proven(probe)))
+        }
     }
 }
 
-/// What is looked at after a restart.
+/// Who acts where a program cannot.
+fn person(host: &str) -> String {
+    match host {
+        "local" => "a person".to_owned(),
+        host => format!("a person on {host}"),
+    }
+}
+
+/// What is looked at after a restart, or to see that a person has acted.
 fn proven(proofs: &[Proof]) -> String {
     let words: Vec<String> = proofs
         .iter()

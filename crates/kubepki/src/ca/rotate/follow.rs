@@ -26,14 +26,17 @@ pub(super) fn steps(request: &Request<'_>) -> Vec<Step> {
         return steps;
     };
     let (port, own) = (request.spec.https_port, &request.spec.node.name);
-    for node in fleet.servers().filter(|node| node.name != *own) {
+    // What nothing could show to be done is told in the notes alone.
+    let seen = |node: &&Node| !node.addresses.is_empty();
+    let servers = fleet.servers().filter(|node| node.name != *own);
+    for node in servers.filter(seen) {
         steps.push(manual(
             act(request, &format!("the server {}", node.name)),
             probes(node, port, &authority),
             "a server that goes on with the old CAs writes them back when it saves anything",
         ));
     }
-    for node in fleet.agents() {
+    for node in fleet.agents().filter(seen) {
         steps.push(manual(
             format!("restart K3s on the agent {}", node.name),
             probes(node, KUBELET, &authority),

@@ -107,10 +107,7 @@ fn promises(request: &Request<'_>) -> Vec<String> {
 /// The same in numbers, where the Kubernetes API answers.
 fn fleet(request: &Request<'_>) -> Vec<String> {
     let Some(fleet) = request.fleet else {
-        return vec![
-            "the Kubernetes API was not asked: which nodes and pods there are is not known here"
-                .to_owned(),
-        ];
+        return vec!["the Kubernetes API did not tell which nodes and pods there are".to_owned()];
     };
     let names = |nodes: Vec<&str>| match nodes.is_empty() {
         true => "none".to_owned(),
