@@ -199,7 +199,7 @@ async fn killed_over_sqlite() {
     let of_database = killing.victim.clone().at_files(database);
     let crashed = scene.data.with_file_name("crashed");
     for (what, victim, least) in [
-        ("a file of the plan", own, 120),
+        ("a file of the plan", own, 80),
         ("the database", of_database, 10),
     ] {
         let points = killing.points(&victim).await;
