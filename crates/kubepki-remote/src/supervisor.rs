@@ -2,13 +2,14 @@
 
 use std::fmt;
 
+use kubepki::apply::Witness;
 use kubepki::token::{Token, authority_hash};
 use pki::{Certificate, Digest, UnixTime};
 use reqwest::{Client, Method, StatusCode, Url};
 use zeroize::Zeroizing;
 
 use crate::answer::{Answer, Unreadable, client};
-use crate::tls::{trusting, unquestioning};
+use crate::tls::trusting;
 
 /// A supervisor that has shown the CA which the token pins, and the password for it.
 pub struct Supervisor {
@@ -238,7 +239,7 @@ async fn look(
     trust_on_first_use: bool,
     now: UnixTime,
 ) -> Result<Seen, SupervisorError> {
-    let tls = unquestioning().map_err(|error| unreachable(base, error))?;
+    let (tls, _) = Witness::client().map_err(|error| unreachable(base, error))?;
     let client = client(tls).map_err(|error| unreachable(base, error))?;
     let url = base
         .join("/cacerts")

@@ -52,6 +52,7 @@ mod space;
 mod step;
 mod txn;
 mod undo;
+mod witness;
 
 pub use compare::found;
 pub use error::{Aftermath, ApplyError, Difference};
@@ -61,6 +62,7 @@ pub use history::{Past, Standing, history, refuse_unreadable, unfinished};
 pub use outside::{CallError, Caller, Cluster};
 pub use preflight::check_before;
 pub use proof::served_certificate;
+pub use witness::Witness;
 
 use leaves::Workshop;
 use step::Taken;

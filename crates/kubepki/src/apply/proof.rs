@@ -3,17 +3,15 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pki::Certificate;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::witness::Witness;
 use crate::error_chain;
 use crate::host::{Entry, Host};
 use crate::journal::LeafRecord;
@@ -156,17 +154,7 @@ pub async fn served_certificate(address: &str, timeout: Duration) -> io::Result<
     let (host, _) = split(address)?;
     let name = ServerName::try_from(host.to_owned())
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let witness = Arc::new(Witness {
-        provider: provider.clone(),
-        seen: Mutex::default(),
-    });
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .dangerous()
-        .with_custom_certificate_verifier(witness.clone())
-        .with_no_client_auth();
+    let (config, witness) = Witness::client().map_err(io::Error::other)?;
     let connector = TlsConnector::from(Arc::new(config));
     let handshake = async {
         let stream = connect(address, timeout).await?;
@@ -203,67 +191,4 @@ fn split(address: &str) -> io::Result<(&str, u16)> {
         let text = format!("{address:?} is not host:port");
         io::Error::new(io::ErrorKind::InvalidInput, text)
     })
-}
-
-/// Takes any certificate, and remembers it once its key has signed the handshake.
-#[derive(Debug)]
-struct Witness {
-    provider: Arc<CryptoProvider>,
-    seen: Mutex<Option<Vec<u8>>>,
-}
-
-impl Witness {
-    fn saw(&self, certificate: &CertificateDer<'_>) {
-        // A poisoned lock would mean a panic in these two lines.
-        if let Ok(mut seen) = self.seen.lock() {
-            *seen = Some(certificate.to_vec());
-        }
-    }
-
-    fn proven(&self) -> Option<Vec<u8>> {
-        self.seen.lock().ok()?.take()
-    }
-}
-
-impl ServerCertVerifier for Witness {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        let valid = verify_tls12_signature(message, cert, dss, algorithms)?;
-        self.saw(cert);
-        Ok(valid)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        let valid = verify_tls13_signature(message, cert, dss, algorithms)?;
-        self.saw(cert);
-        Ok(valid)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
 }
