@@ -21,6 +21,7 @@ pub mod listener;
 pub mod plan;
 pub mod reconcile;
 pub mod report;
+pub mod rke;
 pub mod service_account;
 pub mod state;
 #[cfg(test)]
