@@ -11,6 +11,7 @@ pub mod generate;
 pub mod json;
 pub mod kubeconfig;
 pub mod names;
+pub mod placement;
 mod san;
 mod secret;
 pub mod state;
