@@ -84,6 +84,8 @@ impl World {
             patience: Patience::default(),
             cluster: None,
             caller: None,
+            machines: None,
+            kubernetes: None,
         }
     }
 }

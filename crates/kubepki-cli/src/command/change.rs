@@ -53,6 +53,8 @@ pub async fn undo(args: &UndoArgs) -> Result<Exit, CliError> {
         let executor = Executor {
             cluster: reach.cluster(),
             caller: reach.caller(),
+            machines: None,
+            kubernetes: None,
             ..world.executor(&state)
         };
         executor.undo(&id).await.map_err(failed)?
@@ -94,6 +96,8 @@ pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
     let executor = Executor {
         cluster: reach.cluster(),
         caller: reach.caller(),
+        machines: None,
+        kubernetes: None,
         ..world.patient_executor(&state, args.restart_timeout)
     };
     let outcome = executor.resume(&id).await.map_err(failed)?;
@@ -172,6 +176,8 @@ async fn carry_out_with(
     let executor = Executor {
         cluster: reach.cluster(),
         caller: reach.caller(),
+        machines: None,
+        kubernetes: None,
         ..world.patient_executor(&state, change.restart.restart_timeout)
     };
     let outcome = executor.apply(&plan).await.map_err(failed)?;

@@ -100,6 +100,8 @@ pub async fn carry_out(
     let executor = Executor {
         cluster: reach.cluster(),
         caller: supervisor.as_ref().map(|it| it as &dyn Caller),
+        machines: None,
+        kubernetes: None,
         ..world.patient_executor(&locked, restart_timeout)
     };
     let outcome = executor.apply(&plan).await;

@@ -168,6 +168,7 @@ fn check_supported(step: &Step) -> Result<(), ApplyError> {
             }
         }
         Target::Container { name, .. } => cannot(format!("restart the container {name}")),
+        Target::Hosts { .. } | Target::Kubernetes { .. } => cannot("change hosts".to_owned()),
         Target::DatastoreKey { .. } | Target::Http { .. } => Ok(()),
     }
 }

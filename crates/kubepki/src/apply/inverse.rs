@@ -31,6 +31,7 @@ pub(super) fn inverse(plan: &Plan, replay: &Replay) -> Plan {
         undoes: Some(plan.id.clone()),
         title: format!("undo: {}", plan.title),
         irreversible: None,
+        deferrable: std::collections::BTreeSet::new(),
         leaves: BTreeMap::new(),
         steps,
         notes,
@@ -300,7 +301,7 @@ fn take_back(plan: &PlanId, step: &Step, record: &StepRecord) -> Option<Step> {
         Found::Absent => Before::Absent,
         Found::Present(fingerprint) => Before::Present(fingerprint.clone()),
         Found::Revision(revision) => Before::Revision(*revision),
-        Found::Value { .. } | Found::Stateless => Before::Any,
+        Found::Value { .. } | Found::Set(_) | Found::Stateless => Before::Any,
     };
     let after = record.after.as_ref()?;
     let unchanged = difference(&record.intend.before, after, Care::Before).is_none()
@@ -321,9 +322,11 @@ fn take_back(plan: &PlanId, step: &Step, record: &StepRecord) -> Option<Step> {
                 },
             },
         },
-        Found::Absent | Found::Revision(_) | Found::Value { .. } | Found::Stateless => {
-            Action::Remove
-        }
+        Found::Absent
+        | Found::Revision(_)
+        | Found::Value { .. }
+        | Found::Set(_)
+        | Found::Stateless => Action::Remove,
     };
     let reason = match &action {
         Action::Remove => format!("step {} made it", step.number),

@@ -92,6 +92,11 @@ async fn look(
                 None => Err(format!("{at} is not there")),
             }
         }
+        Proof::ServesAt { host, .. }
+        | Proof::ServesOtherAt { host, .. }
+        | Proof::Healthy { host, .. }
+        | Proof::Accepts { host, .. } => Err(format!("{host} is not reached by this plan")),
+        Proof::Quorum { .. } => Err("no host is reached by this plan".to_owned()),
         Proof::FileRenewed { path, sha256 } => renewed(host, path, sha256.as_ref()).await,
     }
 }

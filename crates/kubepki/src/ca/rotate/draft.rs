@@ -178,6 +178,7 @@ fn head(request: &Request<'_>) -> Plan {
         undoes: None,
         datastore: None,
         irreversible: compromised.then(|| reason.to_owned()),
+        deferrable: std::collections::BTreeSet::new(),
         title: words::title(request),
         node: request.spec.node.name.clone(),
         root: request.survey.inventory.site.data_dir.clone(),
