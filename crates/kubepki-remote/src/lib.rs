@@ -7,6 +7,7 @@
 mod answer;
 mod caller;
 mod kubernetes;
+pub mod ssh;
 mod supervisor;
 mod tls;
 
