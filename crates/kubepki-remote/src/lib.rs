@@ -8,6 +8,7 @@ mod answer;
 mod caller;
 mod kubernetes;
 mod rke_api;
+pub mod ssh;
 mod supervisor;
 mod tls;
 
