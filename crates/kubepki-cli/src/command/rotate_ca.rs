@@ -73,6 +73,15 @@ pub struct RotateCaArgs {
     /// and `kubepki resume` goes on.
     #[arg(long)]
     pub watch: bool,
+    /// With --restart-command, through a running server: stop K3s with this command, so that its
+    /// files are made ready before it is started; split at blanks, no shell.
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        requires = "restart_command",
+        conflicts_with = "direct"
+    )]
+    pub stop_command: Option<String>,
     #[command(flatten)]
     pub configs: ConfigArgs,
     #[command(flatten)]
@@ -425,15 +434,19 @@ impl Rotation<'_> {
 
     fn restarts(&self) -> Result<Restarts, CliError> {
         let restart = &self.args.restart;
-        let command = restart.restart_command.as_ref();
-        let command: Option<Vec<String>> =
-            command.map(|text| text.split_whitespace().map(str::to_owned).collect());
-        if command.as_ref().is_some_and(Vec::is_empty) {
-            return Err(CliError::usage("--restart-command is empty"));
-        }
+        let words = |flag: &str, text: Option<&String>| {
+            let words: Option<Vec<String>> =
+                text.map(|text| text.split_whitespace().map(str::to_owned).collect());
+            match words {
+                Some(words) if words.is_empty() => Err(CliError::usage(format!("{flag} is empty"))),
+                words => Ok(words),
+            }
+        };
+        let command = words("--restart-command", restart.restart_command.as_ref())?;
+        let stop = words("--stop-command", self.args.stop_command.as_ref())?;
         Ok(Restarts {
             here: match (restart.restart || command.is_some(), self.args.watch) {
-                (true, _) => Here::Driven { command },
+                (true, _) => Here::Driven { command, stop },
                 (false, true) => Here::Watched,
                 (false, false) => Here::Told,
             },
