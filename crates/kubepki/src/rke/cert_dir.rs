@@ -26,6 +26,8 @@ pub struct DirFile {
     pub bytes: Zeroizing<Vec<u8>>,
     /// Permission bits.
     pub mode: u32,
+    /// Where it lies, links followed.
+    pub path: PathBuf,
 }
 
 /// A new file for it.
@@ -99,15 +101,6 @@ impl CertDir {
         Ok(directory)
     }
 
-    /// A directory that was read elsewhere.
-    pub fn with_files(path: &Path, files: BTreeMap<String, DirFile>) -> Self {
-        Self {
-            path: path.to_owned(),
-            exists: true,
-            files,
-        }
-    }
-
     /// The file called `name`; an empty one counts as none, as RKE has it.
     pub fn file(&self, name: &str) -> Option<&DirFile> {
         self.files.get(name).filter(|file| !file.bytes.is_empty())
@@ -143,7 +136,7 @@ async fn read_file(
         match entry.kind {
             EntryKind::File(bytes) => {
                 let mode = entry.attributes.mode;
-                return Ok(Some(DirFile { bytes, mode }));
+                return Ok(Some(DirFile { bytes, mode, path }));
             }
             EntryKind::Directory => {
                 return Err(place(shown, "is a directory; move it out of the way"));

@@ -212,7 +212,9 @@ impl<'a> Draft<'a> {
     }
 
     fn differences(&mut self, name: &str, request: &CertificateRequest) {
-        if request.subject() != &self.subject {
+        let same = request.subject().common_name() == self.subject.common_name()
+            && request.subject().organizations() == self.subject.organizations();
+        if !same {
             self.notes.push(format!(
                 "{name} stays as it is, and asks for the subject {} instead of {}",
                 request.subject(),

@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod cert_dir;
 pub mod config;
 pub mod csr;
+pub mod custom;
 pub mod entry;
 pub mod generate;
 pub mod json;
