@@ -243,7 +243,7 @@ pub fn refuse_unfinished(state: &StateDir) -> Result<(), CliError> {
     }
 }
 
-fn last_done(state: &StateDir) -> Result<PlanId, CliError> {
+pub fn last_done(state: &StateDir) -> Result<PlanId, CliError> {
     if let Some(past) = unfinished(state)? {
         return Ok(past.id);
     }

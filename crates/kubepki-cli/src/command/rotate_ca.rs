@@ -29,6 +29,7 @@ use crate::args::{AskArgs, NameArgs, RestartArgs, SiteArgs};
 use crate::datastore::{Access, EndpointArgs, candidates, open, read, refuse_living, supervisor};
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running_in};
+use crate::rke::{ClusterArgs, RolloutArgs};
 use crate::world::{Node, World};
 use crate::{output, syslog};
 
@@ -41,7 +42,7 @@ use compromise::Leak;
 #[derive(Clone, Debug, Args)]
 pub struct RotateCaArgs {
     /// The directory that holds the set's tls/.
-    #[arg(long, value_name = "DIR", required_unless_present_any = ["staged", "back"])]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["staged", "back", "cluster"])]
     pub path: Option<PathBuf>,
     /// The set that `kubepki ca stage` made last.
     #[arg(long, conflicts_with = "path")]
@@ -80,6 +81,18 @@ pub struct RotateCaArgs {
     pub names: NameArgs,
     #[command(flatten)]
     pub endpoint: EndpointArgs,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub rollout: RolloutArgs,
+    /// On an RKE cluster: go on trusting the old CAs beside the new ones; a later run without
+    /// this ends that.
+    #[arg(long, help_heading = "RKE clusters", conflicts_with_all = ["hard", "compromised"])]
+    pub keep_old: bool,
+    /// On an RKE cluster: switch at once, as RKE does, without cross-certificates. Components that
+    /// were restarted and those that were not do not believe each other meanwhile.
+    #[arg(long, help_heading = "RKE clusters", conflicts_with = "compromised")]
+    pub hard: bool,
     #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
