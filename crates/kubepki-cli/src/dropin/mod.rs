@@ -133,6 +133,8 @@ async fn carry_out(world: &World, plan: &Plan) -> Result<(), CliError> {
         patience: Patience::default(),
         cluster: None,
         caller: None,
+        machines: None,
+        kubernetes: None,
     };
     match executor.apply(plan).await? {
         Outcome::Finished { .. } => {

@@ -80,6 +80,8 @@ pub async fn run(args: &RotateCaArgs, world: &World, log: &mut Log) -> Result<()
         observer: &Quiet,
         patience: Patience::default(),
         caller: Some(&supervisor),
+        machines: None,
+        kubernetes: None,
         ..world.executor(&state)
     };
     match executor.apply(&plan).await {

@@ -170,6 +170,10 @@ impl Workshop<'_> {
                 let bytes = self.state.read_staged(&self.plan.id, name)?;
                 (place.clone(), bytes.ok_or(MakeError::Missing { place })?)
             }
+            SecretRef::RkeState { path, entry } => {
+                let place = format!("the key of {entry} in {}", path.display());
+                return Err(MakeError::Missing { place });
+            }
         };
         let failed = |source| MakeError::NoKey {
             place: place.clone(),

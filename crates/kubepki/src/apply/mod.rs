@@ -32,6 +32,7 @@ use crate::edge::{Clock, Entropy, KeySource};
 use crate::error_chain;
 use crate::host::Host;
 use crate::journal::{Event, FORMAT, Header, Journal, JournalError, LeafRecord, Progress};
+use crate::machine::{ClusterApi, Machines};
 use crate::plan::{LeafId, Plan, PlanId, Step};
 use crate::state::{Locked, StateError};
 
@@ -62,6 +63,7 @@ pub use history::{Past, Standing, history, refuse_unreadable, unfinished};
 pub use outside::{CallError, Caller, Cluster};
 pub use preflight::check_before;
 pub use proof::served_certificate;
+pub use undo::stopped;
 pub use witness::Witness;
 
 use leaves::Workshop;
@@ -88,6 +90,10 @@ pub struct Executor<'a> {
     pub cluster: Option<Cluster<'a>>,
     /// Makes HTTP calls; plans that need some are refused without it.
     pub caller: Option<&'a dyn Caller>,
+    /// The hosts of the cluster; plans that change some are refused without it.
+    pub machines: Option<&'a dyn Machines>,
+    /// The Kubernetes API; steps that need it are put off without it.
+    pub kubernetes: Option<&'a dyn ClusterApi>,
 }
 
 /// Is told of every step, to show it.

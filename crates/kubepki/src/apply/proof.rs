@@ -65,6 +65,11 @@ async fn look(
             Ok(_) => Ok(()),
             Err(error) => Err(format!("{address} does not accept connections: {error}")),
         },
+        Proof::Silent { address } => match connect(address, timeout).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+            Ok(_) => Err(format!("{address} still answers")),
+            Err(error) => Err(format!("{address} cannot be asked: {error}")),
+        },
         Proof::Active { unit } => {
             let argv = ["systemctl", "is-active", unit].map(str::to_owned);
             let output = host
@@ -92,6 +97,11 @@ async fn look(
                 None => Err(format!("{at} is not there")),
             }
         }
+        Proof::ServesAt { host, .. }
+        | Proof::ServesOtherAt { host, .. }
+        | Proof::Healthy { host, .. }
+        | Proof::Accepts { host, .. } => Err(format!("{host} is not reached by this plan")),
+        Proof::Quorum { .. } => Err("no host is reached by this plan".to_owned()),
         Proof::FileRenewed { path, sha256 } => renewed(host, path, sha256.as_ref()).await,
     }
 }

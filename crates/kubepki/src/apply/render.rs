@@ -66,6 +66,12 @@ pub(super) async fn render(
                 leaves: vec![issued.record],
             })
         }
+        Content::BareCertificate(_)
+        | Content::RkeState(_)
+        | Content::AdminKubeconfig { .. }
+        | Content::OnHost { .. } => Err(MakeError::Missing {
+            place: "content of a host".to_owned(),
+        }),
         Content::Kubeconfig { leaf, .. }
         | Content::ListenerSecret { leaf }
         | Content::NewKubeconfig { leaf, .. }

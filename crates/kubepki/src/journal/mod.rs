@@ -21,6 +21,7 @@
 //!
 //! Keys appear by the SHA-256 of their SubjectPublicKeyInfo only.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use pki::UnixTime;
@@ -75,6 +76,22 @@ pub enum Event {
     Waiting {
         /// Its number.
         step: u32,
+    },
+    /// Part of a step is done: a host of a wave.
+    Progress {
+        /// The step's number.
+        step: u32,
+        /// The host.
+        host: String,
+        /// What was done there: `deployed 12 files`, `restarted etcd`.
+        what: String,
+    },
+    /// A step cannot be done now and is put off; the steps after it go on.
+    Deferred {
+        /// Its number.
+        step: u32,
+        /// Why.
+        reason: String,
     },
     /// The step in flight was found not to have been done.
     Withdrawn {
@@ -138,6 +155,8 @@ pub enum Found {
         /// SHA-256 of the value, hex.
         sha256: String,
     },
+    /// Several: the files of a wave of hosts, by `host:/path`.
+    Set(BTreeMap<String, Found>),
     /// The target has no state that can be compared: a unit, a person.
     Stateless,
 }
@@ -162,6 +181,8 @@ impl Event {
             Self::Done { step, .. }
             | Self::Failed { step, .. }
             | Self::Waiting { step }
+            | Self::Progress { step, .. }
+            | Self::Deferred { step, .. }
             | Self::Withdrawn { step } => Some(*step),
             Self::Begin(_) | Self::Finished | Self::Abandoned { .. } => None,
         }
@@ -176,6 +197,11 @@ impl fmt::Display for Event {
             Self::Done { .. } => "done",
             Self::Failed { .. } => "failed",
             Self::Waiting { .. } => "waiting",
+            Self::Progress { host, what, .. } => {
+                let step = self.step().unwrap_or(0);
+                return write!(f, "progress {step}: {host} {what}");
+            }
+            Self::Deferred { .. } => "deferred",
             Self::Withdrawn { .. } => "withdrawn",
             Self::Finished => return f.write_str("finished"),
             Self::Abandoned { by } => return write!(f, "abandoned for {by}"),

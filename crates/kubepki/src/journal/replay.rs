@@ -104,7 +104,11 @@ fn next(progress: Progress, event: &Event, total: &mut u32) -> Option<Progress> 
         (InProgress { next }, Event::Finished) if next == total.saturating_add(1) => Some(Finished),
         (InProgress { .. }, Event::Abandoned { .. }) => Some(Abandoned),
         (InFlight { step }, event) if event.step() == Some(step) => match event {
-            Event::Intend(_) | Event::Failed { .. } | Event::Waiting { .. } => Some(progress),
+            Event::Intend(_)
+            | Event::Failed { .. }
+            | Event::Waiting { .. }
+            | Event::Progress { .. }
+            | Event::Deferred { .. } => Some(progress),
             Event::Done { .. } => Some(InProgress {
                 next: step.saturating_add(1),
             }),
@@ -150,8 +154,12 @@ impl Replay {
                 self.steps.remove(step);
             }
             Event::Failed { error, .. } => self.failure = Some(error.clone()),
-            Event::Begin(_) | Event::Waiting { .. } | Event::Finished | Event::Abandoned { .. } => {
-            }
+            Event::Begin(_)
+            | Event::Waiting { .. }
+            | Event::Progress { .. }
+            | Event::Deferred { .. }
+            | Event::Finished
+            | Event::Abandoned { .. } => {}
         }
     }
 }

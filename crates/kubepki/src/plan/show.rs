@@ -65,6 +65,8 @@ fn show_step(text: &mut String, plan: &Plan, step: &Step, inventory: Option<&Inv
         Target::Container { name, .. } => (format!("container {name}"), None),
         Target::Http { method, url } => (format!("{method} {url}"), None),
         Target::Manual { host } => (person(host), None),
+        Target::Hosts { hosts } => (hosts.join(", "), None),
+        Target::Kubernetes { cluster } => (format!("cluster {cluster}"), None),
     };
     let was = was(before, path, inventory);
     let (verb, becomes) = becomes(plan, action);
@@ -82,6 +84,10 @@ pub fn headline(step: &Step) -> String {
         Action::Txn { operation } => txn(operation),
         Action::Call { .. } => "call",
         Action::Restart { .. } => "restart",
+        Action::Stop { .. } => "stop",
+        Action::Deploy { .. } => "deploy to",
+        Action::RestartContainers { .. } => "restart containers of",
+        Action::SaveState { .. } => "save the state in",
         Action::DeletePods { .. } => "delete pods of",
         Action::Manual { .. } => "wait for",
     };
@@ -92,6 +98,8 @@ pub fn headline(step: &Step) -> String {
         Target::Container { name, .. } => format!("container {name}"),
         Target::Http { method, url } => format!("{method} {url}"),
         Target::Manual { host } => person(host),
+        Target::Hosts { hosts } => hosts.join(", "),
+        Target::Kubernetes { cluster } => format!("cluster {cluster}"),
     };
     format!("{verb} {target}")
 }
@@ -102,7 +110,7 @@ fn was(before: &Before, path: Option<&Path>, inventory: Option<&Inventory>) -> S
         Before::Absent => "nothing".to_owned(),
         Before::Any => "whatever it is".to_owned(),
         Before::Revision(revision) => format!("revision {revision}"),
-        Before::RevisionOfStep(step) => format!("as step {step} leaves it"),
+        Before::LeftBy(step) | Before::RevisionOfStep(step) => format!("as step {step} leaves it"),
         Before::Present(found) => match &found.kind {
             FingerprintKind::Directory => "a directory".to_owned(),
             FingerprintKind::Link(to) => format!("a link to {}", to.display()),
@@ -182,6 +190,18 @@ fn becomes(plan: &Plan, action: &Action) -> (&'static str, String) {
             command: None,
             proof,
         } => ("restart", format!("restarted{}", proven(proof))),
+        Action::Deploy { sets } => ("deploy", format!("{} hosts", sets.len())),
+        Action::RestartContainers { restarts } => {
+            ("restart", format!("{} containers", restarts.len()))
+        }
+        Action::SaveState { path } => ("save", path.display().to_string()),
+        Action::Stop { command, proof } => {
+            let done = match command {
+                Some(command) => format!("`{}` run", command.join(" ")),
+                None => "stopped".to_owned(),
+            };
+            ("stop", done + &proven(proof))
+        }
         Action::DeletePods { selectors } => ("delete pods", selectors.join(", ")),
         Action::Manual { instruction, probe } => {
             ("wait for", format!("{instruction}{}", proven(probe)))
@@ -209,8 +229,21 @@ fn proven(proofs: &[Proof]) -> String {
                 None => format!("{address} serves a certificate of the new CA"),
             },
             Proof::Listens { address } => format!("{address} answers"),
+            Proof::Silent { address } => format!("nothing listens on {address}"),
             Proof::Active { unit } => format!("{unit} is active"),
             Proof::FileRenewed { path, .. } => format!("{} is new", path.display()),
+            Proof::ServesAt { address, leaf, .. } => format!("{address} serves the new {leaf}"),
+            Proof::ServesOtherAt { address, .. } => format!("{address} serves another certificate"),
+            Proof::Healthy { url, .. } => format!("{url} is healthy"),
+            Proof::Accepts { url, .. } => format!("{url} takes the new certificate"),
+            Proof::Quorum {
+                members, needed, ..
+            } => {
+                format!(
+                    "{needed} of {} other etcd members are healthy",
+                    members.len()
+                )
+            }
             Proof::Holds { path, .. } => format!("{} is as planned", path.display()),
         })
         .collect();
@@ -236,7 +269,12 @@ fn content_in_words(plan: &Plan, content: &Content) -> String {
         }
         Content::CopyOf { path, .. } => format!("a copy of {}", path.display()),
         Content::LeafKey(id) => leaf(id).map_or_else(String::new, key_in_words),
-        Content::LeafCertificate(id) => leaf(id).map_or_else(String::new, certificate_in_words),
+        Content::RkeState(_) => "the state file with this plan's changes".to_owned(),
+        Content::OnHost { .. } => "what was there before".to_owned(),
+        Content::AdminKubeconfig { server, .. } => format!("kubeconfig for {server}"),
+        Content::BareCertificate(id) | Content::LeafCertificate(id) => {
+            leaf(id).map_or_else(String::new, certificate_in_words)
+        }
         Content::Kubeconfig { user, leaf: id, .. } => {
             let leaf = leaf(id).map_or_else(String::new, certificate_in_words);
             format!("user {user}: {leaf}")
@@ -327,6 +365,7 @@ mod tests {
             root: "/data".into(),
             datastore: Some("postgres://kine@db:5432/kubernetes".to_owned()),
             irreversible: Some("the old keys are known".to_owned()),
+            deferrable: std::collections::BTreeSet::new(),
             created: UnixTime::from_secs(0),
             hypothetical: false,
             leaves: Default::default(),

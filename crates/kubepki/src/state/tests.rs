@@ -18,6 +18,7 @@ fn plan(id: &str, created: i64) -> Plan {
         created: UnixTime::from_secs(created),
         datastore: None,
         irreversible: None,
+        deferrable: std::collections::BTreeSet::new(),
         hypothetical: false,
         leaves: BTreeMap::new(),
         steps: Vec::new(),

@@ -365,6 +365,8 @@ impl Tour {
             patience: Patience::default(),
             cluster: None,
             caller: None,
+            machines: None,
+            kubernetes: None,
         }
     }
 
