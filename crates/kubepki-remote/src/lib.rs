@@ -7,8 +7,11 @@
 mod answer;
 mod caller;
 mod kubernetes;
+mod rke_api;
+pub mod ssh;
 mod supervisor;
 mod tls;
 
 pub use kubernetes::{Kubernetes, KubernetesError};
+pub use rke_api::RkeApi;
 pub use supervisor::{Seen, Supervisor, SupervisorError};

@@ -5,12 +5,17 @@
 //! says so and why.
 
 pub mod catalogue;
+pub mod cert_dir;
 pub mod config;
+pub mod csr;
+pub mod custom;
 pub mod entry;
 pub mod generate;
 pub mod json;
 pub mod kubeconfig;
+pub mod log;
 pub mod names;
+pub mod placement;
 mod san;
 mod secret;
 pub mod state;
