@@ -15,6 +15,7 @@ pub mod json;
 pub mod kubeconfig;
 pub mod log;
 pub mod names;
+pub mod placement;
 mod san;
 mod secret;
 pub mod state;

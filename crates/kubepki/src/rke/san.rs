@@ -130,7 +130,8 @@ impl Names {
 
     fn split(&mut self, name: &str) {
         match San::from_text(name) {
-            San::Ip(address) => self.addresses.push(address),
+            // Go writes an IPv4 address in IPv6 form as what it is.
+            San::Ip(address) => self.addresses.push(address.to_canonical()),
             _ => self.dns.push(name.to_owned()),
         }
     }

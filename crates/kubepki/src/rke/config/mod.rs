@@ -10,7 +10,7 @@ mod read;
 mod source;
 mod validate;
 
-use super::{Json, Secret};
+use super::{Json, Secret, Service};
 
 pub use differences::{Difference, differences};
 pub use error::{ConfigError, Stage};
@@ -66,6 +66,8 @@ pub struct ClusterConfig {
     pub images: Images,
     /// `rotate_certificates`: where it is given, every `rke up` rotates.
     pub rotate: Option<RotateCertificates>,
+    /// Files under `/etc/kubernetes/ssl` that `extra_args` of a service name, by file name.
+    pub extra_files: Vec<(Service, String)>,
 }
 
 /// A machine of the cluster.
