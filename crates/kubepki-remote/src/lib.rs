@@ -6,7 +6,9 @@
 
 mod answer;
 mod caller;
+pub mod docker;
 mod kubernetes;
+pub mod machine;
 mod supervisor;
 mod tls;
 
