@@ -6,9 +6,11 @@
 
 mod answer;
 mod caller;
+pub mod docker;
 mod kubernetes;
 mod rke_api;
 pub mod ssh;
+pub mod machine;
 mod supervisor;
 mod tls;
 
