@@ -69,7 +69,7 @@ pub const SYSTEM_PODS: [&str; 12] = [
 ];
 
 /// What a rotation is planned from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Request<'a> {
     /// The plan's name.
     pub id: &'a PlanId,

@@ -88,9 +88,9 @@ impl Prover<'_> {
         if self.scene.etcd_at_once {
             return None;
         }
-        let all = self.scene.config.with_role(Role::Etcd);
-        let total = all.clone().count();
-        let others: Vec<(String, String)> = all
+        let members = || self.scene.config.with_role(Role::Etcd);
+        let total = members().count();
+        let others: Vec<(String, String)> = members()
             .filter(|other| other.address != node.address && !self.scene.gone.contains(&other.address))
             .filter(|other| !self.scene.is_skipped(other))
             .map(|other| (other.address.clone(), etcd_health(other)))
