@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::command::init::InitArgs;
 use crate::datastore::EndpointArgs;
+use crate::rke::{ClusterArgs, RolloutArgs};
 
 /// See, renew, rotate and take back the certificates of a Kubernetes node.
 ///
@@ -343,6 +344,10 @@ pub struct RotateArgs {
     #[arg(short, long = "service", value_name = "NAME")]
     pub services: Vec<String>,
     #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub rollout: RolloutArgs,
+    #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
     pub names: NameArgs,
@@ -378,6 +383,10 @@ pub struct PlanArgs {
     #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
     pub output: PlanFormat,
     #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub rollout: RolloutArgs,
+    #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
     pub names: NameArgs,
@@ -390,6 +399,8 @@ pub struct PlanArgs {
 pub struct ApplyArgs {
     /// The plan, as `kubepki plan` named it.
     pub id: String,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
@@ -413,6 +424,8 @@ pub struct HistoryArgs {
     #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
     pub output: PlanFormat,
     #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
     pub site: SiteArgs,
 }
 
@@ -421,6 +434,8 @@ pub struct HistoryArgs {
 pub struct UndoArgs {
     /// The plan to take back; the last one by default.
     pub id: Option<String>,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
@@ -440,6 +455,8 @@ pub struct ResumeArgs {
     /// Seconds to wait after a restart for the proof.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub restart_timeout: u64,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
