@@ -199,6 +199,19 @@ impl State {
         });
     }
 
+    /// Copies `rkeConfig` and `encryptionConfig` from `desiredState` to `currentState`, each if
+    /// it is there.
+    ///
+    /// Only for a run that carried that configuration out: where an `rke up` failed half-way the
+    /// two differ, and `currentState` says what is true.
+    pub fn promote_config(&mut self) {
+        for section in [CONFIG, ENCRYPTION] {
+            if let Some(value) = self.section(Half::Desired, section).cloned() {
+                self.edit_half(Half::Current, |state| state.set(section, value, &SECTIONS));
+            }
+        }
+    }
+
     /// Replaces the stored configuration.
     pub fn set_rke_config(&mut self, half: Half, config: Json) {
         self.edit_half(half, |state| state.set(CONFIG, config, &SECTIONS));

@@ -152,7 +152,17 @@ fn the_host_prefix_depends_on_the_system() {
 }
 
 /// A text, its line, and what RKE says of it.
-const WRONG: [(&str, usize, &str); 22] = [
+const WRONG: [(&str, usize, &str); 24] = [
+    (
+        "nodes:\n- address: ../../x\n  user: u\n  role: [etcd]\n",
+        2,
+        "Address [../../x] for host (1) is neither an IP address nor a host name",
+    ),
+    (
+        "nodes:\n- address: x\n  internal_address: 10.0.0.1:22\n  user: u\n  role: [etcd]\n",
+        3,
+        "Internal_address [10.0.0.1:22] for host (1) is neither an IP address nor a host name",
+    ),
     (
         "nodes:\n- user: u\n",
         2,
@@ -262,7 +272,7 @@ fn what_is_wrong_is_told_in_rkes_words_with_its_line() {
             "{error}"
         );
     }
-    let error = refused(WRONG[3].0);
+    let error = refused(WRONG[5].0);
     assert_eq!(error.stage, Stage::Validate);
     assert_eq!(
         error.rke_text(),
@@ -273,12 +283,15 @@ fn what_is_wrong_is_told_in_rkes_words_with_its_line() {
         "line 4: Role [master] for host (1) is not recognized; \
          the roles are controlplane, etcd and worker"
     );
-    let error = refused(WRONG[17].0);
+    let error = refused(WRONG[19].0);
     assert_eq!(
         error.rke_text(),
         "Failed to parse cluster file: line 3: nodes[0].role is text, not a list"
     );
-    assert_eq!(refused("").message, "empty");
+    assert_eq!(
+        refused("").to_string(),
+        "the file is empty; it is to list the nodes"
+    );
 }
 
 #[test]
@@ -388,13 +401,13 @@ fn a_stored_configuration_of_the_wrong_shape_is_told_by_place() {
     };
     assert_eq!(
         of(r#"{"nodes":[{"address":1}]}"#),
-        "rkeConfig.nodes[0].address: rkeConfig.nodes[0].address is a number, not text"
+        "rkeConfig.nodes[0].address is a number, not text"
     );
     assert_eq!(
         of(r#"{"nodes":[{"address":"a","user":"u"}]}"#),
         "rkeConfig.nodes[0]: Role for host (1) is not provided"
     );
-    assert_eq!(of("[]"), "rkeConfig: rkeConfig is a list, not an object");
+    assert_eq!(of("[]"), "rkeConfig is a list, not an object");
 }
 
 #[test]
@@ -462,4 +475,90 @@ proptest! {
     ) {
         let _ = ClusterConfig::parse(&lines.join("\n"));
     }
+}
+
+#[test]
+fn writing_what_is_stored_changes_nothing() {
+    for recording in [Recording::state(), Recording::live()] {
+        for path in ["cluster.rkestate", "after/service-kubelet.rkestate"] {
+            let state = recording.parsed(path);
+            for half in [Half::Desired, Half::Current] {
+                let stored = state.rke_config(half).unwrap();
+                let mut written = stored.clone();
+                ClusterConfig::from_rke_config(stored)
+                    .unwrap()
+                    .write_into(&mut written);
+                assert!(written == *stored, "{path} {half:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_first_configuration_has_what_rke_stores_of_it_in_its_order() {
+    for recording in [Recording::state(), Recording::live()] {
+        let config = parse(&recording.text("cluster.yml"));
+        let mut made = Json::Object(Vec::new());
+        config.write_into(&mut made);
+        assert_eq!(ClusterConfig::from_rke_config(&made).unwrap(), config);
+        let state = recording.parsed("cluster.rkestate");
+        assert_within("rkeConfig", &made, state.rke_config(Half::Desired).unwrap());
+    }
+}
+
+/// Fails unless everything in `part` is in `whole`, keys in the same order.
+fn assert_within(place: &str, part: &Json, whole: &Json) {
+    match (part, whole) {
+        (Json::Object(part), Json::Object(whole)) => {
+            let mut rest = whole.iter();
+            for (key, value) in part {
+                let place = format!("{place}.{key}");
+                match rest.find(|(other, _)| other == key) {
+                    Some((_, other)) => assert_within(&place, value, other),
+                    None => panic!("{place} is not there, or in another place"),
+                }
+            }
+        }
+        (Json::List(part), Json::List(whole)) => {
+            assert_eq!(part.len(), whole.len(), "{place}");
+            for (part, whole) in part.iter().zip(whole) {
+                assert_within(place, part, whole);
+            }
+        }
+        _ => assert!(part == whole, "{place}"),
+    }
+}
+
+#[test]
+fn a_changed_configuration_is_written_into_the_stored_one() {
+    let recording = Recording::state();
+    let state = recording.parsed("cluster.rkestate");
+    let stored = state.rke_config(Half::Current).unwrap();
+    let mut config = parse(FULL);
+    config.extra_files.clear();
+    let mut written = stored.clone();
+    config.write_into(&mut written);
+    let mut read = ClusterConfig::from_rke_config(&written).unwrap();
+    // Images that cluster.yml does not name stay.
+    assert!(read.images.nginx_proxy.take().is_some());
+    assert!(read.images.sidecar.take().is_some());
+    assert_eq!(read, config);
+    // What is not known here is not touched.
+    for key in ["dns", "ingress", "upgradeStrategy", "monitoring"] {
+        assert!(
+            written.get(key) == stored.get(key) && written.get(key).is_some(),
+            "{key}"
+        );
+    }
+    // And back again.
+    ClusterConfig::from_rke_config(stored)
+        .unwrap()
+        .write_into(&mut written);
+    let back = ClusterConfig::from_rke_config(&written).unwrap();
+    let current = ClusterConfig::from_rke_config(stored).unwrap();
+    assert_eq!(differences(&current, &back), []);
+    assert_eq!(
+        (back.bastion, back.rotate, back.etcd),
+        (None, None, current.etcd)
+    );
 }

@@ -386,3 +386,17 @@ fn service_addresses_carry_and_bad_ranges_are_refused() {
         );
     }
 }
+
+#[test]
+fn nodes_that_would_share_a_key_are_refused() {
+    let (mut config, bundle) = Recording::state().current();
+    config.nodes[1].internal_address = "10-99.0.11".to_owned();
+    let error = renewed(&Rotation::All, &config, &bundle).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "two nodes share the certificate name kube-etcd-10-99-0-11; give them internal addresses \
+         that differ"
+    );
+    let proxy = Rotation::Services(vec![Service::KubeProxy]);
+    assert!(renewed(&proxy, &config, &bundle).is_ok());
+}

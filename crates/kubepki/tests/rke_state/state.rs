@@ -85,10 +85,13 @@ fn two_phases_lead_from_the_state_before_to_the_state_after() {
     }
     state.promote(names.iter().copied());
     assert!(state.bundle(Half::Current) == after.bundle(Half::Current));
-    for half in HALVES {
-        let config = after.rke_config(half).unwrap().clone();
-        state.set_rke_config(half, config);
-    }
+    let config = after.rke_config(Half::Desired).unwrap().clone();
+    state.set_rke_config(Half::Desired, config.clone());
+    assert!(state.rke_config(Half::Current) == before.rke_config(Half::Current));
+    state.promote_config();
+    assert!(state.rke_config(Half::Current) == Some(&config));
+    let config = after.rke_config(Half::Current).unwrap().clone();
+    state.set_rke_config(Half::Current, config);
     assert!(state == after);
 
     state.desire_current();
@@ -128,6 +131,11 @@ fn unknown_missing_and_null_keys_stay() {
     assert_eq!(state.bundle(Half::Desired).len(), 1);
     assert!(state.rke_config(Half::Current).is_none());
     assert_eq!(state.encryption_config(Half::Current), Some("a&b"));
+
+    // What desiredState does not have is not taken from currentState.
+    state.promote_config();
+    assert_eq!(state.encryption_config(Half::Current), Some("a&b"));
+    assert_eq!(std::str::from_utf8(&state.render()).unwrap(), text);
 
     // An entry keeps what is not known here, and gets the twelve keys.
     state.set_desired([Entry::new(
