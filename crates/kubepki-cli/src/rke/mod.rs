@@ -2,6 +2,7 @@
 
 mod args;
 mod open;
+mod reach;
 mod session;
 
 use std::path::{Path, PathBuf};
