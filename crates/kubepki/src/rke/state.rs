@@ -1,5 +1,6 @@
 //! The state file, `cluster.rkestate`: read from any RKE of 0.2 to 1.8, written as RKE writes it.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -68,6 +69,18 @@ pub enum StateFileError {
 #[derive(Clone, PartialEq, Eq)]
 pub struct State {
     root: Json,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |half| {
+            self.section(half, BUNDLE)
+                .and_then(Json::pairs)
+                .map_or(0, <[_]>::len)
+        };
+        let (desired, current) = (count(Half::Desired), count(Half::Current));
+        write!(f, "State({desired} entries desired, {current} current)")
+    }
 }
 
 impl Default for State {
