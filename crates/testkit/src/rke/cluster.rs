@@ -269,7 +269,10 @@ impl Cluster {
                     let value = it.pointer(&format!("/metadata/{name}"));
                     value.and_then(Value::as_str).unwrap_or_default()
                 };
-                (format!("{}/{}", of("namespace"), of("name")), of("uid"))
+                (
+                    format!("{}/{}", of("namespace"), of("name")),
+                    of("uid").to_owned(),
+                )
             })
             .collect()
     }
