@@ -4,6 +4,7 @@ pub(crate) mod bootstrap;
 pub mod ca;
 pub mod change;
 pub(crate) mod check;
+pub(crate) mod custom_certs;
 mod history;
 pub mod init;
 mod inspect;
@@ -63,6 +64,9 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
                 None => change::resume(&args).await,
             },
             Command::K3s(args) => Ok(crate::dropin::run(&args).await),
+            Command::Rke(args) => Ok(crate::dropin::run_rke(&args).await),
+            Command::GenerateCsr(args) => custom_certs::run_generate(&args).await,
+            Command::CustomCerts(command) => custom_certs::run(&command).await,
             Command::Bootstrap(command) => bootstrap::run(&command).await,
             Command::Token(command) => token::run(&command).await,
             Command::SaKey(command) => sa_key::run(&command).await,
