@@ -22,6 +22,7 @@ pub mod machine;
 pub mod plan;
 pub mod reconcile;
 pub mod report;
+pub mod rke;
 pub mod service_account;
 pub mod state;
 #[cfg(test)]
