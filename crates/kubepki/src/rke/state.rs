@@ -199,6 +199,16 @@ impl State {
         });
     }
 
+    /// Copies `rkeConfig` and `encryptionConfig` of `desiredState` to `currentState`: the end of
+    /// a rotation. What `desiredState` does not have stays.
+    pub fn promote_config(&mut self) {
+        for section in [CONFIG, ENCRYPTION] {
+            if let Some(wanted) = self.section(Half::Desired, section).cloned() {
+                self.edit_half(Half::Current, |half| half.set(section, wanted, &SECTIONS));
+            }
+        }
+    }
+
     /// Replaces the stored configuration.
     pub fn set_rke_config(&mut self, half: Half, config: Json) {
         self.edit_half(half, |state| state.set(CONFIG, config, &SECTIONS));
