@@ -173,6 +173,10 @@ async fn carry_out(
             ));
             Ok(Exit::Fine)
         }
+        Ok(Outcome::Partly { open, .. }) => {
+            output::talk(&super::change::put_off_text(&open));
+            Ok(Exit::Partial)
+        }
         Ok(Outcome::Waiting { instruction, .. }) => {
             output::talk(&instruction);
             Ok(Exit::Partial)

@@ -143,6 +143,10 @@ fn finish(
             }
             Ok(Exit::Fine)
         }
+        Ok(Outcome::Partly { open, .. }) => {
+            output::talk(&super::change::put_off_text(&open));
+            Ok(Exit::Partial)
+        }
         Ok(Outcome::Waiting { instruction, .. }) => {
             output::talk(&format!(
                 "Waiting for you: {instruction}\nThen run `kubepki resume`."

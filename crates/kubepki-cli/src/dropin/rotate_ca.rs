@@ -90,6 +90,9 @@ pub async fn run(args: &RotateCaArgs, world: &World, log: &mut Log) -> Result<()
             log.data("certificates saved to datastore\n")
         }
         Ok(Outcome::Waiting { instruction, .. }) => Err(CliError::message(instruction)),
+        Ok(Outcome::Partly { open, .. }) => Err(CliError::message(
+            crate::command::change::put_off_text(&open),
+        )),
         Err(error) => {
             if error.aftermath() != Aftermath::Interrupted {
                 state.drop_staging(&plan.id)?;

@@ -398,6 +398,9 @@ fn finished(outcome: &Outcome) -> Result<(), CliError> {
         Outcome::Waiting { instruction, .. } => Err(CliError::message(format!(
             "the tour waits for a person: {instruction}"
         ))),
+        Outcome::Partly { open, .. } => Err(CliError::message(format!(
+            "the tour has steps left: {open:?}"
+        ))),
     }
 }
 
