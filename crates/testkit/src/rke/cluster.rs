@@ -416,6 +416,6 @@ fn checks(node: &Node) -> Vec<(&'static str, String, &'static str)> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a file of a test's own")]
-fn write(path: &Path, text: &str) {
+pub(super) fn write(path: &Path, text: &str) {
     fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }

@@ -11,6 +11,7 @@
 //! the processes are killed, and with the last of them the namespaces, their mounts and their
 //! network devices are gone. Only root can make them.
 
+mod certificates;
 mod cluster;
 mod components;
 mod docker;
@@ -19,6 +20,7 @@ mod host;
 mod images;
 mod layout;
 mod network;
+mod watch;
 mod writer;
 
 pub use cluster::{Call, Cluster, Fault, Starts};
@@ -27,4 +29,5 @@ pub use host::{Host, USER};
 pub use images::{ETCD_IMAGE, KUBERNETES_IMAGE, TOOLS_IMAGE};
 pub use layout::{Node, Role, Spec};
 pub use network::Network;
+pub use watch::{Seen, Shown, Watch};
 pub use writer::{Writer, Writes};

@@ -19,6 +19,8 @@ type etcd struct {
 	urls   []string
 	client *http.Client
 	turn   atomic.Int64
+	// What single members answered on the way, if anybody wants to know.
+	complaints func(error)
 }
 
 type value struct {
@@ -62,6 +64,9 @@ func (e *etcd) ask(path string, request, answer any) error {
 		url := e.urls[int(turn)%len(e.urls)]
 		if last = e.one(url, path, request, answer); last == nil {
 			return nil
+		}
+		if e.complaints != nil {
+			e.complaints(last)
 		}
 		e.turn.CompareAndSwap(turn, turn+1)
 	}
@@ -122,6 +127,10 @@ func writer(f flags) {
 	config := client(f.must("cacert"), f.must("cert"), f.must("key"))
 	store := dialEtcd(f.must("endpoints"), config, 2*time.Second)
 	prefix := f.must("prefix")
+	errors := []string{}
+	store.complaints = func(err error) {
+		errors = append(errors, kind(err)+" "+strings.Join(strings.Fields(err.Error()), " "))
+	}
 	stop := make(chan bool)
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
@@ -131,14 +140,13 @@ func writer(f flags) {
 	ticker := time.NewTicker(100 * time.Millisecond)
 	for number, running := 0, true; running; number++ {
 		begun := time.Since(start).Milliseconds()
-		errors := []string{}
+		errors = nil
 		for running {
 			err := store.put(fmt.Sprintf("%s%d", prefix, number), []byte(strconv.Itoa(number)))
 			if err == nil {
 				acknowledged = append(acknowledged, number)
 				break
 			}
-			errors = append(errors, kind(err)+" "+strings.Join(strings.Fields(err.Error()), " "))
 			select {
 			case <-stop:
 				running = false
