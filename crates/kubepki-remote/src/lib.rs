@@ -6,8 +6,11 @@
 
 mod answer;
 mod caller;
+pub mod docker;
 mod kubernetes;
+pub mod machine;
 mod rke_api;
+pub mod ssh;
 mod supervisor;
 mod tls;
 

@@ -43,7 +43,8 @@ fn check_step(plan: &Plan, step: &Step) -> Result<(), String> {
             if !plain {
                 return Err(format!("{} is no absolute path of a file", path.display()));
             }
-            if !matches!(step.before, Before::Absent | Before::Present(_)) {
+            let goes = step.action == Action::Remove && step.before == Before::Any;
+            if !goes && !matches!(step.before, Before::Absent | Before::Present(_)) {
                 return Err("it does not say what must be there before".to_owned());
             }
         }
@@ -56,6 +57,16 @@ fn check_step(plan: &Plan, step: &Step) -> Result<(), String> {
             }
             if step.before != Before::Any {
                 return Err("what a server holds cannot be compared before a call".to_owned());
+            }
+        }
+        (Target::Unit { .. }, Action::Stop { .. }) => {
+            let starts = |later: &Step| {
+                later.number > step.number
+                    && later.target == step.target
+                    && matches!(later.action, Action::Restart { .. })
+            };
+            if !plan.steps.iter().any(starts) {
+                return Err("nothing starts again what it stops".to_owned());
             }
         }
         (Target::Unit { .. } | Target::Container { .. }, Action::Restart { .. })
@@ -175,7 +186,7 @@ fn check_supported(step: &Step) -> Result<(), ApplyError> {
 
 fn proofs(step: &Step) -> &[Proof] {
     match &step.action {
-        Action::Restart { proof, .. } => proof,
+        Action::Restart { proof, .. } | Action::Stop { proof, .. } => proof,
         Action::Manual { probe, .. } => probe,
         _ => &[],
     }

@@ -63,6 +63,7 @@ pub use history::{Past, Standing, history, refuse_unreadable, unfinished};
 pub use outside::{CallError, Caller, Cluster};
 pub use preflight::check_before;
 pub use proof::served_certificate;
+pub use undo::stopped;
 pub use witness::Witness;
 
 use leaves::Workshop;
