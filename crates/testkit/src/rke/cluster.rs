@@ -1,6 +1,6 @@
 //! A cluster on machines of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -350,6 +350,26 @@ impl Cluster {
             .collect();
         urls.join(",")
     }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // All at once: each takes a while.
+        std::thread::scope(|scope| {
+            for host in self.hosts.drain(..) {
+                scope.spawn(|| drop(host));
+            }
+        });
+    }
+}
+
+/// The containers that were started between two looks, by node and name.
+pub fn restarted(before: &Starts, after: &Starts) -> BTreeSet<(String, String)> {
+    let fresh = after.iter().filter(|(place, start)| {
+        let old = before.get(*place);
+        old.is_none_or(|old| old.at != start.at)
+    });
+    fresh.map(|(place, _)| place.clone()).collect()
 }
 
 impl Call {

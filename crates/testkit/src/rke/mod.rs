@@ -23,7 +23,7 @@ mod network;
 mod watch;
 mod writer;
 
-pub use cluster::{Call, Cluster, Fault, Starts};
+pub use cluster::{Call, Cluster, Fault, Starts, restarted};
 pub use docker::{Container, Docker, Start};
 pub use host::{Host, USER};
 pub use images::{ETCD_IMAGE, KUBERNETES_IMAGE, TOOLS_IMAGE};

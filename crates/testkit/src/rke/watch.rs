@@ -1,6 +1,8 @@
 //! What the engines show to whoever may ask them, all through a run.
 
-use std::io::{BufRead as _, BufReader, ErrorKind};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +39,7 @@ pub struct Watch {
 pub struct Seen {
     /// In order of time, for each node.
     pub shown: Vec<Shown>,
-    /// Containers that were gone before they could be looked at: node and name.
+    /// Containers that were gone before they, or their words, could be looked at: node and name.
     pub missed: Vec<(String, String)>,
     /// Containers that were made, in order of time for each node: node and name.
     pub made: Vec<(String, String)>,
@@ -50,11 +52,12 @@ impl Cluster {
         let seen = Arc::<Mutex<Seen>>::default();
         let (tell, listening) = std::sync::mpsc::channel();
         let threads = self.hosts().iter().map(|host| {
-            let eye = Eye {
+            let mut eye = Eye {
                 node: host.name().to_owned(),
                 socket: Box::new(host.socket()),
                 stop: stop.clone(),
                 seen: seen.clone(),
+                logs: BTreeMap::new(),
             };
             let tell = tell.clone();
             std::thread::spawn(move || eye.look(&tell))
@@ -109,10 +112,12 @@ struct Eye {
     socket: Box<dyn Fn() -> PathBuf + Send>,
     stop: Arc<AtomicBool>,
     seen: Arc<Mutex<Seen>>,
+    /// Open files of containers' words, by id, with the name: a removed one still holds them.
+    logs: BTreeMap<String, (String, File)>,
 }
 
 impl Eye {
-    fn look(&self, tell: &std::sync::mpsc::Sender<()>) {
+    fn look(&mut self, tell: &std::sync::mpsc::Sender<()>) {
         let mut since = String::new();
         while !self.stop.load(Ordering::SeqCst) {
             let socket = (self.socket)();
@@ -128,10 +133,15 @@ impl Eye {
                 Err(_) => std::thread::sleep(Duration::from_millis(20)),
             }
         }
+        for (name, mut file) in std::mem::take(&mut self.logs).into_values() {
+            let mut text = Vec::new();
+            let _ = file.read_to_end(&mut text);
+            self.add(format!("logs {name}"), text);
+        }
     }
 
     fn read(
-        &self,
+        &mut self,
         docker: &Docker,
         mut stream: BufReader<std::os::unix::net::UnixStream>,
         since: &mut String,
@@ -159,7 +169,7 @@ impl Eye {
         }
     }
 
-    fn event(&self, docker: &Docker, line: &[u8], since: &mut String) {
+    fn event(&mut self, docker: &Docker, line: &[u8], since: &mut String) {
         // The lines of the answer's head are none.
         let Ok(event) = serde_json::from_slice::<Value>(line) else {
             return;
@@ -178,23 +188,30 @@ impl Eye {
             return;
         };
         let action = word("/Action").unwrap_or_default();
-        if !["create", "start", "die"].contains(&action) {
+        if !["create", "start"].contains(&action) {
             return;
         }
         let place = (self.node.clone(), name.to_owned());
         let inspected = docker.inspect(id);
-        if action == "create" {
+        let log = inspected.as_ref().and_then(|it| open_log(docker, it));
+        // An engine may be told to keep no words.
+        let keeps = |it: &Value| it.get("LogPath").is_none_or(|path| path != "");
+        let lost = action == "start" && log.is_none() && inspected.as_ref().is_some_and(keeps);
+        if let (Some(file), "start") = (log, action) {
+            let open = self.logs.entry(id.to_owned());
+            open.or_insert_with(|| (name.to_owned(), file));
+        }
+        {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.made.push(place.clone());
-            if inspected.is_none() {
+            if action == "create" {
+                seen.made.push(place.clone());
+            }
+            if inspected.is_none() || lost {
                 seen.missed.push(place);
             }
         }
         if let Some(it) = inspected {
             self.add(format!("inspect {name}"), it.to_string().into_bytes());
-        }
-        if action == "die" {
-            self.add(format!("logs {name}"), docker.logs(id));
         }
     }
 
@@ -203,6 +220,13 @@ impl Eye {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.shown.push(Shown { node, what, text });
     }
+}
+
+/// Where the engine writes what a container says, opened.
+fn open_log(docker: &Docker, inspected: &Value) -> Option<File> {
+    let path = inspected.get("LogPath")?.as_str()?;
+    let root = docker.socket.to_str()?.strip_suffix("/run/docker.sock")?;
+    File::open(format!("{root}{path}")).ok()
 }
 
 fn everything(node: &str, docker: &Docker) -> Vec<Shown> {
