@@ -18,8 +18,17 @@ use testkit::rke::{Call, Cluster, Container, Fault, Spec, TOOLS_IMAGE, restarted
 fn the_recorded_cluster_lives() {
     let fixture = testkit::fixture("rke-1.6-live");
     let cluster = Cluster::prepare(&Spec::recorded());
-    cluster.deploy_state(&fixture.extra("cluster.rkestate"));
+    cluster.adopt(&fixture);
     cluster.start();
+    let state = read(&cluster.folder().join("cluster.rkestate"));
+    for (text, recorded) in [(&state, "rkestate"), (&read(&cluster.cluster_yml()), "yml")] {
+        assert!(
+            !text.contains("127.0.0.11") && !text.contains("h1-docker"),
+            "{text}"
+        );
+        let before = fixture.extra_text(&format!("cluster.{recorded}"));
+        assert_eq!(text.lines().count(), before.lines().count());
+    }
     let before = cluster.starts();
     cluster.host("cp1").docker().restart("kubelet");
     let after = cluster.starts();
@@ -289,6 +298,45 @@ fn refused(cluster: &Cluster) -> Vec<Call> {
         .into_iter()
         .filter(|it| it.outcome == "certificate")
         .collect()
+}
+
+#[test]
+fn what_does_not_fit_is_noted() {
+    let cluster = Cluster::prepare(&Spec::three());
+    cluster.deploy_state(&cluster.make_state("first"));
+    cluster.start();
+    assert_eq!(refused(&cluster), []);
+    // Another authority's files everywhere, with the same names; only one API server reads them.
+    cluster.deploy_state(&cluster.make_state("second"));
+    cluster.host("cp1").docker().restart("kube-apiserver");
+    let callers = |component: &str, address: &str| {
+        let calls = refused(&cluster).into_iter();
+        calls
+            .filter(|it| it.node == "cp1" && it.component == component)
+            .any(|it| it.address.contains(address))
+    };
+    for component in [
+        "kubelet",
+        "kube-proxy",
+        "kube-scheduler",
+        "kube-controller-manager",
+    ] {
+        wait(component, || {
+            callers(component, "https://127.0.0.1:6443").then_some(())
+        });
+    }
+    wait("etcd", || callers("kube-apiserver", ":2379").then_some(()));
+    let unhealthy = cluster.unhealthy();
+    assert!(
+        unhealthy
+            .iter()
+            .any(|it| it.0 == "cp1" && it.1 == "kube-apiserver"),
+        "{unhealthy:?}"
+    );
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap()
 }
 
 fn node_pair(ssl: &Path) -> TlsFiles {

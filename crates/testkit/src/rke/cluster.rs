@@ -117,6 +117,21 @@ impl Cluster {
         found.unwrap_or_else(|| panic!("no machine is called {name}"))
     }
 
+    /// Takes over fixture `rke-1.6-live` (for [`Spec::recorded`]): its `cluster.yml` and state file
+    /// lie in the operator's folder, with these machines' addresses, and its certificates on the
+    /// machines.
+    pub fn adopt(&self, fixture: &crate::Fixture) {
+        let key = self.hosts.first().map(|it| it.network().ssh_key());
+        for name in ["cluster.yml", "cluster.rkestate"] {
+            let text = fixture.extra_text(name);
+            let text = self.layout.adopted(&text, &key.clone().unwrap_or_default());
+            let path = self.folder().join(name);
+            write(&path, &text);
+            must("chmod", &["600", &path.to_string_lossy()]);
+        }
+        self.deploy_state(&self.folder().join("cluster.rkestate"));
+    }
+
     /// Writes what RKE's deployer writes onto every host, from `currentState` of a state file (or
     /// `desiredState`, where that is all there is). Modes as RKE's: folder 0755, files 0600.
     pub fn deploy_state(&self, state: &Path) {

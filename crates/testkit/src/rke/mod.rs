@@ -7,6 +7,20 @@
 //! is `/var/run/docker.sock`, certificates lie in `/etc/kubernetes/ssl`. Machines reach each other
 //! and are reached from the test over a virtual switch.
 //!
+//! ```no_run
+//! use testkit::rke::{Cluster, Spec, restarted};
+//!
+//! let cluster = Cluster::prepare(&Spec::recorded());
+//! cluster.adopt(&testkit::fixture("rke-1.6-live"));
+//! cluster.start();
+//! let (watch, before) = (cluster.watch(), cluster.starts());
+//! // … a rotation with `cluster.cluster_yml()` and `cluster.known_hosts()` …
+//! cluster.wait_healthy();
+//! println!("{:?}", restarted(&before, &cluster.starts()));
+//! let seen = watch.finish(&cluster);
+//! assert!(seen.missed.is_empty());
+//! ```
+//!
 //! Nothing of it is left on this machine: when the values go, or the test program however it ends,
 //! the processes are killed, and with the last of them the namespaces, their mounts and their
 //! network devices are gone. Only root can make them.
