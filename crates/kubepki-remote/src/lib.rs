@@ -8,9 +8,9 @@ mod answer;
 mod caller;
 pub mod docker;
 mod kubernetes;
+pub mod machine;
 mod rke_api;
 pub mod ssh;
-pub mod machine;
 mod supervisor;
 mod tls;
 
