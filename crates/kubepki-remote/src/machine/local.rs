@@ -39,6 +39,14 @@ impl Link for LocalLink {
         false
     }
 
+    async fn is_broken(&self) -> bool {
+        false
+    }
+
+    fn news(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     fn socket(&self, path: &str) -> Arc<dyn Dial> {
         Arc::new(LocalSocket(PathBuf::from(path)))
     }

@@ -17,9 +17,11 @@ mod files;
 mod local;
 mod remote;
 mod set;
+mod ssh;
 
 pub use local::LocalReach;
 pub use remote::RemoteMachine;
+pub use ssh::SshReach;
 
 /// What must be known of a host before it is reached. Plain data: the command line builds it from
 /// cluster.yml.
@@ -57,6 +59,12 @@ pub trait Link: Send + Sync + fmt::Debug {
     /// Whether it broke: another must be made.
     fn is_closed(&self) -> bool;
 
+    /// The same, asked after a request failed: a connection takes a moment to end.
+    async fn is_broken(&self) -> bool;
+
+    /// What the operator should know of how it was made, host keys recorded at first use for one.
+    fn news(&self) -> Vec<String>;
+
     /// The way to a Unix socket of the machine.
     fn socket(&self, path: &str) -> Arc<dyn Dial>;
 
@@ -71,6 +79,11 @@ pub trait Link: Send + Sync + fmt::Debug {
 /// What happens on hosts, for a log.
 #[derive(Debug)]
 pub enum Notice<'a> {
+    /// How the connection was made: a host key recorded at first use.
+    Connected {
+        /// What to say.
+        news: &'a str,
+    },
     /// Files are read and written directly: the user may.
     FilesDirect,
     /// Files go through Docker, by a container that is made from this image.

@@ -54,7 +54,7 @@ macro_rules! on_host {
     ($self:ident, |$connected:ident| $body:expr) => {{
         let $connected = $self.connection().await?;
         let first = $body;
-        if first.is_err() && $connected.link.is_closed() {
+        if first.is_err() && $connected.link.is_broken().await {
             ($self.notify)(&$self.spec.name, &Notice::Reconnecting);
             let $connected = $self.connection().await?;
             $body
@@ -110,6 +110,9 @@ impl RemoteMachine {
     async fn reach(&self) -> Result<Connected, HostError> {
         let name = &self.spec.name;
         let link = self.spec.reach.connect(name).await?;
+        for news in link.news() {
+            (self.notify)(name, &Notice::Connected { news: &news });
+        }
         let dial = link.socket(&self.spec.docker_socket);
         let engine = Engine::connect(dial)
             .await

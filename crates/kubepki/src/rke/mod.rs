@@ -16,9 +16,11 @@ pub mod kubeconfig;
 pub mod log;
 pub mod names;
 pub mod placement;
+pub mod rotate;
 mod san;
 mod secret;
 pub mod state;
+pub mod survey;
 
 pub use config::{ClusterConfig, ConfigError, Node, Role};
 pub use entry::{Bundle, Entry};

@@ -54,9 +54,10 @@ pub fn service_addresses(ranges: &str) -> Result<Vec<IpAddr>, SanError> {
     ranges
         .split(',')
         .map(|range| {
-            first_address(range).ok_or_else(|| SanError {
+            let first = first_address(range).ok_or_else(|| SanError {
                 range: range.to_owned(),
-            })
+            })?;
+            Ok(first.to_canonical())
         })
         .collect()
 }

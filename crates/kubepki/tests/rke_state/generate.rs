@@ -240,6 +240,7 @@ fn requests_of_rke_say_what_the_specifications_say() {
         assert_eq!(subject.common_name(), Some(spec.common_name.as_str()));
         assert_eq!(subject.organizations(), spec.organizations);
         assert_eq!(request.sans(), spec.sans, "{name}");
+        assert_eq!(request.purposes(), spec.purposes, "{name}");
     }
 }
 
@@ -385,4 +386,54 @@ fn service_addresses_carry_and_bad_ranges_are_refused() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn nodes_that_would_share_a_key_are_refused() {
+    let (mut config, bundle) = Recording::state().current();
+    config.nodes[1].internal_address = "10-99.0.11".to_owned();
+    let error = renewed(&Rotation::All, &config, &bundle).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "two nodes share the certificate name kube-etcd-10-99-0-11; give them internal addresses \
+         that differ"
+    );
+    let proxy = Rotation::Services(vec![Service::KubeProxy]);
+    assert!(renewed(&proxy, &config, &bundle).is_ok());
+}
+
+#[test]
+fn every_row_fits_the_others_and_every_recorded_entry_has_one() {
+    use kubepki::rke::catalogue::{Kind, RKE, row_of};
+
+    for row in RKE {
+        assert_eq!(RKE.iter().filter(|other| other.id == row.id).count(), 1);
+        assert!(!row.summary.is_empty());
+        if let Some(profile) = row.profile() {
+            let issuer = row_of(profile.issuer).unwrap();
+            assert!(matches!(issuer.kind, Kind::Authority), "{}", row.id);
+            assert!(!profile.purposes.is_empty());
+        }
+        let key_only = row
+            .key_on
+            .iter()
+            .find(|role| !row.certificate_on.contains(role));
+        assert_eq!(key_only, None, "{}", row.id);
+    }
+    let (config, bundle) = Recording::state().current();
+    let expected: BTreeSet<String> = RKE
+        .iter()
+        .filter(|row| row.exists_in(&config))
+        .flat_map(|row| row.entries(&config))
+        .map(|(entry, _)| entry)
+        .collect();
+    assert!(bundle.keys().eq(expected.iter()));
+    for entry in bundle.keys() {
+        assert!(entry.starts_with(row_of(entry).unwrap().id));
+    }
+    assert!(row_of("kube-kubelet").is_none() && row_of("kube-ca-2").is_none());
+    assert_eq!(
+        row_of("kube-etcd-client-ca").unwrap().id,
+        "kube-etcd-client-ca"
+    );
 }

@@ -4,7 +4,7 @@ use kubepki::rke::{Json, State, json};
 use proptest::prelude::*;
 use zeroize::Zeroizing;
 
-fn any_json() -> impl Strategy<Value = Json> {
+pub(crate) fn any_json() -> impl Strategy<Value = Json> {
     let leaf = prop_oneof![
         Just(Json::Null),
         any::<bool>().prop_map(Json::Bool),

@@ -9,9 +9,11 @@
 
 mod config;
 mod generate;
+mod go;
 mod hosts;
 mod json;
 mod state;
+mod stored;
 
 use std::path::{Path, PathBuf};
 

@@ -1,9 +1,11 @@
 //! Reading and writing `.rkestate`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use kubepki::rke::entry::Origin;
-use kubepki::rke::{Entry, Files, Half, Secret, State, StateFileError};
+use kubepki::rke::{Entry, Files, Half, Json, Secret, State, StateFileError, json};
+use proptest::prelude::*;
 
 use crate::Recording;
 
@@ -85,10 +87,13 @@ fn two_phases_lead_from_the_state_before_to_the_state_after() {
     }
     state.promote(names.iter().copied());
     assert!(state.bundle(Half::Current) == after.bundle(Half::Current));
-    for half in HALVES {
-        let config = after.rke_config(half).unwrap().clone();
-        state.set_rke_config(half, config);
-    }
+    let config = after.rke_config(Half::Desired).unwrap().clone();
+    state.set_rke_config(Half::Desired, config.clone());
+    assert!(state.rke_config(Half::Current) == before.rke_config(Half::Current));
+    state.promote_config();
+    assert!(state.rke_config(Half::Current) == Some(&config));
+    let config = after.rke_config(Half::Current).unwrap().clone();
+    state.set_rke_config(Half::Current, config);
     assert!(state == after);
 
     state.desire_current();
@@ -128,6 +133,11 @@ fn unknown_missing_and_null_keys_stay() {
     assert_eq!(state.bundle(Half::Desired).len(), 1);
     assert!(state.rke_config(Half::Current).is_none());
     assert_eq!(state.encryption_config(Half::Current), Some("a&b"));
+
+    // What desiredState does not have is not taken from currentState.
+    state.promote_config();
+    assert_eq!(state.encryption_config(Half::Current), Some("a&b"));
+    assert_eq!(std::str::from_utf8(&state.render()).unwrap(), text);
 
     // An entry keeps what is not known here, and gets the twelve keys.
     state.set_desired([Entry::new(
@@ -257,7 +267,7 @@ fn nothing_secret_is_shown() {
     let state = Recording::state().parsed("cluster.rkestate");
     let bundle = state.bundle(Half::Current);
     let shown = format!(
-        "{bundle:?} {:?} {:?}",
+        "{bundle:?} {state:?} {:?} {:?}",
         bundle["kube-ca"].key_pem,
         state.rke_config(Half::Current)
     );
@@ -301,5 +311,56 @@ fn files_are_named_after_the_configuration() {
         assert_eq!(of(config), paths(expected), "{config}");
         // As text, too: the log shows it so.
         assert_eq!(of(config)[0].to_str(), Some(expected[0]));
+    }
+}
+
+proptest! {
+    #[test]
+    fn it_does_not_matter_in_which_order_entries_are_promoted(
+        current in proptest::collection::btree_map("[a-e]{1,2}", "[a-c]", 0..8),
+        desired in proptest::collection::btree_map("[a-e]{1,2}", "[a-c]", 0..8),
+        order in proptest::collection::vec("[a-e]{1,2}", 0..12),
+    ) {
+        let entries = |half: &BTreeMap<String, String>| -> Vec<Entry> {
+            let made = half.iter().map(|(name, text)| {
+                Entry::new(name, text, Secret::from(text.as_str()), Origin::Issued)
+            });
+            made.collect()
+        };
+        let mut state = State::empty();
+        state.set_desired(entries(&current));
+        state.promote(current.keys().map(String::as_str));
+        state.desire_current();
+        prop_assert!(state.bundle(Half::Desired) == state.bundle(Half::Current));
+        state.remove_desired(current.keys().map(String::as_str));
+        state.set_desired(entries(&desired));
+
+        let mut one_by_one = state.clone();
+        for name in &order {
+            one_by_one.promote([name.as_str()]);
+        }
+        state.promote(order.iter().rev().map(String::as_str));
+        prop_assert!(state == one_by_one);
+
+        let mut expected = current;
+        for name in &order {
+            match desired.get(name) {
+                Some(text) => expected.insert(name.clone(), text.clone()),
+                None => expected.remove(name),
+            };
+        }
+        let found: BTreeMap<String, String> = state
+            .bundle(Half::Current)
+            .into_iter()
+            .map(|(name, entry)| (name, entry.certificate_pem))
+            .collect();
+        prop_assert_eq!(found, expected);
+        // As Go writes them: sorted.
+        let root = json::parse(&state.render()).unwrap();
+        for half in ["desiredState", "currentState"] {
+            let bundle = root.get(half).and_then(|half| half.get("certificatesBundle"));
+            let pairs = bundle.and_then(Json::pairs).unwrap_or_default();
+            prop_assert!(pairs.is_sorted_by(|(a, _), (b, _)| a < b));
+        }
     }
 }

@@ -9,6 +9,7 @@ mod error;
 mod read;
 mod source;
 mod validate;
+mod write;
 
 use super::{Json, Secret, Service};
 

@@ -10,6 +10,15 @@ use crate::rke::{Json, Service, names};
 use crate::yaml::Document;
 
 pub(super) fn yaml(text: &str) -> Result<ClusterConfig, ConfigError> {
+    if text.trim().is_empty() {
+        return Err(ConfigError {
+            stage: Stage::Parse,
+            line: None,
+            place: String::new(),
+            message: "the file is empty".to_owned(),
+            advice: Some("it is to list the nodes"),
+        });
+    }
     let document = Document::parse_as_go(text.as_bytes()).map_err(|error| ConfigError {
         stage: Stage::Parse,
         line: (error.line > 0).then_some(error.line),
