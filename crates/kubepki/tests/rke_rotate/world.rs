@@ -148,8 +148,12 @@ impl World {
     /// Who refuses whom, a sentence each.
     pub fn cut_off(&self, judge: &mut Judge) -> Vec<String> {
         let mut refusals = Vec::new();
-        let mut talk = |client: &str, shown: &BTreeSet<String>, trusts: &BTreeSet<String>,
-                        server: &str, serves: &BTreeSet<String>, asks: &BTreeSet<String>| {
+        let mut talk = |client: &str,
+                        shown: &BTreeSet<String>,
+                        trusts: &BTreeSet<String>,
+                        server: &str,
+                        serves: &BTreeSet<String>,
+                        asks: &BTreeSet<String>| {
             for (chains, bundles, serving) in [(serves, trusts, true), (shown, asks, false)] {
                 for chain in chains {
                     for bundle in bundles {
@@ -172,11 +176,25 @@ impl World {
             let (serves, asks) = (self.uses(&etcd, &own), self.uses(&etcd, ca));
             for peer in self.all(Service::Etcd).iter().filter(|it| **it != etcd) {
                 let shown = self.uses(peer, &certificate(&self.config, peer));
-                talk(&name(peer), &shown, &self.uses(peer, ca), &name(&etcd), &serves, &asks);
+                talk(
+                    &name(peer),
+                    &shown,
+                    &self.uses(peer, ca),
+                    &name(&etcd),
+                    &serves,
+                    &asks,
+                );
             }
             for api in self.all(Service::KubeApiserver) {
                 let shown = self.uses(&api, "kube-node.pem");
-                talk(&name(&api), &shown, &self.uses(&api, ca), &name(&etcd), &serves, &asks);
+                talk(
+                    &name(&api),
+                    &shown,
+                    &self.uses(&api, ca),
+                    &name(&etcd),
+                    &serves,
+                    &asks,
+                );
             }
         }
         for api in self.all(Service::KubeApiserver) {
@@ -196,9 +214,23 @@ impl World {
                 }
             }
             let (shown, trusts) = (one(&self.admin.0), one(&self.admin.1));
-            talk("the administrator", &shown, &trusts, &server, &serves, &asks);
+            talk(
+                "the administrator",
+                &shown,
+                &trusts,
+                &server,
+                &serves,
+                &asks,
+            );
             let nothing = BTreeSet::new();
-            talk("a system pod", &nothing, &one(&self.pods), &server, &serves, &asks);
+            talk(
+                "a system pod",
+                &nothing,
+                &one(&self.pods),
+                &server,
+                &serves,
+                &asks,
+            );
             for kubelet in self.all(Service::Kubelet) {
                 let node = self.config.node(&kubelet.0).unwrap();
                 let own = format!("{}.pem", names::kubelet_entry(node));
@@ -211,7 +243,14 @@ impl World {
             let shown = self.uses(&api, "kube-apiserver-proxy-client.pem");
             for other in self.all(Service::KubeApiserver) {
                 let asks = self.uses(&other, "kube-apiserver-requestheader-ca.pem");
-                talk(&server, &shown, &nothing, "an aggregated API server", &nothing, &asks);
+                talk(
+                    &server,
+                    &shown,
+                    &nothing,
+                    "an aggregated API server",
+                    &nothing,
+                    &asks,
+                );
             }
         }
         refusals
@@ -232,7 +271,11 @@ impl Judge {
         let answer = self.known.entry(key).or_insert_with(|| {
             let chain = Certificate::all_from_pem(chain.as_bytes()).unwrap();
             let roots = Certificate::all_from_pem(bundle.as_bytes()).unwrap();
-            let purpose = [if serving { Purpose::ServerAuth } else { Purpose::ClientAuth }];
+            let purpose = [if serving {
+                Purpose::ServerAuth
+            } else {
+                Purpose::ClientAuth
+            }];
             let options = Options::at(now).purposes(&purpose);
             let verdict = verify(&chain[0], &chain[1..], &roots, &options);
             verdict.err().map(|error| error.to_string())
