@@ -58,7 +58,8 @@ pub struct RotateCaArgs {
     #[arg(long)]
     pub compromised: bool,
     /// After a compromise, where only a running server can write the datastore: the join tokens
-    /// were replaced before, with `k3s token rotate` on that server.
+    /// were replaced before, with `k3s token rotate` on that server. --token-file names the old
+    /// one, which must no longer open the data.
     #[arg(long, requires = "compromised", conflicts_with = "direct")]
     pub tokens_replaced: bool,
     /// Hand the set to a running server [default: when K3s runs on this node].

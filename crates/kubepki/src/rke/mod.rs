@@ -15,9 +15,12 @@ pub mod json;
 pub mod kubeconfig;
 pub mod log;
 pub mod names;
+pub mod placement;
+pub mod rotate;
 mod san;
 mod secret;
 pub mod state;
+pub mod survey;
 
 pub use config::{ClusterConfig, ConfigError, Node, Role};
 pub use entry::{Bundle, Entry};
