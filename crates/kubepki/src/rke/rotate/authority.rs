@@ -69,10 +69,7 @@ pub(super) fn present(
 
 /// The CA of an entry with its key, and every certificate of the entry; `None` when either is
 /// missing.
-fn signer(
-    name: &str,
-    entry: &Entry,
-) -> Result<Option<(Authority, Vec<Certificate>)>, RotateError> {
+fn signer(name: &str, entry: &Entry) -> Result<Option<(Authority, Vec<Certificate>)>, RotateError> {
     let bad = |source: pki::Error| RotateError::BadAuthority {
         entry: name.to_owned(),
         problem: source.to_string(),

@@ -7,9 +7,7 @@ use pki::{Certificate, Purpose, San, Serial};
 use super::authority::{self, Fresh, Issuer};
 use super::{Request, RotateError, Scene, Switch, notes};
 use crate::init::Staged;
-use crate::plan::{
-    Content, IssuerRef, KeyOrigin, Leaf, LeafCertificate, LeafId, StateConfig,
-};
+use crate::plan::{Content, IssuerRef, KeyOrigin, Leaf, LeafCertificate, LeafId, StateConfig};
 use crate::rke::generate::{self, LeafKey, LeafSpec, leaf_validity};
 use crate::rke::{Entry, Role, Rotation, Wanted, kubeconfig, names};
 
@@ -63,10 +61,7 @@ pub struct EntryChange {
 }
 
 /// What a rotation changes.
-pub(super) fn changes(
-    request: &Request<'_>,
-    scene: &Scene,
-) -> Result<Changes, RotateError> {
+pub(super) fn changes(request: &Request<'_>, scene: &Scene) -> Result<Changes, RotateError> {
     let wanted = generate::renewed(request.rotation, &scene.config, &scene.bundle)?;
     let mut work = Work {
         request,

@@ -175,15 +175,20 @@ impl Draft<'_> {
             (name.clone(), entry)
         });
         let entries = entries.collect();
-        let config = self.scene.new_config.as_ref().filter(|_| first).map(|json| {
-            let staged = Staged {
-                name: "rke-config.json".to_owned(),
-                bytes: Zeroizing::new(json.clone()),
-            };
-            let content = staged_content(&staged);
-            self.staged.push(staged);
-            content
-        });
+        let config = self
+            .scene
+            .new_config
+            .as_ref()
+            .filter(|_| first)
+            .map(|json| {
+                let staged = Staged {
+                    name: "rke-config.json".to_owned(),
+                    bytes: Zeroizing::new(json.clone()),
+                };
+                let content = staged_content(&staged);
+                self.staged.push(staged);
+                content
+            });
         let edit = StateEdit::Desire {
             entries,
             removed: phase.removed.clone(),
@@ -394,7 +399,9 @@ impl Draft<'_> {
                     continue;
                 };
                 let readers = placement::readers(&file.name, &self.scene.config);
-                let here = readers.into_iter().filter(|it| share.components.contains(it));
+                let here = readers
+                    .into_iter()
+                    .filter(|it| share.components.contains(it));
                 pending.extend(here.map(|it| (share.node.address.clone(), it)));
             }
         }
@@ -650,4 +657,3 @@ fn is_of(view: &FileView, entry: Option<&Entry>, part: Part) -> bool {
         _ => false,
     }
 }
-

@@ -176,4 +176,3 @@ impl Scene {
         self.skipped.contains(&node.address)
     }
 }
-

@@ -63,7 +63,9 @@ pub(super) fn foreign(found: &[(String, String)]) -> Vec<String> {
     if found.is_empty() {
         return Vec::new();
     }
-    let lines = found.iter().map(|(entry, kind)| format!("\n  {entry}: {kind}"));
+    let lines = found
+        .iter()
+        .map(|(entry, kind)| format!("\n  {entry}: {kind}"));
     vec![format!(
         "Keys that RKE itself cannot read (it panics on anything but RSA); new leaves get RSA \
          keys:{}",
@@ -127,7 +129,9 @@ fn authorities(request: &Request<'_>, scene: &Scene) -> Vec<String> {
                 false => " while hosts are left out that know nothing newer",
             };
             vec![
-                format!("The old root stays trusted{why}: its key can still sign for this cluster."),
+                format!(
+                    "The old root stays trusted{why}: its key can still sign for this cluster."
+                ),
                 format!("{own_pods} go on, and learn the new root when they restart."),
             ]
         }

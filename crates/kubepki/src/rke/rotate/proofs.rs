@@ -91,7 +91,9 @@ impl Prover<'_> {
         let members = || self.scene.config.with_role(Role::Etcd);
         let total = members().count();
         let others: Vec<(String, String)> = members()
-            .filter(|other| other.address != node.address && !self.scene.gone.contains(&other.address))
+            .filter(|other| {
+                other.address != node.address && !self.scene.gone.contains(&other.address)
+            })
             .filter(|other| !self.scene.is_skipped(other))
             .map(|other| (other.address.clone(), etcd_health(other)))
             .collect();
@@ -171,7 +173,9 @@ impl Prover<'_> {
         let change = self.phase.entries.get(entry)?;
         change.certificate.as_ref()?;
         let config = &self.scene.config;
-        let (address, _) = ports(node, config).into_iter().find(|(_, it)| it == entry)?;
+        let (address, _) = ports(node, config)
+            .into_iter()
+            .find(|(_, it)| it == entry)?;
         if let Some(leaf) = &change.leaf {
             return Some(Proof::ServesAt {
                 host: node.address.clone(),

@@ -71,8 +71,7 @@ pub fn scene(request: &Request<'_>, ask: Ask) -> Result<Scene, RotateError> {
         .collect();
     let mut scene = Scene {
         bundle,
-        switch: matches!(request.rotation, Rotation::Authorities)
-            .then_some(request.options.switch),
+        switch: matches!(request.rotation, Rotation::Authorities).then_some(request.options.switch),
         keep_old: request.options.keep_old,
         skipped: BTreeSet::new(),
         gone,
@@ -94,10 +93,7 @@ pub fn scene(request: &Request<'_>, ask: Ask) -> Result<Scene, RotateError> {
 }
 
 /// Whether the CA is one, in RKE's order and words (`cmd/cert.go`).
-fn authority(
-    request: &Request<'_>,
-    entry: Option<&crate::rke::Entry>,
-) -> Result<(), RotateError> {
+fn authority(request: &Request<'_>, entry: Option<&crate::rke::Entry>) -> Result<(), RotateError> {
     let entry = entry.ok_or(RotateError::NoAuthority)?;
     let certificate: Certificate = match entry.certificate() {
         Ok(Some(certificate)) => certificate,
@@ -179,10 +175,16 @@ fn patched(current: &Json, wanted: &ClusterConfig) -> Json {
         nodes.sort_by_key(position);
         config.set("nodes", Json::List(nodes), &[]);
     }
-    config.edit("authentication", &[], |it| it.set("sans", list(&wanted.sans), &[]));
+    config.edit("authentication", &[], |it| {
+        it.set("sans", list(&wanted.sans), &[])
+    });
     config.edit("services", &[], |services| {
         services.edit("kubeApi", &[], |it| {
-            it.set("serviceClusterIpRange", Json::text(&wanted.service_range), &[]);
+            it.set(
+                "serviceClusterIpRange",
+                Json::text(&wanted.service_range),
+                &[],
+            );
         });
         services.edit("kubelet", &[], |it| {
             it.set("clusterDomain", Json::text(&wanted.cluster_domain), &[]);
@@ -225,13 +227,18 @@ fn hosts(request: &Request<'_>, scene: &Scene) -> Result<BTreeSet<String>, Rotat
         };
         let hosts = missing.into_iter();
         return Err(RotateError::Unreachable {
-            hosts: hosts.map(|node| (node.address.clone(), why(node))).collect(),
+            hosts: hosts
+                .map(|node| (node.address.clone(), why(node)))
+                .collect(),
         });
     }
     if skipped.len() == scene.nodes().count() {
         return Err(RotateError::NobodyThere);
     }
-    Ok(skipped.into_iter().map(|node| node.address.clone()).collect())
+    Ok(skipped
+        .into_iter()
+        .map(|node| node.address.clone())
+        .collect())
 }
 
 /// How many members of etcd make a quorum.
