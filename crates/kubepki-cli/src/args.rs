@@ -17,7 +17,8 @@ use crate::rke::{ClusterArgs, RolloutArgs};
 ///
 /// Exit codes: 0 fine or done; 1 failed, and nothing was changed; 2 wrong usage; 3 something is
 /// due; 4 something has expired or is broken; 5 refused, or the plan is stale; 6 interrupted, run
-/// `kubepki resume` or `kubepki undo`; 7 done in part. `kubepki k3s …` has K3s's: 0 and 1.
+/// `kubepki resume` or `kubepki undo`; 7 done in part. `kubepki k3s …` and `kubepki rke …` have the
+/// originals': 0 and 1.
 #[derive(Debug, Parser)]
 #[command(
     name = "kubepki",
@@ -78,6 +79,15 @@ pub enum Command {
     /// K3s's own commands, with its flags, messages and exit codes.
     #[command(name = "k3s")]
     K3s(crate::dropin::K3sArgs),
+    /// RKE's own commands, with its flags, messages and exit codes.
+    Rke(crate::dropin::RkeArgs),
+    /// Make certificate requests for a company's CA, with their keys, from an RKE cluster.yml.
+    ///
+    /// Requests that fit stay, and keys that are there always do. Reaches no host.
+    GenerateCsr(crate::command::custom_certs::GenerateCsrArgs),
+    /// See and judge what a company's CA made of the requests of `generate-csr`.
+    #[command(subcommand)]
+    CustomCerts(crate::command::custom_certs::CustomCertsCommand),
     /// See, compare, extract and restore what the cluster's servers share: the bootstrap data.
     #[command(subcommand)]
     Bootstrap(crate::command::bootstrap::BootstrapCommand),

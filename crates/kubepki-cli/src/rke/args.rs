@@ -49,9 +49,10 @@ pub struct RolloutArgs {
     /// Restart etcd although fewer than three members run, so that it is away for a moment.
     #[arg(long)]
     pub allow_etcd_outage: bool,
-    /// How many workers are restarted at once.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
-    pub max_unavailable: u32,
+    /// How many hosts restart their kubelet and kube-proxy at once [default: a tenth of them, one
+    /// at least].
+    #[arg(long, value_name = "NUMBER")]
+    pub max_unavailable: Option<usize>,
     /// Restart as RKE does: every etcd member at once, then everything else at once.
     #[arg(long)]
     pub parallel_restarts: bool,
@@ -66,7 +67,7 @@ impl RolloutArgs {
         let given = [
             (!self.skip_unreachable.is_empty(), "--skip-unreachable"),
             (self.allow_etcd_outage, "--allow-etcd-outage"),
-            (self.max_unavailable != 1, "--max-unavailable"),
+            (self.max_unavailable.is_some(), "--max-unavailable"),
             (self.parallel_restarts, "--parallel-restarts"),
             (self.apply_config, "--apply-config"),
         ];

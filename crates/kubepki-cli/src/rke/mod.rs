@@ -1,8 +1,10 @@
 //! RKE clusters: the native commands on a `cluster.yml` and its state file.
 
+pub mod again;
 mod args;
 mod open;
 mod reach;
+pub mod rotate;
 mod session;
 
 use std::path::{Path, PathBuf};
@@ -43,6 +45,20 @@ pub fn chosen(cluster: &ClusterArgs, site: &SiteArgs) -> Result<Option<PathBuf>,
             k3s.display()
         ))
         .hint("say which one: --cluster cluster.yml or --data-dir DIR")),
+    }
+}
+
+/// Refuses flags that only an RKE cluster has a use for.
+///
+/// # Errors
+///
+/// A usage error with the flag.
+pub fn refuse_rollout(rollout: &RolloutArgs) -> Result<(), CliError> {
+    match rollout.given() {
+        None => Ok(()),
+        Some(flag) => Err(CliError::usage(format!(
+            "{flag} is for RKE clusters: --cluster FILE"
+        ))),
     }
 }
 

@@ -1,9 +1,10 @@
 //! A cluster's files, read.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use kubepki::host::{EntryKind, Host};
+use kubepki::host::{Entry, EntryKind, Host};
 use kubepki::rke::config::{ClusterConfig, ConfigError};
+use kubepki::rke::rotate::Site;
 use kubepki::rke::state::{Files, State};
 use kubepki::state::StateDir;
 
@@ -15,8 +16,8 @@ use crate::world::{World, resolved};
 pub struct RkeCluster {
     /// Its files, spelt as RKE spells them.
     pub files: Files,
-    /// The directory of cluster.yml, links resolved.
-    pub root: PathBuf,
+    /// Where they lie, and what they are now.
+    pub site: Site,
     /// cluster.yml.
     pub config: ClusterConfig,
     /// The state file; `None` if there is none.
@@ -32,7 +33,7 @@ impl RkeCluster {
     ///
     /// RKE's words for a missing or wrong cluster.yml; and for a state file that cannot be
     /// understood. One that is missing is none: see [`Self::state`].
-    pub async fn open(world: &World, config: &Path, site: &SiteArgs) -> Result<Self, CliError> {
+    pub async fn open(world: &World, config: &Path, args: &SiteArgs) -> Result<Self, CliError> {
         let files = Files::of(config);
         let absolute = std::path::absolute(config)?;
         let text = match read(world, &absolute).await? {
@@ -52,41 +53,25 @@ impl RkeCluster {
         let parsed = ClusterConfig::parse(text).map_err(|error| at(config, &error))?;
         let directory = absolute.parent().unwrap_or(Path::new("/"));
         let root = resolved(directory);
-        let name = files.state.file_name().unwrap_or_default();
-        let state_path = root.join(name);
-        let state = match read(world, &state_path).await? {
+        let (site, entry) = Site::open(&world.host, root, &files).await?;
+        let state = match &entry {
             None => None,
-            Some(bytes) => Some(State::parse(&bytes).map_err(|error| {
-                let error = kubepki::error_chain(&error);
-                CliError::message(format!("{}: {error}", state_path.display()))
-            })?),
+            Some(entry) => Some(parsed_state(&site.state, entry)?),
         };
-        let state_dir = match &site.state_dir {
+        let state_dir = match &args.state_dir {
             Some(path) => StateDir::new(path.clone()),
             None => {
-                let stem = Path::new(name).file_stem().unwrap_or(name);
-                StateDir::new(root.join(".kubepki").join(stem))
+                let stem = files.state.file_stem().unwrap_or_default();
+                StateDir::new(site.root.join(".kubepki").join(stem))
             }
         };
         Ok(Self {
             files,
-            root,
+            site,
             config: parsed,
             state,
             state_dir,
         })
-    }
-
-    /// The state file, absolute.
-    pub fn state_path(&self) -> PathBuf {
-        self.root
-            .join(self.files.state.file_name().unwrap_or_default())
-    }
-
-    /// The administrator's kubeconfig, absolute.
-    pub fn kubeconfig_path(&self) -> PathBuf {
-        let name = self.files.kubeconfig.file_name().unwrap_or_default();
-        self.root.join(name)
     }
 
     /// The state, which a rotation starts from.
@@ -98,7 +83,7 @@ impl RkeCluster {
         self.state.as_ref().ok_or_else(|| {
             CliError::message(format!(
                 "can't find old certificates: there is no state file {}",
-                self.state_path().display()
+                self.site.state.display()
             ))
             .hint(
                 "its name follows from cluster.yml's; if it is lost, `kubepki state rebuild` makes \
@@ -121,4 +106,14 @@ async fn read(world: &World, path: &Path) -> Result<Option<zeroize::Zeroizing<Ve
 fn at(config: &Path, error: &ConfigError) -> CliError {
     let error = kubepki::error_chain(error);
     CliError::message(format!("{}: {error}", config.display()))
+}
+
+fn parsed_state(path: &Path, entry: &Entry) -> Result<State, CliError> {
+    let bytes = entry
+        .bytes()
+        .ok_or_else(|| CliError::message(format!("{} is no file", path.display())))?;
+    State::parse(bytes).map_err(|error| {
+        let error = kubepki::error_chain(&error);
+        CliError::message(format!("{}: {error}", path.display()))
+    })
 }

@@ -1,16 +1,67 @@
 //! How the hosts of a cluster.yml are reached.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kubepki::rke::Secret;
 use kubepki::rke::config::{Bastion, Node};
-use kubepki_remote::ssh::{Credentials, Endpoint, HostKeys, PrivateKey};
+use kubepki_remote::machine::{HostSpec, Notice, Notify, RemoteMachines, SshReach};
+use kubepki_remote::ssh::{Credentials, Endpoint, HostKeys, PrivateKey, Timeouts};
 
-use super::SshArgs;
+use super::{RkeCluster, SshArgs};
 use crate::error::CliError;
+use crate::output;
 
 /// What messages call a key that stands in cluster.yml itself.
 const INLINE_KEY: &str = "ssh_key in cluster.yml";
+
+/// How many hosts are connected to at once.
+const AT_ONCE: usize = 10;
+
+/// The hosts of cluster.yml, connected to when they are first needed.
+///
+/// # Errors
+///
+/// When a key, certificate or passphrase cannot be read.
+pub fn machines(
+    cluster: &RkeCluster,
+    args: &SshArgs,
+    notify: Notify,
+) -> Result<RemoteMachines, CliError> {
+    let config = &cluster.config;
+    let host_keys = host_keys(args);
+    let images = [&config.images.cert_downloader, &config.images.alpine];
+    let images: Vec<String> = images.into_iter().flatten().cloned().collect();
+    let mut hosts = Vec::new();
+    for node in &config.nodes {
+        let reach = SshReach {
+            endpoint: endpoint(node, config.bastion.as_ref(), args, &cluster.site.root)?,
+            host_keys: host_keys.clone(),
+            timeouts: Timeouts::default(),
+        };
+        hosts.push(HostSpec {
+            name: node.address.clone(),
+            docker_socket: node.docker_socket().to_owned(),
+            prefix: PathBuf::from(config.host_prefix("")),
+            relabel: config.kubernetes_minor().is_some_and(|minor| minor < 22),
+            images: images.clone(),
+            reach: Arc::new(reach),
+        });
+    }
+    Ok(RemoteMachines::new(hosts, AT_ONCE, notify))
+}
+
+/// Says what is worth knowing about a host's way.
+pub fn told() -> Notify {
+    Arc::new(|host, notice| match notice {
+        Notice::Connected { news } => output::talk(&format!("{host}: {news}")),
+        Notice::Reconnecting => output::talk(&format!("{host}: the connection broke; once more")),
+        Notice::RestartFailed { container, error } => {
+            output::talk(&format!("{host}: cannot restart {container}: {error}"));
+        }
+        _ => {}
+    })
+}
 
 /// Which hosts' SSH keys are believed.
 pub fn host_keys(args: &SshArgs) -> HostKeys {

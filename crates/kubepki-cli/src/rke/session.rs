@@ -33,7 +33,24 @@ pub struct Session<'a> {
     pub patience: u64,
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
+    /// To carry out plans of `cluster`, waiting `patience` seconds for the proofs of a restart.
+    pub fn new(
+        world: &'a World,
+        cluster: &'a RkeCluster,
+        machines: &'a dyn Machines,
+        patience: u64,
+    ) -> Self {
+        let kubeconfig = cluster.site.kubeconfig.clone();
+        Self {
+            world,
+            cluster,
+            machines,
+            api: RkeApi::new(&world.host, kubeconfig, world.clock.as_ref()),
+            patience,
+        }
+    }
+
     /// An executor that tells `observer` of each step.
     pub fn executor<'b>(&'b self, state: &'b Locked, observer: &'b dyn Observer) -> Executor<'b> {
         Executor {

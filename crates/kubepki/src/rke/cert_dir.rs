@@ -85,11 +85,15 @@ impl CertDir {
             exists: false,
             files: BTreeMap::new(),
         };
-        let Some(names) = host.list(path).await? else {
-            return match host.read(path).await? {
-                None => Ok(directory),
-                Some(_) => Err(place(shown, "is not a directory; name another one")),
-            };
+        let names = match host.read(path).await?.map(|entry| entry.kind) {
+            None => return Ok(directory),
+            Some(EntryKind::File(_)) => {
+                return Err(place(shown, "is not a directory; name another one"));
+            }
+            Some(EntryKind::Directory | EntryKind::Link(_)) => host.list(path).await?,
+        };
+        let Some(names) = names else {
+            return Err(place(shown, "leads to no directory; name another one"));
         };
         directory.exists = true;
         for name in names.into_iter().filter(|name| name.contains(".pem")) {

@@ -1,9 +1,9 @@
 //! Docker's HTTP API over a machine's socket, as far as tests need it (API 1.41, which Debian's
 //! engine and RKE speak).
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -29,6 +29,8 @@ pub struct Container {
     pub environment: Vec<String>,
     /// `/on/host:/in/container`.
     pub binds: Vec<String>,
+    /// Names and values.
+    pub labels: std::collections::BTreeMap<String, String>,
 }
 
 /// When a container was started, and how often Docker did so by itself.
@@ -55,26 +57,8 @@ impl Docker {
         path: &str,
         kind: &str,
         body: &[u8],
-    ) -> std::io::Result<(u16, Vec<u8>)> {
-        let mut stream = UnixStream::connect(&self.socket)?;
-        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
-        // HTTP 1.0: the end of the answer is the end of the connection.
-        let head = format!(
-            "{method} /v1.41{path} HTTP/1.0\r\nHost: docker\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes())?;
-        stream.write_all(body)?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        let end = answer
-            .windows(4)
-            .position(|it| it == b"\r\n\r\n")
-            .ok_or_else(|| std::io::Error::other("an answer without a head"))?;
-        let body = answer.split_off(end + 4);
-        let head = String::from_utf8_lossy(&answer);
-        let status = head.split(' ').nth(1).and_then(|it| it.parse().ok());
-        Ok((status.unwrap_or_default(), body))
+    ) -> io::Result<(u16, Vec<u8>)> {
+        call(&self.socket, method, &format!("/v1.41{path}"), kind, body)
     }
 
     /// Whether the engine answers.
@@ -132,6 +116,7 @@ impl Docker {
             "Image": container.image,
             "Cmd": container.command,
             "Env": container.environment,
+            "Labels": container.labels,
             "HostConfig": {
                 "Binds": container.binds,
                 "NetworkMode": "host",
@@ -221,4 +206,44 @@ impl Docker {
         let path = format!("/containers/{name}/kill?signal={signal}");
         self.must("POST", &path, None);
     }
+}
+
+/// One HTTP call over a socket: status and body; an error is one of the socket.
+pub(super) fn call(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    kind: &str,
+    body: &[u8],
+) -> io::Result<(u16, Vec<u8>)> {
+    let mut stream = send(socket, method, path, kind, body)?;
+    stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let end = answer
+        .windows(4)
+        .position(|it| it == b"\r\n\r\n")
+        .ok_or_else(|| io::Error::other("an answer without a head"))?;
+    let body = answer.split_off(end + 4);
+    let head = String::from_utf8_lossy(&answer);
+    let status = head.split(' ').nth(1).and_then(|it| it.parse().ok());
+    Ok((status.unwrap_or_default(), body))
+}
+
+/// Sends a request of HTTP 1.0: the end of the answer is the end of the connection.
+pub(super) fn send(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    kind: &str,
+    body: &[u8],
+) -> io::Result<UnixStream> {
+    let mut stream = UnixStream::connect(socket)?;
+    let head = format!(
+        "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body)?;
+    Ok(stream)
 }

@@ -80,7 +80,40 @@ fn etcd() -> Vec<u8> {
 }
 
 fn kubernetes() -> Vec<u8> {
-    Layer::with_shell().tar()
+    let mut layer = Layer::with_shell();
+    layer.file(
+        "opt/rke-tools/entrypoint.sh",
+        0o755,
+        b"#!/bin/sh\nexec \"$@\"\n",
+    );
+    layer.file("usr/local/bin/components", 0o755, &read(&components()));
+    for name in [
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "kubelet",
+        "kube-proxy",
+        "nginx-proxy",
+    ] {
+        layer.link(&format!("usr/local/bin/{name}"), "components");
+    }
+    layer.tar()
+}
+
+/// The program that stands in for the Kubernetes components, by the name that it is called by.
+/// It is compiled once per source text, whoever asks, and the same source is the same program.
+pub(super) fn components() -> PathBuf {
+    let sources = [
+        ("main.go", include_str!("go/main.go")),
+        ("files.go", include_str!("go/files.go")),
+        ("components.go", include_str!("go/components.go")),
+        ("controllers.go", include_str!("go/controllers.go")),
+        ("apiserver.go", include_str!("go/apiserver.go")),
+        ("objects.go", include_str!("go/objects.go")),
+        ("pods.go", include_str!("go/pods.go")),
+        ("etcd.go", include_str!("go/etcd.go")),
+    ];
+    crate::opinion::static_go_program(&sources)
 }
 
 /// The files of an image. Their times are all the same, so that equal files are an equal image.

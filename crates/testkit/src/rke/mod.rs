@@ -11,13 +11,20 @@
 //! the processes are killed, and with the last of them the namespaces, their mounts and their
 //! network devices are gone. Only root can make them.
 
+mod cluster;
+mod components;
 mod docker;
 mod guard;
 mod host;
 mod images;
+mod layout;
 mod network;
+mod writer;
 
-pub use docker::{Container, Docker};
+pub use cluster::{Call, Cluster, Fault, Starts};
+pub use docker::{Container, Docker, Start};
 pub use host::{Host, USER};
 pub use images::{ETCD_IMAGE, KUBERNETES_IMAGE, TOOLS_IMAGE};
+pub use layout::{Node, Role, Spec};
 pub use network::Network;
+pub use writer::{Writer, Writes};
