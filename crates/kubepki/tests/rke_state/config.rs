@@ -422,9 +422,91 @@ proptest! {
     }
 
     #[test]
+    fn a_damaged_file_is_read_or_refused_with_a_line(
+        damage in proptest::collection::vec((0..FULL.len(), "[ -~\n]"), 1..6),
+    ) {
+        let mut text = FULL.to_owned();
+        for (place, new) in damage {
+            text.replace_range(place..=place, &new);
+        }
+        if let Err(error) = ClusterConfig::parse(&text) {
+            let lines = text.lines().count() + 1;
+            prop_assert!(error.line.is_some_and(|line| (1..=lines).contains(&line)), "{error}");
+            prop_assert!(!error.to_string().contains("line two"), "{error}");
+        }
+    }
+
+    #[test]
     fn lines_in_any_order_are_read_or_refused(
         lines in proptest::collection::vec("( {0,4})(- )?(nodes|address|role|user|services|etcd|uid|<<|&a|\\*a)?(: )?(\\[|\\]|\\{|x|1|null|\\*a|&a)?", 0..12),
     ) {
         let _ = ClusterConfig::parse(&lines.join("\n"));
     }
+}
+
+/// As `rke config` writes it: everything there, most of it empty.
+const EMPTY_VALUES: &str = r#"
+nodes:
+- address: 10.0.0.1
+  port: "22"
+  internal_address: ""
+  role:
+  - controlplane
+  - etcd
+  hostname_override: ""
+  user: ubuntu
+  docker_socket: /var/run/docker.sock
+  ssh_key: ""
+  ssh_key_path: ~/.ssh/id_rsa
+  ssh_cert: ""
+  ssh_cert_path: ""
+  labels: {}
+  taints: []
+services:
+  etcd:
+    image: ""
+    extra_args: {}
+    external_urls: []
+    ca_cert: ""
+    cert: ""
+    key: ""
+    path: ""
+    uid: 0
+    gid: 0
+    snapshot: null
+    backup_config: null
+  kube-api:
+    extra_args: null
+    service_cluster_ip_range: ""
+  kubelet:
+    cluster_domain: ""
+    generate_serving_certificate: false
+authentication:
+  strategy: x509
+  sans: []
+  webhook: null
+system_images:
+  alpine: ""
+ssh_key_path: ~/.ssh/id_rsa
+ssh_cert_path: ""
+ssh_agent_auth: false
+ignore_docker_version: null
+kubernetes_version: ""
+cluster_name: ""
+prefix_path: ""
+bastion_host:
+  address: ""
+  port: ""
+  user: ""
+  ignore_proxy_env_vars: false
+rotate_encryption_key: false
+"#;
+
+#[test]
+fn empty_values_are_none() {
+    let mut config = parse(EMPTY_VALUES);
+    let socket = config.nodes[0].docker_socket.take();
+    assert_eq!(socket.as_deref(), Some("/var/run/docker.sock"));
+    let short = "nodes:\n- {address: 10.0.0.1, user: ubuntu, role: [controlplane, etcd]}\n";
+    assert_eq!(config, parse(short));
 }
