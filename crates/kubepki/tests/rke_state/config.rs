@@ -1,12 +1,12 @@
 //! `cluster.yml` as RKE reads it.
 
 use kubepki::rke::config::{
-    ConfigError, Difference, HostCountError, RotateCertificates, Stage, differences, refuse_windows,
+    ConfigError, HostCountError, RotateCertificates, Stage, refuse_windows,
 };
 use kubepki::rke::{ClusterConfig, Role, Service};
 use proptest::prelude::*;
 
-const ONE: &str =
+pub(crate) const ONE: &str =
     "nodes:\n- address: 10.0.0.1\n  user: rancher\n  role: [controlplane, etcd, worker]\n";
 
 pub(crate) fn parse(text: &str) -> ClusterConfig {
@@ -359,50 +359,6 @@ fn etcd_is_inside_or_outside() {
     assert_eq!(
         parse(&both).check_host_count(),
         Err(HostCountError::BothEtcds)
-    );
-}
-
-#[test]
-fn differences_are_told() {
-    let current = parse(ONE);
-    let wanted = parse(
-        "nodes:\n\
-         - {address: 10.0.0.1, internal_address: 172.16.0.1, user: x, role: [etcd, controlplane]}\n\
-         - {address: 10.0.0.2, user: x, role: [worker]}\n\
-         authentication: {sans: [a]}\n\
-         services: {kubelet: {generate_serving_certificate: true}, etcd: {key: k}}\n",
-    );
-    let found: Vec<String> = differences(&current, &wanted)
-        .iter()
-        .map(Difference::to_string)
-        .collect();
-    assert_eq!(
-        found,
-        [
-            "node 10.0.0.1: role is [controlplane, etcd] in cluster.yml and [controlplane, etcd, worker] in the state",
-            "node 10.0.0.1: internal_address is 172.16.0.1 in cluster.yml and 10.0.0.1 in the state",
-            "node 10.0.0.2 is in cluster.yml and not in the state",
-            "authentication.sans is [a] in cluster.yml and [] in the state",
-            "services.kubelet.generate_serving_certificate is true in cluster.yml and false in the state",
-            "services.etcd.key in cluster.yml is not that of the state",
-        ]
-    );
-    let mut turned = wanted.clone();
-    turned.nodes.reverse();
-    assert_eq!(differences(&wanted, &turned), [Difference::NodeOrder]);
-    assert_eq!(
-        differences(&wanted, &current)[1..3],
-        [
-            Difference::Node {
-                address: "10.0.0.1".to_owned(),
-                key: "internal_address",
-                current: "172.16.0.1".to_owned(),
-                wanted: "10.0.0.1".to_owned(),
-            },
-            Difference::NodeRemoved {
-                address: "10.0.0.2".to_owned()
-            },
-        ]
     );
 }
 
