@@ -147,8 +147,14 @@ async fn collect(reader: &mut russh::ChannelReadHalf) -> End {
 
 /// Looks as the user why a socket could not be connected to: sshd says only that it could not.
 pub(super) async fn look_at_socket(session: &Session, path: &str) -> SocketFault {
-    const SCRIPT: &str = "[ -e \"$1\" ] || exit 10; [ -S \"$1\" ] || exit 11; \
-                          [ -r \"$1\" ] && [ -w \"$1\" ] || exit 12; exit 13";
+    // The kernel's list has the name that the socket was bound to: /run/docker.sock, where
+    // /var/run is a link. 00010000 is the flag of a socket that listens.
+    const SCRIPT: &str = r#"[ -e "$1" ] || exit 10
+[ -S "$1" ] || exit 11
+[ -r "$1" ] && [ -w "$1" ] || exit 12
+folder=$(cd -P -- "$(dirname -- "$1")" && pwd -P)
+grep ' 00010000 ' /proc/net/unix | grep -F -q -- " $folder/$(basename -- "$1")" && exit 14
+exit 13"#;
     let argv = ["sh", "-c", SCRIPT, "sh", path].map(str::to_owned);
     let limit = session.timeouts().request;
     match run(session, &argv, b"", limit).await {
@@ -156,6 +162,9 @@ pub(super) async fn look_at_socket(session: &Session, path: &str) -> SocketFault
         Ok(Output { code: Some(11), .. }) => SocketFault::Other(format!("{path} is not a socket")),
         Ok(Output { code: Some(12), .. }) => SocketFault::Denied,
         Ok(Output { code: Some(13), .. }) => SocketFault::NotListening,
+        Ok(Output { code: Some(14), .. }) => SocketFault::Prohibited {
+            said: "connect failed",
+        },
         _ => SocketFault::ConnectFailed,
     }
 }
