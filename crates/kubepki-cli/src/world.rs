@@ -72,6 +72,11 @@ impl World {
         }
     }
 
+    /// Says each step on standard error.
+    pub fn teller(&self) -> &'static dyn Observer {
+        &Teller
+    }
+
     /// An executor on `state`.
     pub fn executor<'a>(&'a self, state: &'a Locked) -> Executor<'a> {
         Executor {

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use kubepki::apply::{
-    Aftermath, ApplyError, Executor, Outcome, Standing, put_off, refuse_unreadable, unfinished,
+    Aftermath, ApplyError, Executor, Outcome, Standing, put_off, refuse_unreadable, stopped,
+    unfinished,
 };
 use kubepki::inventory::{Inventory, Role};
 use kubepki::plan::{self, Plan, PlanId};
@@ -102,8 +103,11 @@ pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
         kubernetes: None,
         ..world.patient_executor(&state, args.restart_timeout)
     };
-    let outcome = executor.resume(&id).await.map_err(failed)?;
-    finish(&world, &state, &node, &plan, outcome)
+    let outcome = executor.resume(&id).await;
+    if outcome.is_err() {
+        announce_stopped(&state, &plan);
+    }
+    finish(&world, &state, &node, &plan, outcome.map_err(failed)?)
 }
 
 /// Removes what a plan had staged whose process was killed after its last line and before its end:
@@ -225,6 +229,20 @@ pub fn announce_running(node: &Node) {
     }
 }
 
+/// Says that K3s is down, where a plan was interrupted between its stop and its start.
+pub fn announce_stopped(state: &StateDir, plan: &Plan) {
+    let replay = state.journal(&plan.id).ok();
+    let replay = replay.and_then(|journal| kubepki::journal::replay(&journal.entries).ok());
+    if let Some(replay) = replay
+        && let Some((step, plan::Target::Unit { name, .. })) = stopped(plan, &replay)
+    {
+        output::talk(&format!(
+            "{name} is stopped until step {} starts it.",
+            step.number
+        ));
+    }
+}
+
 /// Before anything new: a crash must be settled.
 ///
 /// # Errors
@@ -245,7 +263,7 @@ pub fn refuse_unfinished(state: &StateDir) -> Result<(), CliError> {
     }
 }
 
-fn last_done(state: &StateDir) -> Result<PlanId, CliError> {
+pub fn last_done(state: &StateDir) -> Result<PlanId, CliError> {
     if let Some(past) = unfinished(state)? {
         return Ok(past.id);
     }

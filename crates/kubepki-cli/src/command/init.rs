@@ -22,6 +22,7 @@ use crate::args::{PlanFormat, SiteArgs};
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running};
 use crate::output;
+use crate::rke::ClusterArgs;
 use crate::world::{World, lifetime_from_environment};
 
 /// `init`.
@@ -77,6 +78,8 @@ pub struct InitArgs {
     /// Make the CA files that are missing where others are there.
     #[arg(long)]
     pub complete: bool,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     #[command(flatten)]
     pub site: SiteArgs,
     /// Go on without asking.

@@ -11,7 +11,7 @@ use kubepki::state::{Locked, StateDir};
 use kubepki_remote::Supervisor;
 use pki::UnixTime;
 
-use super::change::{failed, lock, print_plan, refuse_unfinished};
+use super::change::{announce_stopped, failed, lock, print_plan, refuse_unfinished};
 use crate::args::AskArgs;
 use crate::datastore::{Connected, Reach};
 use crate::error::{CliError, Exit};
@@ -158,6 +158,7 @@ fn finish(
             if error.aftermath() != Aftermath::Interrupted {
                 locked.drop_staging(&plan.id)?;
             }
+            announce_stopped(locked, plan);
             Err(failed(error))
         }
     }

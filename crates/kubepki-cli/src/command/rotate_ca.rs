@@ -29,6 +29,7 @@ use crate::args::{AskArgs, NameArgs, RestartArgs, SiteArgs};
 use crate::datastore::{Access, EndpointArgs, candidates, open, read, refuse_living, supervisor};
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running_in};
+use crate::rke::{ClusterArgs, RolloutArgs};
 use crate::world::{Node, World};
 use crate::{output, syslog};
 
@@ -41,7 +42,7 @@ use compromise::Leak;
 #[derive(Clone, Debug, Args)]
 pub struct RotateCaArgs {
     /// The directory that holds the set's tls/.
-    #[arg(long, value_name = "DIR", required_unless_present_any = ["staged", "back"])]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["staged", "back", "cluster"])]
     pub path: Option<PathBuf>,
     /// The set that `kubepki ca stage` made last.
     #[arg(long, conflicts_with = "path")]
@@ -57,7 +58,8 @@ pub struct RotateCaArgs {
     #[arg(long)]
     pub compromised: bool,
     /// After a compromise, where only a running server can write the datastore: the join tokens
-    /// were replaced before, with `k3s token rotate` on that server.
+    /// were replaced before, with `k3s token rotate` on that server. --token-file names the old
+    /// one, which must no longer open the data.
     #[arg(long, requires = "compromised", conflicts_with = "direct")]
     pub tokens_replaced: bool,
     /// Hand the set to a running server [default: when K3s runs on this node].
@@ -72,6 +74,15 @@ pub struct RotateCaArgs {
     /// and `kubepki resume` goes on.
     #[arg(long)]
     pub watch: bool,
+    /// With --restart-command, through a running server: stop K3s with this command, so that its
+    /// files are made ready before it is started; split at blanks, no shell.
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        requires = "restart_command",
+        conflicts_with = "direct"
+    )]
+    pub stop_command: Option<String>,
     #[command(flatten)]
     pub configs: ConfigArgs,
     #[command(flatten)]
@@ -80,6 +91,18 @@ pub struct RotateCaArgs {
     pub names: NameArgs,
     #[command(flatten)]
     pub endpoint: EndpointArgs,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub rollout: RolloutArgs,
+    /// On an RKE cluster: go on trusting the old CAs beside the new ones; a later run without
+    /// this ends that.
+    #[arg(long, help_heading = "RKE clusters", conflicts_with_all = ["hard", "compromised"])]
+    pub keep_old: bool,
+    /// On an RKE cluster: switch at once, as RKE does, without cross-certificates. Components that
+    /// were restarted and those that were not do not believe each other meanwhile.
+    #[arg(long, help_heading = "RKE clusters", conflicts_with = "compromised")]
+    pub hard: bool,
     #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
@@ -412,15 +435,19 @@ impl Rotation<'_> {
 
     fn restarts(&self) -> Result<Restarts, CliError> {
         let restart = &self.args.restart;
-        let command = restart.restart_command.as_ref();
-        let command: Option<Vec<String>> =
-            command.map(|text| text.split_whitespace().map(str::to_owned).collect());
-        if command.as_ref().is_some_and(Vec::is_empty) {
-            return Err(CliError::usage("--restart-command is empty"));
-        }
+        let words = |flag: &str, text: Option<&String>| {
+            let words: Option<Vec<String>> =
+                text.map(|text| text.split_whitespace().map(str::to_owned).collect());
+            match words {
+                Some(words) if words.is_empty() => Err(CliError::usage(format!("{flag} is empty"))),
+                words => Ok(words),
+            }
+        };
+        let command = words("--restart-command", restart.restart_command.as_ref())?;
+        let stop = words("--stop-command", self.args.stop_command.as_ref())?;
         Ok(Restarts {
             here: match (restart.restart || command.is_some(), self.args.watch) {
-                (true, _) => Here::Driven { command },
+                (true, _) => Here::Driven { command, stop },
                 (false, true) => Here::Watched,
                 (false, false) => Here::Told,
             },

@@ -185,6 +185,19 @@ pub enum ApplyError {
         /// The plan.
         plan: PlanId,
     },
+    /// What the plan has stopped has to run when it is taken back.
+    #[error(
+        "plan {plan} has stopped {unit} and step {step} starts it again; only then can it be taken \
+         back: `kubepki resume {plan}`"
+    )]
+    HalfWay {
+        /// The plan.
+        plan: PlanId,
+        /// The step that starts it.
+        step: u32,
+        /// What is stopped.
+        unit: String,
+    },
     /// The saved plan is not the one that was begun.
     #[error("plan {plan} was changed after it was begun; put the saved plan back as it was")]
     PlanChanged {
@@ -276,9 +289,10 @@ impl ApplyError {
             | Self::Over { .. }
             | Self::Undone { .. }
             | Self::Abandoned { .. } => Aftermath::Refused,
-            Self::Unfinished { .. } | Self::BeingUndone { .. } | Self::Stopped { .. } => {
-                Aftermath::Interrupted
-            }
+            Self::Unfinished { .. }
+            | Self::BeingUndone { .. }
+            | Self::HalfWay { .. }
+            | Self::Stopped { .. } => Aftermath::Interrupted,
             Self::NoSpace { .. }
             | Self::Unreachable { .. }
             | Self::Unprepared { .. }

@@ -45,9 +45,11 @@ fn check_step(plan: &Plan, step: &Step) -> Result<(), String> {
             if !plain {
                 return Err(format!("{} is no absolute path of a file", path.display()));
             }
+            let goes = step.action == Action::Remove && step.before == Before::Any;
             match step.before {
                 Before::Absent | Before::Present(_) => {}
                 Before::LeftBy(number) if left_by(plan, step, number) => {}
+                _ if goes => {}
                 _ => return Err("it does not say what must be there before".to_owned()),
             }
         }
@@ -60,6 +62,16 @@ fn check_step(plan: &Plan, step: &Step) -> Result<(), String> {
             }
             if step.before != Before::Any {
                 return Err("what a server holds cannot be compared before a call".to_owned());
+            }
+        }
+        (Target::Unit { .. }, Action::Stop { .. }) => {
+            let starts = |later: &Step| {
+                later.number > step.number
+                    && later.target == step.target
+                    && matches!(later.action, Action::Restart { .. })
+            };
+            if !plan.steps.iter().any(starts) {
+                return Err("nothing starts again what it stops".to_owned());
             }
         }
         (Target::Unit { .. } | Target::Container { .. }, Action::Restart { .. })
@@ -195,7 +207,7 @@ fn check_supported(step: &Step) -> Result<(), ApplyError> {
 
 fn proofs(step: &Step) -> Vec<&Proof> {
     match &step.action {
-        Action::Restart { proof, .. } => proof.iter().collect(),
+        Action::Restart { proof, .. } | Action::Stop { proof, .. } => proof.iter().collect(),
         Action::Manual { probe, .. } => probe.iter().collect(),
         Action::RestartContainers { restarts } => {
             let all = restarts

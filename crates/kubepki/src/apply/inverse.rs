@@ -54,6 +54,8 @@ struct Draft<'a> {
 struct Part {
     changes: Vec<Change>,
     restarts: Vec<Step>,
+    /// What was stopped for the changes from this one on.
+    stop: Option<(usize, Box<Step>)>,
     /// Whether a person made it take hold.
     closed: bool,
 }
@@ -87,6 +89,10 @@ impl<'a> Draft<'a> {
     fn take(&mut self, step: &Step, record: &StepRecord, replay: &Replay) {
         let id = &self.plan.id;
         match (&step.target, &step.action) {
+            // Others make it whenever they like, so it goes once more.
+            (Target::File { .. }, Action::Remove) if step.before == Before::Any => {
+                self.change(Change::Step(Box::new(step.clone())));
+            }
             (Target::File { .. }, _) => {
                 if let Some(step) = take_back(id, step, record) {
                     self.change(Change::Step(Box::new(step)));
@@ -144,6 +150,16 @@ impl<'a> Draft<'a> {
                     ),
                     ..step.clone()
                 });
+            }
+            (_, Action::Stop { .. }) => {
+                if let Some(part) = self.part(None) {
+                    let reason = format!("as step {} did", step.number);
+                    let step = Step {
+                        reason,
+                        ..step.clone()
+                    };
+                    part.stop = Some((part.changes.len(), Box::new(step)));
+                }
             }
             (_, Action::Manual { instruction, .. }) => {
                 self.notes.push(format!(
@@ -224,8 +240,14 @@ impl<'a> Draft<'a> {
         // Where a step of the undo has left each key; `None` when it deleted it.
         let mut left: BTreeMap<String, Option<u32>> = BTreeMap::new();
         for part in parts.into_iter().rev() {
-            let changes = part.changes.into_iter().rev();
-            for change in changes {
+            let mut changes = part.changes;
+            // What was done before the stop needs what was stopped, so it comes first again.
+            let (under, stop) = match part.stop {
+                Some((at, stop)) => (changes.split_off(at), Some(Change::Step(stop))),
+                None => (Vec::new(), None),
+            };
+            let changes = changes.into_iter().rev().chain(stop);
+            for change in changes.chain(under.into_iter().rev()) {
                 let number = next_number(&steps);
                 let step = match change {
                     Change::Step(step) => Some(*step),

@@ -73,6 +73,7 @@ pub use history::{Past, Standing, history, put_off, refuse_unreadable, unfinishe
 pub use outside::{CallError, Caller, Cluster};
 pub use preflight::check_before;
 pub use proof::served_certificate;
+pub use undo::stopped;
 pub use witness::Witness;
 
 use deferred::waits_for;

@@ -89,6 +89,11 @@ async fn look(proof: &Proof, eyes: &Eyes<'_>) -> Result<(), String> {
             Ok(_) => Ok(()),
             Err(error) => Err(format!("{address} does not accept connections: {error}")),
         },
+        Proof::Silent { address } => match connect(address, timeout).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+            Ok(_) => Err(format!("{address} still answers")),
+            Err(error) => Err(format!("{address} cannot be asked: {error}")),
+        },
         Proof::Active { unit } => {
             let argv = ["systemctl", "is-active", unit].map(str::to_owned);
             let output = host

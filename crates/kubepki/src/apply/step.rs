@@ -87,6 +87,13 @@ impl Executor<'_> {
                 self.wait_for(plan, journal, proof).await?;
                 self.done(journal, step, Found::Stateless)
             }
+            (Target::Unit { name, .. }, Action::Stop { command, proof }) => {
+                self.intend_stateless(journal, step)?;
+                let own = || ["systemctl", "stop", name].map(str::to_owned).to_vec();
+                self.restart(&command.clone().unwrap_or_else(own)).await?;
+                self.wait_for(plan, journal, proof).await?;
+                self.done(journal, step, Found::Stateless)
+            }
             (_, Action::Manual { instruction, probe }) => {
                 self.intend_stateless(journal, step)?;
                 let eyes = self.eyes(plan, journal.replay()?.leaves);

@@ -67,6 +67,7 @@ impl Executor<'_> {
                 reason: reason.clone(),
             });
         }
+        refuse_stopped(&plan, &replay)?;
         let now = self.now();
         let undo_id = plan_id(now, "undo", self.entropy).map_err(ApplyError::Entropy)?;
         let mut undo = Plan {
@@ -280,4 +281,31 @@ impl Executor<'_> {
         };
         self.write(journal, plan, event)
     }
+}
+
+/// Refuses while something is stopped that an earlier step, to be taken back, was done through.
+fn refuse_stopped(plan: &Plan, replay: &Replay) -> Result<(), ApplyError> {
+    match stopped(plan, replay) {
+        Some((step, Target::Unit { name, .. })) => Err(ApplyError::HalfWay {
+            plan: plan.id.clone(),
+            step: step.number,
+            unit: name.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The step that starts again what an earlier one has stopped, and its target.
+pub fn stopped<'a>(plan: &'a Plan, replay: &Replay) -> Option<(&'a Step, &'a Target)> {
+    let done = |step: &Step| {
+        let record = replay.steps.get(&step.number);
+        record.is_some_and(|record| record.after.is_some())
+    };
+    let is_stop = |it: &&Step| matches!(it.action, Action::Stop { .. }) && done(it);
+    let stop = plan.steps.iter().rfind(is_stop)?;
+    let mut later = plan.steps.iter().filter(|it| it.number > stop.number);
+    let starts = later.find(|it| {
+        it.target == stop.target && matches!(it.action, Action::Restart { .. }) && !done(it)
+    });
+    starts.map(|step| (step, &step.target))
 }

@@ -268,7 +268,8 @@ pub enum Before {
     /// What an earlier step of this plan left there: content that is not known when the plan is
     /// made.
     LeftBy(u32),
-    /// Whatever is there: only for targets without a state of their own.
+    /// Whatever is there: for targets without a state of their own, and for a file that others may
+    /// make meanwhile and that has to go, also when the plan is taken back.
     Any,
 }
 
@@ -348,6 +349,16 @@ pub enum Action {
         /// What must hold afterwards.
         proof: Vec<Proof>,
     },
+    /// Stops the target, so that files can be changed under it, and waits for the proof; a later
+    /// [`Self::Restart`] of the same target in the plan starts it. What the plan did before the
+    /// stop was done through the running target, and is taken back through it.
+    Stop {
+        /// The command, when it is not the target's own way; no shell.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        command: Option<Vec<String>>,
+        /// What must hold before anything is changed.
+        proof: Vec<Proof>,
+    },
     /// Puts files in place on several hosts at once; the former files are kept on each host.
     Deploy {
         /// One set for each host of the target.
@@ -402,6 +413,7 @@ impl Action {
             }
             Self::Remove
             | Self::Restart { .. }
+            | Self::Stop { .. }
             | Self::RestartContainers { .. }
             | Self::DeletePods { .. }
             | Self::SaveState { .. }

@@ -44,6 +44,11 @@ pub enum Proof {
         /// `host:port`.
         address: String,
     },
+    /// The address refuses connections.
+    Silent {
+        /// `host:port`.
+        address: String,
+    },
     /// The address completes a TLS handshake with a certificate that this CA signed.
     ServesUnder {
         /// `host:port`.

@@ -84,6 +84,7 @@ pub fn headline(step: &Step) -> String {
         Action::Txn { operation } => txn(operation),
         Action::Call { .. } => "call",
         Action::Restart { .. } => "restart",
+        Action::Stop { .. } => "stop",
         Action::Deploy { .. } => "deploy to",
         Action::RestartContainers { .. } => "restart containers of",
         Action::SaveState { .. } => "save the state in",
@@ -194,6 +195,13 @@ fn becomes(plan: &Plan, action: &Action) -> (&'static str, String) {
             ("restart", format!("{} containers", restarts.len()))
         }
         Action::SaveState { path } => ("save", path.display().to_string()),
+        Action::Stop { command, proof } => {
+            let done = match command {
+                Some(command) => format!("`{}` run", command.join(" ")),
+                None => "stopped".to_owned(),
+            };
+            ("stop", done + &proven(proof))
+        }
         Action::DeletePods { selectors } => ("delete pods", selectors.join(", ")),
         Action::Manual { instruction, probe } => {
             ("wait for", format!("{instruction}{}", proven(probe)))
@@ -221,6 +229,7 @@ fn proven(proofs: &[Proof]) -> String {
                 None => format!("{address} serves a certificate of the new CA"),
             },
             Proof::Listens { address } => format!("{address} answers"),
+            Proof::Silent { address } => format!("nothing listens on {address}"),
             Proof::Active { unit } => format!("{unit} is active"),
             Proof::FileRenewed { path, .. } => format!("{} is new", path.display()),
             Proof::ServesAt { address, leaf, .. } => format!("{address} serves the new {leaf}"),

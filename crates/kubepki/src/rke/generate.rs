@@ -175,6 +175,14 @@ pub enum GenerateError {
     /// The range of service addresses is none.
     #[error(transparent)]
     Sans(#[from] SanError),
+    /// Two nodes whose internal addresses give one name: one would get the other's key.
+    #[error(
+        "two nodes share the certificate name {entry}; give them internal addresses that differ"
+    )]
+    SharedName {
+        /// The entry.
+        entry: String,
+    },
     /// `cluster.yml`'s certificate or key for an external etcd cannot be read.
     #[error("services.etcd.{key} cannot be read; give it as PEM")]
     ExternalEtcd {
@@ -313,9 +321,13 @@ fn specs(row: &Row, config: &ClusterConfig) -> Result<Vec<LeafSpec>, GenerateErr
     let Some(profile) = row.profile().filter(|_| row.exists_in(config)) else {
         return Ok(Vec::new());
     };
+    let mut seen = BTreeSet::new();
     row.entries(config)
         .into_iter()
         .map(|(entry, node)| {
+            if !seen.insert(entry.clone()) {
+                return Err(GenerateError::SharedName { entry });
+            }
             let common_name = match profile.common_name {
                 CommonName::Literal(name) => name.to_owned(),
                 CommonName::Entry => entry.clone(),

@@ -5,15 +5,22 @@
 //! says so and why.
 
 pub mod catalogue;
+pub mod cert_dir;
 pub mod config;
+pub mod csr;
+pub mod custom;
 pub mod entry;
 pub mod generate;
 pub mod json;
 pub mod kubeconfig;
+pub mod log;
 pub mod names;
+pub mod placement;
+pub mod rotate;
 mod san;
 mod secret;
 pub mod state;
+pub mod survey;
 
 pub use config::{ClusterConfig, ConfigError, Node, Role};
 pub use entry::{Bundle, Entry};

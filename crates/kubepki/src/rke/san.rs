@@ -54,9 +54,10 @@ pub fn service_addresses(ranges: &str) -> Result<Vec<IpAddr>, SanError> {
     ranges
         .split(',')
         .map(|range| {
-            first_address(range).ok_or_else(|| SanError {
+            let first = first_address(range).ok_or_else(|| SanError {
                 range: range.to_owned(),
-            })
+            })?;
+            Ok(first.to_canonical())
         })
         .collect()
 }
@@ -130,7 +131,8 @@ impl Names {
 
     fn split(&mut self, name: &str) {
         match San::from_text(name) {
-            San::Ip(address) => self.addresses.push(address),
+            // Go writes an IPv4 address in IPv6 form as what it is.
+            San::Ip(address) => self.addresses.push(address.to_canonical()),
             _ => self.dns.push(name.to_owned()),
         }
     }

@@ -1,5 +1,6 @@
 //! The state file, `cluster.rkestate`: read from any RKE of 0.2 to 1.8, written as RKE writes it.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -68,6 +69,18 @@ pub enum StateFileError {
 #[derive(Clone, PartialEq, Eq)]
 pub struct State {
     root: Json,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |half| {
+            self.section(half, BUNDLE)
+                .and_then(Json::pairs)
+                .map_or(0, <[_]>::len)
+        };
+        let (desired, current) = (count(Half::Desired), count(Half::Current));
+        write!(f, "State({desired} entries desired, {current} current)")
+    }
 }
 
 impl Default for State {
@@ -199,12 +212,15 @@ impl State {
         });
     }
 
-    /// Copies `rkeConfig` and `encryptionConfig` of `desiredState` to `currentState`: the end of
-    /// a rotation. What `desiredState` does not have stays.
+    /// Copies `rkeConfig` and `encryptionConfig` from `desiredState` to `currentState`, each if
+    /// it is there.
+    ///
+    /// Only for a run that carried that configuration out: where an `rke up` failed half-way the
+    /// two differ, and `currentState` says what is true.
     pub fn promote_config(&mut self) {
         for section in [CONFIG, ENCRYPTION] {
-            if let Some(wanted) = self.section(Half::Desired, section).cloned() {
-                self.edit_half(Half::Current, |half| half.set(section, wanted, &SECTIONS));
+            if let Some(value) = self.section(Half::Desired, section).cloned() {
+                self.edit_half(Half::Current, |state| state.set(section, value, &SECTIONS));
             }
         }
     }

@@ -8,6 +8,7 @@ mod certificates;
 mod etcd;
 mod mariadb;
 mod postgres;
+mod sshd;
 
 use std::ffi::OsString;
 use std::fs;
@@ -21,6 +22,7 @@ pub use certificates::Certificates;
 pub use etcd::{Etcd, EtcdMember, TlsFiles};
 pub use mariadb::MariaDb;
 pub use postgres::Postgres;
+pub use sshd::{SshKey, SshKeyType, Sshd, SshdOptions};
 
 use crate::opinion::Run;
 

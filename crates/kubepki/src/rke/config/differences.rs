@@ -84,26 +84,7 @@ impl fmt::Display for Difference {
 /// `current` (the state's `rkeConfig`): nodes, names, ranges, switches, external etcd.
 pub fn differences(current: &ClusterConfig, wanted: &ClusterConfig) -> Vec<Difference> {
     let mut found = nodes(current, wanted);
-    let sans = |config: &ClusterConfig| format!("[{}]", config.sans.join(", "));
-    let urls = |config: &ClusterConfig| format!("[{}]", config.etcd.external_urls.join(", "));
-    let owner = |config: &ClusterConfig| format!("{}:{}", config.etcd.uid, config.etcd.gid);
-    let fields: [(&'static str, &dyn Fn(&ClusterConfig) -> String); 7] = [
-        ("cluster_name", &|config| config.cluster_name.clone()),
-        ("authentication.sans", &sans),
-        ("services.kube-api.service_cluster_ip_range", &|config| {
-            config.service_range.clone()
-        }),
-        ("services.kubelet.cluster_domain", &|config| {
-            config.cluster_domain.clone()
-        }),
-        ("services.kubelet.generate_serving_certificate", &|config| {
-            config.serving_certificates.to_string()
-        }),
-        ("services.etcd.external_urls", &urls),
-        ("services.etcd.uid:gid", &owner),
-    ];
-    for (key, value) in fields {
-        let (current, wanted) = (value(current), value(wanted));
+    for ((key, current), (_, wanted)) in fields(current).into_iter().zip(fields(wanted)) {
         if current != wanted {
             found.push(Difference::Cluster {
                 key,
@@ -123,6 +104,35 @@ pub fn differences(current: &ClusterConfig, wanted: &ClusterConfig) -> Vec<Diffe
     let differing = hidden.into_iter().filter(|(_, same)| !same);
     found.extend(differing.map(|(key, _)| Difference::Hidden { key }));
     found
+}
+
+/// What concerns the whole cluster, as text.
+fn fields(config: &ClusterConfig) -> [(&'static str, String); 7] {
+    let list = |items: &[String]| format!("[{}]", items.join(", "));
+    [
+        ("cluster_name", config.cluster_name.clone()),
+        ("authentication.sans", list(&config.sans)),
+        (
+            "services.kube-api.service_cluster_ip_range",
+            config.service_range.clone(),
+        ),
+        (
+            "services.kubelet.cluster_domain",
+            config.cluster_domain.clone(),
+        ),
+        (
+            "services.kubelet.generate_serving_certificate",
+            config.serving_certificates.to_string(),
+        ),
+        (
+            "services.etcd.external_urls",
+            list(&config.etcd.external_urls),
+        ),
+        (
+            "services.etcd.uid:gid",
+            format!("{}:{}", config.etcd.uid, config.etcd.gid),
+        ),
+    ]
 }
 
 fn nodes(current: &ClusterConfig, wanted: &ClusterConfig) -> Vec<Difference> {

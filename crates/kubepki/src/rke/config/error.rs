@@ -44,7 +44,7 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
             Some(line) => write!(f, "line {line}: ")?,
-            None if !self.place.is_empty() => write!(f, "{}: ", self.place)?,
+            None if !self.message.starts_with(&self.place) => write!(f, "{}: ", self.place)?,
             None => {}
         }
         f.write_str(&self.message)?;

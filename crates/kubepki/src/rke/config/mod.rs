@@ -9,8 +9,9 @@ mod error;
 mod read;
 mod source;
 mod validate;
+mod write;
 
-use super::{Json, Secret};
+use super::{Json, Secret, Service};
 
 pub use differences::{Difference, differences};
 pub use error::{ConfigError, Stage};
@@ -66,6 +67,8 @@ pub struct ClusterConfig {
     pub images: Images,
     /// `rotate_certificates`: where it is given, every `rke up` rotates.
     pub rotate: Option<RotateCertificates>,
+    /// Files under `/etc/kubernetes/ssl` that `extra_args` of a service name, by file name.
+    pub extra_files: Vec<(Service, String)>,
 }
 
 /// A machine of the cluster.

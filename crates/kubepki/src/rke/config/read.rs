@@ -6,10 +6,19 @@ use super::{
     Bastion, ClusterConfig, DEFAULT_DOMAIN, DEFAULT_SERVICE_RANGE, DEFAULT_SSH_KEY_PATH, Etcd,
     Images, Node, Role, RotateCertificates, validate,
 };
-use crate::rke::Json;
+use crate::rke::{Json, Service, names};
 use crate::yaml::Document;
 
 pub(super) fn yaml(text: &str) -> Result<ClusterConfig, ConfigError> {
+    if text.trim().is_empty() {
+        return Err(ConfigError {
+            stage: Stage::Parse,
+            line: None,
+            place: String::new(),
+            message: "the file is empty".to_owned(),
+            advice: Some("it is to list the nodes"),
+        });
+    }
     let document = Document::parse_as_go(text.as_bytes()).map_err(|error| ConfigError {
         stage: Stage::Parse,
         line: (error.line > 0).then_some(error.line),
@@ -64,6 +73,7 @@ fn read(root: &Value<'_>) -> Result<ClusterConfig, ConfigError> {
         network_plugin: or(root.text_at(&["network", "plugin"])?, "canal"),
         images: images(root)?,
         rotate: rotate(root)?,
+        extra_files: extra_files(root)?,
     };
     // RKE reads roles as text and looks at them late.
     let roles: Vec<Vec<String>> = nodes
@@ -159,4 +169,34 @@ fn rotate(root: &Value<'_>) -> Result<Option<RotateCertificates>, ConfigError> {
         authorities: value.flag(&["cacertificates"])?,
         services: value.texts(&["services"])?,
     }))
+}
+
+/// Arguments that the operator gives to a service beside RKE's own, as far as they name files
+/// that may change: `cluster-signing-key-file` of the controller manager is a common one.
+fn extra_files(root: &Value<'_>) -> Result<Vec<(Service, String)>, ConfigError> {
+    let services = [
+        ("etcd", Service::Etcd),
+        ("kube-api", Service::KubeApiserver),
+        ("kube-controller", Service::KubeControllerManager),
+        ("scheduler", Service::KubeScheduler),
+        ("kubelet", Service::Kubelet),
+        ("kubeproxy", Service::KubeProxy),
+    ];
+    let mut found = Vec::new();
+    for (key, service) in services {
+        for arguments in ["extra_args", "extra_args_array"] {
+            let Some(value) = root.at(&["services", key, arguments])? else {
+                continue;
+            };
+            for text in value.leaves() {
+                let file = text
+                    .strip_prefix(names::SSL_DIRECTORY)
+                    .and_then(|rest| rest.strip_prefix('/'));
+                if let Some(file) = file {
+                    found.push((service, file.to_owned()));
+                }
+            }
+        }
+    }
+    Ok(found)
 }

@@ -143,6 +143,34 @@ impl<'n> Value<'n> {
         Ok(Some(text).filter(|text| !text.is_empty()))
     }
 
+    /// Every text in the values of a mapping, lists of texts among them.
+    pub(super) fn leaves(&self) -> Vec<&'n str> {
+        let mut found = Vec::new();
+        match self.from {
+            From::Yaml(document, node) => {
+                if let Content::Map(pairs) = &node.content {
+                    for (_, value) in pairs {
+                        let value = document.resolve(value);
+                        match &value.content {
+                            Content::List(items) => {
+                                let items = items.iter().map(|item| document.resolve(item));
+                                found.extend(items.filter_map(|item| item.text()));
+                            }
+                            _ => found.extend(value.text()),
+                        }
+                    }
+                }
+            }
+            From::Json(value) => {
+                for (_, value) in value.pairs().unwrap_or_default() {
+                    let items = value.items().unwrap_or(std::slice::from_ref(value));
+                    found.extend(items.iter().filter_map(Json::as_text));
+                }
+            }
+        }
+        found
+    }
+
     /// True or false at the end of a path; false where it is absent.
     pub(super) fn flag(&self, path: &[&str]) -> Result<bool, ConfigError> {
         let Some(value) = self.at(path)? else {

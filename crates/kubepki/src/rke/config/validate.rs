@@ -1,6 +1,7 @@
 //! RKE's checks of a `cluster.yml`, in its order and words (`cluster/validation.go`).
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::error::{ConfigError, Stage};
 use super::source::Value;
@@ -165,6 +166,24 @@ fn host(
     let missing = |what: &str| format!("{what} for host ({number}) is not provided");
     if node.address.is_empty() {
         return Err(refusal(value, &["address"], missing("Address")));
+    }
+    for (key, what, address) in [
+        ("address", "Address", &node.address),
+        (
+            "internal_address",
+            "Internal_address",
+            &node.internal_address,
+        ),
+    ] {
+        // It becomes a part of file names.
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let is_name = address.bytes().all(plain) && !address.starts_with(['.', '-']);
+        if !is_name && address.parse::<IpAddr>().is_err() {
+            let message = format!(
+                "{what} [{address}] for host ({number}) is neither an IP address nor a host name"
+            );
+            return Err(refusal(value, &[key], message));
+        }
     }
     if node.user.is_empty() {
         return Err(refusal(value, &["user"], missing("User")));

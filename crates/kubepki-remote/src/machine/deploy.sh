@@ -1,0 +1,74 @@
+# Puts a staged set of files in place: $1 directory, $2 keep, $3 stage, $4 where kept sets lie.
+# The manifest in the stage has a line for each file: "put NAME" or "remove NAME".
+# Every line may be the last that runs; run again, all ends the same.
+set -u
+umask 077
+directory=$1 keep=$2 stage=$3 sets=$4
+
+fail() {
+    echo "$*" >&2
+    exit 1
+}
+
+flush() {
+    sync -f "$1" 2>/dev/null || sync
+}
+
+[ -d "$directory" ] || (umask 022 && mkdir -p "$directory") || fail "cannot make $directory"
+probe=$directory/.kubepki-probe
+rm -f "$probe"
+ln "$stage/manifest" "$probe" ||
+    fail "$stage and $directory are not on one file system, or $directory cannot be written"
+rm -f "$probe"
+
+while read -r verb name; do
+    [ ! -d "$directory/$name" ] || fail "$directory/$name is a directory"
+    [ "$verb" != put ] || [ -f "$stage/$name" ] || [ -d "$keep" ] || fail "$stage/$name is missing"
+done <"$stage/manifest" || exit 1
+
+# What was there is kept once: the folder gets its name when it is whole.
+if [ ! -d "$keep" ]; then
+    rm -rf "$keep.part"
+    mkdir -p "$keep.part" && : >"$keep.absent" || fail "cannot make $keep"
+    while read -r verb name; do
+        now=$directory/$name
+        if [ ! -e "$now" ]; then
+            echo "$name" >>"$keep.absent" || fail "cannot write $keep.absent"
+        elif [ -L "$now" ] || ! ln "$now" "$keep.part/$name" 2>/dev/null; then
+            cp -p "$now" "$keep.part/$name" || fail "cannot keep $now"
+        fi
+    done <"$stage/manifest" || exit 1
+    flush "$keep.part"
+    mv "$keep.part" "$keep" || fail "cannot keep the former files in $keep"
+fi
+
+label=$(command -v chcon)
+flush "$stage"
+while read -r verb name; do
+    now=$directory/$name
+    case $verb in
+    put)
+        if [ -n "$label" ] && [ -e "$now" ]; then
+            chcon --reference="$now" "$stage/$name" 2>/dev/null
+        fi
+        mv -f "$stage/$name" "$now" || fail "cannot replace $now"
+        ;;
+    remove)
+        rm -f "$now" || fail "cannot remove $now"
+        ;;
+    esac
+done <"$stage/manifest" || exit 1
+flush "$directory"
+rm -rf "$stage"
+
+# The kept sets of the last five plans stay.
+plans=0 last=
+ls -1t "$sets" | while read -r set; do
+    [ -d "$sets/$set" ] || continue
+    if [ "${set%-*}" != "$last" ]; then
+        last=${set%-*}
+        plans=$((plans + 1))
+    fi
+    [ "$plans" -le 5 ] || rm -rf "${sets:?}/$set"
+done
+exit 0
