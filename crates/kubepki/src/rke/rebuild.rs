@@ -148,8 +148,12 @@ fn collect(
         .iter()
         .filter_map(|(host, files)| Some((host, files, files.get(&certificate)?.bytes()?)))
         .collect();
-    let mut keyed = having.iter().filter(|(_, files, _)| files.contains_key(&key));
-    let found = keyed.next().or_else(|| having.first().filter(|_| !required));
+    let mut keyed = having
+        .iter()
+        .filter(|(_, files, _)| files.contains_key(&key));
+    let found = keyed
+        .next()
+        .or_else(|| having.first().filter(|_| !required));
     let Some((host, files, bytes)) = found else {
         if required {
             let file = match having.is_empty() {

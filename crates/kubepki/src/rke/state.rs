@@ -227,7 +227,9 @@ impl State {
 
     /// Replaces the text of the EncryptionConfiguration.
     pub fn set_encryption_config(&mut self, half: Half, text: &str) {
-        self.edit_half(half, |state| state.set(ENCRYPTION, Json::text(text), &SECTIONS));
+        self.edit_half(half, |state| {
+            state.set(ENCRYPTION, Json::text(text), &SECTIONS)
+        });
     }
 
     /// Replaces the stored configuration.

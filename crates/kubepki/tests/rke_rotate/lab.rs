@@ -287,4 +287,3 @@ fn rke_config(config: &ClusterConfig) -> kubepki::rke::Json {
     );
     kubepki::rke::json::parse(text.as_bytes()).unwrap()
 }
-

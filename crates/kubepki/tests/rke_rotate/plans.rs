@@ -19,7 +19,10 @@ fn every_kind_in_words() {
     let lab = Lab::new();
     golden("rotate", &lab.plan(&Rotation::All).0);
     golden("rotate-ca", &lab.plan(&Rotation::Authorities).0);
-    golden("service-etcd", &Lab::of_members(3).plan(&services(&["etcd"])).0);
+    golden(
+        "service-etcd",
+        &Lab::of_members(3).plan(&services(&["etcd"])).0,
+    );
     golden("service-kubelet", &lab.plan(&services(&["kubelet"])).0);
 }
 
@@ -97,7 +100,11 @@ fn exactly_the_entries_change_that_rke_changes() {
         let rkes = replaced(&lab.state, &lab.after[kind]);
         let (plan, _) = Lab::new().plan(&rotation);
         assert_eq!(desired(&plan), rkes, "{kind}");
-        assert_eq!(promoted(&plan), rkes, "{kind}: what is wanted comes into force");
+        assert_eq!(
+            promoted(&plan),
+            rkes,
+            "{kind}: what is wanted comes into force"
+        );
     }
 }
 
@@ -110,7 +117,11 @@ fn leaves_say_what_rkes_say() {
     for (id, leaf) in &plan.leaves {
         let ours = leaf.certificate.as_ref().unwrap();
         let theirs = rkes[&id.0].certificate().unwrap().unwrap();
-        assert_eq!(Some(ours.common_name.as_str()), theirs.subject().common_name(), "{id}");
+        assert_eq!(
+            Some(ours.common_name.as_str()),
+            theirs.subject().common_name(),
+            "{id}"
+        );
         assert_eq!(ours.organizations, theirs.subject().organizations(), "{id}");
         let sans: Vec<String> = theirs.sans().iter().map(ToString::to_string).collect();
         assert_eq!(ours.sans, sans, "{id}");
@@ -179,7 +190,11 @@ fn no_private_key_is_in_a_plan() {
         let (plan, staged) = lab.plan(&Rotation::Authorities);
         let text = serde_json::to_string(&plan).unwrap();
         assert!(!text.contains("PRIVATE KEY"));
-        assert!(staged.iter().all(|it| it.bytes.starts_with(b"-----BEGIN RSA PRIVATE KEY")));
+        assert!(
+            staged
+                .iter()
+                .all(|it| it.bytes.starts_with(b"-----BEGIN RSA PRIVATE KEY"))
+        );
         let again: Plan = serde_json::from_str(&text).unwrap();
         assert_eq!(again, plan);
     }
@@ -194,9 +209,18 @@ fn drifted_files_are_put_right_by_a_rotation_of_all() {
     files.remove("kubecfg-kube-proxy.yaml");
     let (plan, _) = lab.plan(&Rotation::All);
     let text = words(&plan);
-    assert!(text.contains("kube-ca.pem 0600 0:0 1 certificates, before absent"), "{text}");
-    assert!(text.contains("kubecfg-kube-proxy.yaml 0600 0:0 text of"), "{text}");
-    assert!(text.contains("Host 127.0.0.13: kube-ca.pem is not what the state holds"), "{text}");
+    assert!(
+        text.contains("kube-ca.pem 0600 0:0 1 certificates, before absent"),
+        "{text}"
+    );
+    assert!(
+        text.contains("kubecfg-kube-proxy.yaml 0600 0:0 text of"),
+        "{text}"
+    );
+    assert!(
+        text.contains("Host 127.0.0.13: kube-ca.pem is not what the state holds"),
+        "{text}"
+    );
     // One service leaves alone what is not its own.
     let text = words(&lab.plan(&services(&["kube-scheduler"])).0);
     assert!(!text.contains("kube-ca.pem 0600"), "{text}");
@@ -217,7 +241,10 @@ fn a_changed_cluster_yml_is_said_and_used_only_when_asked_for() {
     let (plan, staged) = lab.plan(&Rotation::All);
     assert!(sans(&plan).contains(&"new.example".to_owned()));
     assert!(words(&plan).contains("and rkeConfig"));
-    let config = staged.iter().find(|it| it.name == "rke-config.json").unwrap();
+    let config = staged
+        .iter()
+        .find(|it| it.name == "rke-config.json")
+        .unwrap();
     let json = kubepki::rke::json::parse(&config.bytes).unwrap();
     let stored = kubepki::rke::ClusterConfig::from_rke_config(&json).unwrap();
     assert_eq!(stored.sans, lab.config.sans);

@@ -42,7 +42,13 @@ fn one(text: &mut String, plan: &Plan, step: &Step) {
     };
     let _ = writeln!(text, "\n{}. {}{wait}", step.number, step.reason);
     match (&step.action, &step.target) {
-        (Action::Put { content, attributes }, Target::File { path, .. }) => {
+        (
+            Action::Put {
+                content,
+                attributes,
+            },
+            Target::File { path, .. },
+        ) => {
             let _ = writeln!(
                 text,
                 "   put {} {:04o} {}, before {}",
@@ -100,7 +106,10 @@ fn state(text: &mut String, edit: &StateEdit) {
             config,
         } => {
             for (name, entry) in entries {
-                let certificate = entry.certificate.as_ref().map_or("as it is".to_owned(), what);
+                let certificate = entry
+                    .certificate
+                    .as_ref()
+                    .map_or("as it is".to_owned(), what);
                 let key = entry.key.as_ref().map_or("as it is".to_owned(), what);
                 let config = match &entry.config {
                     None => "as it is".to_owned(),
@@ -112,7 +121,10 @@ fn state(text: &mut String, edit: &StateEdit) {
                         ..
                     }) => format!("{server}, {} roots, {path}", pems(authority)),
                 };
-                let _ = writeln!(text, "     want {name}: {certificate}; key {key}; config {config}");
+                let _ = writeln!(
+                    text,
+                    "     want {name}: {certificate}; key {key}; config {config}"
+                );
             }
             for name in removed {
                 let _ = writeln!(text, "     drop {name}");
@@ -148,7 +160,10 @@ fn what(content: &Content) -> String {
             cluster,
             authority,
             leaf,
-        } => format!("kubeconfig {server} {cluster} {leaf}, {} roots", pems(authority)),
+        } => format!(
+            "kubeconfig {server} {cluster} {leaf}, {} roots",
+            pems(authority)
+        ),
         other => panic!("{other:?}"),
     }
 }
@@ -204,7 +219,11 @@ fn proof(proof: &Proof) -> String {
             client: with,
         } => {
             let urls: Vec<&str> = members.iter().map(|(_, url)| url.as_str()).collect();
-            format!("{needed} of [{}] healthy, asked with {}", urls.join(" "), client(with))
+            format!(
+                "{needed} of [{}] healthy, asked with {}",
+                urls.join(" "),
+                client(with)
+            )
         }
         other => panic!("{other:?}"),
     }
