@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use kubepki::apply::{
-    Aftermath, ApplyError, Executor, Outcome, Standing, refuse_unreadable, stopped, unfinished,
+    Aftermath, ApplyError, Executor, Outcome, Standing, put_off, refuse_unreadable, stopped,
+    unfinished,
 };
 use kubepki::inventory::{Inventory, Role};
 use kubepki::plan::{self, Plan, PlanId};
@@ -70,7 +71,9 @@ pub async fn undo(args: &UndoArgs) -> Result<Exit, CliError> {
 pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
     let world = World::real();
     let node = Node::open(&world, &args.site, None, None).await?;
-    let id = match (&args.id, unfinished(&node.state)?) {
+    let open = unfinished(&node.state)?;
+    let open = open.map_or_else(|| put_off(&node.state), |past| Ok(Some(past)))?;
+    let id = match (&args.id, open) {
         (Some(id), _) => PlanId(id.clone()),
         (None, Some(past)) => past.id,
         (None, None) => {
@@ -107,14 +110,16 @@ pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
     finish(&world, &state, &node, &plan, outcome.map_err(failed)?)
 }
 
-/// Removes what a plan had staged whose process was killed after its last line and before its end:
-/// new tokens and keys lie there. Whoever holds the lock does so too.
+/// Removes what a plan had staged whose process was killed after its last line and before its end,
+/// or before its first line: new tokens and keys lie there. Whoever holds the lock does so too.
 fn tidy(state: &StateDir) {
     if !state.path().is_dir() {
         return;
     }
     if let Ok(locked) = state.lock()
-        && let Err(error) = locked.drop_finished_staging()
+        && let Err(error) = locked
+            .drop_finished_staging()
+            .and_then(|()| locked.drop_unbegun())
     {
         output::talk(&format!("Note: {}", kubepki::error_chain(&error)));
     }
@@ -327,7 +332,21 @@ fn finish(
             output::talk(&text);
             Ok(Exit::Partial)
         }
+        Outcome::Partly { open, .. } => {
+            output::talk(&put_off_text(&open));
+            Ok(Exit::Partial)
+        }
     }
+}
+
+/// Which steps are open, and what to do about them.
+pub fn put_off_text(open: &[(u32, String)]) -> String {
+    let mut text = "Done, except for what cannot be reached:".to_owned();
+    for (step, reason) in open {
+        let _ = write!(text, "\n  step {step}: {reason}");
+    }
+    text.push_str("\nRun `kubepki resume` when it can.");
+    text
 }
 
 /// What the operator has to do now.

@@ -94,6 +94,11 @@ fn standing(past: &Past, holder: Holder) -> String {
         (Standing::Finished, None) => "done".to_owned(),
         (Standing::Planned, _) => "planned".to_owned(),
         (Standing::Abandoned, _) => "given up".to_owned(),
+        (Standing::Superseded { by }, _) => format!("done in part, then {by} came"),
+        (Standing::PutOff { open }, _) => {
+            let steps: Vec<String> = open.iter().map(|(step, _)| step.to_string()).collect();
+            format!("done but for steps {}: kubepki resume", steps.join(", "))
+        }
         (Standing::Unreadable(why), _) => format!("cannot be read: {why}"),
         (
             Standing::Interrupted {

@@ -163,6 +163,7 @@ async fn carry_out(
     let locked = lock(state)?;
     // Another process may have been interrupted since.
     refuse_unfinished(state)?;
+    locked.drop_unbegun()?;
     stage(&locked, &plan.id, staged)?;
     match world.executor(&locked).apply(plan).await {
         Ok(Outcome::Finished { .. }) => {
@@ -172,6 +173,10 @@ async fn carry_out(
                 plan.title, plan.id
             ));
             Ok(Exit::Fine)
+        }
+        Ok(Outcome::Partly { open, .. }) => {
+            output::talk(&super::change::put_off_text(&open));
+            Ok(Exit::Partial)
         }
         Ok(Outcome::Waiting { instruction, .. }) => {
             output::talk(&instruction);

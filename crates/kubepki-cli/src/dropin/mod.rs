@@ -148,6 +148,9 @@ async fn carry_out(world: &World, plan: &Plan) -> Result<(), CliError> {
             Ok(())
         }
         Outcome::Waiting { instruction, .. } => Err(CliError::message(instruction)),
+        Outcome::Partly { open, .. } => Err(CliError::message(
+            crate::command::change::put_off_text(&open),
+        )),
     }
 }
 

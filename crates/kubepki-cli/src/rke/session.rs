@@ -14,7 +14,9 @@ use kubepki_remote::RkeApi;
 
 use super::RkeCluster;
 use crate::args::AskArgs;
-use crate::command::change::{failed, last_done, lock, print_plan, refuse_unfinished};
+use crate::command::change::{
+    failed, last_done, lock, print_plan, put_off_text, refuse_unfinished,
+};
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::world::World;
@@ -181,6 +183,10 @@ impl<'a> Session<'a> {
                 }
                 output::talk(&text);
                 Exit::Fine
+            }
+            Outcome::Partly { open, .. } => {
+                output::talk(&put_off_text(&open));
+                Exit::Partial
             }
             Outcome::Waiting {
                 step,

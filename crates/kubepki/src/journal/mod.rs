@@ -14,10 +14,15 @@
 //! | state | entered by | may go to |
 //! |---|---|---|
 //! | not started | | `begin` |
-//! | in progress, next step N | `begin`, `done N-1`, `withdrawn N` | `intend N`, `finished` after the last, `abandoned` |
-//! | step N in flight | `intend N` (again, too), `failed N`, `waiting N` | `done N`, `withdrawn N` |
+//! | in progress, next step N | `begin`, `done N-1`, `deferred N-1`, `withdrawn N` | `intend N`, `deferred N`, `abandoned` |
+//! | the last step passed | the same | `finished` if no step is put off, `intend D` and `deferred D` for each step D that is, `superseded` if one is, `abandoned` |
+//! | step N in flight | `intend N` (again, too), `failed N`, `waiting N`, `progress N` | `done N`, `withdrawn N`, `deferred N` |
 //! | finished | `finished` | |
-//! | abandoned (an undo took over) | `abandoned` | |
+//! | abandoned (an undo or a later plan took over) | `abandoned`, `superseded` | |
+//!
+//! A step that is put off leaves the row of steps: the others go on, and it is tried again after
+//! the last of them. It was touched perhaps, if a line intends it; so of all steps those in doubt
+//! are the one in flight and those that are put off.
 //!
 //! Keys appear by the SHA-256 of their SubjectPublicKeyInfo only.
 
@@ -105,6 +110,11 @@ pub enum Event {
         /// The undo.
         by: PlanId,
     },
+    /// Nothing was left of the plan but steps that were put off, and a later plan took over.
+    Superseded {
+        /// The later plan.
+        by: PlanId,
+    },
 }
 
 /// What the first line says.
@@ -184,7 +194,9 @@ impl Event {
             | Self::Progress { step, .. }
             | Self::Deferred { step, .. }
             | Self::Withdrawn { step } => Some(*step),
-            Self::Begin(_) | Self::Finished | Self::Abandoned { .. } => None,
+            Self::Begin(_) | Self::Finished | Self::Abandoned { .. } | Self::Superseded { .. } => {
+                None
+            }
         }
     }
 }
@@ -205,6 +217,7 @@ impl fmt::Display for Event {
             Self::Withdrawn { .. } => "withdrawn",
             Self::Finished => return f.write_str("finished"),
             Self::Abandoned { by } => return write!(f, "abandoned for {by}"),
+            Self::Superseded { by } => return write!(f, "superseded by {by}"),
         };
         write!(f, "{word} {}", self.step().unwrap_or(0))
     }

@@ -72,8 +72,8 @@ pub enum StateEdit {
     },
 }
 
-/// A bundle entry to write: PEMs by reference. `None` keeps what `desiredState` has, or else what
-/// `currentState` has.
+/// A bundle entry to write: PEMs by reference. `None` keeps what `currentState` has, or else what
+/// `desiredState` has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StateEntry {
     /// `certificatePEM`: a leaf's certificate, or a CA's bundle.
@@ -85,6 +85,21 @@ pub struct StateEntry {
     /// `config`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<StateConfig>,
+}
+
+impl StateEdit {
+    /// What it puts into the file.
+    pub fn contents(&self) -> Vec<&Content> {
+        match self {
+            Self::Desire {
+                entries, config, ..
+            } => {
+                let pems = entries.values().flat_map(|it| [&it.certificate, &it.key]);
+                pems.chain([config]).flatten().collect()
+            }
+            Self::Promote { .. } => Vec::new(),
+        }
+    }
 }
 
 /// A bundle entry's kubeconfig.
