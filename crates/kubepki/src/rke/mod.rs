@@ -6,6 +6,7 @@
 
 pub mod catalogue;
 pub mod cert_dir;
+pub mod check;
 pub mod config;
 pub mod csr;
 pub mod custom;

@@ -7,7 +7,9 @@
     reason = "tests fail by panicking"
 )]
 
+mod check;
 mod cut_off;
+mod first;
 mod lab;
 mod plans;
 mod refuse;

@@ -7,6 +7,7 @@
 //! combination.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 use kubepki::init::Staged;
 use kubepki::plan::{Action, Content, LeafId, Plan, SecretRef, Step};
@@ -17,7 +18,8 @@ use pki::{Authority, Certificate, LeafRequest, PrivateKey, Purpose, San, Serial,
 
 use crate::lab::Lab;
 
-type Files = BTreeMap<String, String>;
+type Text = Rc<str>;
+type Files = BTreeMap<String, Text>;
 
 /// A component: what answers or asks.
 type Component = (String, Service);
@@ -29,16 +31,16 @@ pub struct World {
     disk: BTreeMap<String, Files>,
     loaded: BTreeMap<Component, Files>,
     /// The trust bundle of pods that read it when they start.
-    pods: String,
+    pods: Text,
     /// The administrator's certificate and trust bundle.
-    admin: (String, String),
-    issued: BTreeMap<LeafId, (String, String)>,
+    admin: (Text, Text),
+    issued: BTreeMap<LeafId, (Text, Text)>,
 }
 
 /// Answers that were given once.
 #[derive(Default)]
 pub struct Judge {
-    known: HashMap<(String, String, bool), Option<String>>,
+    known: HashMap<(Text, Text, bool), Option<String>>,
     now: Option<UnixTime>,
 }
 
@@ -53,7 +55,10 @@ impl World {
                 .into_iter()
                 .map(|file| {
                     let content = file.content(&bundle).unwrap();
-                    (file.name, String::from_utf8(content.to_vec()).unwrap())
+                    (
+                        file.name,
+                        Text::from(std::str::from_utf8(&content).unwrap()),
+                    )
                 })
                 .collect();
             for component in components_of(node) {
@@ -61,8 +66,8 @@ impl World {
             }
             disk.insert(node.address.clone(), files);
         }
-        let authority = bundle[names::KUBE_CA].certificate_pem.clone();
-        let admin = bundle[names::KUBE_ADMIN].certificate_pem.clone();
+        let authority = Text::from(bundle[names::KUBE_CA].certificate_pem.as_str());
+        let admin = Text::from(bundle[names::KUBE_ADMIN].certificate_pem.as_str());
         Self {
             config: lab.config.clone(),
             disk,
@@ -100,7 +105,7 @@ impl World {
                     authority, leaf, ..
                 } = content
                 {
-                    self.admin = (self.issued[leaf].0.clone(), authority.clone());
+                    self.admin = (self.issued[leaf].0.clone(), Text::from(authority.as_str()));
                 }
             }
             _ => {}
@@ -129,12 +134,12 @@ impl World {
     }
 
     /// Everything on hosts that is trusted or shown.
-    pub fn texts(&self) -> impl Iterator<Item = (&String, &String)> {
+    pub fn texts(&self) -> impl Iterator<Item = (&String, &Text)> {
         self.disk.values().flatten()
     }
 
     /// What a component may have in use of a file.
-    fn uses(&self, who: &Component, file: &str) -> BTreeSet<String> {
+    fn uses(&self, who: &Component, file: &str) -> BTreeSet<Text> {
         let loaded = self.loaded[who].get(file);
         let disk = self.disk[&who.0].get(file);
         loaded.into_iter().chain(disk).cloned().collect()
@@ -149,11 +154,11 @@ impl World {
     pub fn cut_off(&self, judge: &mut Judge) -> Vec<String> {
         let mut refusals = Vec::new();
         let mut talk = |client: &str,
-                        shown: &BTreeSet<String>,
-                        trusts: &BTreeSet<String>,
+                        shown: &BTreeSet<Text>,
+                        trusts: &BTreeSet<Text>,
                         server: &str,
-                        serves: &BTreeSet<String>,
-                        asks: &BTreeSet<String>| {
+                        serves: &BTreeSet<Text>,
+                        asks: &BTreeSet<Text>| {
             for (chains, bundles, serving) in [(serves, trusts, true), (shown, asks, false)] {
                 for chain in chains {
                     for bundle in bundles {
@@ -168,7 +173,7 @@ impl World {
                 }
             }
         };
-        let one = |text: &String| BTreeSet::from([text.clone()]);
+        let one = |text: &Text| BTreeSet::from([text.clone()]);
         let name = |who: &Component| format!("{} of {}", who.1, who.0);
         let ca = "kube-ca.pem";
         for etcd in self.all(Service::Etcd) {
@@ -265,9 +270,9 @@ impl Judge {
         }
     }
 
-    fn judge(&mut self, chain: &str, bundle: &str, serving: bool) -> Option<String> {
+    fn judge(&mut self, chain: &Text, bundle: &Text, serving: bool) -> Option<String> {
         let now = self.now.unwrap();
-        let key = (chain.to_owned(), bundle.to_owned(), serving);
+        let key = (chain.clone(), bundle.clone(), serving);
         let answer = self.known.entry(key).or_insert_with(|| {
             let chain = Certificate::all_from_pem(chain.as_bytes()).unwrap();
             let roots = Certificate::all_from_pem(bundle.as_bytes()).unwrap();
@@ -295,18 +300,18 @@ fn certificate_of_client(component: Service) -> String {
     }
 }
 
-fn text(issued: &BTreeMap<LeafId, (String, String)>, content: &Content) -> String {
+fn text(issued: &BTreeMap<LeafId, (Text, Text)>, content: &Content) -> Text {
     match content {
-        Content::Text(text) => text.clone(),
+        Content::Text(text) => text.as_str().into(),
         Content::LeafCertificate(leaf) => issued[leaf].0.clone(),
         Content::BareCertificate(leaf) => issued[leaf].1.clone(),
-        Content::LeafKey(_) | Content::Staged { .. } => "a key".to_owned(),
+        Content::LeafKey(_) | Content::Staged { .. } => "a key".into(),
         other => panic!("{other:?}"),
     }
 }
 
 /// Every leaf with what follows it, and alone.
-fn issue(lab: &Lab, plan: &Plan, staged: &[Staged]) -> BTreeMap<LeafId, (String, String)> {
+fn issue(lab: &Lab, plan: &Plan, staged: &[Staged]) -> BTreeMap<LeafId, (Text, Text)> {
     let mut issued = BTreeMap::new();
     for (id, leaf) in &plan.leaves {
         let wanted = leaf.certificate.as_ref().unwrap();
@@ -347,7 +352,8 @@ fn issue(lab: &Lab, plan: &Plan, staged: &[Staged]) -> BTreeMap<LeafId, (String,
             },
         };
         let leaf = authority.issue(&request).unwrap().to_pem();
-        issued.insert(id.clone(), (format!("{leaf}{}", wanted.chain), leaf));
+        let whole = format!("{leaf}{}", wanted.chain);
+        issued.insert(id.clone(), (whole.into(), leaf.into()));
     }
     issued
 }
