@@ -152,6 +152,8 @@ async fn make(data_dir: &Path, node_name: &str) -> Result<(), Failure> {
         patience: Patience::default(),
         cluster: None,
         caller: None,
+        machines: None,
+        kubernetes: None,
     };
     match executor.apply(&plan).await? {
         Outcome::Finished { .. } => Ok(()),

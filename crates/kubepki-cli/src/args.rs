@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::command::init::InitArgs;
 use crate::datastore::EndpointArgs;
+use crate::rke::{ClusterArgs, RolloutArgs};
 
 /// See, renew, rotate and take back the certificates of a Kubernetes node.
 ///
@@ -16,7 +17,8 @@ use crate::datastore::EndpointArgs;
 ///
 /// Exit codes: 0 fine or done; 1 failed, and nothing was changed; 2 wrong usage; 3 something is
 /// due; 4 something has expired or is broken; 5 refused, or the plan is stale; 6 interrupted, run
-/// `kubepki resume` or `kubepki undo`; 7 done in part. `kubepki k3s …` has K3s's: 0 and 1.
+/// `kubepki resume` or `kubepki undo`; 7 done in part. `kubepki k3s …` and `kubepki rke …` have the
+/// originals': 0 and 1.
 #[derive(Debug, Parser)]
 #[command(
     name = "kubepki",
@@ -77,6 +79,15 @@ pub enum Command {
     /// K3s's own commands, with its flags, messages and exit codes.
     #[command(name = "k3s")]
     K3s(crate::dropin::K3sArgs),
+    /// RKE's own commands, with its flags, messages and exit codes.
+    Rke(crate::dropin::RkeArgs),
+    /// Make certificate requests for a company's CA, with their keys, from an RKE cluster.yml.
+    ///
+    /// Requests that fit stay, and keys that are there always do. Reaches no host.
+    GenerateCsr(crate::command::custom_certs::GenerateCsrArgs),
+    /// See and judge what a company's CA made of the requests of `generate-csr`.
+    #[command(subcommand)]
+    CustomCerts(crate::command::custom_certs::CustomCertsCommand),
     /// See, compare, extract and restore what the cluster's servers share: the bootstrap data.
     #[command(subcommand)]
     Bootstrap(crate::command::bootstrap::BootstrapCommand),
@@ -343,6 +354,10 @@ pub struct RotateArgs {
     #[arg(short, long = "service", value_name = "NAME")]
     pub services: Vec<String>,
     #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub rollout: RolloutArgs,
+    #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
     pub names: NameArgs,
@@ -378,6 +393,10 @@ pub struct PlanArgs {
     #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
     pub output: PlanFormat,
     #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub rollout: RolloutArgs,
+    #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
     pub names: NameArgs,
@@ -390,6 +409,8 @@ pub struct PlanArgs {
 pub struct ApplyArgs {
     /// The plan, as `kubepki plan` named it.
     pub id: String,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
@@ -413,6 +434,8 @@ pub struct HistoryArgs {
     #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
     pub output: PlanFormat,
     #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
     pub site: SiteArgs,
 }
 
@@ -421,6 +444,8 @@ pub struct HistoryArgs {
 pub struct UndoArgs {
     /// The plan to take back; the last one by default.
     pub id: Option<String>,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
@@ -440,6 +465,8 @@ pub struct ResumeArgs {
     /// Seconds to wait after a restart for the proof.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub restart_timeout: u64,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]

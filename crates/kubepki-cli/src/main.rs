@@ -9,6 +9,7 @@ mod k3s;
 mod output;
 mod period;
 mod restart;
+mod rke;
 mod syslog;
 mod world;
 

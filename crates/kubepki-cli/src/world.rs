@@ -72,6 +72,11 @@ impl World {
         }
     }
 
+    /// Says each step on standard error.
+    pub fn teller(&self) -> &'static dyn Observer {
+        &Teller
+    }
+
     /// An executor on `state`.
     pub fn executor<'a>(&'a self, state: &'a Locked) -> Executor<'a> {
         Executor {
@@ -84,6 +89,8 @@ impl World {
             patience: Patience::default(),
             cluster: None,
             caller: None,
+            machines: None,
+            kubernetes: None,
         }
     }
 }

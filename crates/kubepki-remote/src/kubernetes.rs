@@ -6,7 +6,7 @@ use std::fmt;
 use kubepki::fleet::{Fleet, Node};
 use kubepki::kubeconfig::{Cluster, KeyPlacement, Kubeconfig, KubeconfigError, Placement, User};
 use pki::{Certificate, PrivateKey, UnixTime};
-use reqwest::{Client, Url};
+use reqwest::{Client, Method, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -50,10 +50,12 @@ pub enum KubernetesError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// An answer that says no.
-    #[error("the Kubernetes API at {url} answered {status} to GET {path}: {message}")]
+    #[error("the Kubernetes API at {url} answered {status} to {method} {path}: {message}")]
     Refused {
         /// Its URL.
         url: String,
+        /// `GET`.
+        method: String,
         /// What was asked for.
         path: String,
         /// The status code.
@@ -127,13 +129,35 @@ impl Kubernetes {
         })
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, KubernetesError> {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, KubernetesError> {
+        let answer = self.ask(Method::GET, path, None).await?;
+        serde_json::from_slice(&answer.body).map_err(|error| self.unreachable(error))
+    }
+
+    /// Sends a request, and returns the answer of a server that did it.
+    ///
+    /// # Errors
+    ///
+    /// [`KubernetesError::Unreachable`] and [`KubernetesError::Refused`].
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Answer, KubernetesError> {
         let url = self
             .base
             .join(path)
             .map_err(|error| self.unreachable(error))?;
-        // Metadata alone would do for most of it; every API server knows plain JSON.
-        let request = self.client.get(url).header("accept", "application/json");
+        let mut request = self
+            .client
+            .request(method.clone(), url)
+            .header("accept", "application/json");
+        if let Some(body) = body {
+            request = request
+                .header("content-type", "application/json")
+                .body(body);
+        }
         let response = request
             .send()
             .await
@@ -144,15 +168,16 @@ impl Kubernetes {
                 self.unreachable(std::io::Error::other("the answer does not end"))
             }
         })?;
-        if !answer.status.is_success() {
-            return Err(KubernetesError::Refused {
-                url: self.base.to_string(),
-                path: path.to_owned(),
-                status: answer.status.as_u16(),
-                message: answer.message(),
-            });
+        if answer.status.is_success() {
+            return Ok(answer);
         }
-        serde_json::from_slice(&answer.body).map_err(|error| self.unreachable(error))
+        Err(KubernetesError::Refused {
+            url: self.base.to_string(),
+            method: method.to_string(),
+            path: path.to_owned(),
+            status: answer.status.as_u16(),
+            message: answer.message(),
+        })
     }
 
     fn unreachable(

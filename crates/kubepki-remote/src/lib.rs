@@ -6,10 +6,14 @@
 
 mod answer;
 mod caller;
+pub mod docker;
 mod kubernetes;
+pub mod machine;
+mod rke_api;
 pub mod ssh;
 mod supervisor;
 mod tls;
 
 pub use kubernetes::{Kubernetes, KubernetesError};
+pub use rke_api::RkeApi;
 pub use supervisor::{Seen, Supervisor, SupervisorError};

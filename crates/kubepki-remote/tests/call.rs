@@ -178,6 +178,7 @@ fn plan(folder: &Path, url: &str, old: &Bundle, new: &Bundle) -> Plan {
         root: folder.to_owned(),
         datastore: None,
         irreversible: None,
+        deferrable: std::collections::BTreeSet::new(),
         created: now(),
         hypothetical: false,
         leaves: Default::default(),
@@ -198,6 +199,8 @@ fn executor<'a>(state: &'a Locked, caller: &'a dyn Caller) -> Executor<'a> {
         patience: Patience::default(),
         cluster: None,
         caller: Some(caller),
+        machines: None,
+        kubernetes: None,
     }
 }
 

@@ -18,9 +18,11 @@ pub mod journal;
 pub mod k3s;
 pub mod kubeconfig;
 pub mod listener;
+pub mod machine;
 pub mod plan;
 pub mod reconcile;
 pub mod report;
+pub mod rke;
 pub mod service_account;
 pub mod state;
 #[cfg(test)]

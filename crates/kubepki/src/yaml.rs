@@ -123,6 +123,24 @@ impl<'a> Document<'a> {
     ///
     /// Text over [`LIMIT`], not UTF-8, not YAML, with a second document or a key given twice.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, YamlError> {
+        Self::read(bytes, Builder::default())
+    }
+
+    /// The same where a key may be given again, as Go's yaml.v2 reads it when it is not strict:
+    /// the last one counts.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::parse`] otherwise.
+    pub(crate) fn parse_as_go(bytes: &'a [u8]) -> Result<Self, YamlError> {
+        let builder = Builder {
+            repeats: true,
+            ..Builder::default()
+        };
+        Self::read(bytes, builder)
+    }
+
+    fn read(bytes: &'a [u8], mut builder: Builder<'a>) -> Result<Self, YamlError> {
         let nowhere = |detail: String| YamlError { line: 0, detail };
         if bytes.len() > LIMIT {
             return Err(nowhere(format!(
@@ -140,7 +158,6 @@ impl<'a> Document<'a> {
         })?;
         let settings =
             options! { emit_comments: false, flow_nesting_limit: 64, block_nesting_limit: 64 };
-        let mut builder = Builder::default();
         for next in Parser::new_from_str_with_options(text, settings) {
             let (event, span) = next.map_err(|error| YamlError {
                 line: error.marker().line(),
@@ -247,14 +264,14 @@ impl<'a> Document<'a> {
     }
 }
 
-/// The value of `key` in a mapping's own pairs.
+/// The value of `key` in a mapping's own pairs: the last, where keys are given again.
 pub(crate) fn own<'n, 'a>(
     pairs: &'n [(Rc<Node<'a>>, Rc<Node<'a>>)],
     key: &str,
 ) -> Option<&'n Rc<Node<'a>>> {
     pairs
         .iter()
-        .find(|(name, _)| name.text() == Some(key))
+        .rfind(|(name, _)| name.text() == Some(key))
         .map(|(_, value)| value)
 }
 
@@ -264,6 +281,8 @@ struct Builder<'a> {
     open: Vec<Open<'a>>,
     anchors: BTreeMap<usize, Rc<Node<'a>>>,
     aliased: BTreeSet<usize>,
+    /// Whether keys may be given again.
+    repeats: bool,
 }
 
 struct Open<'a> {
@@ -352,6 +371,7 @@ impl<'a> Builder<'a> {
                 Some(key) => pairs.push((key, node)),
                 None => {
                     if let Some(text) = node.text()
+                        && !self.repeats
                         && !parent.keys.insert(text.to_owned())
                     {
                         return Err(YamlError {

@@ -9,7 +9,7 @@ use crate::extension::Extensions;
 use crate::issue::AUTHORITY_USAGE;
 use crate::key::PrivateKey;
 use crate::public_key::public_key_bits;
-use crate::{BasicConstraints, Error, Name, San, oid, pem, sha1};
+use crate::{BasicConstraints, Digest, Error, Name, Purpose, San, oid, pem, sha1, sha256};
 
 /// A PKCS#10 request whose own signature has been checked: whoever made it holds the key.
 #[derive(Clone, Debug)]
@@ -95,6 +95,28 @@ impl CertificateRequest {
         Self::with(subject, &extensions, key)
     }
 
+    /// Makes a request that says, after the names, what the certificate is for: not critical, and
+    /// without key usage, as RKE asks (`pki/util.go`).
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`], and [`Error::Malformed`] for a purpose that is no OID.
+    pub fn with_purposes(
+        subject: &Name,
+        sans: &[San],
+        purposes: &[Purpose],
+        key: &PrivateKey,
+    ) -> Result<Self, Error> {
+        let mut extensions = ExtensionWriter::default();
+        if !sans.is_empty() {
+            extensions.sans(sans)?;
+        }
+        if !purposes.is_empty() {
+            extensions.purposes(purposes)?;
+        }
+        Self::with(subject, &extensions, key)
+    }
+
     /// Makes a request for a CA's certificate: it asks for basic constraints, key usage and
     /// subject key identifier as [`crate::Authority::issue_authority`] gives them.
     ///
@@ -150,9 +172,19 @@ impl CertificateRequest {
         &self.extensions.sans
     }
 
+    /// What the certificate shall be for (extended key usage), in order.
+    pub fn purposes(&self) -> &[Purpose] {
+        &self.extensions.purposes
+    }
+
     /// The key, a SubjectPublicKeyInfo.
     pub fn spki_der(&self) -> &[u8] {
         &self.spki
+    }
+
+    /// SHA-256 of [`Self::spki_der`].
+    pub fn spki_sha256(&self) -> Digest {
+        sha256(&self.spki)
     }
 }
 

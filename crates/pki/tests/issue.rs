@@ -234,3 +234,31 @@ fn times_past_2049_are_generalized() {
     let ca = Authority::self_signed(&name, key, serial(), validity).unwrap();
     assert_eq!(ca.certificate().validity(), validity);
 }
+
+#[test]
+fn requests_say_purposes_after_names() {
+    let key = PrivateKey::generate(KeyAlgorithm::Rsa(2048)).unwrap();
+    let name = Name::new(&["system:masters".to_owned()], "kube-admin").unwrap();
+    let sans = [San::from_text("10.0.0.1"), San::from_text("a.example")];
+    let purposes = [Purpose::ClientAuth, Purpose::ServerAuth];
+    let made = CertificateRequest::with_purposes(&name, &sans, &purposes, &key).unwrap();
+    let read = CertificateRequest::from_pem(made.to_pem().as_bytes()).unwrap();
+    assert_eq!(read.purposes(), purposes);
+    assert_eq!(
+        read.sans(),
+        [San::from_text("a.example"), San::from_text("10.0.0.1")]
+    );
+    assert_eq!(read.spki_sha256(), key.spki_sha256());
+    // id-ce-subjectAltName goes before id-ce-extKeyUsage, and neither is critical.
+    let place = |id: u8| {
+        let mark = [0x06, 0x03, 0x55, 0x1d, id];
+        let found = read.der().windows(mark.len()).position(|it| it == mark);
+        found.unwrap()
+    };
+    assert!(place(0x11) < place(0x25));
+    let bare = CertificateRequest::with_purposes(&name, &[], &[], &key).unwrap();
+    assert_eq!(
+        bare.der(),
+        CertificateRequest::new(&name, &[], &key).unwrap().der()
+    );
+}

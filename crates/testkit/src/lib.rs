@@ -10,6 +10,7 @@ mod fixture;
 mod golden;
 mod keys;
 mod opinion;
+pub mod rke;
 mod secrets;
 pub mod server;
 pub mod stacks;

@@ -56,7 +56,18 @@ pub fn run<P: AsRef<OsStr>, A: AsRef<OsStr>>(program: P, args: &[A], stdin: &[u8
 ///
 /// It is compiled once per source text, whoever asks.
 pub fn go_program(source: &str) -> PathBuf {
-    let name = crate::sha256(source.as_bytes())
+    compile(&[("main.go", source)], &[], "0")
+}
+
+/// Compiles a Go program of several files that runs where there is nothing else, and says where it
+/// is. The same source gives the same bytes.
+pub(crate) fn static_go_program(files: &[(&str, &str)]) -> PathBuf {
+    compile(files, &["-trimpath", "-ldflags=-s -w -buildid="], "static")
+}
+
+fn compile(files: &[(&str, &str)], flags: &[&str], kind: &str) -> PathBuf {
+    let whole: Vec<_> = files.iter().map(|it| it.1).collect();
+    let name = crate::sha256(format!("{kind} {}", whole.concat()).as_bytes())
         .get(..16)
         .unwrap_or_default()
         .to_owned();
@@ -67,17 +78,23 @@ pub fn go_program(source: &str) -> PathBuf {
     }
     let scratch = TempDir::new_in(&folder)
         .unwrap_or_else(|error| panic!("no temporary folder in {}: {error}", folder.display()));
-    let main = scratch.path().join("main.go");
     let built = scratch.path().join("main");
-    write(&main, source);
     let mut go = command(OsStr::new("go"));
-    go.arg("build").arg("-o").arg(&built).arg(&main);
+    go.arg("build").args(flags).arg("-o").arg(&built);
+    for (name, text) in files {
+        let path = scratch.path().join(name);
+        write(&path, text);
+        go.arg(path);
+    }
     // Nothing is fetched, and no home directory is needed.
     go.env("GO111MODULE", "off")
         .env("GOTOOLCHAIN", "local")
         .env("GOPROXY", "off");
     go.env("GOFLAGS", "")
         .env("GOCACHE", crate::cache("go-build"));
+    if kind == "static" {
+        go.env("CGO_ENABLED", "0");
+    }
     let run = finish(go, &[]);
     assert!(run.success(), "go build: {}", run.text());
     // Whoever is second replaces an equal program.

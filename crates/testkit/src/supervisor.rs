@@ -60,8 +60,13 @@ pub struct Supervisor {
 impl Supervisor {
     /// Starts on a free loopback port.
     pub fn start(cluster: Cluster, decide: Box<Decide>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0")
-            .unwrap_or_else(|error| panic!("no free loopback port: {error}"));
+        Self::start_on(0, cluster, decide)
+    }
+
+    /// Starts on this loopback port: as one that was dropped comes back.
+    pub fn start_on(port: u16, cluster: Cluster, decide: Box<Decide>) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port))
+            .unwrap_or_else(|error| panic!("loopback port {port}: {error}"));
         let address = listener
             .local_addr()
             .unwrap_or_else(|error| panic!("the port has no address: {error}"));

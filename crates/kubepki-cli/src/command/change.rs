@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use kubepki::apply::{
-    Aftermath, ApplyError, Executor, Outcome, Standing, refuse_unreadable, unfinished,
+    Aftermath, ApplyError, Executor, Outcome, Standing, put_off, refuse_unreadable, stopped,
+    unfinished,
 };
 use kubepki::inventory::{Inventory, Role};
 use kubepki::plan::{self, Plan, PlanId};
@@ -53,6 +54,8 @@ pub async fn undo(args: &UndoArgs) -> Result<Exit, CliError> {
         let executor = Executor {
             cluster: reach.cluster(),
             caller: reach.caller(),
+            machines: None,
+            kubernetes: None,
             ..world.executor(&state)
         };
         executor.undo(&id).await.map_err(failed)?
@@ -68,7 +71,9 @@ pub async fn undo(args: &UndoArgs) -> Result<Exit, CliError> {
 pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
     let world = World::real();
     let node = Node::open(&world, &args.site, None, None).await?;
-    let id = match (&args.id, unfinished(&node.state)?) {
+    let open = unfinished(&node.state)?;
+    let open = open.map_or_else(|| put_off(&node.state), |past| Ok(Some(past)))?;
+    let id = match (&args.id, open) {
         (Some(id), _) => PlanId(id.clone()),
         (None, Some(past)) => past.id,
         (None, None) => {
@@ -94,20 +99,27 @@ pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
     let executor = Executor {
         cluster: reach.cluster(),
         caller: reach.caller(),
+        machines: None,
+        kubernetes: None,
         ..world.patient_executor(&state, args.restart_timeout)
     };
-    let outcome = executor.resume(&id).await.map_err(failed)?;
-    finish(&world, &state, &node, &plan, outcome)
+    let outcome = executor.resume(&id).await;
+    if outcome.is_err() {
+        announce_stopped(&state, &plan);
+    }
+    finish(&world, &state, &node, &plan, outcome.map_err(failed)?)
 }
 
-/// Removes what a plan had staged whose process was killed after its last line and before its end:
-/// new tokens and keys lie there. Whoever holds the lock does so too.
+/// Removes what a plan had staged whose process was killed after its last line and before its end,
+/// or before its first line: new tokens and keys lie there. Whoever holds the lock does so too.
 fn tidy(state: &StateDir) {
     if !state.path().is_dir() {
         return;
     }
     if let Ok(locked) = state.lock()
-        && let Err(error) = locked.drop_finished_staging()
+        && let Err(error) = locked
+            .drop_finished_staging()
+            .and_then(|()| locked.drop_unbegun())
     {
         output::talk(&format!("Note: {}", kubepki::error_chain(&error)));
     }
@@ -172,6 +184,8 @@ async fn carry_out_with(
     let executor = Executor {
         cluster: reach.cluster(),
         caller: reach.caller(),
+        machines: None,
+        kubernetes: None,
         ..world.patient_executor(&state, change.restart.restart_timeout)
     };
     let outcome = executor.apply(&plan).await.map_err(failed)?;
@@ -217,6 +231,20 @@ pub fn announce_running(node: &Node) {
     }
 }
 
+/// Says that K3s is down, where a plan was interrupted between its stop and its start.
+pub fn announce_stopped(state: &StateDir, plan: &Plan) {
+    let replay = state.journal(&plan.id).ok();
+    let replay = replay.and_then(|journal| kubepki::journal::replay(&journal.entries).ok());
+    if let Some(replay) = replay
+        && let Some((step, plan::Target::Unit { name, .. })) = stopped(plan, &replay)
+    {
+        output::talk(&format!(
+            "{name} is stopped until step {} starts it.",
+            step.number
+        ));
+    }
+}
+
 /// Before anything new: a crash must be settled.
 ///
 /// # Errors
@@ -237,7 +265,7 @@ pub fn refuse_unfinished(state: &StateDir) -> Result<(), CliError> {
     }
 }
 
-fn last_done(state: &StateDir) -> Result<PlanId, CliError> {
+pub fn last_done(state: &StateDir) -> Result<PlanId, CliError> {
     if let Some(past) = unfinished(state)? {
         return Ok(past.id);
     }
@@ -304,7 +332,21 @@ fn finish(
             output::talk(&text);
             Ok(Exit::Partial)
         }
+        Outcome::Partly { open, .. } => {
+            output::talk(&put_off_text(&open));
+            Ok(Exit::Partial)
+        }
     }
+}
+
+/// Which steps are open, and what to do about them.
+pub fn put_off_text(open: &[(u32, String)]) -> String {
+    let mut text = "Done, except for what cannot be reached:".to_owned();
+    for (step, reason) in open {
+        let _ = write!(text, "\n  step {step}: {reason}");
+    }
+    text.push_str("\nRun `kubepki resume` when it can.");
+    text
 }
 
 /// What the operator has to do now.

@@ -21,6 +21,7 @@ use crate::error::{CliError, Exit};
 use crate::k3s::Settings;
 use crate::output;
 use crate::period::period;
+use crate::rke::ClusterArgs;
 use crate::world::{World, moment, resolved};
 
 /// `check`.
@@ -48,6 +49,8 @@ pub struct CheckArgs {
     /// Show every certificate, those that follow a leaf and copies too.
     #[arg(long)]
     pub all: bool,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     #[command(flatten)]
     pub site: SiteArgs,
 }

@@ -4,13 +4,14 @@ use std::fmt::Write as _;
 
 use kubepki::apply::{Past, Standing, history};
 use kubepki::plan::PlanId;
-use kubepki::state::StateError;
+use kubepki::state::{StateDir, StateError};
 use serde_json::json;
 
 use super::change::{lock, print_plan};
 use crate::args::{HistoryArgs, PlanFormat};
 use crate::error::{CliError, Exit};
 use crate::output;
+use crate::rke::{self, RkeCluster};
 use crate::world::{Node, World};
 
 /// `kubepki history`.
@@ -20,17 +21,24 @@ use crate::world::{Node, World};
 /// When the state directory cannot be read.
 pub async fn run(args: &HistoryArgs) -> Result<Exit, CliError> {
     let world = World::real();
-    let node = Node::open(&world, &args.site, None, None).await?;
+    let state = match rke::chosen(&args.cluster, &args.site)? {
+        Some(config) => {
+            RkeCluster::open(&world, &config, &args.site)
+                .await?
+                .state_dir
+        }
+        None => Node::open(&world, &args.site, None, None).await?.state,
+    };
     if let Some(id) = &args.forget {
-        return forget(&node, id, args.yes);
+        return forget(&state, id, args.yes);
     }
     if let Some(id) = &args.id {
-        let plan = node.state.load_plan(&PlanId(id.clone()))?;
+        let plan = state.load_plan(&PlanId(id.clone()))?;
         print_plan(&plan, None, args.output)?;
         return Ok(Exit::Fine);
     }
-    let past = history(&node.state)?;
-    let holder = node.state.holder()?;
+    let past = history(&state)?;
+    let holder = state.holder()?;
     match args.output {
         PlanFormat::Text if past.is_empty() => output::talk("Nothing was planned here yet."),
         PlanFormat::Text => {
@@ -45,9 +53,9 @@ pub async fn run(args: &HistoryArgs) -> Result<Exit, CliError> {
     Ok(Exit::Fine)
 }
 
-fn forget(node: &Node, id: &str, yes: bool) -> Result<Exit, CliError> {
+fn forget(state: &StateDir, id: &str, yes: bool) -> Result<Exit, CliError> {
     let id = PlanId(id.to_owned());
-    let title = match node.state.load_plan(&id) {
+    let title = match state.load_plan(&id) {
         Ok(plan) => plan.title,
         Err(error @ (StateError::NoPlan { .. } | StateError::Name { .. })) => {
             return Err(error.into());
@@ -57,7 +65,7 @@ fn forget(node: &Node, id: &str, yes: bool) -> Result<Exit, CliError> {
     let question =
         format!("Forget {id} ({title}) with its backups? It cannot be undone afterwards.");
     output::confirm(&question, yes)?;
-    lock(&node.state)?.forget(&id)?;
+    lock(state)?.forget(&id)?;
     output::talk(&format!("{id} is forgotten."));
     Ok(Exit::Fine)
 }
@@ -86,6 +94,11 @@ fn standing(past: &Past, holder: Holder) -> String {
         (Standing::Finished, None) => "done".to_owned(),
         (Standing::Planned, _) => "planned".to_owned(),
         (Standing::Abandoned, _) => "given up".to_owned(),
+        (Standing::Superseded { by }, _) => format!("done in part, then {by} came"),
+        (Standing::PutOff { open }, _) => {
+            let steps: Vec<String> = open.iter().map(|(step, _)| step.to_string()).collect();
+            format!("done but for steps {}: kubepki resume", steps.join(", "))
+        }
         (Standing::Unreadable(why), _) => format!("cannot be read: {why}"),
         (
             Standing::Interrupted {

@@ -22,6 +22,7 @@ use crate::args::{PlanFormat, SiteArgs};
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running};
 use crate::output;
+use crate::rke::ClusterArgs;
 use crate::world::{World, lifetime_from_environment};
 
 /// `init`.
@@ -77,6 +78,8 @@ pub struct InitArgs {
     /// Make the CA files that are missing where others are there.
     #[arg(long)]
     pub complete: bool,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     #[command(flatten)]
     pub site: SiteArgs,
     /// Go on without asking.
@@ -160,6 +163,7 @@ async fn carry_out(
     let locked = lock(state)?;
     // Another process may have been interrupted since.
     refuse_unfinished(state)?;
+    locked.drop_unbegun()?;
     stage(&locked, &plan.id, staged)?;
     match world.executor(&locked).apply(plan).await {
         Ok(Outcome::Finished { .. }) => {
@@ -169,6 +173,10 @@ async fn carry_out(
                 plan.title, plan.id
             ));
             Ok(Exit::Fine)
+        }
+        Ok(Outcome::Partly { open, .. }) => {
+            output::talk(&super::change::put_off_text(&open));
+            Ok(Exit::Partial)
         }
         Ok(Outcome::Waiting { instruction, .. }) => {
             output::talk(&instruction);

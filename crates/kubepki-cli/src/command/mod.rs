@@ -4,6 +4,7 @@ pub(crate) mod bootstrap;
 pub mod ca;
 pub mod change;
 pub(crate) mod check;
+pub(crate) mod custom_certs;
 mod history;
 pub mod init;
 mod inspect;
@@ -19,6 +20,7 @@ mod unit;
 
 use crate::args::{Cli, Command};
 use crate::error::{CliError, Exit};
+use crate::rke;
 
 /// Runs a command.
 ///
@@ -33,14 +35,38 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
         match cli.command {
             Command::Init(args) => init::run(&args).await,
             Command::Check(args) => check::run(&args).await,
-            Command::Rotate(args) => leaves::rotate(&args).await,
+            Command::Rotate(args) => match rke::chosen(&args.cluster, &args.site)? {
+                Some(config) => rke::rotate::rotate(&config, &args).await,
+                None => {
+                    rke::refuse_rollout(&args.rollout)?;
+                    leaves::rotate(&args).await
+                }
+            },
             Command::Renew(args) => leaves::renew(&args).await,
-            Command::Plan(args) => leaves::plan(&args).await,
-            Command::Apply(args) => change::apply(&args).await,
+            Command::Plan(args) => match rke::chosen(&args.cluster, &args.site)? {
+                Some(config) => rke::rotate::plan(&config, &args).await,
+                None => {
+                    rke::refuse_rollout(&args.rollout)?;
+                    leaves::plan(&args).await
+                }
+            },
+            Command::Apply(args) => match rke::chosen(&args.cluster, &args.site)? {
+                Some(config) => rke::again::apply(&config, &args).await,
+                None => change::apply(&args).await,
+            },
             Command::History(args) => history::run(&args).await,
-            Command::Undo(args) => change::undo(&args).await,
-            Command::Resume(args) => change::resume(&args).await,
+            Command::Undo(args) => match rke::chosen(&args.cluster, &args.site)? {
+                Some(config) => rke::again::undo(&config, &args).await,
+                None => change::undo(&args).await,
+            },
+            Command::Resume(args) => match rke::chosen(&args.cluster, &args.site)? {
+                Some(config) => rke::again::resume(&config, &args).await,
+                None => change::resume(&args).await,
+            },
             Command::K3s(args) => Ok(crate::dropin::run(&args).await),
+            Command::Rke(args) => Ok(crate::dropin::run_rke(&args).await),
+            Command::GenerateCsr(args) => custom_certs::run_generate(&args).await,
+            Command::CustomCerts(command) => custom_certs::run(&command).await,
             Command::Bootstrap(command) => bootstrap::run(&command).await,
             Command::Token(command) => token::run(&command).await,
             Command::SaKey(command) => sa_key::run(&command).await,
@@ -49,7 +75,13 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::Kubeconfig(command) => kubeconfig::run(&command).await,
             Command::Inspect(args) => inspect::run(&args),
             Command::Unit(args) => unit::run(&args),
-            Command::RotateCa(args) => rotate_ca::run(&args).await,
+            Command::RotateCa(args) => match rke::chosen(&args.cluster, &args.site)? {
+                Some(config) => rke::rotate::rotate_ca(&config, &args).await,
+                None => {
+                    rke::refuse_rollout(&args.rollout)?;
+                    rotate_ca::run(&args).await
+                }
+            },
             Command::Tour(args) => tour::run(&args).await,
         }
     })

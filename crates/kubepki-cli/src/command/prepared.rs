@@ -11,7 +11,7 @@ use kubepki::state::{Locked, StateDir};
 use kubepki_remote::Supervisor;
 use pki::UnixTime;
 
-use super::change::{failed, lock, print_plan, refuse_unfinished};
+use super::change::{announce_stopped, failed, lock, print_plan, refuse_unfinished};
 use crate::args::AskArgs;
 use crate::datastore::{Connected, Reach};
 use crate::error::{CliError, Exit};
@@ -88,6 +88,7 @@ pub async fn carry_out(
     let locked = lock(&state)?;
     // Another process may have been interrupted since.
     refuse_unfinished(&state)?;
+    locked.drop_unbegun()?;
     stage(&locked, &plan.id, &staged)?;
     // Last, because opening it can leave a trace.
     let reach = match reach.for_writing().await {
@@ -100,6 +101,8 @@ pub async fn carry_out(
     let executor = Executor {
         cluster: reach.cluster(),
         caller: supervisor.as_ref().map(|it| it as &dyn Caller),
+        machines: None,
+        kubernetes: None,
         ..world.patient_executor(&locked, restart_timeout)
     };
     let outcome = executor.apply(&plan).await;
@@ -141,6 +144,10 @@ fn finish(
             }
             Ok(Exit::Fine)
         }
+        Ok(Outcome::Partly { open, .. }) => {
+            output::talk(&super::change::put_off_text(&open));
+            Ok(Exit::Partial)
+        }
         Ok(Outcome::Waiting { instruction, .. }) => {
             output::talk(&format!(
                 "Waiting for you: {instruction}\nThen run `kubepki resume`."
@@ -152,6 +159,7 @@ fn finish(
             if error.aftermath() != Aftermath::Interrupted {
                 locked.drop_staging(&plan.id)?;
             }
+            announce_stopped(locked, plan);
             Err(failed(error))
         }
     }

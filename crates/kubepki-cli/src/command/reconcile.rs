@@ -19,6 +19,7 @@ use crate::datastore::{
 };
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running_in};
+use crate::rke::ClusterArgs;
 use crate::world::World;
 
 /// `reconcile`.
@@ -276,6 +277,7 @@ fn undescribed(site: &SiteArgs) -> InitArgs {
         disable_agent: false,
         disable_etcd: false,
         complete: false,
+        cluster: ClusterArgs::default(),
         site: site.clone(),
         yes: false,
         dry_run: false,

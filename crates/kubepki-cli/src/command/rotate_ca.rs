@@ -2,22 +2,19 @@
 
 use std::future::Ready;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
 use kubepki::apply::plan_id;
 use kubepki::bootstrap::{Bundle, Disk, Field};
 use kubepki::ca::refuse_live;
-use kubepki::ca::rotate::{
-    Here, Request, Restarts, RotateError, Tokens, Way, closing, plan_rotate_ca, way_back,
-};
+use kubepki::ca::rotate::{Request, RotateError, Tokens, Way, closing, plan_rotate_ca, way_back};
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
 use kubepki::check::Severity;
 use kubepki::fleet::Fleet;
-use kubepki::host::{EntryKind, Host as _, HostError};
+use kubepki::host::{Host as _, HostError};
 use kubepki::inventory::Role;
 use kubepki::token::Rule;
-use kubepki_remote::{Kubernetes, Supervisor};
+use kubepki_remote::Supervisor;
 
 use super::ca::verify::{nothing_staged, set};
 use super::change::refuse_unfinished;
@@ -29,11 +26,13 @@ use crate::args::{AskArgs, NameArgs, RestartArgs, SiteArgs};
 use crate::datastore::{Access, EndpointArgs, candidates, open, read, refuse_living, supervisor};
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running_in};
+use crate::rke::{ClusterArgs, RolloutArgs};
 use crate::world::{Node, World};
 use crate::{output, syslog};
 
 mod back;
 mod compromise;
+mod follow;
 
 use compromise::Leak;
 
@@ -41,7 +40,7 @@ use compromise::Leak;
 #[derive(Clone, Debug, Args)]
 pub struct RotateCaArgs {
     /// The directory that holds the set's tls/.
-    #[arg(long, value_name = "DIR", required_unless_present_any = ["staged", "back"])]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["staged", "back", "cluster"])]
     pub path: Option<PathBuf>,
     /// The set that `kubepki ca stage` made last.
     #[arg(long, conflicts_with = "path")]
@@ -57,7 +56,8 @@ pub struct RotateCaArgs {
     #[arg(long)]
     pub compromised: bool,
     /// After a compromise, where only a running server can write the datastore: the join tokens
-    /// were replaced before, with `k3s token rotate` on that server.
+    /// were replaced before, with `k3s token rotate` on that server. --token-file names the old
+    /// one, which must no longer open the data.
     #[arg(long, requires = "compromised", conflicts_with = "direct")]
     pub tokens_replaced: bool,
     /// Hand the set to a running server [default: when K3s runs on this node].
@@ -72,6 +72,15 @@ pub struct RotateCaArgs {
     /// and `kubepki resume` goes on.
     #[arg(long)]
     pub watch: bool,
+    /// With --restart-command, through a running server: stop K3s with this command, so that its
+    /// files are made ready before it is started; split at blanks, no shell.
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        requires = "restart_command",
+        conflicts_with = "direct"
+    )]
+    pub stop_command: Option<String>,
     #[command(flatten)]
     pub configs: ConfigArgs,
     #[command(flatten)]
@@ -80,6 +89,18 @@ pub struct RotateCaArgs {
     pub names: NameArgs,
     #[command(flatten)]
     pub endpoint: EndpointArgs,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    #[command(flatten)]
+    pub rollout: RolloutArgs,
+    /// On an RKE cluster: go on trusting the old CAs beside the new ones; a later run without
+    /// this ends that.
+    #[arg(long, help_heading = "RKE clusters", conflicts_with_all = ["hard", "compromised"])]
+    pub keep_old: bool,
+    /// On an RKE cluster: switch at once, as RKE does, without cross-certificates. Components that
+    /// were restarted and those that were not do not believe each other meanwhile.
+    #[arg(long, help_heading = "RKE clusters", conflicts_with = "compromised")]
+    pub hard: bool,
     #[command(flatten)]
     pub site: SiteArgs,
     #[command(flatten)]
@@ -409,55 +430,7 @@ impl Rotation<'_> {
             closing: closing(verdict, way, &restarts) + leak.map_or("", |_| compromise::CLOSING),
         })
     }
-
-    fn restarts(&self) -> Result<Restarts, CliError> {
-        let restart = &self.args.restart;
-        let command = restart.restart_command.as_ref();
-        let command: Option<Vec<String>> =
-            command.map(|text| text.split_whitespace().map(str::to_owned).collect());
-        if command.as_ref().is_some_and(Vec::is_empty) {
-            return Err(CliError::usage("--restart-command is empty"));
-        }
-        Ok(Restarts {
-            here: match (restart.restart || command.is_some(), self.args.watch) {
-                (true, _) => Here::Driven { command },
-                (false, true) => Here::Watched,
-                (false, false) => Here::Told,
-            },
-            others: self.args.watch,
-        })
-    }
-
-    /// The cluster's nodes, if the Kubernetes API tells them soon.
-    async fn fleet(&self) -> Option<Fleet> {
-        let path = self.settings.admin_kubeconfig.as_ref()?;
-        let entry = self.world.host.read(path).await.ok()??;
-        let EntryKind::File(text) = entry.kind else {
-            return None;
-        };
-        let asked = async {
-            let api = Kubernetes::from_kubeconfig(&text, self.world.now())?;
-            api.fleet().await
-        };
-        match tokio::time::timeout(PATIENCE, asked).await {
-            Ok(Ok(fleet)) => Some(fleet),
-            Ok(Err(error)) => {
-                let error = kubepki::error_chain(&error);
-                output::talk(&format!(
-                    "Note: the Kubernetes API does not tell the nodes: {error}"
-                ));
-                None
-            }
-            Err(_) => {
-                output::talk("Note: the Kubernetes API does not tell the nodes: no answer in 10 s");
-                None
-            }
-        }
-    }
 }
-
-/// How long the Kubernetes API may take for what is only told.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Says what is not staged, as K3s does, and K3s's verdict where it is no.
 fn announce(verdict: &Verdict) {

@@ -140,9 +140,14 @@ impl Connected {
         match self.kind {
             Kind::Sqlite(_) | Kind::Server => Ok(()),
             Kind::Embedded => Err(CliError::refused(
-                "the datastore is the etcd of a K3s that runs: only K3s writes to it",
+                "the datastore is the etcd of a K3s that runs: while it runs only K3s writes to it, \
+                 and when K3s is stopped so is its etcd",
             )
-            .hint("go through the running server: `kubepki rotate-ca`")),
+            .hint(
+                "go through the running server: `kubepki rotate-ca` for CAs, and for \
+                 service-account keys with a --path that holds only tls/service.key; `k3s token \
+                 rotate` for the token",
+            )),
             Kind::Files => Err(CliError::refused(format!(
                 "{} is the file of an etcd that does not run, or a snapshot: it can only be read",
                 self.place

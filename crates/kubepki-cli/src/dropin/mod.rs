@@ -2,6 +2,7 @@
 
 mod args;
 mod log;
+mod rke;
 mod rotate_ca;
 mod script;
 
@@ -24,6 +25,7 @@ use pki::UnixTime;
 pub use args::K3sArgs;
 use args::{CertificateCommand, CheckArgs, CommonArgs, K3sCommand, RotateArgs};
 use log::Log;
+pub use rke::{RkeArgs, cluster as rke_cluster, run as run_rke};
 use script::Script;
 
 use crate::error::{CliError, Exit};
@@ -65,12 +67,15 @@ pub async fn run(args: &K3sArgs) -> Exit {
     }
 }
 
-/// Tells what is wrong with a command line. K3s ends with 1 where our own commands end with 2.
+/// Tells what is wrong with a command line. K3s and RKE end with 1 where our own commands end
+/// with 2.
 pub fn usage_error(error: &clap::Error) -> ExitCode {
     // Nobody listening is no error.
     let _ = error.print();
-    let of_k3s = std::env::args_os().nth(1).is_some_and(|word| word == "k3s");
-    match (error.use_stderr(), of_k3s) {
+    let is_dropin = std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == "k3s" || word == "rke");
+    match (error.use_stderr(), is_dropin) {
         (false, _) => ExitCode::SUCCESS,
         (true, true) => ExitCode::from(1),
         (true, false) => ExitCode::from(2),
@@ -133,6 +138,8 @@ async fn carry_out(world: &World, plan: &Plan) -> Result<(), CliError> {
         patience: Patience::default(),
         cluster: None,
         caller: None,
+        machines: None,
+        kubernetes: None,
     };
     match executor.apply(plan).await? {
         Outcome::Finished { .. } => {
@@ -141,6 +148,9 @@ async fn carry_out(world: &World, plan: &Plan) -> Result<(), CliError> {
             Ok(())
         }
         Outcome::Waiting { instruction, .. } => Err(CliError::message(instruction)),
+        Outcome::Partly { open, .. } => Err(CliError::message(
+            crate::command::change::put_off_text(&open),
+        )),
     }
 }
 

@@ -7,7 +7,7 @@ use kubepki::bootstrap::Field;
 use kubepki::plan::{Step, Target};
 use testkit::{CrashPoint, DiffOptions, Tree};
 
-use crate::moments::{Left, line, moments};
+use crate::moments::{Left, line};
 use crate::scene::{NEW, OLD, Scene};
 
 /// What is done.
@@ -88,15 +88,9 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// Kills it at each of the `wanted` moments (see [`moments`]), and resumes what is left in one
-    /// copy and undoes it in another. Answers where the kills left it; looks longer for what
-    /// `must` be among them.
-    pub fn survives(
-        &self,
-        must: &BTreeSet<Left>,
-        wanted: impl Fn(usize, usize) -> bool,
-    ) -> BTreeSet<Left> {
-        let chosen = moments(&self.points, wanted);
+    /// Kills it at each of the `chosen` moments, and resumes what is left in one copy and undoes
+    /// it in another. Answers where the kills left it; looks longer for what `must` be among them.
+    pub fn survives(&self, must: &BTreeSet<Left>, chosen: &[CrashPoint]) -> BTreeSet<Left> {
         let (mut left, mut kills) = (BTreeSet::new(), 0);
         for (number, point) in chosen.iter().enumerate() {
             if self.kill(point) {

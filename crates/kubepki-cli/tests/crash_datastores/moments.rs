@@ -141,6 +141,24 @@ pub fn moments(points: &[CrashPoint], wanted: impl Fn(usize, usize) -> bool) -> 
     chosen
 }
 
+/// Of each step that puts a file two moments: before its temporary file is renamed, and right after.
+pub fn around_targets(points: &[CrashPoint]) -> Vec<(Left, CrashPoint)> {
+    let mut around = Vec::new();
+    let intentions = groups(points).into_iter().skip(2).step_by(2);
+    for (step, group) in (1..).zip(intentions) {
+        let is_target = |point: &CrashPoint| !point.seen.contains("/kubepki/");
+        let mut rest = group.into_iter();
+        let renames = |it: &&CrashPoint| it.call.starts_with("rename") && is_target(it);
+        let Some(rename) = rest.find(renames) else {
+            continue;
+        };
+        around.push((Left::Intended(step), rename.clone()));
+        let synced = rest.find(|it| it.call == "fsync" && is_target(it));
+        around.extend(synced.map(|it| (Left::Done(step), it.clone())));
+    }
+    around
+}
+
 /// The point before a line of the plan's journal: number 2 is the first step's intention.
 pub fn line(points: &[CrashPoint], number: u32) -> Option<CrashPoint> {
     let groups = groups(points);

@@ -339,7 +339,45 @@ fn after_tokens_were_replaced_a_running_server_takes_the_set() {
     let set = staged(&server);
     let standing = crate::through::supervisor(&server, true);
     let url = format!("--through-server={}", standing.url());
-    let run = server.rotate(&set, &["--compromised", "--tokens-replaced", &url], 0);
+    let replaced = ["--compromised", "--tokens-replaced", &url];
+    // Not believed: the token that is called the old one still opens the data.
+    let old = server.fixture.scratch("old-token");
+    std::fs::write(&old, OLD).unwrap();
+    let old = old.display().to_string();
+    let before = server.tree();
+    let with_old = [&replaced[..], &["--token-file", &old]].concat();
+    let run = server.rotate(&set, &with_old, 5);
+    assert!(
+        run.text().contains("still opens /bootstrap/"),
+        "{}",
+        run.text()
+    );
+    assert!(run.text().contains("k3s token rotate"), "{}", run.text());
+    assert!(!run.text().contains(OLD), "{}", run.text());
+    server.assert_untouched(&before);
+    // Nor does a server whose files are older than the data know the new one.
+    let files = ["token", "cred/passwd"].map(|name| server.server().join(name));
+    let kept = files
+        .each_ref()
+        .map(|path| std::fs::read_to_string(path).unwrap());
+    for (path, text) in files.iter().zip(&kept) {
+        std::fs::write(path, text.replace(OLD, "another")).unwrap();
+    }
+    let run = server.rotate(&set, &replaced, 5);
+    assert!(
+        run.text().contains("no token of this server opens"),
+        "{}",
+        run.text()
+    );
+    for (path, text) in files.iter().zip(&kept) {
+        std::fs::write(path, text).unwrap();
+    }
+    assert_eq!(crate::through::sent(&standing).len(), 0);
+    let run = server.rotate(&set, &[&replaced[..], &["--dry-run"]].concat(), 0);
+    assert!(run.text().contains("name the old token"), "{}", run.text());
+    std::fs::write(&old, "an-older-one").unwrap();
+    let run = server.rotate(&set, &with_old, 0);
+    assert!(!run.text().contains("name the old token"), "{}", run.text());
     let text = run.text();
     assert!(text.contains("must be new already"), "{text}");
     assert!(!text.contains("kubepki undo"), "{text}");

@@ -13,6 +13,7 @@
 mod common;
 mod compromise;
 mod direct;
+mod driven;
 mod lab;
 mod refuse;
 mod through;

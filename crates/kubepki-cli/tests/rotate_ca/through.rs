@@ -1,6 +1,7 @@
 //! Through a running server: one that answers as K3s's supervisor did, over real TLS.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use kubepki::bootstrap::{Bundle, Field, Passphrase, open, seal_bundle};
 use kubepki::ca::rotate::overlaid;
@@ -24,6 +25,11 @@ pub fn supervisor(server: &Server, accepts: bool) -> Supervisor {
 
 /// The same, with a Kubernetes API behind it.
 fn with_api(server: &Server, accepts: bool, kubernetes: BTreeMap<String, String>) -> Supervisor {
+    Supervisor::start(cluster(server, kubernetes), Box::new(move |_| accepts))
+}
+
+/// What a supervisor of this server serves and knows.
+pub fn cluster(server: &Server, kubernetes: BTreeMap<String, String>) -> Cluster {
     let bundle = server.read("tls/server-ca.crt");
     let ca = Certificate::all_from_pem(bundle.as_bytes())
         .unwrap()
@@ -46,15 +52,14 @@ fn with_api(server: &Server, accepts: bool, kubernetes: BTreeMap<String, String>
             },
         })
         .unwrap();
-    let cluster = Cluster {
+    Cluster {
         chain: [leaf.to_pem(), bundle.clone()].concat().into_bytes(),
         key: key.to_pem().unwrap().as_bytes().to_vec(),
         cacerts: bundle.into_bytes(),
         password: "fixture-token-0123456789abcdef".to_owned(),
         agent_password: "another".to_owned(),
         kubernetes,
-    };
-    Supervisor::start(cluster, Box::new(move |_| accepts))
+    }
 }
 
 /// What was sent: path, and the files.
@@ -231,23 +236,28 @@ fn a_watched_restart_waits_for_its_probe() {
 }
 
 /// Writes `set` into the datastore of a stopped server, as the K3s that took the PUT has done.
-fn put_into_datastore(server: &Server, set: &std::path::Path) {
+fn put_into_datastore(server: &Server, set: &Path) {
+    let mut staged = Bundle::default();
+    for field in Field::ALL.into_iter().filter(|field| field.is_rotatable()) {
+        let content = std::fs::read(field.under(set)).unwrap().into();
+        let stamp = kubepki::bootstrap::Stamp::ZERO;
+        let file = kubepki::bootstrap::SharedFile { stamp, content };
+        staged.files.insert(field, file);
+    }
+    put_bundle(&server.server(), &staged);
+}
+
+/// The same for what was sent.
+pub fn put_bundle(server: &Path, staged: &Bundle) {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().build().unwrap();
-    let path = server.server().join("db/state.db");
     runtime.block_on(async {
+        let path = server.join("db/state.db");
         let store = SqliteStore::open(&path, Access::Write).await.unwrap();
         let record = store.list("/bootstrap").await.unwrap().remove(0);
         let token = Passphrase::new("fixture-token-0123456789abcdef".to_owned());
         let present = Bundle::parse(&open(&record.value, &token).unwrap()).unwrap();
-        let mut staged = Bundle::default();
-        for field in Field::ALL.into_iter().filter(|field| field.is_rotatable()) {
-            let content = std::fs::read(field.under(set)).unwrap().into();
-            let stamp = kubepki::bootstrap::Stamp::ZERO;
-            let file = kubepki::bootstrap::SharedFile { stamp, content };
-            staged.files.insert(field, file);
-        }
-        let bundle = overlaid(&present, &staged, SystemClock.now());
+        let bundle = overlaid(&present, staged, SystemClock.now());
         let value = seal_bundle(&bundle, &token, &SystemEntropy).unwrap();
         let update = store.update(&record.key, record.revision, &value);
         update.await.unwrap();
@@ -310,7 +320,7 @@ fn reconcile_makes_the_chains_after_the_put() {
 }
 
 /// What the server's listener serves.
-fn listener(server: &Server) -> String {
+pub fn listener(server: &Server) -> String {
     let text = server.read("tls/dynamic-cert.json");
     let listener = Listener::parse(text.as_bytes()).unwrap();
     let chain = listener.certificates().unwrap();

@@ -221,6 +221,7 @@ impl Scene {
             root: self.data.clone(),
             datastore: Some(WHERE.to_owned()),
             irreversible: None,
+            deferrable: std::collections::BTreeSet::new(),
             created: SystemClock.now(),
             hypothetical: false,
             leaves: Default::default(),
@@ -321,6 +322,8 @@ pub fn executor<'a>(state: &'a Locked, store: &'a dyn Datastore) -> Executor<'a>
         patience: Patience::default(),
         cluster: Some(cluster(store, &[])),
         caller: None,
+        machines: None,
+        kubernetes: None,
     }
 }
 

@@ -197,6 +197,16 @@ impl Session {
         let _ = timeout(self.inner.timeouts.request, goodbye).await;
     }
 
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.inner.handle.is_closed()
+    }
+
+    /// Whether the connection has ended or is just ending: for a caller whose request failed.
+    pub async fn is_broken(&self) -> bool {
+        self.is_closed() || self.broken_soon().await.is_some()
+    }
+
     pub(super) fn timeouts(&self) -> Timeouts {
         self.inner.timeouts
     }

@@ -18,7 +18,7 @@ pub(super) fn required(before: &Before) -> Option<Found> {
         Before::Absent => Some(Found::Absent),
         Before::Present(fingerprint) => Some(Found::Present(fingerprint.clone())),
         Before::Revision(revision) => Some(Found::Revision(*revision)),
-        Before::RevisionOfStep(_) | Before::Any => None,
+        Before::RevisionOfStep(_) | Before::LeftBy(_) | Before::Any => None,
     }
 }
 
@@ -118,6 +118,7 @@ pub(super) fn describe(found: &Found) -> String {
             Some(revision) => format!("revision {revision}"),
             None => format!("a value with SHA-256 {sha256}"),
         },
+        Found::Set(files) => format!("{} files", files.len()),
         Found::Stateless => "no state".to_owned(),
     }
 }

@@ -48,6 +48,40 @@ pub enum ApplyError {
         /// Where it calls.
         url: String,
     },
+    /// The plan changes hosts, and nothing was given that could reach them.
+    #[error(
+        "plan {plan} changes hosts of a cluster: name its configuration with --cluster; nothing \
+         was changed"
+    )]
+    NoMachines {
+        /// The plan.
+        plan: PlanId,
+    },
+    /// The plan needs a Kubernetes API that is not reached.
+    #[error(
+        "step {step} of plan {plan} needs the Kubernetes API of cluster {cluster}, which is not \
+         reached; nothing was changed"
+    )]
+    NoKubernetes {
+        /// The plan.
+        plan: PlanId,
+        /// The step.
+        step: u32,
+        /// The cluster's name.
+        cluster: String,
+    },
+    /// Hosts that the plan changes are away.
+    #[error(
+        "plan {plan} changes hosts that are away; nothing was changed now. Mend them, or make a \
+         plan that names them with --skip-unreachable:{}",
+        lines(hosts)
+    )]
+    Unreachable {
+        /// The plan.
+        plan: PlanId,
+        /// Each, and why.
+        hosts: Vec<String>,
+    },
     /// The plan cannot be taken back.
     #[error("plan {plan} cannot be taken back: {reason}")]
     Irreversible {
@@ -117,8 +151,8 @@ pub enum ApplyError {
         /// The plan.
         plan: PlanId,
     },
-    /// The plan cannot be resumed, because an undo took over.
-    #[error("plan {plan} was given up for its undo")]
+    /// The plan cannot be resumed, because an undo or a later plan took over.
+    #[error("plan {plan} was given up for its undo, or for a plan that came later")]
     Abandoned {
         /// The plan.
         plan: PlanId,
@@ -150,6 +184,19 @@ pub enum ApplyError {
     NothingDone {
         /// The plan.
         plan: PlanId,
+    },
+    /// What the plan has stopped has to run when it is taken back.
+    #[error(
+        "plan {plan} has stopped {unit} and step {step} starts it again; only then can it be taken \
+         back: `kubepki resume {plan}`"
+    )]
+    HalfWay {
+        /// The plan.
+        plan: PlanId,
+        /// The step that starts it.
+        step: u32,
+        /// What is stopped.
+        unit: String,
     },
     /// The saved plan is not the one that was begun.
     #[error("plan {plan} was changed after it was begun; put the saved plan back as it was")]
@@ -230,6 +277,8 @@ impl ApplyError {
             | Self::NoDatastore { .. }
             | Self::OtherDatastore { .. }
             | Self::NoCaller { .. }
+            | Self::NoMachines { .. }
+            | Self::NoKubernetes { .. }
             | Self::Irreversible { .. }
             | Self::Stale { .. }
             | Self::PlanChanged { .. }
@@ -240,10 +289,12 @@ impl ApplyError {
             | Self::Over { .. }
             | Self::Undone { .. }
             | Self::Abandoned { .. } => Aftermath::Refused,
-            Self::Unfinished { .. } | Self::BeingUndone { .. } | Self::Stopped { .. } => {
-                Aftermath::Interrupted
-            }
+            Self::Unfinished { .. }
+            | Self::BeingUndone { .. }
+            | Self::HalfWay { .. }
+            | Self::Stopped { .. } => Aftermath::Interrupted,
             Self::NoSpace { .. }
+            | Self::Unreachable { .. }
             | Self::Unprepared { .. }
             | Self::State(_)
             | Self::Host(_)
@@ -302,8 +353,9 @@ fn stale_advice(begun: bool) -> &'static str {
 }
 
 fn list(differences: &[Difference]) -> String {
-    differences
-        .iter()
-        .map(|difference| format!("\n  {difference}"))
-        .collect()
+    lines(differences)
+}
+
+fn lines(items: &[impl fmt::Display]) -> String {
+    items.iter().map(|item| format!("\n  {item}")).collect()
 }

@@ -90,6 +90,20 @@ pub enum StepError {
         /// The end of what it complained of.
         stderr: String,
     },
+    /// What must hold before a restart does not: nothing was stopped.
+    #[error("nothing was stopped, for after {seconds} s: {}", unmet.join("; "))]
+    Unsafe {
+        /// How long was waited.
+        seconds: u64,
+        /// What does not hold, and what was seen instead.
+        unmet: Vec<String>,
+    },
+    /// The step is for a Kubernetes API that was not reached.
+    #[error("the Kubernetes API of cluster {cluster} is not reached")]
+    NoKubernetes {
+        /// The cluster's name.
+        cluster: String,
+    },
     /// What should hold after a restart does not.
     #[error("{seconds} s after the restart: {}", unmet.join("; "))]
     Unproven {
@@ -116,6 +130,17 @@ impl StepError {
     /// Whether it is certain that the step in flight was not done.
     pub(super) fn is_not_done(&self) -> bool {
         matches!(self, Self::Outrun { .. } | Self::Refused { .. })
+    }
+}
+
+impl StepError {
+    /// Whether the step only has to wait: for a host that is away, an API that does not answer.
+    pub(super) fn can_wait(&self) -> bool {
+        match self {
+            Self::Host(error) => matches!(error, HostError::Unreachable { .. }),
+            Self::NoKubernetes { .. } | Self::Call(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -212,7 +237,7 @@ pub enum MakeError {
     /// A file with inlined keys cannot be edited.
     #[error("cannot edit {what}")]
     Edit {
-        /// "kubeconfig", "listener Secret".
+        /// "kubeconfig", "listener Secret", "the state file".
         what: &'static str,
         /// Why.
         #[source]

@@ -1,7 +1,8 @@
 //! Whether a plan is one that this program can carry out, before anything is looked at.
 
 use super::error::ApplyError;
-use super::render::leaf_of;
+use super::fit_hosts::{check_deferrable, check_hosts, leaf_of_proof, left_by};
+use super::render::leaves_of;
 use crate::bootstrap::KEY_PREFIX;
 use crate::plan::{Action, Before, Content, PLAN_FORMAT, Plan, Proof, Step, Target, TxnOperation};
 
@@ -32,6 +33,7 @@ pub fn check_fit(plan: &Plan) -> Result<(), ApplyError> {
         }
         check_step(plan, step).map_err(|problem| unfit(format!("step {number}: {problem}")))?;
     }
+    check_deferrable(plan).map_err(unfit)?;
     // A plan that contradicts itself is a worse fault than one that needs a later build.
     plan.steps.iter().try_for_each(check_supported)
 }
@@ -43,8 +45,11 @@ fn check_step(plan: &Plan, step: &Step) -> Result<(), String> {
             if !plain {
                 return Err(format!("{} is no absolute path of a file", path.display()));
             }
-            if !matches!(step.before, Before::Absent | Before::Present(_)) {
-                return Err("it does not say what must be there before".to_owned());
+            match step.before {
+                Before::Absent | Before::Present(_) => {}
+                Before::Any if step.action == Action::Remove => {}
+                Before::LeftBy(number) if left_by(plan, step, number) => {}
+                _ => return Err("it does not say what must be there before".to_owned()),
             }
         }
         (Target::DatastoreKey { key }, Action::Txn { operation }) => {
@@ -58,9 +63,13 @@ fn check_step(plan: &Plan, step: &Step) -> Result<(), String> {
                 return Err("what a server holds cannot be compared before a call".to_owned());
             }
         }
+        (Target::Unit { .. }, Action::Stop { .. }) => check_stop(plan, step)?,
         (Target::Unit { .. } | Target::Container { .. }, Action::Restart { .. })
-        | (Target::Container { .. }, _)
-        | (_, Action::DeletePods { .. }) => {}
+        | (Target::Container { .. }, _) => {}
+        (Target::Hosts { .. }, Action::Deploy { .. } | Action::RestartContainers { .. })
+        | (Target::Kubernetes { .. }, Action::SaveState { .. } | Action::DeletePods { .. }) => {
+            check_hosts(plan, step)?;
+        }
         (Target::Manual { .. }, Action::Manual { probe, .. }) => {
             if probe.is_empty() {
                 return Err("a manual step needs a probe, else it is a note".to_owned());
@@ -69,11 +78,6 @@ fn check_step(plan: &Plan, step: &Step) -> Result<(), String> {
         (target, _) => return Err(format!("its action does not fit its target {target:?}")),
     }
     if let Action::Put { content, .. } = &step.action {
-        if let Some(leaf) = leaf_of(content)
-            && !plan.leaves.contains_key(leaf)
-        {
-            return Err(format!("the plan does not say what leaf {leaf} is"));
-        }
         let edits = matches!(
             content,
             Content::Kubeconfig { .. } | Content::ListenerSecret { .. }
@@ -82,36 +86,68 @@ fn check_step(plan: &Plan, step: &Step) -> Result<(), String> {
             return Err("it edits a file that should be absent".to_owned());
         }
     }
-    check_contents(step)?;
+    check_contents(plan, step)?;
     for proof in proofs(step) {
-        if let Proof::Serves { leaf, .. } = proof
+        if let Some(leaf) = leaf_of_proof(proof)
             && plan
                 .leaves
                 .get(leaf)
                 .is_none_or(|leaf| leaf.certificate.is_none())
         {
             return Err(format!(
-                "leaf {leaf} that is to be served has no certificate"
+                "leaf {leaf} that is to be shown has no certificate"
             ));
         }
     }
     Ok(())
 }
 
-/// A file can be given anything but bootstrap data; a datastore and a server, whatever is bytes
-/// before the step.
-fn check_contents(step: &Step) -> Result<(), String> {
-    let is_file = matches!(step.target, Target::File { .. });
+/// Whether a later step starts what `step` stops.
+fn check_stop(plan: &Plan, step: &Step) -> Result<(), String> {
+    let starts = |later: &Step| {
+        later.number > step.number
+            && later.target == step.target
+            && matches!(later.action, Action::Restart { .. })
+    };
+    match plan.steps.iter().any(starts) {
+        true => Ok(()),
+        false => Err("nothing starts again what it stops".to_owned()),
+    }
+}
+
+/// A file can be given anything but bootstrap data and what hosts keep; a datastore and a server,
+/// whatever is bytes before the step. Hosts are looked at elsewhere.
+fn check_contents(plan: &Plan, step: &Step) -> Result<(), String> {
+    let (is_file, is_hosts) = (
+        matches!(step.target, Target::File { .. }),
+        matches!(step.target, Target::Hosts { .. }),
+    );
     for content in step.action.contents() {
         let fits = match content {
             Content::Restamped { .. } => !is_file,
-            other => is_file || other.is_ready(),
+            Content::OnHost { .. } => is_hosts,
+            Content::RkeState(edit) => is_file && edit.contents().into_iter().all(is_whole),
+            other => is_file || is_hosts || other.is_ready(),
         };
         if !fits {
             return Err("its content does not fit its target".to_owned());
         }
+        for leaf in leaves_of(content) {
+            if !plan.leaves.contains_key(leaf) {
+                return Err(format!("the plan does not say what leaf {leaf} is"));
+            }
+        }
     }
     Ok(())
+}
+
+/// Whether a content is made from nothing that is there.
+fn is_whole(content: &Content) -> bool {
+    content.is_ready()
+        || matches!(
+            content,
+            Content::LeafKey(_) | Content::LeafCertificate(_) | Content::BareCertificate(_)
+        )
 }
 
 /// Whether a transaction's condition can hold when its turn comes.
@@ -156,9 +192,6 @@ fn check_supported(step: &Step) -> Result<(), ApplyError> {
             what,
         })
     };
-    if matches!(step.action, Action::DeletePods { .. }) {
-        return cannot("delete pods".to_owned());
-    }
     match &step.target {
         Target::File { host, .. } | Target::Unit { host, .. } | Target::Manual { host } => {
             if host != LOCAL {
@@ -168,15 +201,24 @@ fn check_supported(step: &Step) -> Result<(), ApplyError> {
             }
         }
         Target::Container { name, .. } => cannot(format!("restart the container {name}")),
-        Target::DatastoreKey { .. } | Target::Http { .. } => Ok(()),
+        Target::DatastoreKey { .. }
+        | Target::Http { .. }
+        | Target::Hosts { .. }
+        | Target::Kubernetes { .. } => Ok(()),
     }
 }
 
-fn proofs(step: &Step) -> &[Proof] {
+fn proofs(step: &Step) -> Vec<&Proof> {
     match &step.action {
-        Action::Restart { proof, .. } => proof,
-        Action::Manual { probe, .. } => probe,
-        _ => &[],
+        Action::Restart { proof, .. } | Action::Stop { proof, .. } => proof.iter().collect(),
+        Action::Manual { probe, .. } => probe.iter().collect(),
+        Action::RestartContainers { restarts } => {
+            let all = restarts
+                .iter()
+                .flat_map(|it| it.guard.iter().chain(&it.proof));
+            all.collect()
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -45,10 +45,20 @@ pub enum Standing {
         /// The last failure.
         failure: Option<String>,
     },
+    /// Done but for steps that were put off; `resume` tries them, a new plan takes its place.
+    PutOff {
+        /// The steps that are open, and why.
+        open: Vec<(u32, String)>,
+    },
     /// Done to the end.
     Finished,
     /// Given up for an undo.
     Abandoned,
+    /// Left with steps that were put off, and then another plan took its place.
+    Superseded {
+        /// The later plan.
+        by: PlanId,
+    },
     /// Plan or journal cannot be used; why.
     Unreadable(String),
 }
@@ -97,6 +107,15 @@ pub fn unfinished(state: &StateDir) -> Result<Option<Past>, StateError> {
     Ok(interrupted.or_else(half).cloned())
 }
 
+/// The plan of which only steps that were put off are left, if any. It is in no other plan's way.
+///
+/// # Errors
+///
+/// When the state directory cannot be listed.
+pub fn put_off(state: &StateDir) -> Result<Option<Past>, StateError> {
+    Ok(history(state)?.into_iter().rfind(Past::is_put_off))
+}
+
 /// The first plan that cannot be read, if any: nobody can tell whether it was interrupted, so
 /// nothing new may begin.
 ///
@@ -119,6 +138,11 @@ impl Past {
     /// Whether it is begun and neither finished nor given up.
     pub fn is_interrupted(&self) -> bool {
         matches!(self.standing, Standing::Interrupted { .. })
+    }
+
+    /// Whether only steps that were put off are left of it.
+    pub fn is_put_off(&self) -> bool {
+        matches!(self.standing, Standing::PutOff { .. })
     }
 }
 
@@ -168,7 +192,17 @@ fn standing(entries: &[crate::journal::Entry]) -> Standing {
     let (step, in_flight) = match replay.progress {
         Progress::NotStarted => return Standing::Planned,
         Progress::Finished => return Standing::Finished,
-        Progress::Abandoned => return Standing::Abandoned,
+        Progress::Abandoned => {
+            return match entries.last().map(|entry| &entry.event) {
+                Some(Event::Superseded { by }) => Standing::Superseded { by: by.clone() },
+                _ => Standing::Abandoned,
+            };
+        }
+        Progress::InProgress { .. } if replay.only_deferred => {
+            return Standing::PutOff {
+                open: replay.deferred.into_iter().collect(),
+            };
+        }
         Progress::InProgress { next } => (next, false),
         Progress::InFlight { step } => (step, true),
     };

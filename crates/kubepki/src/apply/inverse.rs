@@ -1,8 +1,9 @@
 //! The plan that takes another one back, from what its journal says was done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::compare::{Care, difference};
+use super::inverse_hosts;
 use crate::journal::{Found, LeafRecord, Replay, StepRecord};
 use crate::plan::{
     Action, Before, Content, FingerprintKind, PLAN_FORMAT, Plan, PlanId, Proof, Step, Target,
@@ -25,12 +26,13 @@ pub(super) fn inverse(plan: &Plan, replay: &Replay) -> Plan {
             plan.id
         ));
     }
-    let (steps, notes) = draft.finish();
+    let (steps, deferrable, notes) = draft.finish();
     Plan {
         format: PLAN_FORMAT,
         undoes: Some(plan.id.clone()),
         title: format!("undo: {}", plan.title),
         irreversible: None,
+        deferrable,
         leaves: BTreeMap::new(),
         steps,
         notes,
@@ -42,6 +44,8 @@ pub(super) fn inverse(plan: &Plan, replay: &Replay) -> Plan {
 struct Draft<'a> {
     plan: &'a Plan,
     parts: Vec<Part>,
+    /// What has to be done again once all is as it was.
+    last: Vec<Step>,
     notes: Vec<String>,
 }
 
@@ -50,6 +54,8 @@ struct Draft<'a> {
 struct Part {
     changes: Vec<Change>,
     restarts: Vec<Step>,
+    /// What was stopped for the changes from this one on.
+    stop: Option<(usize, Box<Step>)>,
     /// Whether a person made it take hold.
     closed: bool,
 }
@@ -75,6 +81,7 @@ impl<'a> Draft<'a> {
         Self {
             plan,
             parts: vec![Part::default()],
+            last: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -82,8 +89,17 @@ impl<'a> Draft<'a> {
     fn take(&mut self, step: &Step, record: &StepRecord, replay: &Replay) {
         let id = &self.plan.id;
         match (&step.target, &step.action) {
+            // Others make it whenever they like, so it goes once more.
+            (Target::File { .. }, Action::Remove) if step.before == Before::Any => {
+                self.change(Change::Step(Box::new(step.clone())));
+            }
             (Target::File { .. }, _) => {
                 if let Some(step) = take_back(id, step, record) {
+                    self.change(Change::Step(Box::new(step)));
+                }
+            }
+            (Target::Hosts { .. }, Action::Deploy { sets }) => {
+                if let Some(step) = inverse_hosts::take_back(id, step, sets, record) {
                     self.change(Change::Step(Box::new(step)));
                 }
             }
@@ -108,6 +124,43 @@ impl<'a> Draft<'a> {
                     });
                 }
             }
+            (_, Action::Stop { .. }) => {
+                if let Some(part) = self.part(None) {
+                    let reason = format!("as step {} did", step.number);
+                    let step = Step {
+                        reason,
+                        ..step.clone()
+                    };
+                    part.stop = Some((part.changes.len(), Box::new(step)));
+                }
+            }
+            (_, Action::RestartContainers { restarts }) => {
+                let action = inverse_hosts::restarts(self.plan, restarts, replay);
+                let reason = format!("so that what step {} put in place is given up", step.number);
+                if let Some(part) = self.parts.last_mut() {
+                    part.restarts.push(Step {
+                        action,
+                        reason,
+                        ..step.clone()
+                    });
+                }
+            }
+            (Target::Kubernetes { .. }, Action::SaveState { .. } | Action::DeletePods { .. }) => {
+                if let Action::DeletePods { .. } = &step.action {
+                    self.notes.push(
+                        "Pods that were deleted are deleted once more, so that new ones trust what \
+                         is put back."
+                            .to_owned(),
+                    );
+                }
+                self.last.push(Step {
+                    reason: format!(
+                        "again, for step {} was done with what is taken back",
+                        step.number
+                    ),
+                    ..step.clone()
+                });
+            }
             (_, Action::Manual { instruction, .. }) => {
                 self.notes.push(format!(
                     "Step {} was done by hand and has to be taken back by hand: {instruction}",
@@ -124,8 +177,14 @@ impl<'a> Draft<'a> {
     }
 
     /// The part to which a change that comes now belongs.
-    fn part(&mut self) -> Option<&mut Part> {
-        let over = |part: &Part| part.closed || !part.restarts.is_empty();
+    ///
+    /// Where hosts are deployed to, only a deployment opens a part: what changes on this machine
+    /// between the restarts of several hosts is bookkeeping, and no restart is for it.
+    fn part(&mut self, change: Option<&Change>) -> Option<&mut Part> {
+        let is_deployment = |step: &Step| matches!(step.action, Action::Deploy { .. });
+        let bookkeeping = self.plan.steps.iter().any(is_deployment)
+            && !matches!(change, Some(Change::Step(step)) if is_deployment(step));
+        let over = |part: &Part| part.closed || !part.restarts.is_empty() && !bookkeeping;
         if self.parts.last().is_some_and(over) {
             self.parts.push(Part::default());
         }
@@ -133,7 +192,7 @@ impl<'a> Draft<'a> {
     }
 
     fn change(&mut self, change: Change) {
-        if let Some(part) = self.part() {
+        if let Some(part) = self.part(Some(&change)) {
             part.changes.push(change);
         }
     }
@@ -144,7 +203,7 @@ impl<'a> Draft<'a> {
         let Some(after) = record.after.clone() else {
             return;
         };
-        let Some(part) = self.part() else {
+        let Some(part) = self.part(None) else {
             return;
         };
         let known = part.changes.iter_mut().find_map(|change| match change {
@@ -162,18 +221,33 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn finish(self) -> (Vec<Step>, Vec<String>) {
+    fn finish(self) -> (Vec<Step>, BTreeSet<u32>, Vec<String>) {
         let Self {
             plan,
             parts,
+            last,
             mut notes,
         } = self;
         let mut steps: Vec<Step> = Vec::new();
+        let mut deferrable = BTreeSet::new();
+        let mut add = |steps: &mut Vec<Step>, step: Step| {
+            let number = next_number(steps);
+            if plan.deferrable.contains(&step.number) {
+                deferrable.insert(number);
+            }
+            steps.push(Step { number, ..step });
+        };
         // Where a step of the undo has left each key; `None` when it deleted it.
         let mut left: BTreeMap<String, Option<u32>> = BTreeMap::new();
         for part in parts.into_iter().rev() {
-            let changes = part.changes.into_iter().rev();
-            for change in changes {
+            let mut changes = part.changes;
+            // What was done before the stop needs what was stopped, so it comes first again.
+            let (under, stop) = match part.stop {
+                Some((at, stop)) => (changes.split_off(at), Some(Change::Step(stop))),
+                None => (Vec::new(), None),
+            };
+            let changes = changes.into_iter().rev().chain(stop);
+            for change in changes.chain(under.into_iter().rev()) {
                 let number = next_number(&steps);
                 let step = match change {
                     Change::Step(step) => Some(*step),
@@ -186,14 +260,18 @@ impl<'a> Draft<'a> {
                         step
                     }
                 };
-                steps.extend(step.map(|step| Step { number, ..step }));
+                if let Some(step) = step {
+                    add(&mut steps, step);
+                }
             }
             for step in part.restarts {
-                let number = next_number(&steps);
-                steps.push(Step { number, ..step });
+                add(&mut steps, step);
             }
         }
-        (steps, notes)
+        for step in last {
+            add(&mut steps, step);
+        }
+        (steps, deferrable, notes)
     }
 }
 
@@ -300,7 +378,7 @@ fn take_back(plan: &PlanId, step: &Step, record: &StepRecord) -> Option<Step> {
         Found::Absent => Before::Absent,
         Found::Present(fingerprint) => Before::Present(fingerprint.clone()),
         Found::Revision(revision) => Before::Revision(*revision),
-        Found::Value { .. } | Found::Stateless => Before::Any,
+        Found::Value { .. } | Found::Set(_) | Found::Stateless => Before::Any,
     };
     let after = record.after.as_ref()?;
     let unchanged = difference(&record.intend.before, after, Care::Before).is_none()
@@ -321,9 +399,11 @@ fn take_back(plan: &PlanId, step: &Step, record: &StepRecord) -> Option<Step> {
                 },
             },
         },
-        Found::Absent | Found::Revision(_) | Found::Value { .. } | Found::Stateless => {
-            Action::Remove
-        }
+        Found::Absent
+        | Found::Revision(_)
+        | Found::Value { .. }
+        | Found::Set(_)
+        | Found::Stateless => Action::Remove,
     };
     let reason = match &action {
         Action::Remove => format!("step {} made it", step.number),
@@ -339,7 +419,7 @@ fn take_back(plan: &PlanId, step: &Step, record: &StepRecord) -> Option<Step> {
 
 /// What must hold after the restart that takes a restart back: where the new certificate had to
 /// be served, it must no longer be.
-fn proof_of_undo(proof: &Proof, replay: &Replay) -> Option<Proof> {
+pub(super) fn proof_of_undo(proof: &Proof, replay: &Replay) -> Option<Proof> {
     let proof = match proof {
         Proof::Serves { address, leaf } => {
             let record = replay.leaves.get(leaf);
@@ -356,6 +436,20 @@ fn proof_of_undo(proof: &Proof, replay: &Replay) -> Option<Proof> {
         Proof::ServesOther { address, .. } | Proof::ServesUnder { address, .. } => Proof::Listens {
             address: address.clone(),
         },
+        Proof::ServesAt {
+            host,
+            address,
+            leaf,
+        } => {
+            let record = replay.leaves.get(leaf);
+            Proof::ServesOtherAt {
+                host: host.clone(),
+                address: address.clone(),
+                sha256: record.and_then(|record| record.certificate.clone())?,
+            }
+        }
+        // It may serve what it served before: that is the question no more.
+        Proof::ServesOtherAt { .. } => return None,
         Proof::Holds { .. } => return None,
         other => other.clone(),
     };

@@ -1,6 +1,10 @@
 //! Keys and certificates: made once per plan, staged, and the same for every step that needs them.
 
+use std::collections::BTreeSet;
+use std::num::NonZero;
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,11 +14,13 @@ use pki::{
 use zeroize::Zeroizing;
 
 use super::failure::MakeError;
+use super::render::edit_error;
 use crate::bootstrap::Passphrase;
 use crate::edge::{Entropy, KeySource};
 use crate::host::Host;
 use crate::journal::LeafRecord;
 use crate::plan::{IssuerRef, KeyOrigin, Leaf, LeafCertificate, LeafId, Plan, SecretRef};
+use crate::rke::{Half, State};
 use crate::state::Locked;
 
 /// Makes the leaves of one plan.
@@ -34,6 +40,8 @@ pub(super) struct Workshop<'a> {
 pub(super) struct Issued {
     /// PEM of the leaf, then of its chain.
     pub(super) chain: String,
+    /// PEM of the leaf alone.
+    pub(super) bare: String,
     pub(super) record: LeafRecord,
 }
 
@@ -118,8 +126,10 @@ impl Workshop<'_> {
             spki: key.spki_sha256().to_string(),
             certificate: Some(certificate.fingerprint().to_string()),
         };
+        let bare = certificate.to_pem();
         Ok(Issued {
-            chain: format!("{}{}", certificate.to_pem(), wanted.chain),
+            chain: format!("{bare}{}", wanted.chain),
+            bare,
             record,
         })
     }
@@ -170,6 +180,17 @@ impl Workshop<'_> {
                 let bytes = self.state.read_staged(&self.plan.id, name)?;
                 (place.clone(), bytes.ok_or(MakeError::Missing { place })?)
             }
+            SecretRef::RkeState { path, entry } => {
+                let place = format!("the key of {entry} in {}", path.display());
+                let state = State::parse(&self.file(path).await?)
+                    .map_err(|source| edit_error("the state file", source))?;
+                let found = state.entry(Half::Current, entry);
+                let key = found.map(|it| it.key_pem).filter(|key| !key.is_empty());
+                let key = key.ok_or_else(|| MakeError::Missing {
+                    place: place.clone(),
+                })?;
+                (place, Zeroizing::new(key.as_bytes().to_vec()))
+            }
         };
         let failed = |source| MakeError::NoKey {
             place: place.clone(),
@@ -201,7 +222,59 @@ impl Workshop<'_> {
         Authority::new(certificates.swap_remove(0), key).map_err(failed)
     }
 
-    async fn file(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, MakeError> {
+    /// Makes the new keys of these leaves that are not made yet, on all processors, and stages
+    /// them: an RSA key takes long, and a cluster has many.
+    pub(super) fn make_keys<'i>(
+        &self,
+        ids: impl IntoIterator<Item = &'i LeafId>,
+    ) -> Result<(), MakeError> {
+        let mut missing: Vec<(&LeafId, KeyAlgorithm)> = Vec::new();
+        for id in ids.into_iter().collect::<BTreeSet<_>>() {
+            let KeyOrigin::New { algorithm } = &self.leaf(id)?.key else {
+                continue;
+            };
+            let staged = self
+                .state
+                .read_staged(&self.plan.id, &staged_name(id, "key"))?;
+            if staged.is_none() {
+                let failed = |source| MakeError::Leaf {
+                    leaf: id.clone(),
+                    source,
+                };
+                missing.push((id, algorithm.parse().map_err(failed)?));
+            }
+        }
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let (next, made) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        std::thread::scope(|scope| {
+            for _ in 0..processors.min(missing.len()) {
+                scope.spawn(|| {
+                    while let Some((id, algorithm)) =
+                        missing.get(next.fetch_add(1, Ordering::Relaxed))
+                    {
+                        let key = self.keys.generate(*algorithm);
+                        if let Ok(mut made) = made.lock() {
+                            made.push((*id, key));
+                        }
+                    }
+                });
+            }
+        });
+        let mut made = made.into_inner().unwrap_or_default();
+        made.sort_by_key(|(id, _)| *id);
+        for (id, key) in made {
+            let failed = |source| MakeError::Leaf {
+                leaf: id.clone(),
+                source,
+            };
+            let pem = key.and_then(|key| key.to_pem()).map_err(failed)?;
+            let name = staged_name(id, "key");
+            self.state.stage(&self.plan.id, &name, pem.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn file(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, MakeError> {
         let entry = self.host.read(path).await?;
         match entry.map(|entry| entry.kind) {
             Some(crate::host::EntryKind::File(bytes)) => Ok(bytes),

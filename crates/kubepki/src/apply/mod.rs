@@ -22,7 +22,7 @@
 //! digest of the new value tells after a crash whether it was written, and it is never put back as
 //! it was: see [`Executor::undo`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -32,23 +32,34 @@ use crate::edge::{Clock, Entropy, KeySource};
 use crate::error_chain;
 use crate::host::Host;
 use crate::journal::{Event, FORMAT, Header, Journal, JournalError, LeafRecord, Progress};
+use crate::machine::{ClusterApi, Machines};
 use crate::plan::{LeafId, Plan, PlanId, Step};
 use crate::state::{Locked, StateError};
 
 mod call;
 mod compare;
+mod containers;
+mod deferred;
+mod deploy;
 mod error;
 mod failure;
 mod fit;
+mod fit_hosts;
 mod history;
+mod hosts;
+mod http;
 mod inverse;
+mod inverse_hosts;
+mod kubernetes;
 mod leaves;
 mod outside;
 mod preflight;
 mod proof;
+mod remote_proof;
 mod render;
 mod restamp;
 mod space;
+mod state_file;
 mod step;
 mod txn;
 mod undo;
@@ -58,12 +69,14 @@ pub use compare::found;
 pub use error::{Aftermath, ApplyError, Difference};
 pub use failure::{MakeError, StepError};
 pub use fit::check_fit;
-pub use history::{Past, Standing, history, refuse_unreadable, unfinished};
+pub use history::{Past, Standing, history, put_off, refuse_unreadable, unfinished};
 pub use outside::{CallError, Caller, Cluster};
 pub use preflight::check_before;
 pub use proof::served_certificate;
+pub use undo::stopped;
 pub use witness::Witness;
 
+use deferred::waits_for;
 use leaves::Workshop;
 use step::Taken;
 
@@ -88,6 +101,10 @@ pub struct Executor<'a> {
     pub cluster: Option<Cluster<'a>>,
     /// Makes HTTP calls; plans that need some are refused without it.
     pub caller: Option<&'a dyn Caller>,
+    /// The hosts of the cluster; plans that change some are refused without it.
+    pub machines: Option<&'a dyn Machines>,
+    /// The Kubernetes API; steps that need it are put off without it.
+    pub kubernetes: Option<&'a dyn ClusterApi>,
 }
 
 /// Is told of every step, to show it.
@@ -97,6 +114,12 @@ pub trait Observer: Send + Sync + fmt::Debug {
 
     /// It is done and verified.
     fn done(&self, step: &Step);
+
+    /// Part of it is done: a host of a wave, a container.
+    fn progress(&self, _step: &Step, _host: &str, _what: &str) {}
+
+    /// It cannot be done now and is put off.
+    fn deferred(&self, _step: &Step, _reason: &str) {}
 }
 
 /// Shows nothing.
@@ -120,6 +143,8 @@ pub struct Patience {
     pub look: Duration,
     /// For a restart command to end; K3s's unit is of the kind that returns when it is up.
     pub command: Duration,
+    /// For a container to stop before it is killed; RKE gives as much.
+    pub grace: Duration,
 }
 
 impl Default for Patience {
@@ -129,6 +154,7 @@ impl Default for Patience {
             pause: Duration::from_millis(500),
             look: Duration::from_secs(5),
             command: Duration::from_secs(300),
+            grace: Duration::from_secs(5),
         }
     }
 }
@@ -152,6 +178,13 @@ pub enum Outcome {
         /// What is not yet as it should be.
         unmet: Vec<String>,
     },
+    /// Everything is done but steps that were put off; `resume` tries them again.
+    Partly {
+        /// The steps that are open, and why.
+        open: Vec<(u32, String)>,
+        /// The leaves that were put in place.
+        leaves: BTreeMap<LeafId, LeafRecord>,
+    },
 }
 
 impl<'a> Executor<'a> {
@@ -169,7 +202,22 @@ impl<'a> Executor<'a> {
         self.refuse_overtaken_undo(plan).await?;
         space::check(plan, self.state.path())?;
         preflight::check_sources(&self.workshop(plan), 1).await?;
+        let mut forerunners = self.put_off_plans(plan)?;
+        forerunners.extend(plan.undoes.clone());
+        self.prepare_hosts(plan, 1, None, &forerunners).await?;
+        match self.begin(plan) {
+            Ok(mut journal) => {
+                self.take_over(plan).await?;
+                self.run(plan, &mut journal, BTreeSet::new()).await
+            }
+            Err(error) => {
+                let _ = self.release_hosts(plan).await;
+                Err(error)
+            }
+        }
+    }
 
+    fn begin(&self, plan: &Plan) -> Result<Journal, ApplyError> {
         self.state.save_plan(plan)?;
         let mut journal = self.state.open_journal(&plan.id)?;
         let header = Header {
@@ -179,12 +227,17 @@ impl<'a> Executor<'a> {
             steps: u32::try_from(plan.steps.len()).unwrap_or(u32::MAX),
         };
         self.write(&mut journal, plan, Event::Begin(header))?;
-        self.give_up_undone(plan).await?;
-        self.run(plan, &mut journal).await
+        Ok(journal)
     }
 
-    /// Goes on with a plan that a crash or failure interrupted, or that waited for a person. A
-    /// finished plan is finished again.
+    /// Gives up the plans whose place a plan takes that has begun.
+    async fn take_over(&self, plan: &Plan) -> Result<(), ApplyError> {
+        self.give_up_undone(plan).await?;
+        self.supersede(plan)
+    }
+
+    /// Goes on with a plan that a crash or failure interrupted, that waited for a person, or of
+    /// which steps were put off: those are tried again. A finished plan is finished again.
     ///
     /// # Errors
     ///
@@ -194,15 +247,19 @@ impl<'a> Executor<'a> {
         let plan = self.state.load_plan(id)?;
         check_fit(&plan)?;
         let mut journal = self.begun_journal(&plan)?;
-        let next = match self.replay(&journal, id)?.progress {
+        let replay = self.replay(&journal, id)?;
+        let next = match replay.progress {
             Progress::NotStarted => return Err(ApplyError::NotBegun { plan: id.clone() }),
             Progress::Abandoned => return Err(ApplyError::Abandoned { plan: id.clone() }),
-            Progress::Finished => return self.finish(&plan, &journal),
+            Progress::Finished => return self.finish(&plan, &journal).await,
             Progress::InProgress { next } | Progress::InFlight { step: next } => next,
         };
         self.refuse_being_undone(id)?;
-        preflight::check_reach(&plan, next, self)?;
-        self.give_up_undone(&plan).await?;
+        let open = Self::to_retry(&replay);
+        let first = open.first().map_or(next, |open| next.min(*open));
+        preflight::check_reach(&plan, first, self)?;
+        self.take_over(&plan).await?;
+        self.lock_again(&plan, first).await?;
         if let Progress::InFlight { step } = self.replay(&journal, id)?.progress
             && let Some(step) = numbered(&plan, step)
         {
@@ -218,23 +275,58 @@ impl<'a> Executor<'a> {
             preflight::check_before_from(&plan, next, host, cluster, Some(&replay))
                 .await
                 .map_err(ApplyError::when_begun)?;
+            self.prepare_hosts(&plan, next, Some(&replay), &[]).await?;
         }
-        self.run(&plan, &mut journal).await
+        self.run(&plan, &mut journal, open).await
     }
 
-    async fn run(&self, plan: &Plan, journal: &mut Journal) -> Result<Outcome, ApplyError> {
-        while let Progress::InProgress { next } = self.replay(journal, &plan.id)?.progress {
-            let Some(step) = numbered(plan, next) else {
-                self.write(journal, plan, Event::Finished)?;
+    /// Takes steps until none is left. Of those that were put off, the ones in `retry` are tried
+    /// again after the last.
+    async fn run(
+        &self,
+        plan: &Plan,
+        journal: &mut Journal,
+        mut retry: BTreeSet<u32>,
+    ) -> Result<Outcome, ApplyError> {
+        loop {
+            let replay = self.replay(journal, &plan.id)?;
+            let Progress::InProgress { next } = replay.progress else {
                 break;
             };
+            let again = || {
+                let mut open = replay.deferred.keys().copied();
+                open.find(|open| retry.contains(open))
+            };
+            let number = match numbered(plan, next) {
+                Some(step) => step.number,
+                None if replay.deferred.is_empty() => {
+                    self.write(journal, plan, Event::Finished)?;
+                    break;
+                }
+                None => match again() {
+                    Some(open) => open,
+                    None => return Ok(self.leave_open(plan, replay).await),
+                },
+            };
+            retry.remove(&number);
+            let Some(step) = numbered(plan, number) else {
+                break;
+            };
+            if let Some(reason) = waits_for(plan, step, &replay.deferred) {
+                self.defer(plan, journal, step, reason)?;
+                continue;
+            }
             self.observer.begin(step);
-            let taken = self.take(plan, journal, step).await;
+            let taken = match replay.deferred.contains_key(&number) {
+                // It was begun perhaps before it was put off.
+                true => self.take_again(plan, journal, step).await,
+                false => self.take(plan, journal, step).await,
+            };
             if let Some(waiting) = self.taken(plan, journal, step, taken)? {
                 return Ok(waiting);
             }
         }
-        self.finish(plan, journal)
+        self.finish(plan, journal).await
     }
 
     /// Notes how a step went. `Some` ends the run without an error.
@@ -255,6 +347,7 @@ impl<'a> Executor<'a> {
                 instruction,
                 unmet,
             })),
+            Err(source) if self.put_off(plan, journal, step, &source)? => Ok(None),
             Err(source) => {
                 let error = error_chain(&source);
                 // The first error is the one to report; without this line the journal still says
@@ -280,13 +373,14 @@ impl<'a> Executor<'a> {
         }
     }
 
-    fn finish(&self, plan: &Plan, journal: &Journal) -> Result<Outcome, ApplyError> {
+    async fn finish(&self, plan: &Plan, journal: &Journal) -> Result<Outcome, ApplyError> {
         let leaves = self.replay(journal, &plan.id)?.leaves;
+        let locked = self.release_hosts(plan).await;
         let tidied = self
             .state
             .drop_finished_staging()
             .and_then(|()| self.state.prune(self.now()));
-        let untidy = tidied.err().map(|error| error_chain(&error));
+        let untidy = tidied.err().map(|error| error_chain(&error)).or(locked);
         Ok(Outcome::Finished { leaves, untidy })
     }
 

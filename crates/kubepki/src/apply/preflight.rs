@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::compare::{Care, difference, found, required};
+use super::compare::{Care, difference, found};
 use super::error::{ApplyError, Difference};
 use super::failure::StepError;
+use super::hosts::wanted;
 use super::leaves::Workshop;
-use super::render::{copied, leaf_of};
+use super::render::{copied, leaves_of};
 use super::restamp::ready;
 use super::{Cluster, Executor, txn};
 use crate::edge::file::is_temporary;
@@ -23,7 +24,8 @@ use crate::plan::{
 ///
 /// # Errors
 ///
-/// [`ApplyError::NoDatastore`], [`ApplyError::OtherDatastore`], [`ApplyError::NoCaller`].
+/// [`ApplyError::NoDatastore`], [`ApplyError::OtherDatastore`], [`ApplyError::NoCaller`],
+/// [`ApplyError::NoMachines`], [`ApplyError::NoKubernetes`].
 pub(super) fn check_reach(
     plan: &Plan,
     first: u32,
@@ -37,6 +39,20 @@ pub(super) fn check_reach(
                     plan: plan.id.clone(),
                     step: step.number,
                     url: url.clone(),
+                });
+            }
+            Target::Hosts { .. } if executor.machines.is_none() => {
+                return Err(ApplyError::NoMachines {
+                    plan: plan.id.clone(),
+                });
+            }
+            Target::Kubernetes { cluster }
+                if executor.kubernetes.is_none() && !plan.deferrable.contains(&step.number) =>
+            {
+                return Err(ApplyError::NoKubernetes {
+                    plan: plan.id.clone(),
+                    step: step.number,
+                    cluster: cluster.clone(),
                 });
             }
             _ => {}
@@ -95,6 +111,8 @@ pub(super) async fn check_before_from(
 ) -> Result<(), ApplyError> {
     let mut foresight = Foresight {
         host,
+        replay,
+        first,
         expected: BTreeMap::new(),
     };
     let mut rows = Rows {
@@ -184,6 +202,9 @@ impl Rows<'_> {
 /// What paths will hold when a step comes to them.
 struct Foresight<'a> {
     host: &'a dyn Host,
+    /// What was done already: the steps before `first`.
+    replay: Option<&'a Replay>,
+    first: u32,
     /// What earlier steps leave; content that is not known yet has the digest [`UNKNOWN`].
     expected: BTreeMap<PathBuf, Found>,
 }
@@ -195,8 +216,16 @@ impl Foresight<'_> {
             Some(expected) => expected.clone(),
             None => found(self.host.read(path).await?.as_ref()),
         };
-        let mut problem = required(&step.before)
-            .and_then(|required| difference(&fill_unknown(required, &now), &now, Care::Before));
+        let wanted = match &step.before {
+            // What a step of this run will leave there cannot be known yet.
+            Before::LeftBy(number) if *number >= self.first => Ok(None),
+            before => wanted(before, self.replay, None),
+        };
+        let mut problem = match wanted {
+            Ok(wanted) => wanted
+                .and_then(|wanted| difference(&fill_unknown(wanted, &now), &now, Care::Before)),
+            Err(problem) => Some(problem),
+        };
         let after = match &step.action {
             Action::Put {
                 attributes,
@@ -259,13 +288,14 @@ fn is_directory(found: &Found) -> bool {
     matches!(found, Found::Present(fingerprint) if fingerprint.kind == FingerprintKind::Directory)
 }
 
-fn foreseen_kind(content: &Content) -> FingerprintKind {
+pub(super) fn foreseen_kind(content: &Content) -> FingerprintKind {
     match content {
         Content::Directory => FingerprintKind::Directory,
         Content::Link(target) => FingerprintKind::Link(target.clone()),
         Content::Text(text) => FingerprintKind::File(pki::sha256(text.as_bytes()).to_string()),
         Content::Staged { sha256, .. }
         | Content::Backup { sha256, .. }
+        | Content::OnHost { sha256, .. }
         | Content::CopyOf { sha256, .. } => FingerprintKind::File(sha256.clone()),
         _ => FingerprintKind::File(UNKNOWN.to_owned()),
     }
@@ -273,7 +303,7 @@ fn foreseen_kind(content: &Content) -> FingerprintKind {
 
 /// What an earlier step leaves open, a later one cannot miss: content that is still to be made,
 /// an owner and label that are this process's.
-fn fill_unknown(mut required: Found, now: &Found) -> Found {
+pub(super) fn fill_unknown(mut required: Found, now: &Found) -> Found {
     let (Found::Present(wanted), Found::Present(now)) = (&mut required, now) else {
         return required;
     };
@@ -328,9 +358,16 @@ async fn check_source(
             copied(workshop, content).await?;
         }
         Content::Restamped { .. } => drop(ready(workshop, content, &step.target, None).await?),
+        Content::RkeState(edit) => {
+            for content in edit.contents() {
+                Box::pin(check_source(workshop, step, content, provided)).await?;
+            }
+            return Ok(());
+        }
         _ => {}
     }
-    let Some(id) = leaf_of(content) else {
+    let leaves = leaves_of(content);
+    let Some(id) = leaves.first() else {
         return Ok(());
     };
     let leaf = workshop.leaf(id)?;
@@ -348,10 +385,11 @@ async fn check_source(
         .as_ref()
         .map(|certificate| &certificate.issuer)
     {
-        Some(issuer) if !matches!(&issuer.key, SecretRef::File(path) if comes(path)) => {
-            workshop.authority(issuer).await?;
-        }
-        _ => {}
+        Some(issuer) => match &issuer.key {
+            SecretRef::File(path) | SecretRef::RkeState { path, .. } if comes(path) => {}
+            _ => drop(workshop.authority(issuer).await?),
+        },
+        None => {}
     }
     Ok(())
 }

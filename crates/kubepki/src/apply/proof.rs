@@ -11,60 +11,85 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::Executor;
+use super::leaves::Workshop;
 use super::witness::Witness;
 use crate::error_chain;
 use crate::host::{Entry, Host};
 use crate::journal::LeafRecord;
-use crate::plan::{LeafId, Proof};
+use crate::machine::Machines;
+use crate::plan::{LeafId, Plan, Proof};
 
-/// Which of `proofs` do not hold, and what was seen instead, a sentence each.
-pub(super) async fn unmet(
-    proofs: &[Proof],
-    leaves: &BTreeMap<LeafId, LeafRecord>,
-    host: &dyn Host,
-    timeout: Duration,
-) -> Vec<String> {
-    let mut unmet = Vec::new();
-    for proof in proofs {
-        if let Err(seen) = look(proof, leaves, host, timeout).await {
-            unmet.push(seen);
-        }
-    }
-    unmet
+/// Looks at proofs: from this machine, and through the hosts of the cluster.
+#[derive(Debug)]
+pub(super) struct Eyes<'a> {
+    /// Where client certificates come from.
+    pub(super) workshop: Workshop<'a>,
+    pub(super) machines: Option<&'a dyn Machines>,
+    /// What was put in place so far.
+    pub(super) leaves: BTreeMap<LeafId, LeafRecord>,
+    /// For one look.
+    pub(super) timeout: Duration,
 }
 
-async fn look(
-    proof: &Proof,
-    leaves: &BTreeMap<LeafId, LeafRecord>,
-    host: &dyn Host,
-    timeout: Duration,
-) -> Result<(), String> {
+impl Executor<'_> {
+    pub(super) fn eyes<'b>(
+        &'b self,
+        plan: &'b Plan,
+        leaves: BTreeMap<LeafId, LeafRecord>,
+    ) -> Eyes<'b> {
+        Eyes {
+            workshop: self.workshop(plan),
+            machines: self.machines,
+            leaves,
+            timeout: self.patience.look,
+        }
+    }
+}
+
+impl Eyes<'_> {
+    /// Which of `proofs` do not hold, and what was seen instead, a sentence each.
+    pub(super) async fn unmet<'p>(
+        &self,
+        proofs: impl IntoIterator<Item = &'p Proof>,
+    ) -> Vec<String> {
+        let mut unmet = Vec::new();
+        for proof in proofs {
+            if let Err(seen) = look(proof, self).await {
+                unmet.push(seen);
+            }
+        }
+        unmet
+    }
+
+    /// Whether what is served is a leaf of the plan.
+    fn is_leaf(&self, leaf: &LeafId, served: &str, at: &str) -> Result<(), String> {
+        let record = self.leaves.get(leaf);
+        match record.and_then(|record| record.certificate.as_deref()) {
+            Some(wanted) if wanted == served => Ok(()),
+            _ => Err(format!(
+                "{at} serves another certificate (SHA-256 {served})"
+            )),
+        }
+    }
+}
+
+async fn look(proof: &Proof, eyes: &Eyes<'_>) -> Result<(), String> {
+    let (host, timeout) = (eyes.workshop.host, eyes.timeout);
     match proof {
         Proof::Serves { address, leaf } => {
-            let wanted = leaves
-                .get(leaf)
-                .and_then(|record| record.certificate.as_deref());
             let (_, served) = served(address, timeout).await?;
-            match wanted {
-                Some(wanted) if wanted == served => Ok(()),
-                _ => Err(format!(
-                    "{address} serves another certificate (SHA-256 {served})"
-                )),
-            }
+            eyes.is_leaf(leaf, &served, address)
         }
         Proof::ServesOther { address, sha256 } => {
             let (_, served) = served(address, timeout).await?;
-            if served != *sha256 {
-                return Ok(());
-            }
-            Err(format!(
-                "{address} still serves the certificate with SHA-256 {sha256}"
-            ))
+            is_other(sha256, &served, address)
         }
         Proof::Listens { address } => match connect(address, timeout).await {
             Ok(_) => Ok(()),
             Err(error) => Err(format!("{address} does not accept connections: {error}")),
         },
+        Proof::Silent { address } => silent(address, timeout).await,
         Proof::Active { unit } => {
             let argv = ["systemctl", "is-active", unit].map(str::to_owned);
             let output = host
@@ -92,7 +117,47 @@ async fn look(
                 None => Err(format!("{at} is not there")),
             }
         }
+        Proof::ServesAt {
+            host,
+            address,
+            leaf,
+        } => {
+            let served = eyes.served_at(host, address).await?;
+            eyes.is_leaf(leaf, &served, &format!("{address} on {host}"))
+        }
+        Proof::ServesOtherAt {
+            host,
+            address,
+            sha256,
+        } => {
+            let served = eyes.served_at(host, address).await?;
+            is_other(sha256, &served, &format!("{address} on {host}"))
+        }
+        Proof::Healthy {
+            host,
+            url,
+            client,
+            member,
+        } => {
+            let (client, member) = (client.as_ref(), member.as_ref());
+            eyes.healthy(host, url, client, member).await
+        }
+        Proof::Accepts { host, url, client } => eyes.accepts(host, url, client).await,
+        Proof::Quorum {
+            members,
+            needed,
+            client,
+        } => eyes.quorum(members, *needed, client).await,
         Proof::FileRenewed { path, sha256 } => renewed(host, path, sha256.as_ref()).await,
+    }
+}
+
+fn is_other(former: &str, served: &str, at: &str) -> Result<(), String> {
+    match served == former {
+        true => Err(format!(
+            "{at} still serves the certificate with SHA-256 {former}"
+        )),
+        false => Ok(()),
     }
 }
 
@@ -111,6 +176,15 @@ async fn renewed(host: &dyn Host, path: &Path, sha256: Option<&String>) -> Resul
     {
         Some(found) if Some(&found) != sha256 => Ok(()),
         _ => Err(format!("{at} holds the certificate of before")),
+    }
+}
+
+/// Whether connections are refused.
+async fn silent(address: &str, timeout: Duration) -> Result<(), String> {
+    match connect(address, timeout).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Ok(_) => Err(format!("{address} still answers")),
+        Err(error) => Err(format!("{address} cannot be asked: {error}")),
     }
 }
 

@@ -4,6 +4,7 @@ use zeroize::Zeroizing;
 
 use super::failure::MakeError;
 use super::leaves::Workshop;
+use super::state_file::{admin, edited};
 use crate::host::{Entry, EntryKind};
 use crate::journal::LeafRecord;
 use crate::plan::{Content, LeafId};
@@ -66,6 +67,39 @@ pub(super) async fn render(
                 leaves: vec![issued.record],
             })
         }
+        Content::BareCertificate(leaf) => {
+            let issued = workshop.certificate(leaf).await?;
+            let kind = EntryKind::File(issued.bare.into_bytes().into());
+            Ok(Rendered {
+                kind,
+                leaves: vec![issued.record],
+            })
+        }
+        Content::RkeState(edit) => {
+            let base = base.and_then(Entry::bytes);
+            let (bytes, leaves) = edited(workshop, edit, base).await?;
+            let kind = EntryKind::File(bytes);
+            Ok(Rendered { kind, leaves })
+        }
+        Content::AdminKubeconfig {
+            server,
+            cluster,
+            authority,
+            leaf,
+        } => {
+            let key = key_pem(workshop, leaf).await?;
+            let issued = workshop.certificate(leaf).await?;
+            let text = admin(server, cluster, authority, &issued.chain, &key)?;
+            let kind = EntryKind::File(text.as_bytes().to_vec().into());
+            Ok(Rendered {
+                kind,
+                leaves: vec![issued.record],
+            })
+        }
+        // What a host has kept is read there.
+        Content::OnHost { path, .. } => Err(MakeError::Missing {
+            place: format!("{} on its host", path.display()),
+        }),
         Content::Kubeconfig { leaf, .. }
         | Content::ListenerSecret { leaf }
         | Content::NewKubeconfig { leaf, .. }
@@ -185,16 +219,29 @@ pub(super) async fn copied(
     Ok(bytes)
 }
 
-/// The leaf that a content puts in place.
-pub(super) fn leaf_of(content: &Content) -> Option<&LeafId> {
+/// The leaves that a content puts in place.
+pub(super) fn leaves_of(content: &Content) -> Vec<&LeafId> {
     match content {
         Content::LeafKey(leaf)
         | Content::LeafCertificate(leaf)
+        | Content::BareCertificate(leaf)
         | Content::Kubeconfig { leaf, .. }
+        | Content::AdminKubeconfig { leaf, .. }
         | Content::ListenerSecret { leaf }
         | Content::NewKubeconfig { leaf, .. }
-        | Content::NewListenerSecret { leaf } => Some(leaf),
-        _ => None,
+        | Content::NewListenerSecret { leaf } => vec![leaf],
+        Content::RkeState(edit) => edit.contents().into_iter().flat_map(leaves_of).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// A file's bytes.
+pub(super) fn bytes_of(kind: EntryKind) -> Result<Zeroizing<Vec<u8>>, MakeError> {
+    match kind {
+        EntryKind::File(bytes) => Ok(bytes),
+        EntryKind::Directory | EntryKind::Link(_) => Err(MakeError::Missing {
+            place: "the content of a file".to_owned(),
+        }),
     }
 }
 
@@ -206,7 +253,7 @@ async fn key_pem(workshop: &Workshop<'_>, leaf: &LeafId) -> Result<Zeroizing<Str
     })
 }
 
-fn edit_error(
+pub(super) fn edit_error(
     what: &'static str,
     source: impl std::error::Error + Send + Sync + 'static,
 ) -> MakeError {

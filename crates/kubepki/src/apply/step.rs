@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use super::Executor;
-use super::compare::{Care, describe, difference, found, required};
+use super::compare::{Care, describe, difference, found};
 use super::failure::{MakeError, StepError};
-use super::proof;
-use super::render::{Rendered, render};
+use super::hosts::wanted;
+use super::render::{Rendered, leaves_of, render};
 use crate::edge::file::temporary_beside;
 use crate::host::{Entry, EntryKind};
 use crate::journal::{Event, Found, Intend, Journal, Replay};
@@ -84,13 +84,20 @@ impl Executor<'_> {
                 self.intend_stateless(journal, step)?;
                 let own = || ["systemctl", "restart", name].map(str::to_owned).to_vec();
                 self.restart(&command.clone().unwrap_or_else(own)).await?;
-                self.wait_for(journal, proof).await?;
+                self.wait_for(plan, journal, proof).await?;
+                self.done(journal, step, Found::Stateless)
+            }
+            (Target::Unit { name, .. }, Action::Stop { command, proof }) => {
+                self.intend_stateless(journal, step)?;
+                let own = || ["systemctl", "stop", name].map(str::to_owned).to_vec();
+                self.restart(&command.clone().unwrap_or_else(own)).await?;
+                self.wait_for(plan, journal, proof).await?;
                 self.done(journal, step, Found::Stateless)
             }
             (_, Action::Manual { instruction, probe }) => {
                 self.intend_stateless(journal, step)?;
-                let leaves = journal.replay()?.leaves;
-                let unmet = proof::unmet(probe, &leaves, self.host, self.patience.look).await;
+                let eyes = self.eyes(plan, journal.replay()?.leaves);
+                let unmet = eyes.unmet(probe).await;
                 if unmet.is_empty() {
                     return self.done(journal, step, Found::Stateless);
                 }
@@ -99,6 +106,18 @@ impl Executor<'_> {
                     instruction: instruction.clone(),
                     unmet,
                 })
+            }
+            (Target::Hosts { .. }, Action::Deploy { sets }) => {
+                self.take_deploy(plan, journal, step, sets).await
+            }
+            (Target::Hosts { .. }, Action::RestartContainers { restarts }) => {
+                self.take_restarts(plan, journal, step, restarts).await
+            }
+            (Target::Kubernetes { cluster }, Action::SaveState { path }) => {
+                self.take_save(journal, step, (cluster, path)).await
+            }
+            (Target::Kubernetes { cluster }, Action::DeletePods { selectors }) => {
+                self.take_pods(journal, step, (cluster, selectors)).await
             }
             // Refused before the first step; a plan that gets here was never checked.
             (target, _) => Err(StepError::Changed {
@@ -121,9 +140,14 @@ impl Executor<'_> {
             let row = (key.as_str(), operation);
             return self.take_txn_again(plan, journal, step, row).await;
         }
-        let (Target::File { path, .. }, Some(record)) =
-            (&step.target, journal.replay()?.steps.remove(&step.number))
-        else {
+        let record = journal.replay()?.steps.remove(&step.number);
+        if let (Action::Deploy { sets }, Some(record)) = (&step.action, &record) {
+            let intend = &record.intend;
+            return self
+                .take_deploy_again(plan, journal, step, sets, intend)
+                .await;
+        }
+        let (Target::File { path, .. }, Some(record)) = (&step.target, record) else {
             // A restart or call does no harm a second time; a manual step is asked for again.
             return self.take(plan, journal, step).await;
         };
@@ -165,8 +189,10 @@ impl Executor<'_> {
     ) -> Result<Taken, StepError> {
         let present = self.host.read(path).await?;
         let before = found(present.as_ref());
-        let changed = required(&step.before)
-            .and_then(|required| difference(&required, &before, Care::Before));
+        let changed = match wanted(&step.before, Some(&journal.replay()?), None) {
+            Ok(wanted) => wanted.and_then(|it| difference(&it, &before, Care::Before)),
+            Err(problem) => Some(problem),
+        };
         if let Some(detail) = changed {
             return Err(StepError::Changed {
                 path: path.to_owned(),
@@ -179,6 +205,7 @@ impl Executor<'_> {
                 content,
             } => {
                 let workshop = self.workshop(plan);
+                workshop.make_keys(leaves_of(content))?;
                 let Rendered { kind, leaves } =
                     render(&workshop, content, present.as_ref()).await?;
                 (
@@ -255,7 +282,11 @@ impl Executor<'_> {
         Ok(Taken::Done)
     }
 
-    fn intend_stateless(&self, journal: &mut Journal, step: &Step) -> Result<(), StepError> {
+    pub(super) fn intend_stateless(
+        &self,
+        journal: &mut Journal,
+        step: &Step,
+    ) -> Result<(), StepError> {
         let intend = Intend {
             step: step.number,
             before: Found::Stateless,
@@ -291,11 +322,16 @@ impl Executor<'_> {
     }
 
     /// Looks at the proofs until all hold or patience ends.
-    async fn wait_for(&self, journal: &Journal, proofs: &[Proof]) -> Result<(), StepError> {
-        let leaves = journal.replay()?.leaves;
+    async fn wait_for(
+        &self,
+        plan: &Plan,
+        journal: &Journal,
+        proofs: &[Proof],
+    ) -> Result<(), StepError> {
+        let eyes = self.eyes(plan, journal.replay()?.leaves);
         let deadline = tokio::time::Instant::now() + self.patience.proof;
         loop {
-            let unmet = proof::unmet(proofs, &leaves, self.host, self.patience.look).await;
+            let unmet = eyes.unmet(proofs).await;
             if unmet.is_empty() {
                 return Ok(());
             }
@@ -311,7 +347,7 @@ impl Executor<'_> {
 }
 
 /// A leaf that an earlier step put in place must be the same in a later one.
-fn refuse_other_leaves(
+pub(super) fn refuse_other_leaves(
     replay: &Replay,
     leaves: &[crate::journal::LeafRecord],
 ) -> Result<(), MakeError> {

@@ -56,7 +56,9 @@ pub(super) fn wanted(before: &Before, replay: Option<&Replay>) -> Result<Option<
                 _ => Err(format!("step {number} left no revision")),
             }
         }
-        Before::Present(_) | Before::Any => Err("the plan names no revision".to_owned()),
+        Before::Present(_) | Before::LeftBy(_) | Before::Any => {
+            Err("the plan names no revision".to_owned())
+        }
     }
 }
 

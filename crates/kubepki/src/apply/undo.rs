@@ -1,13 +1,19 @@
 //! Taking a plan back, which is a plan too.
 
+use std::collections::BTreeMap;
+
 use super::compare::{describe, found};
+use super::deploy::{judge, read};
 use super::error::{ApplyError, Difference};
+use super::failure::StepError;
+use super::hosts::{Reached, found_in};
 use super::inverse::inverse;
+use super::inverse_hosts::in_doubt;
 use super::preflight::{check_before, check_reach, check_sources, plans_cluster};
 use super::step::{Verdict, conflict, verdict};
 use super::{Executor, history, numbered, plan_id, txn, unfinished};
-use crate::journal::{Event, Found, Journal, Progress, Replay};
-use crate::plan::{Action, Plan, PlanId, Target};
+use crate::journal::{Event, Found, Intend, Journal, Progress, Replay};
+use crate::plan::{Action, FileSet, Plan, PlanId, Step, Target};
 
 impl Executor<'_> {
     /// Makes the plan that takes `id` back; applying it is a second act. Changes nothing: a plan
@@ -49,7 +55,8 @@ impl Executor<'_> {
             return Err(ApplyError::Unfinished { plan: other.id });
         }
         let mut notes = Vec::new();
-        if let Progress::InFlight { step } = replay.progress {
+        // The step in flight, and those that were put off after they were begun.
+        for step in in_doubt(&replay) {
             self.judge_in_flight(&plan, step, &mut replay, &mut notes)
                 .await?;
         }
@@ -60,6 +67,7 @@ impl Executor<'_> {
                 reason: reason.clone(),
             });
         }
+        refuse_stopped(&plan, &replay)?;
         let now = self.now();
         let undo_id = plan_id(now, "undo", self.entropy).map_err(ApplyError::Entropy)?;
         let mut undo = Plan {
@@ -69,16 +77,18 @@ impl Executor<'_> {
         };
         undo.notes.extend(notes);
         check_reach(&undo, 1, self)?;
+        let stale = |error| match error {
+            ApplyError::Stale { differences, .. } => ApplyError::Stale {
+                plan: id.clone(),
+                differences,
+                begun: true,
+            },
+            other => other,
+        };
         check_before(&undo, self.host, self.cluster)
             .await
-            .map_err(|error| match error {
-                ApplyError::Stale { differences, .. } => ApplyError::Stale {
-                    plan: id.clone(),
-                    differences,
-                    begun: true,
-                },
-                other => other,
-            })?;
+            .map_err(stale)?;
+        self.check_hosts(&undo).await.map_err(stale)?;
         check_sources(&self.workshop(&undo), 1).await?;
         Ok(undo)
     }
@@ -131,7 +141,16 @@ impl Executor<'_> {
                     }
                 }
             }
+            (Target::Hosts { .. }, Action::Deploy { sets }) => {
+                let done = self
+                    .judge_deployment(plan, step, sets, &record.intend)
+                    .await?;
+                (!done.is_empty()).then_some(Found::Set(done))
+            }
             // It may have happened, so it is taken back.
+            (_, Action::RestartContainers { .. }) | (Target::Kubernetes { .. }, _) => {
+                Some(Found::Stateless)
+            }
             (_, Action::Call { .. }) => Some(record.intend.after.clone()),
             (_, Action::Restart { .. }) => Some(Found::Stateless),
             _ => None,
@@ -141,6 +160,34 @@ impl Executor<'_> {
             None => drop(replay.steps.remove(&number)),
         }
         Ok(after)
+    }
+
+    /// The files of a wave in doubt that are as they were to be.
+    async fn judge_deployment(
+        &self,
+        plan: &Plan,
+        step: &Step,
+        sets: &[FileSet],
+        intend: &Intend,
+    ) -> Result<BTreeMap<String, Found>, ApplyError> {
+        let mut done = BTreeMap::new();
+        let judged = async {
+            let mut machines = Reached::new();
+            for set in sets {
+                machines.insert(set.host.clone(), self.machine(&set.host).await?);
+            }
+            let listings = read(&machines, sets).await?;
+            for set in sets {
+                done.extend(judge(intend, &found_in(set, &listings))?);
+            }
+            Ok::<_, StepError>(())
+        };
+        judged.await.map_err(|source| ApplyError::Stopped {
+            plan: plan.id.clone(),
+            step: step.number,
+            source: Box::new(source),
+        })?;
+        Ok(done)
     }
 
     /// Refuses an undo that was made while a write to the datastore was in doubt and seemed not to
@@ -234,4 +281,31 @@ impl Executor<'_> {
         };
         self.write(journal, plan, event)
     }
+}
+
+/// Refuses while something is stopped that an earlier step, to be taken back, was done through.
+fn refuse_stopped(plan: &Plan, replay: &Replay) -> Result<(), ApplyError> {
+    match stopped(plan, replay) {
+        Some((step, Target::Unit { name, .. })) => Err(ApplyError::HalfWay {
+            plan: plan.id.clone(),
+            step: step.number,
+            unit: name.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The step that starts again what an earlier one has stopped, and its target.
+pub fn stopped<'a>(plan: &'a Plan, replay: &Replay) -> Option<(&'a Step, &'a Target)> {
+    let done = |step: &Step| {
+        let record = replay.steps.get(&step.number);
+        record.is_some_and(|record| record.after.is_some())
+    };
+    let is_stop = |it: &&Step| matches!(it.action, Action::Stop { .. }) && done(it);
+    let stop = plan.steps.iter().rfind(is_stop)?;
+    let mut later = plan.steps.iter().filter(|it| it.number > stop.number);
+    let starts = later.find(|it| {
+        it.target == stop.target && matches!(it.action, Action::Restart { .. }) && !done(it)
+    });
+    starts.map(|step| (step, &step.target))
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 
 /// Takes any certificate, and remembers it once its key has signed the handshake.
@@ -23,6 +23,24 @@ impl Witness {
     ///
     /// When the cryptographic library offers no TLS version.
     pub fn client() -> Result<(ClientConfig, Arc<Self>), rustls::Error> {
+        Self::configured(None)
+    }
+
+    /// The same for a client that shows a certificate, leaf first.
+    ///
+    /// # Errors
+    ///
+    /// Also when the key cannot be used, or is not the certificate's.
+    pub fn client_with(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<(ClientConfig, Arc<Self>), rustls::Error> {
+        Self::configured(Some((chain, key)))
+    }
+
+    fn configured(
+        identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    ) -> Result<(ClientConfig, Arc<Self>), rustls::Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let witness = Arc::new(Self {
             provider: provider.clone(),
@@ -31,8 +49,11 @@ impl Witness {
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
-            .with_custom_certificate_verifier(witness.clone())
-            .with_no_client_auth();
+            .with_custom_certificate_verifier(witness.clone());
+        let config = match identity {
+            Some((chain, key)) => config.with_client_auth_cert(chain, key)?,
+            None => config.with_no_client_auth(),
+        };
         Ok((config, witness))
     }
 

@@ -50,6 +50,7 @@ pub fn plan_extract(request: &Extraction<'_>) -> (Plan, Vec<Staged>) {
         undoes: None,
         datastore: None,
         irreversible: None,
+        deferrable: std::collections::BTreeSet::new(),
         title: format!(
             "extract the bootstrap data to {}",
             request.disk.server.display()

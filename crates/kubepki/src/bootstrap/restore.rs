@@ -113,6 +113,7 @@ pub fn plan_restore(request: &Restoration<'_>) -> Result<(Plan, Vec<Staged>), Re
         root: request.root.to_owned(),
         datastore: Some(request.datastore.to_owned()),
         irreversible: None,
+        deferrable: std::collections::BTreeSet::new(),
         created: request.now,
         hypothetical: false,
         leaves: BTreeMap::new(),

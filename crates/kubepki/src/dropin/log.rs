@@ -49,8 +49,13 @@ impl Line {
         }
     }
 
-    /// The line with its LF, written at `time`.
+    /// The line with its LF, written at `time`, in the first second of the program.
     pub fn render(&self, time: UnixTime, style: LineStyle) -> String {
+        self.render_after(time, 0, style)
+    }
+
+    /// The line with its LF, written at `time`, that many seconds after the program's start.
+    pub fn render_after(&self, time: UnixTime, seconds: u64, style: LineStyle) -> String {
         match style {
             LineStyle::Fields { offset } => {
                 let time = field(&go::rfc3339(time, offset));
@@ -60,9 +65,8 @@ impl Line {
                     text => format!("time={time} level={level} msg={}\n", field(text)),
                 }
             }
-            // The number is the seconds since the start: our commands end in the first.
             LineStyle::Terminal => format!(
-                "\x1b[{}m{}\x1b[0m[0000] {:<44} \n",
+                "\x1b[{}m{}\x1b[0m[{seconds:04}] {:<44} \n",
                 self.level.colour(),
                 self.level.short(),
                 printable(&self.text)
@@ -157,6 +161,12 @@ mod tests {
             line,
             format!("\x1b[33mWARN\x1b[0m[0000] grün{} \n", " ".repeat(40))
         );
+    }
+
+    #[test]
+    fn terminals_get_the_seconds_since_the_start() {
+        let line = Line::new(Level::Info, "Finding").render_after(TIME, 17, LineStyle::Terminal);
+        assert!(line.starts_with("\x1b[36mINFO\x1b[0m[0017] Finding "));
     }
 
     #[test]

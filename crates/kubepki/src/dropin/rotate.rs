@@ -146,6 +146,7 @@ fn plan(
         created: request.now,
         datastore: None,
         irreversible: None,
+        deferrable: std::collections::BTreeSet::new(),
         hypothetical: false,
         leaves: Default::default(),
         steps,

@@ -4,6 +4,8 @@ mod clock;
 pub mod directory;
 mod entropy;
 pub mod file;
+mod keys;
 
 pub use clock::{Clock, FixedClock, SystemClock};
 pub use entropy::{Entropy, FreshKeys, KeySource, SystemEntropy};
+pub use keys::{KeyStock, generate_all};

@@ -178,6 +178,26 @@ pub enum HostError {
         #[source]
         source: std::io::Error,
     },
+    /// Another machine does not answer.
+    #[error("{host} cannot be reached")]
+    Unreachable {
+        /// Its name.
+        host: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Another machine answers, and could not do what it was asked.
+    #[error("{host}: {message}")]
+    Remote {
+        /// Its name.
+        host: String,
+        /// What was asked, what it said, and what to do.
+        message: String,
+        /// The client library's own error.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
     /// A command ran past its time.
     #[error("{program} did not end within {seconds} s and was stopped")]
     Timeout {

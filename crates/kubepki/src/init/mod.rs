@@ -36,6 +36,7 @@ pub(crate) use authorities::outer_authorities;
 pub use authorities::{Authorities, Fault, Standing, state_of_authorities};
 pub use passwd::{NODE, Passwd, PasswdError, SERVER};
 pub use spec::{HTTPS_PORT, NEWEST, Spec, SpecError, Words, service_address};
+pub(crate) use survey::TRIGGER;
 pub use survey::{Survey, make_data_dir, survey};
 
 /// What a plan for a new server is made from.

@@ -16,7 +16,7 @@ use crate::plan::Fingerprint;
 use crate::token::Token;
 
 /// Below the server's directory; rotate-ca's handler and `certificate rotate` leave it there.
-const TRIGGER: &str = "tls/dynamic-cert-regenerate";
+pub(crate) const TRIGGER: &str = "tls/dynamic-cert-regenerate";
 
 /// What there is at the place of a new server. It holds secrets and has no Debug.
 pub struct Survey {

@@ -8,6 +8,7 @@ use pki::UnixTime;
 use rustix::fs::{Mode, OFlags};
 
 use super::format::{Contents, JournalError, parse, render_line};
+use super::replay::Position;
 use super::{Entry, Event, Replay, replay};
 use crate::edge::file;
 
@@ -17,6 +18,8 @@ pub struct Journal {
     path: PathBuf,
     file: File,
     contents: Contents,
+    /// Which line may follow.
+    position: Position,
     poisoned: bool,
 }
 
@@ -40,11 +43,17 @@ impl Journal {
         opened.read_to_end(&mut bytes).map_err(failed)?;
         file::sync_parent(path).map_err(failed)?;
         let contents = parse(&bytes)?;
+        // A journal whose lines contradict each other can be read; nothing is added to it.
+        let mut position = Some(Position::default());
+        for entry in &contents.entries {
+            position = position.and_then(|position| position.after(&entry.event));
+        }
         Ok(Self {
             path: path.to_owned(),
             file: opened,
             contents,
-            poisoned: false,
+            poisoned: position.is_none(),
+            position: position.unwrap_or_default(),
         })
     }
 
@@ -70,15 +79,17 @@ impl Journal {
     /// when writing fails, after which this value refuses further lines.
     pub fn append(&mut self, at: UnixTime, event: Event) -> Result<(), JournalError> {
         if self.poisoned {
+            // What contradicts itself is told as that.
+            self.replay()?;
             return Err(JournalError::Poisoned);
         }
+        let index = self.contents.entries.len();
+        let refused = || JournalError::Contradiction(self.position.refuse(index, &event));
+        let position = self.position.after(&event).ok_or_else(refused)?;
         let entry = Entry { at, event };
-        let mut entries = self.contents.entries.clone();
-        entries.push(entry.clone());
-        replay(&entries).map_err(JournalError::Contradiction)?;
 
         self.poisoned = true;
-        let (line, sum) = render_line(&self.contents.sum, entries.len(), &entry)
+        let (line, sum) = render_line(&self.contents.sum, index + 1, &entry)
             .map_err(|error| self.failed(error.into()))?;
         self.write(line.as_bytes())
             .map_err(|error| self.failed(error))?;
@@ -87,7 +98,8 @@ impl Journal {
         if let (None, Event::Begin(header)) = (&self.contents.header, &entry.event) {
             self.contents.header = Some(header.clone());
         }
-        self.contents.entries = entries;
+        self.contents.entries.push(entry);
+        self.position = position;
         self.contents.torn = None;
         self.contents.end += line.len() as u64;
         self.contents.sum = sum;

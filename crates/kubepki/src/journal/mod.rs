@@ -14,13 +14,19 @@
 //! | state | entered by | may go to |
 //! |---|---|---|
 //! | not started | | `begin` |
-//! | in progress, next step N | `begin`, `done N-1`, `withdrawn N` | `intend N`, `finished` after the last, `abandoned` |
-//! | step N in flight | `intend N` (again, too), `failed N`, `waiting N` | `done N`, `withdrawn N` |
+//! | in progress, next step N | `begin`, `done N-1`, `deferred N-1`, `withdrawn N` | `intend N`, `deferred N`, `abandoned` |
+//! | the last step passed | the same | `finished` if no step is put off, `intend D` and `deferred D` for each step D that is, `superseded` if one is, `abandoned` |
+//! | step N in flight | `intend N` (again, too), `failed N`, `waiting N`, `progress N` | `done N`, `withdrawn N`, `deferred N` |
 //! | finished | `finished` | |
-//! | abandoned (an undo took over) | `abandoned` | |
+//! | abandoned (an undo or a later plan took over) | `abandoned`, `superseded` | |
+//!
+//! A step that is put off leaves the row of steps: the others go on, and it is tried again after
+//! the last of them. It was touched perhaps, if a line intends it; so of all steps those in doubt
+//! are the one in flight and those that are put off.
 //!
 //! Keys appear by the SHA-256 of their SubjectPublicKeyInfo only.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use pki::UnixTime;
@@ -76,6 +82,22 @@ pub enum Event {
         /// Its number.
         step: u32,
     },
+    /// Part of a step is done: a host of a wave.
+    Progress {
+        /// The step's number.
+        step: u32,
+        /// The host.
+        host: String,
+        /// What was done there: `deployed 12 files`, `restarted etcd`.
+        what: String,
+    },
+    /// A step cannot be done now and is put off; the steps after it go on.
+    Deferred {
+        /// Its number.
+        step: u32,
+        /// Why.
+        reason: String,
+    },
     /// The step in flight was found not to have been done.
     Withdrawn {
         /// Its number.
@@ -86,6 +108,11 @@ pub enum Event {
     /// The plan will not be continued: an undo took over.
     Abandoned {
         /// The undo.
+        by: PlanId,
+    },
+    /// Nothing was left of the plan but steps that were put off, and a later plan took over.
+    Superseded {
+        /// The later plan.
         by: PlanId,
     },
 }
@@ -138,6 +165,8 @@ pub enum Found {
         /// SHA-256 of the value, hex.
         sha256: String,
     },
+    /// Several: the files of a wave of hosts, by `host:/path`.
+    Set(BTreeMap<String, Found>),
     /// The target has no state that can be compared: a unit, a person.
     Stateless,
 }
@@ -162,8 +191,12 @@ impl Event {
             Self::Done { step, .. }
             | Self::Failed { step, .. }
             | Self::Waiting { step }
+            | Self::Progress { step, .. }
+            | Self::Deferred { step, .. }
             | Self::Withdrawn { step } => Some(*step),
-            Self::Begin(_) | Self::Finished | Self::Abandoned { .. } => None,
+            Self::Begin(_) | Self::Finished | Self::Abandoned { .. } | Self::Superseded { .. } => {
+                None
+            }
         }
     }
 }
@@ -176,9 +209,15 @@ impl fmt::Display for Event {
             Self::Done { .. } => "done",
             Self::Failed { .. } => "failed",
             Self::Waiting { .. } => "waiting",
+            Self::Progress { host, what, .. } => {
+                let step = self.step().unwrap_or(0);
+                return write!(f, "progress {step}: {host} {what}");
+            }
+            Self::Deferred { .. } => "deferred",
             Self::Withdrawn { .. } => "withdrawn",
             Self::Finished => return f.write_str("finished"),
             Self::Abandoned { by } => return write!(f, "abandoned for {by}"),
+            Self::Superseded { by } => return write!(f, "superseded by {by}"),
         };
         write!(f, "{word} {}", self.step().unwrap_or(0))
     }

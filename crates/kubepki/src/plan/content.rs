@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LeafId, PlanId};
+use super::{LeafId, PlanId, StateEdit};
 
 /// What a step puts, writes or sends, secret bytes by reference.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,6 +88,28 @@ pub enum Content {
         /// The leaf to inline.
         leaf: LeafId,
     },
+    /// A leaf's certificate without its chain.
+    BareCertificate(LeafId),
+    /// RKE's state file as it is, with one change.
+    RkeState(Box<StateEdit>),
+    /// RKE's local administrator's kubeconfig: inlines trust bundle, certificate and key.
+    AdminKubeconfig {
+        /// `https://<address>:6443`.
+        server: String,
+        /// `cluster_name`.
+        cluster: String,
+        /// PEM of the trust bundle.
+        authority: String,
+        /// The leaf to inline.
+        leaf: LeafId,
+    },
+    /// A file of the host that the content goes to, kept there by an earlier plan.
+    OnHost {
+        /// Where.
+        path: PathBuf,
+        /// SHA-256 of its bytes, hex.
+        sha256: String,
+    },
     /// The dynamic listener's Secret where there was none; the names that it asks for are the
     /// leaf's.
     NewListenerSecret {
@@ -104,6 +126,8 @@ impl Content {
             | Self::Kubeconfig { .. }
             | Self::NewKubeconfig { .. }
             | Self::ListenerSecret { .. }
+            | Self::RkeState(_)
+            | Self::AdminKubeconfig { .. }
             | Self::NewListenerSecret { .. } => true,
             Self::Directory
             | Self::Link(_)
@@ -112,6 +136,8 @@ impl Content {
             | Self::Backup { .. }
             | Self::Restamped { .. }
             | Self::CopyOf { .. }
+            | Self::OnHost { .. }
+            | Self::BareCertificate(_)
             | Self::LeafCertificate(_) => false,
         }
     }

@@ -8,13 +8,14 @@
 mod content;
 mod copies;
 mod error;
+mod hosts;
 mod issuer;
 mod planner;
 mod proof;
 mod select;
 mod show;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -26,10 +27,11 @@ use crate::host::{Attributes, Entry, EntryKind};
 pub use content::Content;
 pub use copies::{StaleCopy, plan_copies};
 pub use error::PlanError;
+pub use hosts::{ContainerRestart, FileChange, FileSet, StateConfig, StateEdit, StateEntry};
 pub(crate) use issuer::certificate;
 pub use issuer::{can_be_carried, served_chain};
 pub use planner::{Request, Selection, plan_leaves};
-pub use proof::Proof;
+pub use proof::{Credential, Proof};
 pub use select::{Due, UnknownService, due, renamed, requested, services};
 pub use show::{headline, show};
 
@@ -69,6 +71,11 @@ pub struct Plan {
     pub leaves: BTreeMap<LeafId, Leaf>,
     /// What is done, in this order.
     pub steps: Vec<Step>,
+    /// Steps, by number, that are put off when they cannot be done now (a host that is away, an
+    /// API that does not answer): the rest goes on, and the plan stays unfinished until a
+    /// `resume` has done them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub deferrable: BTreeSet<u32>,
     /// What the operator should know or do afterwards, a sentence each.
     pub notes: Vec<String>,
 }
@@ -168,6 +175,13 @@ pub enum SecretRef {
     File(PathBuf),
     /// A file in this plan's staging directory, made before the plan.
     Staged(String),
+    /// A key of RKE's state file.
+    RkeState {
+        /// The `.rkestate`.
+        path: PathBuf,
+        /// The entry of `currentState`'s bundle whose `keyPEM` it is.
+        entry: String,
+    },
 }
 
 /// One act, its condition, and why.
@@ -227,6 +241,16 @@ pub enum Target {
         /// Where.
         host: String,
     },
+    /// Hosts that are changed together: a wave.
+    Hosts {
+        /// Their names, in the order of the cluster's configuration.
+        hosts: Vec<String>,
+    },
+    /// The cluster behind a Kubernetes API.
+    Kubernetes {
+        /// The cluster's name.
+        cluster: String,
+    },
 }
 
 /// The condition under which a step may be taken.
@@ -241,7 +265,11 @@ pub enum Before {
     Revision(i64),
     /// The datastore key is at the revision that an earlier step of this plan gave it.
     RevisionOfStep(u32),
-    /// Whatever is there: only for targets without a state of their own.
+    /// What an earlier step of this plan left there: content that is not known when the plan is
+    /// made.
+    LeftBy(u32),
+    /// Whatever is there: for targets without a state of their own, and for a file that others may
+    /// make meanwhile and that has to go, also when the plan is taken back.
     Any,
 }
 
@@ -321,10 +349,35 @@ pub enum Action {
         /// What must hold afterwards.
         proof: Vec<Proof>,
     },
+    /// Stops the target, so that files can be changed under it, and waits for the proof; a later
+    /// [`Self::Restart`] of the same target in the plan starts it. What the plan did before the
+    /// stop was done through the running target, and is taken back through it.
+    Stop {
+        /// The command, when it is not the target's own way; no shell.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        command: Option<Vec<String>>,
+        /// What must hold before anything is changed.
+        proof: Vec<Proof>,
+    },
+    /// Puts files in place on several hosts at once; the former files are kept on each host.
+    Deploy {
+        /// One set for each host of the target.
+        sets: Vec<FileSet>,
+    },
+    /// Restarts containers: one host's after each other, several hosts at once.
+    RestartContainers {
+        /// In order.
+        restarts: Vec<ContainerRestart>,
+    },
     /// Deletes pods so that their controllers make new ones.
     DeletePods {
-        /// `namespace/name` or `namespace/label=value`.
+        /// `label=value`, in all namespaces.
         selectors: Vec<String>,
+    },
+    /// Saves RKE's state file in the cluster (Secret `full-cluster-state`).
+    SaveState {
+        /// The file.
+        path: PathBuf,
     },
     /// Something that a person does; stays open until the probe passes.
     Manual {
@@ -354,9 +407,17 @@ impl Action {
             Self::Put { content, .. } => vec![content],
             Self::Txn { operation } => operation.content().into_iter().collect(),
             Self::Call { body, former, .. } => vec![body, former],
-            Self::Remove | Self::Restart { .. } | Self::DeletePods { .. } | Self::Manual { .. } => {
-                Vec::new()
+            Self::Deploy { sets } => {
+                let files = sets.iter().flat_map(|set| set.files.values());
+                files.filter_map(|file| file.content.as_ref()).collect()
             }
+            Self::Remove
+            | Self::Restart { .. }
+            | Self::Stop { .. }
+            | Self::RestartContainers { .. }
+            | Self::DeletePods { .. }
+            | Self::SaveState { .. }
+            | Self::Manual { .. } => Vec::new(),
         }
     }
 }

@@ -100,6 +100,7 @@ impl<'a> Draft<'a> {
             created: request.now,
             datastore: None,
             irreversible: None,
+            deferrable: std::collections::BTreeSet::new(),
             hypothetical: request.hypothetical,
             leaves: BTreeMap::new(),
             steps: Vec::new(),

@@ -124,6 +124,7 @@ impl Draft {
             root: head.root.to_owned(),
             datastore: head.datastore.map(str::to_owned),
             irreversible: None,
+            deferrable: std::collections::BTreeSet::new(),
             created: head.now,
             hypothetical: false,
             leaves: BTreeMap::new(),

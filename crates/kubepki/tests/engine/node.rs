@@ -228,6 +228,7 @@ impl Node {
             created: NOW,
             datastore: None,
             irreversible: None,
+            deferrable: std::collections::BTreeSet::new(),
             hypothetical: false,
             leaves: BTreeMap::from([(LeafId("client-admin".to_owned()), leaf)]),
             steps,
@@ -311,6 +312,8 @@ pub fn executor<'a>(host: &'a dyn Host, state: &'a Locked) -> Executor<'a> {
         patience: Patience::default(),
         cluster: None,
         caller: None,
+        machines: None,
+        kubernetes: None,
     }
 }
 

@@ -61,6 +61,8 @@ fn executor<'a>(host: &'a dyn Host, state: &'a Locked, clock: &'a FixedClock) ->
         patience: Patience::default(),
         cluster: None,
         caller: None,
+        machines: None,
+        kubernetes: None,
     }
 }
 

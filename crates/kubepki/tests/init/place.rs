@@ -115,6 +115,8 @@ impl Place {
             patience: Patience::default(),
             cluster: None,
             caller: None,
+            machines: None,
+            kubernetes: None,
         };
         let outcome = executor.apply(plan).await.unwrap_or_else(|error| {
             panic!("{}", kubepki::error_chain(&error));

@@ -94,6 +94,8 @@ impl Lab {
             patience: Patience::default(),
             cluster: None,
             caller: None,
+            machines: None,
+            kubernetes: None,
         };
         let outcome = executor.apply(plan).await.unwrap();
         assert!(matches!(outcome, Outcome::Finished { untidy: None, .. }));

@@ -1,7 +1,8 @@
 //! `rotate-ca --compromised`: the tokens to come, and where the old keys can still be had.
 
-use kubepki::bootstrap::{Candidates, Exposure, Opened, still_open};
+use kubepki::bootstrap::{self, Candidates, Exposure, KEY_PREFIX, Opened, Passphrase, still_open};
 use kubepki::ca::rotate::NewTokens;
+use kubepki::datastore::Record;
 use kubepki::host::Host as _;
 use kubepki::init::NODE;
 use kubepki::token::{Edit, NewPassword, ServerFiles};
@@ -9,8 +10,9 @@ use kubepki::token::{Edit, NewPassword, ServerFiles};
 use super::Rotation;
 use crate::command::bootstrap::former;
 use crate::command::token::config_edits;
-use crate::datastore::Connected;
+use crate::datastore::{Access, Connected, EndpointArgs, candidates, named, open, reached};
 use crate::error::CliError;
+use crate::output;
 
 /// Said when it is done.
 pub(super) const CLOSING: &str = " The join tokens are new too: `kubepki token show` on this \
@@ -127,8 +129,11 @@ impl Rotation<'_> {
 /// A refusal with the way out, unless the tokens are new already and nobody else can write.
 pub(super) async fn refuse_through(rotation: &Rotation<'_>) -> Result<(), CliError> {
     let args = rotation.args;
-    if !args.compromised || args.tokens_replaced {
+    if !args.compromised {
         return Ok(());
+    }
+    if args.tokens_replaced {
+        return refuse_kept_tokens(rotation).await;
     }
     let stays = "a running server takes new CAs and keeps the join tokens, with which whoever has \
                  them decrypts the new CA keys";
@@ -142,10 +147,72 @@ pub(super) async fn refuse_through(rotation: &Rotation<'_>) -> Result<(), CliErr
         ))
         .hint(
             "run `k3s token rotate` on this server first (not between rotate-ca and the restart, \
-             which that would undo), then the same again with --tokens-replaced, then restart \
-             every server and agent with the new token",
+             which that would undo), then the same again with --tokens-replaced and --token-file \
+             OLD, then restart every server and agent with the new token",
         ),
         false => CliError::refused(stays)
             .hint("stop K3s on every server and say --direct: CAs and tokens are replaced at once"),
     })
+}
+
+/// That the join tokens were replaced is not believed: this server's own must open the data, and
+/// those that are named as old ones must not.
+///
+/// # Errors
+///
+/// A refusal when the datastore shows that they were not.
+async fn refuse_kept_tokens(rotation: &Rotation<'_>) -> Result<(), CliError> {
+    let (host, args) = (&rotation.world.host, &rotation.args.endpoint);
+    let own = EndpointArgs {
+        token_files: Vec::new(),
+        ..args.clone()
+    };
+    let own = candidates(host, &own, rotation.settings).await?;
+    let records = match open(host, args, rotation.settings, Access::Read).await {
+        Ok(connected) => connected.store.list(KEY_PREFIX).await.map_err(reached),
+        Err(error) => Err(error),
+    };
+    let records = match records {
+        Ok(records) => records,
+        Err(error) => {
+            output::talk(&format!(
+                "Note: that the join tokens were replaced is not checked, for the datastore cannot \
+                 be read from here: {}",
+                error.message
+            ));
+            return Ok(());
+        }
+    };
+    let opens = |passphrase: &Passphrase, record: &Record| {
+        passphrase.key_name() == record.key && bootstrap::open(&record.value, passphrase).is_ok()
+    };
+    let any = |passphrase: &Passphrase| records.iter().find(|it| opens(passphrase, it));
+    if !own.iter().any(|it| any(&it.passphrase).is_some()) {
+        return Err(CliError::refused(
+            "no token of this server opens the bootstrap data: its files are from before the \
+             tokens were replaced, or another server's",
+        )
+        .hint("put the new token into K3s's configuration and restart K3s, then rotate the CAs"));
+    }
+    if args.token_files.is_empty() {
+        output::talk(
+            "Note: name the old token with --token-file: that it no longer opens the data is not \
+             checked",
+        );
+    }
+    for path in &args.token_files {
+        let mut old = Candidates::new();
+        let shown = path.display().to_string();
+        let added = old.add_token(&named(path)?, &shown);
+        added.map_err(|error| CliError::usage(format!("--token-file {shown}: {error}")))?;
+        if let Some(record) = old.iter().find_map(|it| any(&it.passphrase)) {
+            return Err(CliError::refused(format!(
+                "the token in {shown} still opens {}: it was not replaced, and whoever has it \
+                 would decrypt the new CA keys",
+                record.key
+            ))
+            .hint("run `k3s token rotate` on this server first"));
+        }
+    }
+    Ok(())
 }

@@ -168,7 +168,9 @@ impl Tour {
         title(3, "Renew them, and die in the middle")?;
         let plan = self.renewal(self.now).await?;
         let seen = self.inventory(self.now).await?;
-        for line in plan::show(&plan, Some(&seen)).lines().skip(2).take(8) {
+        let shown = plan::show(&plan, Some(&seen));
+        let steps = shown.lines().skip_while(|line| !line.starts_with("   1. "));
+        for line in steps.take(8) {
             say(line)?;
         }
         say(&format!(
@@ -365,6 +367,8 @@ impl Tour {
             patience: Patience::default(),
             cluster: None,
             caller: None,
+            machines: None,
+            kubernetes: None,
         }
     }
 
@@ -395,6 +399,9 @@ fn finished(outcome: &Outcome) -> Result<(), CliError> {
         Outcome::Finished { .. } => Ok(()),
         Outcome::Waiting { instruction, .. } => Err(CliError::message(format!(
             "the tour waits for a person: {instruction}"
+        ))),
+        Outcome::Partly { open, .. } => Err(CliError::message(format!(
+            "the tour has steps left: {open:?}"
         ))),
     }
 }

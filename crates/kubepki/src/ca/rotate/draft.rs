@@ -1,13 +1,14 @@
 //! The plan.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use super::tokens::{self, Replacement, Tokens};
 use super::{Request, RotateError, Way, body, can_be_forced, follow, overlaid, taken, words};
 use crate::bootstrap::{Bundle, Disk, Field, Files, Opened, Save, extract_notes, files, save_as};
 use crate::ca::verify::{Finding, Intent};
-use crate::init::{self, Staged, plan_init};
-use crate::plan::{PLAN_FORMAT, Plan, Step};
+use crate::init::{self, Staged, TRIGGER, plan_init};
+use crate::plan::{Action, Before, PLAN_FORMAT, Plan, Step, Target};
 
 /// Plans the rotation.
 ///
@@ -30,7 +31,7 @@ pub fn plan_rotate_ca(request: Request<'_>) -> Result<(Plan, Vec<Staged>), Rotat
     }
     let (mut plan, staged) = match request.way {
         Way::Direct { opened, datastore } => direct(request, opened, datastore)?,
-        Way::Through { url } => through(&request, url),
+        Way::Through { url } => through(request, url)?,
     };
     number(&mut plan.steps);
     Ok((plan, staged))
@@ -92,23 +93,11 @@ fn direct(
     } = save_as(opened, owner, &new, request.entropy, reason)?;
     let mut staged = vec![sealed];
     let mut steps = Vec::new();
-    let Files {
-        steps: put,
-        staged: secrets,
-    } = files(&differing(&new, request.disk), request.disk, "the new set");
-    staged.extend(secrets);
-    request.survey.foresee(&new, request.disk)?;
-    // What is not put in place by a step is not staged either.
-    let (mut made, more) = plan_init(&init::Request {
-        id: request.id,
-        spec: request.spec,
-        survey: &request.survey,
-        token: None,
-        agent_token: None,
-        now: request.now,
-        entropy: request.entropy,
-        keys: request.keys,
-    })?;
+    let Ready {
+        put,
+        mut made,
+        more,
+    } = ready(&mut request, &new)?;
     let agents_too = replacement.as_ref().is_some_and(|it| it.agents_too);
     if let Some(replacement) = replacement {
         let former = rows.split_off(1.min(rows.len()));
@@ -154,19 +143,81 @@ fn differing(new: &Bundle, disk: &Disk) -> Bundle {
     }
 }
 
-fn through(request: &Request<'_>, url: &str) -> (Plan, Vec<Staged>) {
+fn through(mut request: Request<'_>, url: &str) -> Result<(Plan, Vec<Staged>), RotateError> {
     // K3s is told to overlook only what it would complain about.
     let force = !request.verdict.k3s_accepts();
     let present = &request.disk.bundle;
-    let (step, staged) = body::call(url, force, present, request.staged, request.now);
+    let (step, mut staged) = body::call(url, force, present, request.staged, request.now);
     let mut steps = vec![step];
-    steps.extend(follow::steps(request));
+    let mut notes = words::notes(&request, false);
+    let mut leaves = BTreeMap::new();
+    if let Some(stop) = follow::stop(&request) {
+        let new = overlaid(present, request.staged, request.now);
+        let Ready { put, made, more } = ready(&mut request, &new)?;
+        let trigger = request.survey.inventory.site.server().join(TRIGGER);
+        let is_trigger =
+            |step: &Step| matches!(&step.target, Target::File { path, .. } if *path == trigger);
+        steps.push(stop);
+        steps.extend(put);
+        steps.extend(made.steps.into_iter().filter(|it| !is_trigger(it)));
+        steps.push(removed(trigger.clone()));
+        staged.extend(more);
+        notes.extend(made.notes);
+        leaves = made.leaves;
+    }
+    steps.extend(follow::steps(&request));
     let plan = Plan {
         steps,
-        notes: words::notes(request, false),
-        ..head(request)
+        notes,
+        leaves,
+        ..head(&request)
     };
-    (plan, staged)
+    Ok((plan, staged))
+}
+
+/// The PUT's handler makes it, at any time, and K3s would make its listener's certificate anew.
+fn removed(trigger: PathBuf) -> Step {
+    Step {
+        number: 0,
+        target: Target::File {
+            host: "local".to_owned(),
+            path: trigger,
+        },
+        before: Before::Any,
+        action: Action::Remove,
+        reason: "the listener's certificate is ready".to_owned(),
+    }
+}
+
+/// A server's files as K3s's next start would leave them, with the chains of section 13.2.
+struct Ready {
+    /// Steps that put the new set in place.
+    put: Vec<Step>,
+    /// What else is made: leaves, kubeconfigs, tokens.
+    made: Plan,
+    /// What has to be staged for all of them.
+    more: Vec<Staged>,
+}
+
+fn ready(request: &mut Request<'_>, new: &Bundle) -> Result<Ready, RotateError> {
+    let Files {
+        steps: put,
+        staged: mut more,
+    } = files(&differing(new, request.disk), request.disk, "the new set");
+    request.survey.foresee(new, request.disk)?;
+    // What is not put in place by a step is not staged either.
+    let (made, secrets) = plan_init(&init::Request {
+        id: request.id,
+        spec: request.spec,
+        survey: &request.survey,
+        token: None,
+        agent_token: None,
+        now: request.now,
+        entropy: request.entropy,
+        keys: request.keys,
+    })?;
+    more.extend(secrets);
+    Ok(Ready { put, made, more })
 }
 
 fn head(request: &Request<'_>) -> Plan {
@@ -178,6 +229,7 @@ fn head(request: &Request<'_>) -> Plan {
         undoes: None,
         datastore: None,
         irreversible: compromised.then(|| reason.to_owned()),
+        deferrable: std::collections::BTreeSet::new(),
         title: words::title(request),
         node: request.spec.node.name.clone(),
         root: request.survey.inventory.site.data_dir.clone(),

@@ -11,6 +11,8 @@ use crate::ca::verify::Continuity;
 use crate::fleet::Node;
 use crate::plan::{Action, Before, Proof, Step, Target};
 
+/// The servers' unit.
+const UNIT: &str = "k3s.service";
 /// The port of every kubelet.
 const KUBELET: u16 = 10250;
 
@@ -57,6 +59,28 @@ fn act(request: &Request<'_>, server: &str) -> String {
     }
 }
 
+/// The stop of this running server, where its files are made ready before its start.
+pub(super) fn stop(request: &Request<'_>) -> Option<Step> {
+    let Here::Driven { stop, .. } = &request.restarts.here else {
+        return None;
+    };
+    request.restarts.here.can_stop().then(|| Step {
+        number: 0,
+        target: Target::Unit {
+            host: "local".to_owned(),
+            name: UNIT.to_owned(),
+        },
+        before: Before::Any,
+        action: Action::Stop {
+            command: stop.clone(),
+            proof: vec![Proof::Silent {
+                address: format!("127.0.0.1:{}", request.spec.https_port),
+            }],
+        },
+        reason: "files are made ready while K3s does not run".to_owned(),
+    })
+}
+
 /// The restart of this server, if it is a step.
 fn here(request: &Request<'_>, authority: Option<&str>) -> Option<Step> {
     let address = format!("127.0.0.1:{}", request.spec.https_port);
@@ -72,8 +96,8 @@ fn here(request: &Request<'_>, authority: Option<&str>) -> Option<Step> {
             let reason = "this server serves certificates of the new CA";
             manual(instruction, vec![serves], reason)
         }),
-        Here::Driven { command } => {
-            let unit = "k3s.service".to_owned();
+        Here::Driven { command, .. } => {
+            let unit = UNIT.to_owned();
             let mut proof = Vec::new();
             if command.is_none() {
                 proof.push(Proof::Active { unit: unit.clone() });

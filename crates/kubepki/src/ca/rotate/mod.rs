@@ -7,7 +7,8 @@
 //! Way::Direct   K3s is stopped: the row at its revision, CA files, leaves under the new CAs,
 //!               kubeconfigs, tokens: what K3s's next start would do, with the chains of section
 //!               13.2 behind the leaves
-//! Way::Through  K3s runs: one PUT to its supervisor; its restart does the rest
+//! Way::Through  K3s runs: one PUT to its supervisor; its restart does the rest, or, where the
+//!               restart is driven, K3s is stopped, gets the same files as above, and is started
 //! ```
 
 mod back;
@@ -110,11 +111,24 @@ pub enum Here {
     Told,
     /// It is a step that a person does.
     Watched,
-    /// It is done, with this command or by systemd.
+    /// It is done, with these commands or by systemd.
     Driven {
-        /// The command, without a shell.
+        /// The command that restarts or starts it, without a shell.
         command: Option<Vec<String>>,
+        /// The command that stops it, without a shell.
+        stop: Option<Vec<String>>,
     },
+}
+
+impl Here {
+    /// Whether a running server can be stopped before it is started, so that its files are made
+    /// ready in between: by systemd, or where there is a command for it.
+    pub fn can_stop(&self) -> bool {
+        match self {
+            Self::Told | Self::Watched => false,
+            Self::Driven { command, stop } => stop.is_some() || command.is_none(),
+        }
+    }
 }
 
 /// Findings that `--force` cannot override: K3s could not start, or could not sign anything.

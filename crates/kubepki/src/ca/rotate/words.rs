@@ -173,14 +173,19 @@ fn afterwards(request: &Request<'_>) -> Vec<String> {
                 .to_owned(),
         );
         if needs_chains(request.verdict) {
+            let here = &request.restarts.here;
+            let servers = match here.can_stop() {
+                true => "every other server",
+                false => "each server",
+            };
             said.push(format!(
                 "a server that is only restarted makes its certificates itself and serves its \
                  whole CA file behind them, which OpenSSL clients with the old CA refuse where a \
-                 root stands before the cross-certificate. So on each server: {BY_RECONCILE}; \
+                 root stands before the cross-certificate. So on {servers}: {BY_RECONCILE}; \
                  reconcile takes the CAs from the datastore and makes every certificate ready with \
                  the chain that all of them follow, and K3s keeps those"
             ));
-            if let Here::Driven { .. } = request.restarts.here {
+            if matches!(here, Here::Driven { .. }) && !here.can_stop() {
                 said.push(
                     "the restart that is a step of this plan does without: run `kubepki rotate \
                      --service api-server,k3s-server --restart` on this server right after it"

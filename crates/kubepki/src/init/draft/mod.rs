@@ -66,6 +66,7 @@ impl<'a> Draft<'a> {
             created: request.now,
             datastore: None,
             irreversible: None,
+            deferrable: std::collections::BTreeSet::new(),
             hypothetical: false,
             leaves: BTreeMap::new(),
             steps: Vec::new(),

@@ -1,0 +1,60 @@
+//! `apply`, `undo` and `resume` of an RKE cluster.
+
+use std::path::Path;
+
+use super::{RkeCluster, Session, reach};
+use crate::args::{ApplyArgs, ResumeArgs, UndoArgs};
+use crate::error::{CliError, Exit};
+use crate::world::World;
+
+/// `kubepki apply ID --cluster cluster.yml`.
+///
+/// # Errors
+///
+/// When the plan does not exist, is stale, or fails.
+pub async fn apply(config: &Path, args: &ApplyArgs) -> Result<Exit, CliError> {
+    let world = World::real();
+    let cluster = RkeCluster::open(&world, config, &args.site).await?;
+    let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
+    Session::new(
+        &world,
+        &cluster,
+        &machines,
+        args.change.restart.restart_timeout,
+    )
+    .apply(&args.id, &args.change.ask)
+    .await
+}
+
+/// `kubepki undo [ID] --cluster cluster.yml`.
+///
+/// # Errors
+///
+/// When there is nothing to take back, or something has changed since.
+pub async fn undo(config: &Path, args: &UndoArgs) -> Result<Exit, CliError> {
+    let world = World::real();
+    let cluster = RkeCluster::open(&world, config, &args.site).await?;
+    let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
+    Session::new(
+        &world,
+        &cluster,
+        &machines,
+        args.change.restart.restart_timeout,
+    )
+    .undo(args.id.as_deref(), &args.change.ask)
+    .await
+}
+
+/// `kubepki resume [ID] --cluster cluster.yml`.
+///
+/// # Errors
+///
+/// When a step in flight was changed by somebody else, or fails again.
+pub async fn resume(config: &Path, args: &ResumeArgs) -> Result<Exit, CliError> {
+    let world = World::real();
+    let cluster = RkeCluster::open(&world, config, &args.site).await?;
+    let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
+    Session::new(&world, &cluster, &machines, args.restart_timeout)
+        .resume(args.id.as_deref())
+        .await
+}

@@ -1,0 +1,78 @@
+//! Arguments of the native commands that concern RKE clusters only.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// The heading under which `--help` lists them.
+const HEADING: &str = "RKE clusters";
+
+/// Which RKE cluster, and how its hosts are reached.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = HEADING)]
+pub struct ClusterArgs {
+    /// The cluster.yml of an RKE cluster; its state file lies beside it [default: cluster.yml in
+    /// this directory, where no K3s is].
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data_dir", "k3s_config"])]
+    pub cluster: Option<PathBuf>,
+    #[command(flatten)]
+    pub ssh: SshArgs,
+}
+
+/// How hosts are reached.
+#[derive(Clone, Debug, Default, Args)]
+pub struct SshArgs {
+    /// Log in by the agent at SSH_AUTH_SOCK, whatever cluster.yml says.
+    #[arg(long)]
+    pub ssh_agent_auth: bool,
+    /// A file with the passphrase of the SSH keys.
+    #[arg(long, value_name = "FILE")]
+    pub ssh_passphrase_file: Option<PathBuf>,
+    /// Where the hosts' SSH keys are recorded; may be given several times
+    /// [default: ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts].
+    #[arg(long, value_name = "FILE")]
+    pub known_hosts: Vec<PathBuf>,
+    /// Record the SSH key of a host that was never met in the first of these files, and say its
+    /// fingerprint. A key that changed is refused all the same.
+    #[arg(long)]
+    pub ssh_accept_new: bool,
+}
+
+/// How a rotation goes about the hosts.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = HEADING)]
+pub struct RolloutArgs {
+    /// Go on without this host (its address), if it cannot be reached; `kubepki resume` brings it
+    /// up to date once it is back. May be given several times.
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    pub skip_unreachable: Vec<String>,
+    /// Restart etcd although fewer than three members run, so that it is away for a moment.
+    #[arg(long)]
+    pub allow_etcd_outage: bool,
+    /// How many hosts restart their kubelet and kube-proxy at once [default: a tenth of them, one
+    /// at least].
+    #[arg(long, value_name = "NUMBER")]
+    pub max_unavailable: Option<usize>,
+    /// Restart as RKE does: every etcd member at once, then everything else at once.
+    #[arg(long)]
+    pub parallel_restarts: bool,
+    /// Use cluster.yml where it says something else about certificates than the state file.
+    #[arg(long)]
+    pub apply_config: bool,
+}
+
+impl RolloutArgs {
+    /// The first of these flags that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        let given = [
+            (!self.skip_unreachable.is_empty(), "--skip-unreachable"),
+            (self.allow_etcd_outage, "--allow-etcd-outage"),
+            (self.max_unavailable.is_some(), "--max-unavailable"),
+            (self.parallel_restarts, "--parallel-restarts"),
+            (self.apply_config, "--apply-config"),
+        ];
+        given
+            .into_iter()
+            .find_map(|(given, flag)| given.then_some(flag))
+    }
+}

@@ -1,0 +1,119 @@
+//! A cluster's files, read.
+
+use std::path::Path;
+
+use kubepki::host::{Entry, EntryKind, Host};
+use kubepki::rke::config::{ClusterConfig, ConfigError};
+use kubepki::rke::rotate::Site;
+use kubepki::rke::state::{Files, State};
+use kubepki::state::StateDir;
+
+use crate::args::SiteArgs;
+use crate::error::CliError;
+use crate::world::{World, resolved};
+
+/// An RKE cluster as its files on the operator's machine tell.
+pub struct RkeCluster {
+    /// Its files, spelt as RKE spells them.
+    pub files: Files,
+    /// Where they lie, and what they are now.
+    pub site: Site,
+    /// cluster.yml.
+    pub config: ClusterConfig,
+    /// The state file; `None` if there is none.
+    pub state: Option<State>,
+    /// Where plans are kept.
+    pub state_dir: StateDir,
+}
+
+impl RkeCluster {
+    /// Reads cluster.yml and the state file beside it.
+    ///
+    /// # Errors
+    ///
+    /// RKE's words for a missing or wrong cluster.yml; and for a state file that cannot be
+    /// understood. One that is missing is none: see [`Self::state`].
+    pub async fn open(world: &World, config: &Path, args: &SiteArgs) -> Result<Self, CliError> {
+        let files = Files::of(config);
+        let absolute = std::path::absolute(config)?;
+        let text = match read(world, &absolute).await? {
+            Some(text) => text,
+            None => {
+                // In Go's words, which RKE's users search for.
+                return Err(CliError::message(format!(
+                    "Failed to resolve cluster file: can not find cluster configuration file: \
+                     open {}: no such file or directory",
+                    absolute.display()
+                )));
+            }
+        };
+        let text = std::str::from_utf8(&text).map_err(|error| {
+            CliError::message(format!("{} is not UTF-8: {error}", config.display()))
+        })?;
+        let parsed = ClusterConfig::parse(text).map_err(|error| at(config, &error))?;
+        let directory = absolute.parent().unwrap_or(Path::new("/"));
+        let root = resolved(directory);
+        let (site, entry) = Site::open(&world.host, root, &files).await?;
+        let state = match &entry {
+            None => None,
+            Some(entry) => Some(parsed_state(&site.state, entry)?),
+        };
+        let state_dir = match &args.state_dir {
+            Some(path) => StateDir::new(path.clone()),
+            None => {
+                let stem = files.state.file_stem().unwrap_or_default();
+                StateDir::new(site.root.join(".kubepki").join(stem))
+            }
+        };
+        Ok(Self {
+            files,
+            site,
+            config: parsed,
+            state,
+            state_dir,
+        })
+    }
+
+    /// The state, which a rotation starts from.
+    ///
+    /// # Errors
+    ///
+    /// RKE's words, and the way out, when there is none.
+    pub fn state(&self) -> Result<&State, CliError> {
+        self.state.as_ref().ok_or_else(|| {
+            CliError::message(format!(
+                "can't find old certificates: there is no state file {}",
+                self.site.state.display()
+            ))
+            .hint(
+                "its name follows from cluster.yml's; if it is lost, `kubepki state rebuild` makes \
+                 one from a control-plane host",
+            )
+        })
+    }
+}
+
+async fn read(world: &World, path: &Path) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, CliError> {
+    // What the operator names may be a link, as RKE follows it.
+    let entry = world.host.read(&resolved(path)).await?;
+    match entry.map(|entry| entry.kind) {
+        Some(EntryKind::File(bytes)) => Ok(Some(bytes)),
+        None => Ok(None),
+        Some(_) => Err(CliError::message(format!("{} is no file", path.display()))),
+    }
+}
+
+fn at(config: &Path, error: &ConfigError) -> CliError {
+    let error = kubepki::error_chain(error);
+    CliError::message(format!("{}: {error}", config.display()))
+}
+
+fn parsed_state(path: &Path, entry: &Entry) -> Result<State, CliError> {
+    let bytes = entry
+        .bytes()
+        .ok_or_else(|| CliError::message(format!("{} is no file", path.display())))?;
+    State::parse(bytes).map_err(|error| {
+        let error = kubepki::error_chain(&error);
+        CliError::message(format!("{}: {error}", path.display()))
+    })
+}

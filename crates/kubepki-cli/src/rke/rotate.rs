@@ -1,0 +1,196 @@
+//! `rotate`, `rotate-ca` and `plan` of an RKE cluster.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kubepki::apply::plan_id;
+use kubepki::init::Staged;
+use kubepki::machine::Machines;
+use kubepki::plan::Plan;
+use kubepki::rke::rotate::{self, Options, Request, RotateError, Switch};
+use kubepki::rke::survey::{Subject, Survey, survey};
+use kubepki::rke::{Rotation, Service};
+
+use super::{RkeCluster, RolloutArgs, Session, reach};
+use crate::args::{PlanArgs, RotateArgs};
+use crate::command::change::{print_plan, refuse_unfinished};
+use crate::command::rotate_ca::RotateCaArgs;
+use crate::error::{CliError, Exit};
+use crate::output;
+use crate::world::World;
+
+/// How long a handshake with a component may take.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// `kubepki rotate --cluster cluster.yml`.
+///
+/// # Errors
+///
+/// A refusal or failure; RKE's words where RKE has some.
+pub async fn rotate(config: &Path, args: &RotateArgs) -> Result<Exit, CliError> {
+    let world = World::real();
+    let cluster = RkeCluster::open(&world, config, &args.site).await?;
+    refuse_unfinished(&cluster.state_dir)?;
+    let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
+    let rotation = rotation(&args.services)?;
+    let options = options(&args.rollout, Switch::Cross, false);
+    let (plan, staged) = draft(&world, &cluster, &machines, &rotation, &options).await?;
+    let patience = args.change.restart.restart_timeout;
+    Session::new(&world, &cluster, &machines, patience)
+        .carry_out(plan, &staged, &args.change.ask)
+        .await
+}
+
+/// `kubepki rotate-ca --cluster cluster.yml`.
+///
+/// # Errors
+///
+/// As [`rotate`].
+pub async fn rotate_ca(config: &Path, args: &RotateCaArgs) -> Result<Exit, CliError> {
+    let world = World::real();
+    let cluster = RkeCluster::open(&world, config, &args.site).await?;
+    refuse_unfinished(&cluster.state_dir)?;
+    let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
+    let switch = match (args.compromised, args.hard) {
+        (true, _) => Switch::Compromised,
+        (false, true) => Switch::Hard,
+        (false, false) => Switch::Cross,
+    };
+    let options = options(&args.rollout, switch, args.keep_old);
+    let (plan, staged) = draft(
+        &world,
+        &cluster,
+        &machines,
+        &Rotation::Authorities,
+        &options,
+    )
+    .await?;
+    Session::new(&world, &cluster, &machines, args.restart.restart_timeout)
+        .carry_out(plan, &staged, &args.ask)
+        .await
+}
+
+/// `kubepki plan --cluster cluster.yml`.
+///
+/// # Errors
+///
+/// As [`rotate`].
+pub async fn plan(config: &Path, args: &PlanArgs) -> Result<Exit, CliError> {
+    if args.at.is_some() {
+        return Err(CliError::usage(
+            "--at is not for RKE clusters; see `kubepki check --at`",
+        ));
+    }
+    let world = World::real();
+    let cluster = RkeCluster::open(&world, config, &args.site).await?;
+    let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
+    let rotation = match args.services.as_slice() {
+        [all] if all == "all" => Rotation::All,
+        services => rotation(services)?,
+    };
+    let options = options(&args.rollout, Switch::Cross, false);
+    let (plan, _) = draft(&world, &cluster, &machines, &rotation, &options).await?;
+    print_plan(&plan, None, args.output)?;
+    let state = crate::command::change::lock(&cluster.state_dir)?;
+    state.save_plan(&plan)?;
+    output::talk(&format!(
+        "Saved. Carry it out with: kubepki apply {}",
+        plan.id
+    ));
+    Ok(Exit::Fine)
+}
+
+/// What services, as given on the command line, ask for.
+///
+/// # Errors
+///
+/// For one that RKE does not know; RKE itself would take it and do nothing.
+pub fn rotation(services: &[String]) -> Result<Rotation, CliError> {
+    if services.is_empty() {
+        return Ok(Rotation::All);
+    }
+    let names = services.iter().flat_map(|it| it.split(','));
+    let services = names.map(|name| {
+        let name = name.trim();
+        name.parse::<Service>()
+            .map_err(|error| CliError::usage(error.to_string()))
+    });
+    Ok(Rotation::Services(services.collect::<Result<_, _>>()?))
+}
+
+/// What flags say of the rollout.
+pub fn options(rollout: &RolloutArgs, switch: Switch, keep_old: bool) -> Options {
+    Options {
+        switch,
+        keep_old,
+        skip_unreachable: rollout.skip_unreachable.iter().cloned().collect(),
+        allow_etcd_outage: rollout.allow_etcd_outage,
+        max_unavailable: rollout.max_unavailable,
+        parallel_restarts: rollout.parallel_restarts,
+        apply_config: rollout.apply_config,
+    }
+}
+
+/// Looks at the hosts and plans.
+///
+/// # Errors
+///
+/// [`RotateError`], with its exit code and way out.
+pub async fn draft(
+    world: &World,
+    cluster: &RkeCluster,
+    machines: &dyn Machines,
+    rotation: &Rotation,
+    options: &Options,
+) -> Result<(Plan, Vec<Staged>), CliError> {
+    let state = cluster.state()?;
+    let survey = look(world, cluster, machines).await;
+    let purpose = match rotation {
+        Rotation::Authorities => "rotate-ca",
+        Rotation::All | Rotation::Services(_) => "rotate",
+    };
+    let id = plan_id(world.now(), purpose, &world.entropy)?;
+    let request = Request {
+        id: &id,
+        rotation,
+        options,
+        site: &cluster.site,
+        state,
+        config: &cluster.config,
+        survey: &survey,
+        now: world.now(),
+        entropy: &world.entropy,
+        keys: &world.keys,
+    };
+    rotate::plan(&request).map_err(|error| refused(&error))
+}
+
+/// What lies, runs and is served on the hosts of cluster.yml.
+pub async fn look(world: &World, cluster: &RkeCluster, machines: &dyn Machines) -> Survey {
+    let subjects: Vec<Subject> = cluster
+        .config
+        .nodes
+        .iter()
+        .map(|node| Subject {
+            host: node.address.clone(),
+            ports: rotate::ports(node, &cluster.config)
+                .into_iter()
+                .map(|(address, _)| address)
+                .collect(),
+        })
+        .collect();
+    survey(machines, &subjects, world.now(), LOOK).await
+}
+
+/// A refusal with its exit code and the way out.
+pub fn refused(error: &RotateError) -> CliError {
+    let text = kubepki::error_chain(error);
+    let refusal = match error.is_usage() {
+        true => CliError::usage(text),
+        false => CliError::refused(text),
+    };
+    match error.advice() {
+        Some(advice) => refusal.hint(advice),
+        None => refusal,
+    }
+}

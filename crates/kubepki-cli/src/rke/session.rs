@@ -1,0 +1,206 @@
+//! Carrying out plans of an RKE cluster: print, ask, apply; `apply`, `undo`, `resume`.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use kubepki::apply::{
+    Aftermath, Executor, Observer, Outcome, Patience, refuse_unreadable, unfinished,
+};
+use kubepki::init::{Staged, stage};
+use kubepki::machine::Machines;
+use kubepki::plan::{Plan, PlanId};
+use kubepki::state::Locked;
+use kubepki_remote::RkeApi;
+
+use super::RkeCluster;
+use crate::args::AskArgs;
+use crate::command::change::{
+    failed, last_done, lock, print_plan, put_off_text, refuse_unfinished,
+};
+use crate::error::{CliError, Exit};
+use crate::output;
+use crate::world::World;
+
+/// All that carrying out a plan takes.
+pub struct Session<'a> {
+    /// Clock, this machine, randomness.
+    pub world: &'a World,
+    /// The cluster's files.
+    pub cluster: &'a RkeCluster,
+    /// Its hosts.
+    pub machines: &'a dyn Machines,
+    /// Its API.
+    pub api: RkeApi<'a>,
+    /// Seconds to wait for the proofs of a restart.
+    pub patience: u64,
+}
+
+impl<'a> Session<'a> {
+    /// To carry out plans of `cluster`, waiting `patience` seconds for the proofs of a restart.
+    pub fn new(
+        world: &'a World,
+        cluster: &'a RkeCluster,
+        machines: &'a dyn Machines,
+        patience: u64,
+    ) -> Self {
+        let kubeconfig = cluster.site.kubeconfig.clone();
+        Self {
+            world,
+            cluster,
+            machines,
+            api: RkeApi::new(&world.host, kubeconfig, world.clock.as_ref()),
+            patience,
+        }
+    }
+
+    /// An executor that tells `observer` of each step.
+    pub fn executor<'b>(&'b self, state: &'b Locked, observer: &'b dyn Observer) -> Executor<'b> {
+        Executor {
+            observer,
+            patience: Patience {
+                proof: Duration::from_secs(self.patience),
+                ..Patience::default()
+            },
+            machines: Some(self.machines),
+            kubernetes: Some(&self.api),
+            ..self.world.executor(state)
+        }
+    }
+
+    /// Prints the plan, asks, and carries it out. `staged` are the keys that it was made with.
+    ///
+    /// # Errors
+    ///
+    /// A refusal by the operator or of a stale plan; a failure on the way.
+    pub async fn carry_out(
+        &self,
+        plan: Plan,
+        staged: &[Staged],
+        ask: &AskArgs,
+    ) -> Result<Exit, CliError> {
+        print_plan(&plan, None, ask.output)?;
+        // An undo without steps still gives up the plan that was interrupted before its first change.
+        if plan.steps.is_empty() && plan.undoes.is_none() {
+            output::talk("Nothing to do.");
+            return Ok(Exit::Fine);
+        }
+        if ask.dry_run {
+            output::talk("Dry run: nothing was changed.");
+            return Ok(Exit::Fine);
+        }
+        let question = match plan.steps.len() {
+            0 => "Nothing was changed yet. Give the interrupted plan up?".to_owned(),
+            steps => format!("Carry out these {steps} steps?"),
+        };
+        output::confirm(&question, ask.yes)?;
+        let state = lock(&self.cluster.state_dir)?;
+        if plan.undoes.is_none() {
+            // Another process may have been interrupted since.
+            refuse_unfinished(&self.cluster.state_dir)?;
+        }
+        stage(&state, &plan.id, staged)?;
+        let executor = self.executor(&state, self.world.teller());
+        match executor.apply(&plan).await {
+            Ok(outcome) => Ok(self.finish(&state, &plan, outcome)),
+            Err(error) => {
+                // What was never begun needs no secrets.
+                if error.aftermath() != Aftermath::Interrupted {
+                    state.drop_staging(&plan.id)?;
+                }
+                Err(failed(error))
+            }
+        }
+    }
+
+    /// `kubepki undo [ID]`.
+    ///
+    /// # Errors
+    ///
+    /// When there is nothing to take back, or something has changed since.
+    pub async fn undo(&self, id: Option<&str>, ask: &AskArgs) -> Result<Exit, CliError> {
+        let state_dir = &self.cluster.state_dir;
+        refuse_unreadable(state_dir).map_err(failed)?;
+        let id = match id {
+            Some(id) => PlanId(id.to_owned()),
+            None => last_done(state_dir)?,
+        };
+        let undo = {
+            let state = lock(state_dir)?;
+            let executor = self.executor(&state, self.world.teller());
+            executor.undo(&id).await.map_err(failed)?
+        };
+        self.carry_out(undo, &[], ask).await
+    }
+
+    /// `kubepki resume [ID]`.
+    ///
+    /// # Errors
+    ///
+    /// When a step in flight was changed by somebody else, or fails again.
+    pub async fn resume(&self, id: Option<&str>) -> Result<Exit, CliError> {
+        let state_dir = &self.cluster.state_dir;
+        let id = match (id, unfinished(state_dir)?) {
+            (Some(id), _) => PlanId(id.to_owned()),
+            (None, Some(past)) => past.id,
+            (None, None) => {
+                output::talk("Nothing is interrupted.");
+                return Ok(Exit::Fine);
+            }
+        };
+        let plan = state_dir.load_plan(&id)?;
+        let state = lock(state_dir)?;
+        output::talk(&format!("Going on with {id}: {}", plan.title));
+        let executor = self.executor(&state, self.world.teller());
+        let outcome = executor.resume(&id).await.map_err(failed)?;
+        Ok(self.finish(&state, &plan, outcome))
+    }
+
+    /// `kubepki apply ID`.
+    ///
+    /// # Errors
+    ///
+    /// When the plan does not exist, is stale, or fails.
+    pub async fn apply(&self, id: &str, ask: &AskArgs) -> Result<Exit, CliError> {
+        refuse_unfinished(&self.cluster.state_dir)?;
+        let plan = self.cluster.state_dir.load_plan(&PlanId(id.to_owned()))?;
+        self.carry_out(plan, &[], ask).await
+    }
+
+    /// Says how it ended.
+    pub fn finish(&self, state: &Locked, plan: &Plan, outcome: Outcome) -> Exit {
+        match outcome {
+            Outcome::Finished { untidy, .. } => {
+                if let Some(untidy) = untidy {
+                    output::talk(&format!("Note: {untidy}"));
+                }
+                // Old backups go only once new ones are safe.
+                if let Err(error) = state.prune(self.world.now()) {
+                    output::talk(&format!("Note: old plans were kept: {error}"));
+                }
+                let mut text = format!("Done: {}.", plan.title);
+                if plan.undoes.is_none() && plan.irreversible.is_none() {
+                    let _ = write!(text, " Take it back with: kubepki undo {}", plan.id);
+                }
+                output::talk(&text);
+                Exit::Fine
+            }
+            Outcome::Partly { open, .. } => {
+                output::talk(&put_off_text(&open));
+                Exit::Partial
+            }
+            Outcome::Waiting {
+                step,
+                instruction,
+                unmet,
+            } => {
+                let mut text = format!("Step {step} waits for you: {instruction}");
+                for unmet in unmet {
+                    let _ = write!(text, "\n  not yet: {unmet}");
+                }
+                text.push_str("\nThen run `kubepki resume`.");
+                output::talk(&text);
+                Exit::Partial
+            }
+        }
+    }
+}

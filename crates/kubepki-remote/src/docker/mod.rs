@@ -1,0 +1,111 @@
+//! Docker's API (1.24 and later), over a local socket or one that SSH forwards.
+//!
+//! What is asked of Docker is little: look at containers, restart one, and keep one helper
+//! container that holds the host's lock and moves files for users who are not root. Nothing that
+//! is secret is ever an argument, an environment variable, a label or a line of a log.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::errors::Error;
+
+mod clock;
+mod containers;
+mod error;
+mod helper;
+mod transport;
+
+pub use error::DockerError;
+pub use helper::{Bind, Helper, LOCK_NAME, OWNER_LABEL};
+pub use transport::{Cause, Dial, DialError, LocalSocket};
+
+/// A Docker whose API version is settled.
+#[derive(Clone)]
+pub struct Engine {
+    client: Docker,
+    dial: Arc<dyn Dial>,
+    version: String,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("dial", &self.dial)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long Docker may take to begin an answer.
+const PATIENCE: u64 = 60;
+
+impl Engine {
+    /// Asks the Docker behind `dial` for its version, and agrees on one of the API.
+    ///
+    /// # Errors
+    ///
+    /// [`DockerError::Denied`], [`DockerError::NotServing`], [`DockerError::TooOld`], and what
+    /// can befall any request.
+    pub async fn connect(dial: Arc<dyn Dial>) -> Result<Self, DockerError> {
+        let socket = dial.socket();
+        let failed = |error| DockerError::of("ask for Docker's version", &socket, error);
+        let client = transport::client(Arc::clone(&dial), PATIENCE).map_err(failed)?;
+        let client = client.negotiate_version().await.map_err(failed)?;
+        let said = client.version().await.map_err(failed)?;
+        let version = said.version.unwrap_or_default();
+        let api = client.client_version();
+        if !is_supported((api.major_version, api.minor_version)) {
+            return Err(DockerError::TooOld {
+                version,
+                api: api.to_string(),
+            });
+        }
+        Ok(Self {
+            client,
+            dial,
+            version,
+        })
+    }
+
+    /// The daemon's own version, `20.10.24` for instance.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The version of the API that both sides speak.
+    pub fn api(&self) -> String {
+        self.client.client_version().to_string()
+    }
+
+    /// The same Docker, given longer to answer.
+    fn patient(&self, extra: Duration) -> Docker {
+        let client = self.client.clone();
+        client.with_timeout(Duration::from_secs(PATIENCE).saturating_add(extra))
+    }
+
+    fn failed(&self, action: impl Into<String>) -> impl FnOnce(Error) -> DockerError {
+        let action = action.into();
+        move |error| DockerError::of(action, &self.dial.socket(), error)
+    }
+}
+
+/// RKE was pinned to 1.24 up to its version 1.2; what is asked here exists since then.
+fn is_supported(api: (usize, usize)) -> bool {
+    api >= (1, 24)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare_as_numbers() {
+        assert!(is_supported((1, 24)));
+        assert!(is_supported((1, 100)));
+        assert!(is_supported((2, 0)));
+        assert!(!is_supported((1, 23)));
+        assert!(!is_supported((1, 9)));
+    }
+}

@@ -1,0 +1,87 @@
+# Puts a staged set of files in place: $1 directory, $2 keep, $3 stage, $4 where kept sets lie.
+# The manifest in the stage has a line for each file: "put NAME", "remove NAME", or "date NAME"
+# for one to put that gets the present time.
+# Every line may be the last that runs; run again, all ends the same.
+set -u
+umask 077
+directory=$1 keep=$2 stage=$3 sets=$4
+
+fail() {
+    echo "$*" >&2
+    exit 1
+}
+
+flush() {
+    sync -f "$1" 2>/dev/null || sync
+}
+
+touch "$stage/manifest" || fail "$stage is not there"
+# What a killed program of ours started may still be at it: it ends first.
+if command -v flock >/dev/null; then
+    exec 9>>"$sets/lock"
+    flock 9 || fail "cannot lock $sets/lock"
+fi
+
+[ -d "$directory" ] || (umask 022 && mkdir -p "$directory") || fail "cannot make $directory"
+probe=$directory/.kubepki-probe
+rm -f "$probe"
+ln "$stage/manifest" "$probe" ||
+    fail "$stage and $directory are not on one file system, or $directory cannot be written"
+rm -f "$probe"
+
+while read -r verb name; do
+    [ ! -d "$directory/$name" ] || fail "$directory/$name is a directory"
+    [ "$verb" = remove ] || [ -f "$stage/$name" ] || fail "$stage/$name is missing"
+    [ "$verb" != date ] || touch "$stage/$name" || fail "cannot touch $stage/$name"
+done <"$stage/manifest" || exit 1
+
+# What was there is kept once: the folder gets its name when it is whole.
+if [ ! -d "$keep" ]; then
+    rm -rf "$keep.part"
+    mkdir -p "$keep.part" && : >"$keep.absent" || fail "cannot make $keep"
+    while read -r verb name; do
+        now=$directory/$name
+        if [ ! -e "$now" ]; then
+            echo "$name" >>"$keep.absent" || fail "cannot write $keep.absent"
+        elif [ -L "$now" ] || ! ln "$now" "$keep.part/$name" 2>/dev/null; then
+            cp -p "$now" "$keep.part/$name" || fail "cannot keep $now"
+        fi
+    done <"$stage/manifest" || exit 1
+    flush "$keep.part"
+    mv "$keep.part" "$keep" || fail "cannot keep the former files in $keep"
+fi
+
+label=$(command -v chcon)
+flush "$stage"
+while read -r verb name; do
+    now=$directory/$name
+    case $verb in
+    put | date)
+        if [ -n "$label" ] && [ -e "$now" ]; then
+            chcon --reference="$now" "$stage/$name" 2>/dev/null
+        fi
+        mv -f "$stage/$name" "$now" || fail "cannot replace $now"
+        ;;
+    remove)
+        rm -f "$now" || fail "cannot remove $now"
+        ;;
+    esac
+done <"$stage/manifest" || exit 1
+flush "$directory"
+# Stages of tries that were killed; one that is younger belongs to whoever follows us.
+for other in "$keep".new-*; do
+    [ "$other" = "$stage" ] || [ ! "$other" -ot "$stage/manifest" ] || rm -rf "$other"
+done
+rm -rf "$stage"
+
+# The kept sets of the last five plans stay.
+plans=0 last=
+ls -1t "$sets" | while read -r set; do
+    [ -d "$sets/$set" ] || continue
+    if [ "${set%-*}" != "$last" ]; then
+        last=${set%-*}
+        plans=$((plans + 1))
+    fi
+    [ "$plans" -le 5 ] || rm -rf "${sets:?}/$set"
+done
+exit 0

@@ -1,0 +1,330 @@
+//! Files on a host: directly, or by the hand of a container.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use kubepki::host::{Attributes, Entry, EntryKind, Host, HostError, Output};
+
+use super::set::{READ_LIMIT, Set, under};
+use super::{HostSpec, Notice, Notify, archive};
+use crate::docker::{Bind, DockerError, Engine, Helper};
+
+/// A host that flushes slowly is not a dead one.
+const SCRIPT_PATIENCE: Duration = Duration::from_secs(300);
+
+/// Where every node of RKE has its files, below its prefix.
+const BASE: &str = "/etc/kubernetes";
+
+/// The label's value of containers that only read; they are never started.
+const READER: &str = "read";
+
+/// The way that files take on one host.
+#[derive(Clone, Debug)]
+pub(super) enum Files {
+    /// The user may write them.
+    Direct(Arc<dyn Host>),
+    /// Through a container of its Docker.
+    Docker,
+}
+
+/// What the operations on files need of a connection.
+pub(super) struct Desk<'a> {
+    pub(super) spec: &'a HostSpec,
+    pub(super) engine: &'a Engine,
+    pub(super) files: &'a Files,
+    pub(super) notify: &'a Notify,
+}
+
+impl Desk<'_> {
+    pub(super) async fn read_directory(
+        &self,
+        directory: &Path,
+    ) -> Result<Option<BTreeMap<String, Entry>>, HostError> {
+        match self.files {
+            Files::Direct(host) => read_direct(&**host, &under(&self.spec.prefix, directory)).await,
+            Files::Docker => self.read_by_docker(directory).await,
+        }
+    }
+
+    async fn read_by_docker(
+        &self,
+        directory: &Path,
+    ) -> Result<Option<BTreeMap<String, Entry>>, HostError> {
+        self.check_base(directory)?;
+        let image = self.any_image().await?;
+        let engine = self.engine;
+        let made = engine.create(None, READER, &image, &self.bind()).await;
+        let helper = made.map_err(|error| self.failed(error))?;
+        // With the dot a link is followed, as whoever reads the files there would.
+        let at = format!("{}/.", directory.display());
+        let read = engine.download(&helper, &at, READ_LIMIT).await;
+        let removed = engine.remove(&helper).await;
+        let Some(bytes) = read.map_err(|error| self.failed(error))? else {
+            return Ok(None);
+        };
+        removed.map_err(|error| self.failed(error))?;
+        let files = archive::files(&bytes);
+        files.map(Some).map_err(|error| HostError::Remote {
+            host: self.spec.name.clone(),
+            message: format!("cannot read {}", directory.display()),
+            source: Some(Box::new(error)),
+        })
+    }
+
+    /// Stages the set and puts it in place; `helper` is the container of the host's lock.
+    pub(super) async fn deploy(&self, set: &Set<'_>, helper: &Helper) -> Result<(), HostError> {
+        match self.files {
+            Files::Direct(host) => {
+                let prefix = &self.spec.prefix;
+                let staged = stage_direct(&**host, set, prefix).await;
+                if let Err(error) = staged {
+                    let error = self.explain(&**host, set, error).await;
+                    // Its space may be what is missing.
+                    let _ = host.run(&set.clean_up(prefix), SCRIPT_PATIENCE).await;
+                    return Err(error);
+                }
+                let ended = host.run(&set.command(prefix), SCRIPT_PATIENCE).await?;
+                self.judge(&ended)
+            }
+            Files::Docker => self.deploy_by_docker(set, helper).await,
+        }
+    }
+
+    /// SFTP has no word for a full disk.
+    async fn explain(&self, host: &dyn Host, set: &Set<'_>, error: HostError) -> HostError {
+        let base = under(&self.spec.prefix, set.base()).display().to_string();
+        let asked = ["df", "-P", "-k", &base].map(str::to_owned);
+        let Ok(said) = host.run(&asked, SCRIPT_PATIENCE).await else {
+            return error;
+        };
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let words = said.lines().nth(1).map(str::split_whitespace);
+        let free = words.and_then(|mut it| it.nth(3)?.parse::<u64>().ok());
+        match free {
+            Some(free) if free < set.kibibytes() => HostError::Remote {
+                host: self.spec.name.clone(),
+                message: format!(
+                    "no space left for the new files: {} KiB are needed at {base}, {free} KiB are \
+                     free; nothing was changed",
+                    set.kibibytes()
+                ),
+                source: Some(Box::new(error)),
+            },
+            _ => error,
+        }
+    }
+
+    async fn deploy_by_docker(&self, set: &Set<'_>, helper: &Helper) -> Result<(), HostError> {
+        self.check_base(set.base())?;
+        self.check_base(set.directory())?;
+        let root = Path::new("/");
+        let failed = |error| self.failed(error);
+        let engine = self.engine;
+        // It may have been stopped meanwhile, with its host or its Docker.
+        engine.start(helper).await.map_err(failed)?;
+        let archive = set.archive().map_err(|error| HostError::Remote {
+            host: self.spec.name.clone(),
+            message: "cannot pack the files".to_owned(),
+            source: Some(Box::new(error)),
+        })?;
+        let base = set.base().display().to_string();
+        if let Err(error) = engine.upload(helper, &base, archive).await {
+            let _ = engine.run(helper, set.clean_up(root)).await;
+            return Err(failed(error));
+        }
+        let ended = engine.run(helper, set.command(root)).await;
+        self.judge(&ended.map_err(failed)?)
+    }
+
+    /// Takes the lock and, where files go through Docker, starts its container.
+    pub(super) async fn lock(&self, owner: &str) -> Result<Helper, HostError> {
+        let bind = self.bind();
+        let engine = self.engine;
+        if matches!(self.files, Files::Direct(_)) {
+            let image = self.any_image().await?;
+            let taken = engine.lock(owner, &image, &bind).await;
+            return taken.map_err(|error| self.failed(error));
+        }
+        let images = self.images().await?;
+        let mut without = Vec::new();
+        for image in &images {
+            let helper = engine.lock(owner, image, &bind).await;
+            let helper = helper.map_err(|error| self.failed(error))?;
+            match engine.start(&helper).await {
+                Ok(()) => {
+                    (self.notify)(&self.spec.name, &Notice::FilesByDocker { image });
+                    return Ok(helper);
+                }
+                Err(DockerError::Refused { message, .. }) if lacks_shell(&message) => {
+                    let removed = engine.remove(&helper).await;
+                    removed.map_err(|error| self.failed(error))?;
+                    without.push(image.as_str());
+                }
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+        let reason = if without.is_empty() {
+            "it has no image at all".to_owned()
+        } else {
+            format!("these have no `sh`: {}", without.join(", "))
+        };
+        Err(self.hindered(format!(
+            "no image on this host can move files ({reason}): pull system_images.cert_downloader \
+             or alpine there, or connect as root"
+        )))
+    }
+
+    pub(super) async fn unlock(&self, owner: &str) -> Result<(), HostError> {
+        let done = self.engine.unlock(owner).await;
+        done.map_err(|error| self.failed(error))
+    }
+
+    /// Images to try, best first: the configured ones, RKE's tools, those of its components.
+    async fn images(&self) -> Result<Vec<String>, HostError> {
+        let failed = |error| self.failed(error);
+        let present = self.engine.images().await.map_err(failed)?;
+        let mut images: Vec<String> = Vec::new();
+        let mut add = |image: &String| {
+            if !images.contains(image) {
+                images.push(image.clone());
+            }
+        };
+        self.spec
+            .images
+            .iter()
+            .filter(|it| present.contains(it))
+            .for_each(&mut add);
+        let is_tools = |it: &&String| {
+            let name = it.rsplit_once(':').map_or(it.as_str(), |(name, _)| name);
+            name.ends_with("rancher/rke-tools")
+        };
+        present.iter().rev().filter(is_tools).for_each(&mut add);
+        let used = self.engine.containers().await.map_err(failed)?;
+        let ours = |it: &&(String, String)| COMPONENTS.contains(&it.0.as_str());
+        used.iter().filter(ours).for_each(|(_, image)| add(image));
+        Ok(images)
+    }
+
+    /// An image to make a container from that is never started.
+    async fn any_image(&self) -> Result<String, HostError> {
+        let mut images = self.images().await?;
+        if images.is_empty() {
+            images = self
+                .engine
+                .images()
+                .await
+                .map_err(|error| self.failed(error))?;
+        }
+        images.into_iter().next().ok_or_else(|| {
+            self.hindered(
+                "its Docker has no image to make a container from: is this a node of the cluster?"
+                    .to_owned(),
+            )
+        })
+    }
+
+    fn bind(&self) -> Bind {
+        Bind {
+            host: under(&self.spec.prefix, Path::new(BASE))
+                .display()
+                .to_string(),
+            container: BASE.to_owned(),
+            relabel: self.spec.relabel,
+        }
+    }
+
+    fn check_base(&self, path: &Path) -> Result<(), HostError> {
+        if path.starts_with(BASE) {
+            return Ok(());
+        }
+        Err(self.hindered(format!(
+            "files outside {BASE} are not reached through Docker: {}",
+            path.display()
+        )))
+    }
+
+    fn judge(&self, ended: &Output) -> Result<(), HostError> {
+        if ended.code == Some(0) {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&ended.stderr);
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        let code = ended
+            .code
+            .map_or("a signal".to_owned(), |it| it.to_string());
+        Err(self.hindered(format!(
+            "files could not be put in place (status {code}): {said}; the former files are where \
+             they were, or in the plan's folder under {BASE}/.kubepki"
+        )))
+    }
+
+    fn failed(&self, error: DockerError) -> HostError {
+        error.at(&self.spec.name)
+    }
+
+    fn hindered(&self, message: String) -> HostError {
+        HostError::Remote {
+            host: self.spec.name.clone(),
+            message,
+            source: None,
+        }
+    }
+}
+
+/// RKE's containers, those with a shell in their image first.
+const COMPONENTS: [&str; 9] = [
+    "kubelet",
+    "kube-proxy",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "etcd",
+    "nginx-proxy",
+    "service-sidekick",
+    "etcd-rolling-snapshots",
+];
+
+fn lacks_shell(message: &str) -> bool {
+    message.contains("executable file not found") || message.contains("no such file or directory")
+}
+
+async fn read_direct(
+    host: &dyn Host,
+    directory: &Path,
+) -> Result<Option<BTreeMap<String, Entry>>, HostError> {
+    let Some(names) = host.list(directory).await? else {
+        return Ok(None);
+    };
+    let wanted = names.into_iter().filter(|it| !it.starts_with(".kubepki"));
+    let reads = wanted.map(|name| async move {
+        match host.read(&directory.join(&name)).await {
+            Ok(entry) => Ok(entry.map(|entry| (name, entry))),
+            Err(HostError::Special { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    });
+    let entries = try_join_all(reads).await?;
+    let is_file = |it: &(String, Entry)| matches!(it.1.kind, EntryKind::File(_));
+    Ok(Some(
+        entries.into_iter().flatten().filter(is_file).collect(),
+    ))
+}
+
+async fn stage_direct(host: &dyn Host, set: &Set<'_>, prefix: &Path) -> Result<(), HostError> {
+    let folder = Entry {
+        kind: EntryKind::Directory,
+        attributes: Attributes::new(0o700),
+    };
+    for path in set.folders() {
+        host.put(&under(prefix, path), &folder).await?;
+    }
+    let stage = under(prefix, &set.stage);
+    let puts = set.staged().map(|(name, entry)| {
+        let path = stage.join(name);
+        async move { host.put(&path, &entry).await }
+    });
+    try_join_all(puts).await.map(drop)
+}

@@ -1,0 +1,156 @@
+//! Why a rotation is not planned.
+
+use pki::UnixTime;
+
+use crate::rke::generate::GenerateError;
+
+/// Why a rotation is not planned; nothing was made or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RotateError {
+    /// `currentState` has no configuration: the file is missing, empty, or of a cluster that was
+    /// never finished.
+    #[error("Failed to rotate certificates: can't find old certificates")]
+    NoCurrentState,
+    /// The stored configuration cannot be used.
+    #[error("the rkeConfig of currentState cannot be used: {0}")]
+    Config(String),
+    /// `currentState` has no `kube-ca`.
+    #[error("Failed to rotate certificates: can't find CA certificate")]
+    NoAuthority,
+    /// It has, without a certificate in it.
+    #[error("Failed to rotate certificates: CA certificate is nil")]
+    EmptyAuthority,
+    /// The CA is out of its time or may not sign.
+    #[error(
+        "Failed to rotate certificates: CA certificate is invalid, please use the --rotate-ca flag \
+         to rotate CA certificate, error: {0}"
+    )]
+    InvalidAuthority(String),
+    /// The cluster CA's key is not in the state.
+    #[error("CA Certificate or Key is empty")]
+    KeylessAuthority,
+    /// That of the aggregation layer's CA.
+    #[error("Request Header CA Certificate or Key is empty")]
+    KeylessRequestHeader,
+    /// An entry cannot be used as a CA.
+    #[error("{entry} in the state file cannot sign: {problem}")]
+    BadAuthority {
+        /// The entry.
+        entry: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The present CA cannot vouch for a new one.
+    #[error(
+        "{entry} cannot vouch for a new root: {problem}. With --hard the old root is given up at \
+         once, and the cluster is out of order until all of it has been restarted"
+    )]
+    NoCross {
+        /// The CA's entry.
+        entry: String,
+        /// Why.
+        problem: String,
+    },
+    /// Hosts that nobody said may be left out.
+    #[error(
+        "{} of the cluster's hosts cannot be reached:{}\nNothing was changed. Bring them back, or \
+         name them with --skip-unreachable; `kubepki resume` picks them up later",
+        hosts.len(),
+        hosts.iter().map(|(host, why)| format!("\n  {host}: {why}")).collect::<String>()
+    )]
+    Unreachable {
+        /// Address and reason of each.
+        hosts: Vec<(String, String)>,
+    },
+    /// Every host is away.
+    #[error("no host of the cluster can be reached, so there is nothing to do now")]
+    NobodyThere,
+    /// A host to skip that the cluster does not have.
+    #[error(
+        "--skip-unreachable {host}: the cluster has no such host; its hosts are {}",
+        known.join(", ")
+    )]
+    UnknownHost {
+        /// What was said.
+        host: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// Restarting a member of etcd would cost the quorum.
+    #[error(
+        "etcd would be out of order while a member restarts: of its {members} members {reachable} \
+         can be reached, and {needed} have to be healthy at any time. Say --allow-etcd-outage if \
+         the cluster may stand still for that time"
+    )]
+    Quorum {
+        /// How many members there are.
+        members: usize,
+        /// How many of them can be reached.
+        reachable: usize,
+        /// How many make a quorum.
+        needed: usize,
+    },
+    /// A member of etcd is not healthy before anything is done.
+    #[error(
+        "etcd is not healthy:{}\nMend it first. If it is down because its certificates have \
+         expired, --allow-etcd-outage restarts all its members at once with the new ones",
+        members.iter().map(|(host, why)| format!("\n  {host}: {why}")).collect::<String>()
+    )]
+    Unhealthy {
+        /// Address and reason of each.
+        members: Vec<(String, String)>,
+    },
+    /// `--apply-config` where the nodes differ.
+    #[error(
+        "--apply-config cannot add, remove or move nodes: {0}. Run `rke up` for that, then rotate"
+    )]
+    Nodes(String),
+    /// What to issue cannot be said.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+    /// A lifetime that would be over at once.
+    #[error("{entry} would not be valid: its CA ends at {end}")]
+    NoTime {
+        /// The entry.
+        entry: String,
+        /// The CA's last second.
+        end: UnixTime,
+    },
+    /// No key, number or certificate could be made.
+    #[error("cannot make {what}")]
+    Make {
+        /// What.
+        what: String,
+        /// Why.
+        #[source]
+        source: pki::Error,
+    },
+}
+
+impl RotateError {
+    /// Whether the command line is to blame.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::UnknownHost { .. })
+    }
+
+    /// What to do about it, where the words are RKE's own and do not say.
+    pub fn advice(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::NoCurrentState => {
+                "the state file (cluster.rkestate beside cluster.yml) is missing, has another \
+                 name than --config, or its currentState is empty: put it there, get it from the \
+                 cluster with `rke util get-state-file`, or rebuild it with \
+                 `kubepki state rebuild`"
+            }
+            Self::NoAuthority | Self::EmptyAuthority => {
+                "rebuild the state file from a control-plane host with `kubepki state rebuild`"
+            }
+            Self::KeylessAuthority | Self::KeylessRequestHeader => {
+                "the CA's key is not in the state file, as after `rke up --custom-certs` without \
+                 it: have the certificates signed by its owner (`kubepki rke cert generate-csr`, \
+                 then `kubepki custom-certs install`)"
+            }
+            _ => return None,
+        })
+    }
+}

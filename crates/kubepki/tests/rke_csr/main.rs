@@ -1,0 +1,15 @@
+//! Requests, a company's CA, and the judgement of what it sends back.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+mod directory;
+mod generate;
+mod lab;
+mod status;
+mod verify;
+mod wrong;
