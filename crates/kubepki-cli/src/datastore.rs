@@ -199,7 +199,14 @@ pub async fn find_writable(
 /// When there are none, or no token opens them.
 pub async fn read(connected: &Connected, candidates: &Candidates) -> Result<Opened, CliError> {
     let records = connected.store.list(KEY_PREFIX).await.map_err(reached)?;
-    locate(&records, candidates).map_err(|error| unopened(connected, &error))
+    let opened = locate(&records, candidates).map_err(|error| unopened(connected, &error))?;
+    for named in candidates.passed_over(&opened.origin) {
+        output::talk(&format!(
+            "Note: the token in {named} does not open the data in {}; the one from {} does.",
+            connected.place, opened.origin
+        ));
+    }
+    Ok(opened)
 }
 
 /// What the operator is told of data that cannot be opened: refused, because nothing failed.
@@ -257,7 +264,7 @@ pub async fn candidates(
             false => path.display().to_string(),
         };
         let text = named(path)?;
-        let added = candidates.add_token(&text, &origin);
+        let added = candidates.add_named_token(&text, &origin);
         added.map_err(|error| CliError::usage(format!("--token-file {origin}: {error}")))?;
     }
     for (origin, text) in environment()? {

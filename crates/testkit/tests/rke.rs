@@ -132,6 +132,114 @@ fn what_breaks_comes_back() {
     );
 }
 
+#[test]
+fn nothing_stays() {
+    let network = Network::start();
+    let hosts = Host::start_all(&network, &[("h1", 11), ("h2", 12)]);
+    for host in &hosts {
+        host.docker().run(&sleeper("kubelet"));
+    }
+    let spaces: Vec<_> = hosts.iter().map(space).collect();
+    // OpenSSH server, Docker engine, containerd, container, …
+    assert!(spaces.iter().all(|it| inhabitants(it) > 4), "{spaces:?}");
+    let groups: Vec<_> = hosts.iter().map(group).collect();
+    assert!(
+        groups.iter().all(|it| exists_below("/sys/fs/cgroup", it)),
+        "{groups:?}"
+    );
+    let own = network.address(254).to_string();
+    assert!(addresses().contains(&own));
+    drop(hosts);
+    for space in &spaces {
+        wait(|| (inhabitants(space) == 0).then_some(()));
+    }
+    drop(network);
+    assert!(!addresses().contains(&own));
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    assert!(!mounts.contains("kubepki-rke-"), "{mounts}");
+    for group in groups {
+        wait(|| (!exists_below("/sys/fs/cgroup", &group)).then_some(()));
+    }
+}
+
+/// Runs itself in another process, which is killed.
+#[test]
+fn a_killed_test_leaves_nothing() {
+    if let Some(path) = std::env::var_os("KUBEPKI_TESTKIT_VICTIM") {
+        let network = Network::start();
+        let host = Host::start(&network, "h1", 11);
+        host.docker().run(&sleeper("kubelet"));
+        let told = format!("{}\n{}\n", space(&host), network.ssh_key().display());
+        std::fs::write(path, told).unwrap();
+        loop {
+            std::thread::park();
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let told = folder.path().join("told");
+    let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_killed_test_leaves_nothing"])
+        .env("KUBEPKI_TESTKIT_VICTIM", &told)
+        .spawn()
+        .unwrap();
+    let text = wait(|| {
+        std::fs::read_to_string(&told)
+            .ok()
+            .filter(|it| it.ends_with('\n'))
+    });
+    let (space, key) = text.trim().split_once('\n').unwrap();
+    assert!(inhabitants(space) > 4);
+    assert!(std::path::Path::new(key).exists());
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    wait(|| (inhabitants(space) == 0).then_some(()));
+    wait(|| (!std::path::Path::new(key).exists()).then_some(()));
+}
+
+/// The network namespace that all on a machine share, containers too.
+fn space(host: &Host) -> String {
+    host.must("readlink", &["/proc/self/ns/net"])
+        .trim()
+        .to_owned()
+}
+
+/// The control group of its containers.
+fn group(host: &Host) -> String {
+    let inspected = host.docker().inspect("kubelet").unwrap();
+    let pid = inspected.pointer("/State/Pid").unwrap();
+    let groups = host.must("cat", &[&format!("/proc/{pid}/cgroup")]);
+    let start = groups.find("kubepki-rke-").unwrap();
+    groups
+        .get(start..)
+        .unwrap()
+        .split('/')
+        .next()
+        .unwrap()
+        .to_owned()
+}
+
+/// Whether it is there, in the old order of control groups or in the new.
+fn exists_below(root: &str, group: &str) -> bool {
+    let root = std::path::Path::new(root);
+    let orders = std::fs::read_dir(root).unwrap().flatten();
+    let mut places = orders
+        .map(|it| it.path().join(group))
+        .chain([root.join(group)]);
+    places.any(|it| it.is_dir())
+}
+
+/// How many processes are in it.
+fn inhabitants(space: &str) -> usize {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let links = all.filter_map(|it| std::fs::read_link(it.path().join("ns/net")).ok());
+    links.filter(|it| it.as_os_str() == space).count()
+}
+
+/// The addresses of this machine.
+fn addresses() -> String {
+    testkit::run("ip", &["-o", "addr"], b"").text()
+}
+
 fn wait<T>(mut ready: impl FnMut() -> Option<T>) -> T {
     let start = std::time::Instant::now();
     loop {

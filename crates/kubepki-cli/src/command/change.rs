@@ -110,14 +110,16 @@ pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
     finish(&world, &state, &node, &plan, outcome.map_err(failed)?)
 }
 
-/// Removes what a plan had staged whose process was killed after its last line and before its end:
-/// new tokens and keys lie there. Whoever holds the lock does so too.
+/// Removes what a plan had staged whose process was killed after its last line and before its end,
+/// or before its first line: new tokens and keys lie there. Whoever holds the lock does so too.
 fn tidy(state: &StateDir) {
     if !state.path().is_dir() {
         return;
     }
     if let Ok(locked) = state.lock()
-        && let Err(error) = locked.drop_finished_staging()
+        && let Err(error) = locked
+            .drop_finished_staging()
+            .and_then(|()| locked.drop_unbegun())
     {
         output::talk(&format!("Note: {}", kubepki::error_chain(&error)));
     }

@@ -163,6 +163,7 @@ async fn carry_out(
     let locked = lock(state)?;
     // Another process may have been interrupted since.
     refuse_unfinished(state)?;
+    locked.drop_unbegun()?;
     stage(&locked, &plan.id, staged)?;
     match world.executor(&locked).apply(plan).await {
         Ok(Outcome::Finished { .. }) => {

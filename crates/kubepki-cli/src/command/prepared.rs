@@ -88,6 +88,7 @@ pub async fn carry_out(
     let locked = lock(&state)?;
     // Another process may have been interrupted since.
     refuse_unfinished(&state)?;
+    locked.drop_unbegun()?;
     stage(&locked, &plan.id, &staged)?;
     // Last, because opening it can leave a trace.
     let reach = match reach.for_writing().await {

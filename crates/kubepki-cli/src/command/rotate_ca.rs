@@ -2,22 +2,19 @@
 
 use std::future::Ready;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
 use kubepki::apply::plan_id;
 use kubepki::bootstrap::{Bundle, Disk, Field};
 use kubepki::ca::refuse_live;
-use kubepki::ca::rotate::{
-    Here, Request, Restarts, RotateError, Tokens, Way, closing, plan_rotate_ca, way_back,
-};
+use kubepki::ca::rotate::{Request, RotateError, Tokens, Way, closing, plan_rotate_ca, way_back};
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
 use kubepki::check::Severity;
 use kubepki::fleet::Fleet;
-use kubepki::host::{EntryKind, Host as _, HostError};
+use kubepki::host::{Host as _, HostError};
 use kubepki::inventory::Role;
 use kubepki::token::Rule;
-use kubepki_remote::{Kubernetes, Supervisor};
+use kubepki_remote::Supervisor;
 
 use super::ca::verify::{nothing_staged, set};
 use super::change::refuse_unfinished;
@@ -35,6 +32,7 @@ use crate::{output, syslog};
 
 mod back;
 mod compromise;
+mod follow;
 
 use compromise::Leak;
 
@@ -432,59 +430,7 @@ impl Rotation<'_> {
             closing: closing(verdict, way, &restarts) + leak.map_or("", |_| compromise::CLOSING),
         })
     }
-
-    fn restarts(&self) -> Result<Restarts, CliError> {
-        let restart = &self.args.restart;
-        let words = |flag: &str, text: Option<&String>| {
-            let words: Option<Vec<String>> =
-                text.map(|text| text.split_whitespace().map(str::to_owned).collect());
-            match words {
-                Some(words) if words.is_empty() => Err(CliError::usage(format!("{flag} is empty"))),
-                words => Ok(words),
-            }
-        };
-        let command = words("--restart-command", restart.restart_command.as_ref())?;
-        let stop = words("--stop-command", self.args.stop_command.as_ref())?;
-        Ok(Restarts {
-            here: match (restart.restart || command.is_some(), self.args.watch) {
-                (true, _) => Here::Driven { command, stop },
-                (false, true) => Here::Watched,
-                (false, false) => Here::Told,
-            },
-            others: self.args.watch,
-        })
-    }
-
-    /// The cluster's nodes, if the Kubernetes API tells them soon.
-    async fn fleet(&self) -> Option<Fleet> {
-        let path = self.settings.admin_kubeconfig.as_ref()?;
-        let entry = self.world.host.read(path).await.ok()??;
-        let EntryKind::File(text) = entry.kind else {
-            return None;
-        };
-        let asked = async {
-            let api = Kubernetes::from_kubeconfig(&text, self.world.now())?;
-            api.fleet().await
-        };
-        match tokio::time::timeout(PATIENCE, asked).await {
-            Ok(Ok(fleet)) => Some(fleet),
-            Ok(Err(error)) => {
-                let error = kubepki::error_chain(&error);
-                output::talk(&format!(
-                    "Note: the Kubernetes API does not tell the nodes: {error}"
-                ));
-                None
-            }
-            Err(_) => {
-                output::talk("Note: the Kubernetes API does not tell the nodes: no answer in 10 s");
-                None
-            }
-        }
-    }
 }
-
-/// How long the Kubernetes API may take for what is only told.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Says what is not staged, as K3s does, and K3s's verdict where it is no.
 fn announce(verdict: &Verdict) {

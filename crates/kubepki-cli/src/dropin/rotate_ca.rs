@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kubepki::apply::{Aftermath, Executor, Outcome, Patience, Quiet, plan_id};
+use kubepki::apply::{Aftermath, ApplyError, Executor, Outcome, Patience, Quiet, plan_id};
 use kubepki::bootstrap::{Bundle, Disk, Field};
 use kubepki::ca::rotate::{Request, Restarts, Tokens, Way, plan_rotate_ca};
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
@@ -75,6 +75,7 @@ pub async fn run(args: &RotateCaArgs, world: &World, log: &mut Log) -> Result<()
     let (plan, secrets) = set.plan(world, &site).await?;
     output::talk(&show(&plan, None));
     let state = node.state.lock()?;
+    state.drop_unbegun()?;
     stage(&state, &plan.id, &secrets)?;
     let executor = Executor {
         observer: &Quiet,
@@ -97,12 +98,14 @@ pub async fn run(args: &RotateCaArgs, world: &World, log: &mut Log) -> Result<()
             if error.aftermath() != Aftermath::Interrupted {
                 state.drop_staging(&plan.id)?;
             }
-            let error = kubepki::error_chain(&error);
-            Err(CliError::message(format!(
-                "see server log for details: {error}"
-            )))
+            Err(not_done(&error))
         }
     }
+}
+
+fn not_done(error: &ApplyError) -> CliError {
+    let error = kubepki::error_chain(error);
+    CliError::message(format!("see server log for details: {error}"))
 }
 
 /// A set that K3s takes, or is told to take.

@@ -14,7 +14,9 @@ use kubepki_remote::RkeApi;
 
 use super::RkeCluster;
 use crate::args::AskArgs;
-use crate::command::change::{failed, last_done, lock, print_plan, refuse_unfinished};
+use crate::command::change::{
+    failed, last_done, lock, print_plan, put_off_text, refuse_unfinished,
+};
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::world::World;
@@ -185,7 +187,7 @@ impl<'a> Session<'a> {
                 Exit::Fine
             }
             Outcome::Partly { open, .. } => {
-                output::talk(&crate::command::change::put_off_text(&open));
+                output::talk(&put_off_text(&open));
                 Exit::Partial
             }
             Outcome::Waiting {

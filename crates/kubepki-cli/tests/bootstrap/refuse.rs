@@ -70,7 +70,20 @@ fn a_wrong_token() {
         "--token-file",
         &right,
     ];
-    lab.ends(&both, 0);
+    let run = lab.ends(&both, 0);
+    assert!(!run.text().contains("does not open"), "{}", run.text());
+}
+
+/// Another token opens the data: that is not what was asked.
+#[test]
+fn a_wrong_token_is_not_passed_over_in_silence() {
+    let lab = Lab::new("k3s-1.36-sqlite");
+    let wrong = lab.token("another-clusters-token");
+    let run = lab.ends(&["bootstrap", "show", "--token-file", &wrong], 0);
+    let heard = String::from_utf8(run.stderr).unwrap();
+    let note = format!("the token in {wrong} does not open the data in sqlite://");
+    assert!(heard.contains(&note), "{heard}");
+    assert!(heard.contains("server/token does"), "{heard}");
 }
 
 #[test]

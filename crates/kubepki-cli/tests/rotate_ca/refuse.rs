@@ -247,6 +247,21 @@ fn an_old_k3s_and_the_set_in_force_are_refused() {
             run.text()
         );
     }
+    let path = good.display().to_string();
+    let verify = ["ca", "verify", "--path", &path, "--k3s-version"];
+    let run = server.ends(&[&verify[..], &["v1.24.9"]].concat(), 4);
+    assert!(
+        run.text()
+            .starts_with("K3s's own checks pass this set, but"),
+        "{}",
+        run.text()
+    );
+    let run = server.run(&[&verify[..], &["v1.36.3"]].concat());
+    assert!(
+        run.text().starts_with("K3s accepts this set.\n"),
+        "{}",
+        run.text()
+    );
     server.assert_untouched(&before);
     let set = server.set("set", &server.server());
     let run = server.rotate(&set, &[], 5);

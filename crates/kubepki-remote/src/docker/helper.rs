@@ -1,6 +1,7 @@
 //! The one container that we make: the host's lock, and the hand that moves files there.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bollard::container::LogOutput;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
@@ -21,6 +22,10 @@ pub const LOCK_NAME: &str = "kubepki";
 
 /// The label that says whose it is.
 pub const OWNER_LABEL: &str = "io.kubepki.plan";
+
+/// How often, and how soon, one looks again for a container that is just being made.
+const LOCK_LOOKS: u32 = 30;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the helper sees of its host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,22 +51,27 @@ impl Engine {
     /// [`DockerError::Hindered`] with the other owner's name.
     pub async fn lock(&self, owner: &str, image: &str, bind: &Bind) -> Result<Helper, DockerError> {
         let helper = Helper(LOCK_NAME.to_owned());
-        match self.create(Some(LOCK_NAME), owner, image, bind).await {
-            Ok(_) => return Ok(helper),
-            Err(DockerError::Refused { status: 409, .. }) => {}
-            Err(error) => return Err(error),
+        for _ in 0..LOCK_LOOKS {
+            match self.create(Some(LOCK_NAME), owner, image, bind).await {
+                Ok(_) => return Ok(helper),
+                Err(DockerError::Refused { status: 409, .. }) => {}
+                Err(error) => return Err(error),
+            }
+            match self.lock_owner().await? {
+                Some(found) if found.owner.as_deref() == Some(owner) => {
+                    // What a killed program started there must not go on beside us.
+                    self.stop(&helper).await?;
+                    return Ok(helper);
+                }
+                Some(found) => return Err(DockerError::Hindered(found.refusal())),
+                // Docker gives the name away before the container can be looked at.
+                None => tokio::time::sleep(LOCK_PAUSE).await,
+            }
         }
-        let Some(found) = self.lock_owner().await? else {
-            return Err(DockerError::Hindered(
-                "somebody took and gave back the host's lock at this moment: try again".to_owned(),
-            ));
-        };
-        if found.owner.as_deref() == Some(owner) {
-            // What a killed program started there must not go on beside us.
-            self.stop(&helper).await?;
-            return Ok(helper);
-        }
-        Err(DockerError::Hindered(found.refusal()))
+        Err(DockerError::Hindered(format!(
+            "Docker holds back the name {LOCK_NAME}, but shows no container of that name: try \
+             again, or restart Docker on the host"
+        )))
     }
 
     /// Gives the host's lock back if `owner` has it.

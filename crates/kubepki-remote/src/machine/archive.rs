@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
-use std::path::Component;
+use std::path::{Component, Path};
 
 use kubepki::host::{Attributes, Entry, EntryKind};
 use zeroize::Zeroizing;
@@ -15,12 +15,16 @@ use zeroize::Zeroizing;
 /// When the archive is broken, or holds something else than a directory.
 pub(super) fn files(archive: &[u8]) -> io::Result<BTreeMap<String, Entry>> {
     let mut files = BTreeMap::new();
+    let mut top = 0;
     for (index, entry) in tar::Archive::new(archive).entries()?.enumerate() {
         let mut entry = entry?;
         let header = entry.header();
         let kind = header.entry_type();
-        if index == 0 && !kind.is_dir() {
-            return Err(io::Error::other("it is not a directory"));
+        if index == 0 {
+            if !kind.is_dir() {
+                return Err(io::Error::other("it is not a directory"));
+            }
+            top = parts(&entry.path()?).count();
         }
         if !kind.is_file() {
             continue;
@@ -34,7 +38,7 @@ pub(super) fn files(archive: &[u8]) -> io::Result<BTreeMap<String, Entry>> {
             acl: None,
             label: None,
         };
-        let Some(name) = direct(&entry.path()?) else {
+        let Some(name) = direct(&entry.path()?, top) else {
             continue;
         };
         let size = usize::try_from(entry.size()).unwrap_or(usize::MAX);
@@ -51,14 +55,14 @@ pub(super) fn files(archive: &[u8]) -> io::Result<BTreeMap<String, Entry>> {
     Ok(files)
 }
 
-/// The name of what lies directly in the archive's top folder.
-fn direct(path: &std::path::Path) -> Option<String> {
-    let mut parts = path
-        .components()
-        .filter(|it| *it != Component::CurDir)
-        .collect::<Vec<_>>();
-    let name = parts.pop()?;
-    let name = name.as_os_str().to_str()?;
-    // `ssl/name`: Docker puts the folder's own name first.
-    (parts.len() == 1 && !name.starts_with(".kubepki")).then(|| name.to_owned())
+/// The name of what lies directly in the archive's top folder, whose own path has `top` parts:
+/// none or one, as Docker's version has it.
+fn direct(path: &Path, top: usize) -> Option<String> {
+    let name = parts(path).last()?.as_os_str().to_str()?;
+    let ours = name.starts_with(".kubepki");
+    (parts(path).count() == top + 1 && !ours).then(|| name.to_owned())
+}
+
+fn parts(path: &Path) -> impl Iterator<Item = Component<'_>> {
+    path.components().filter(|it| *it != Component::CurDir)
 }

@@ -1,5 +1,6 @@
 # Puts a staged set of files in place: $1 directory, $2 keep, $3 stage, $4 where kept sets lie.
-# The manifest in the stage has a line for each file: "put NAME" or "remove NAME".
+# The manifest in the stage has a line for each file: "put NAME", "remove NAME", or "date NAME"
+# for one to put that gets the present time.
 # Every line may be the last that runs; run again, all ends the same.
 set -u
 umask 077
@@ -14,6 +15,13 @@ flush() {
     sync -f "$1" 2>/dev/null || sync
 }
 
+touch "$stage/manifest" || fail "$stage is not there"
+# What a killed program of ours started may still be at it: it ends first.
+if command -v flock >/dev/null; then
+    exec 9>>"$sets/lock"
+    flock 9 || fail "cannot lock $sets/lock"
+fi
+
 [ -d "$directory" ] || (umask 022 && mkdir -p "$directory") || fail "cannot make $directory"
 probe=$directory/.kubepki-probe
 rm -f "$probe"
@@ -23,7 +31,8 @@ rm -f "$probe"
 
 while read -r verb name; do
     [ ! -d "$directory/$name" ] || fail "$directory/$name is a directory"
-    [ "$verb" != put ] || [ -f "$stage/$name" ] || [ -d "$keep" ] || fail "$stage/$name is missing"
+    [ "$verb" = remove ] || [ -f "$stage/$name" ] || fail "$stage/$name is missing"
+    [ "$verb" != date ] || touch "$stage/$name" || fail "cannot touch $stage/$name"
 done <"$stage/manifest" || exit 1
 
 # What was there is kept once: the folder gets its name when it is whole.
@@ -47,7 +56,7 @@ flush "$stage"
 while read -r verb name; do
     now=$directory/$name
     case $verb in
-    put)
+    put | date)
         if [ -n "$label" ] && [ -e "$now" ]; then
             chcon --reference="$now" "$stage/$name" 2>/dev/null
         fi
@@ -59,6 +68,10 @@ while read -r verb name; do
     esac
 done <"$stage/manifest" || exit 1
 flush "$directory"
+# Stages of tries that were killed; one that is younger belongs to whoever follows us.
+for other in "$keep".new-*; do
+    [ "$other" = "$stage" ] || [ ! "$other" -ot "$stage/manifest" ] || rm -rf "$other"
+done
 rm -rf "$stage"
 
 # The kept sets of the last five plans stay.

@@ -81,6 +81,7 @@ impl Desk<'_> {
                 let prefix = &self.spec.prefix;
                 let staged = stage_direct(&**host, set, prefix).await;
                 if let Err(error) = staged {
+                    let error = self.explain(&**host, set, error).await;
                     // Its space may be what is missing.
                     let _ = host.run(&set.clean_up(prefix), SCRIPT_PATIENCE).await;
                     return Err(error);
@@ -92,8 +93,33 @@ impl Desk<'_> {
         }
     }
 
+    /// SFTP has no word for a full disk.
+    async fn explain(&self, host: &dyn Host, set: &Set<'_>, error: HostError) -> HostError {
+        let base = under(&self.spec.prefix, set.base()).display().to_string();
+        let asked = ["df", "-P", "-k", &base].map(str::to_owned);
+        let Ok(said) = host.run(&asked, SCRIPT_PATIENCE).await else {
+            return error;
+        };
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let words = said.lines().nth(1).map(str::split_whitespace);
+        let free = words.and_then(|mut it| it.nth(3)?.parse::<u64>().ok());
+        match free {
+            Some(free) if free < set.kibibytes() => HostError::Remote {
+                host: self.spec.name.clone(),
+                message: format!(
+                    "no space left for the new files: {} KiB are needed at {base}, {free} KiB are \
+                     free; nothing was changed",
+                    set.kibibytes()
+                ),
+                source: Some(Box::new(error)),
+            },
+            _ => error,
+        }
+    }
+
     async fn deploy_by_docker(&self, set: &Set<'_>, helper: &Helper) -> Result<(), HostError> {
         self.check_base(set.base())?;
+        self.check_base(set.directory())?;
         let root = Path::new("/");
         let failed = |error| self.failed(error);
         let engine = self.engine;

@@ -45,8 +45,11 @@ impl<'a> Set<'a> {
                 keep.display()
             ));
         };
+        // A name of its own for each try: what a killed program still writes is never ours.
+        let mut nonce = [0; 8];
+        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| "there is no randomness".to_owned())?;
         let mut stage = name.to_owned();
-        stage.push(".new");
+        stage.push(format!(".new-{:016x}", u64::from_ne_bytes(nonce)));
         Ok(Self {
             deployment,
             stage: keep.with_file_name(stage),
@@ -77,6 +80,18 @@ impl<'a> Set<'a> {
         folders
     }
 
+    /// Where the files belong.
+    pub(super) fn directory(&self) -> &Path {
+        &self.deployment.directory
+    }
+
+    /// What the staged files take on a disk, in KiB.
+    pub(super) fn kibibytes(&self) -> u64 {
+        let files = self.deployment.files.values().flatten();
+        let sizes = files.map(|it| it.bytes().map_or(0, <[u8]>::len) as u64);
+        sizes.map(|it| it.div_ceil(4096) * 4 + 4).sum()
+    }
+
     /// The folder that [`Self::folders`] lie in: `/etc/kubernetes`.
     pub(super) fn base(&self) -> &Path {
         self.sets.parent().unwrap_or(Path::new("/"))
@@ -95,7 +110,11 @@ impl<'a> Set<'a> {
 
     fn manifest(&self) -> String {
         let line = |(name, entry): (&String, &Option<Entry>)| {
-            let verb = if entry.is_some() { "put" } else { "remove" };
+            let verb = match entry {
+                None => "remove",
+                Some(entry) if entry.attributes.mtime.is_none() => "date",
+                Some(_) => "put",
+            };
             format!("{verb} {name}\n")
         };
         self.deployment.files.iter().map(line).collect()

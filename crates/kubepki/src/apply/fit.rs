@@ -45,11 +45,10 @@ fn check_step(plan: &Plan, step: &Step) -> Result<(), String> {
             if !plain {
                 return Err(format!("{} is no absolute path of a file", path.display()));
             }
-            let goes = step.action == Action::Remove && step.before == Before::Any;
             match step.before {
                 Before::Absent | Before::Present(_) => {}
+                Before::Any if step.action == Action::Remove => {}
                 Before::LeftBy(number) if left_by(plan, step, number) => {}
-                _ if goes => {}
                 _ => return Err("it does not say what must be there before".to_owned()),
             }
         }
@@ -64,16 +63,7 @@ fn check_step(plan: &Plan, step: &Step) -> Result<(), String> {
                 return Err("what a server holds cannot be compared before a call".to_owned());
             }
         }
-        (Target::Unit { .. }, Action::Stop { .. }) => {
-            let starts = |later: &Step| {
-                later.number > step.number
-                    && later.target == step.target
-                    && matches!(later.action, Action::Restart { .. })
-            };
-            if !plan.steps.iter().any(starts) {
-                return Err("nothing starts again what it stops".to_owned());
-            }
-        }
+        (Target::Unit { .. }, Action::Stop { .. }) => check_stop(plan, step)?,
         (Target::Unit { .. } | Target::Container { .. }, Action::Restart { .. })
         | (Target::Container { .. }, _) => {}
         (Target::Hosts { .. }, Action::Deploy { .. } | Action::RestartContainers { .. })
@@ -110,6 +100,19 @@ fn check_step(plan: &Plan, step: &Step) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Whether a later step starts what `step` stops.
+fn check_stop(plan: &Plan, step: &Step) -> Result<(), String> {
+    let starts = |later: &Step| {
+        later.number > step.number
+            && later.target == step.target
+            && matches!(later.action, Action::Restart { .. })
+    };
+    match plan.steps.iter().any(starts) {
+        true => Ok(()),
+        false => Err("nothing starts again what it stops".to_owned()),
+    }
 }
 
 /// A file can be given anything but bootstrap data and what hosts keep; a datastore and a server,

@@ -89,11 +89,7 @@ async fn look(proof: &Proof, eyes: &Eyes<'_>) -> Result<(), String> {
             Ok(_) => Ok(()),
             Err(error) => Err(format!("{address} does not accept connections: {error}")),
         },
-        Proof::Silent { address } => match connect(address, timeout).await {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
-            Ok(_) => Err(format!("{address} still answers")),
-            Err(error) => Err(format!("{address} cannot be asked: {error}")),
-        },
+        Proof::Silent { address } => silent(address, timeout).await,
         Proof::Active { unit } => {
             let argv = ["systemctl", "is-active", unit].map(str::to_owned);
             let output = host
@@ -180,6 +176,15 @@ async fn renewed(host: &dyn Host, path: &Path, sha256: Option<&String>) -> Resul
     {
         Some(found) if Some(&found) != sha256 => Ok(()),
         _ => Err(format!("{at} holds the certificate of before")),
+    }
+}
+
+/// Whether connections are refused.
+async fn silent(address: &str, timeout: Duration) -> Result<(), String> {
+    match connect(address, timeout).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Ok(_) => Err(format!("{address} still answers")),
+        Err(error) => Err(format!("{address} cannot be asked: {error}")),
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Candidate {
     pub owner: Passphrase,
     /// Where the token was found: `--token-file /root/token`, `/etc/rancher/k3s/config.yaml:3`.
     pub origin: String,
+    /// Whether the operator named it for this very purpose.
+    pub named: bool,
 }
 
 /// Every passphrase that may open the data, the likeliest first.
@@ -61,7 +63,35 @@ impl Candidates {
             passphrase,
             owner,
             origin,
+            named: false,
         });
+    }
+
+    /// A server token that the operator named: see [`Self::add_token`] and [`Self::passed_over`].
+    ///
+    /// # Errors
+    ///
+    /// A text that is no server token.
+    pub fn add_named_token(&mut self, text: &str, origin: &str) -> Result<(), TokenError> {
+        let first = self.0.len();
+        self.add_token(text, origin)?;
+        let added = self.0.iter_mut().skip(first);
+        added.for_each(|candidate| candidate.named = true);
+        Ok(())
+    }
+
+    /// Where the tokens came from that the operator named, if none of them is the one from
+    /// `origin`, which opened the data.
+    pub fn passed_over(&self, origin: &str) -> Vec<&str> {
+        let named = self
+            .0
+            .iter()
+            .filter(|it| it.named && it.passphrase == it.owner);
+        let origins: Vec<&str> = named.map(|it| it.origin.as_str()).collect();
+        match origins.contains(&origin) {
+            true => Vec::new(),
+            false => origins,
+        }
     }
 
     /// Each, the likeliest first.

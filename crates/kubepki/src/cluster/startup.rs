@@ -84,7 +84,7 @@ impl fmt::Display for Regenerates {
                 write!(f, "lacks the name {}", missing.join(", "))
             }
             Self::OtherAuthority { authority } => {
-                write!(f, "was not issued by the present {authority}")
+                write!(f, "is from another CA than {authority}")
             }
         }
     }

@@ -292,7 +292,7 @@ fn listener_reason(
     }
     let authority = inventory.authority(authority).first()?;
     (leaf.authority_key_identifier() != authority.subject_key_identifier())
-        .then(|| format!("was not issued by the present {}", authority.subject()))
+        .then(|| format!("is from another CA than {}", authority.subject()))
 }
 
 /// Names that the listener should carry and does not, or carries and should not.

@@ -32,16 +32,73 @@ pub fn show(plan: &Plan, inventory: Option<&Inventory>) -> String {
     if plan.hypothetical {
         text.push_str("Made for another moment (--at): it cannot be applied\n");
     }
-    for step in &plan.steps {
-        show_step(&mut text, plan, step, inventory);
-    }
+    // Whom it touches comes before how: plans of fifty steps are read from their beginning.
     if let Some(reason) = &plan.irreversible {
         let _ = writeln!(text, "It cannot be taken back: {reason}");
     }
     for note in &plan.notes {
         let _ = writeln!(text, "Note: {note}");
     }
+    let mut steps = plan.steps.iter().peekable();
+    while let Some(step) = steps.next() {
+        match steps.peek().and_then(|next| pair(step, next)) {
+            Some((certificate, key)) => {
+                show_pair(&mut text, plan, certificate, key, inventory);
+                steps.next();
+            }
+            None => show_step(&mut text, plan, step, inventory),
+        }
+    }
     text
+}
+
+/// Two steps in a row that put a certificate's file and its key's in place, whichever comes first.
+fn pair<'a>(step: &'a Step, next: &'a Step) -> Option<(&'a Step, &'a Step)> {
+    let path = |step: &'a Step| match (&step.target, &step.action) {
+        (Target::File { path, .. }, Action::Put { .. }) => Some(path.as_path()),
+        _ => None,
+    };
+    let (one, other) = (path(step)?, path(next)?);
+    let same = one.with_extension("") == other.with_extension("") && step.reason == next.reason;
+    let ends = |path: &Path, extension: &str| path.extension().is_some_and(|it| it == extension);
+    match (ends(one, "crt"), ends(other, "crt")) {
+        (true, false) if same && ends(other, "key") => Some((step, next)),
+        (false, true) if same && ends(one, "key") => Some((next, step)),
+        _ => None,
+    }
+}
+
+fn show_pair(
+    text: &mut String,
+    plan: &Plan,
+    certificate: &Step,
+    key: &Step,
+    inventory: Option<&Inventory>,
+) {
+    let (name, path) = named(plan, &certificate.target);
+    let (_, path_of_key) = named(plan, &key.target);
+    let (first, second) = match certificate.number < key.number {
+        true => (certificate.number, key.number),
+        false => (key.number, certificate.number),
+    };
+    let _ = writeln!(
+        text,
+        "{first:>4}. put {name} and .key (steps {first}, {second})"
+    );
+    let was_key = was(&key.before, path_of_key, inventory);
+    let was = match was(&certificate.before, path, inventory) {
+        was if was == was_key => was,
+        was => format!("{was}; key: {was_key}"),
+    };
+    let _ = writeln!(text, "      before: {was}");
+    let (_, mut after) = becomes(plan, &certificate.action);
+    // A leaf's certificate tells of its key.
+    let of_leaf = |content: &&Content| matches!(content, Content::LeafKey(_));
+    if !key.action.contents().iter().any(of_leaf) {
+        after = format!("{after}; key: {}", becomes(plan, &key.action).1);
+    }
+    let _ = writeln!(text, "      after:  {after}");
+    let _ = writeln!(text, "      reason: {}", certificate.reason);
 }
 
 fn show_step(text: &mut String, plan: &Plan, step: &Step, inventory: Option<&Inventory>) {
@@ -52,7 +109,18 @@ fn show_step(text: &mut String, plan: &Plan, step: &Step, inventory: Option<&Inv
         action,
         reason,
     } = step;
-    let (name, path) = match target {
+    let (name, path) = named(plan, target);
+    let was = was(before, path, inventory);
+    let (verb, becomes) = becomes(plan, action);
+    let _ = writeln!(text, "{number:>4}. {verb} {name}");
+    let _ = writeln!(text, "      before: {was}");
+    let _ = writeln!(text, "      after:  {becomes}");
+    let _ = writeln!(text, "      reason: {reason}");
+}
+
+/// What a step's target is called, and where it is if it is a file.
+fn named<'a>(plan: &Plan, target: &'a Target) -> (String, Option<&'a Path>) {
+    match target {
         Target::File { path, .. } => {
             let below = path.strip_prefix(&plan.root).ok();
             let shown = below
@@ -67,13 +135,7 @@ fn show_step(text: &mut String, plan: &Plan, step: &Step, inventory: Option<&Inv
         Target::Manual { host } => (person(host), None),
         Target::Hosts { hosts } => (hosts.join(", "), None),
         Target::Kubernetes { cluster } => (format!("cluster {cluster}"), None),
-    };
-    let was = was(before, path, inventory);
-    let (verb, becomes) = becomes(plan, action);
-    let _ = writeln!(text, "{number:>4}. {verb} {name}");
-    let _ = writeln!(text, "      before: {was}");
-    let _ = writeln!(text, "      after:  {becomes}");
-    let _ = writeln!(text, "      reason: {reason}");
+    }
 }
 
 /// What a step does to what, on one line.
@@ -328,104 +390,5 @@ fn short(digest: &str) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plan::{PLAN_FORMAT, PlanId};
-
-    fn plan() -> Plan {
-        let step = |number, target, before, action| Step {
-            number,
-            target,
-            before,
-            action,
-            reason: "test".to_owned(),
-        };
-        let key = || Target::DatastoreKey {
-            key: "/bootstrap/0123456789ab".to_owned(),
-        };
-        let kept = || Content::Restamped {
-            plan: PlanId("other".to_owned()),
-            step: 4,
-            sha256: String::new(),
-            sent: false,
-        };
-        let txn = |operation| Action::Txn { operation };
-        let url = "https://127.0.0.1:6443/v1-k3s/cert/cacerts".to_owned();
-        let call = Action::Call {
-            body: Content::Text(String::new()),
-            former: kept(),
-            former_url: Some(format!("{url}?force=true")),
-        };
-        Plan {
-            format: PLAN_FORMAT,
-            id: PlanId("plan".to_owned()),
-            undoes: None,
-            title: "test".to_owned(),
-            node: "node".to_owned(),
-            root: "/data".into(),
-            datastore: Some("postgres://kine@db:5432/kubernetes".to_owned()),
-            irreversible: Some("the old keys are known".to_owned()),
-            deferrable: std::collections::BTreeSet::new(),
-            created: UnixTime::from_secs(0),
-            hypothetical: false,
-            leaves: Default::default(),
-            steps: vec![
-                step(1, key(), Before::Absent, txn(TxnOperation::Create(kept()))),
-                step(
-                    2,
-                    key(),
-                    Before::RevisionOfStep(1),
-                    txn(TxnOperation::Update(kept())),
-                ),
-                step(3, key(), Before::Revision(7), txn(TxnOperation::Delete)),
-                step(
-                    4,
-                    Target::Http {
-                        method: "PUT".to_owned(),
-                        url,
-                    },
-                    Before::Any,
-                    call,
-                ),
-            ],
-            notes: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn rows_and_calls_are_told_in_words() {
-        let text = show(&plan(), None);
-        for expected in [
-            "Datastore postgres://kine@db:5432/kubernetes\n",
-            "   1. create datastore key /bootstrap/0123456789ab\n      before: nothing\n",
-            "what step 4 of other replaced, its files' times set to now, at a new revision",
-            "before: as step 1 leaves it",
-            "   3. delete datastore key /bootstrap/0123456789ab\n      before: revision 7\n      \
-             after:  nothing\n",
-            "   4. call PUT https://127.0.0.1:6443/v1-k3s/cert/cacerts\n",
-            "It cannot be taken back: the old keys are known\n",
-        ] {
-            assert!(text.contains(expected), "{expected:?} is not in\n{text}");
-        }
-        let headlines: Vec<String> = plan().steps.iter().map(headline).collect();
-        assert_eq!(headlines[2], "delete datastore key /bootstrap/0123456789ab");
-    }
-
-    /// Plans of the first release have none of the later fields, and come back as they were.
-    #[test]
-    fn a_plan_is_read_as_it_was_written_with_or_without_later_fields() {
-        let plan = plan();
-        let text = serde_json::to_string(&plan).unwrap();
-        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
-
-        let first = r#"{"format":1,"id":"p","title":"t","node":"n","root":"/r",
-            "created":"2026-11-22T10:15:00Z","leaves":{},"notes":[],"steps":[
-            {"number":1,"target":{"datastore-key":{"key":"/bootstrap/x"}},
-             "before":{"revision":3},"action":{"txn":{"operation":"delete"}},"reason":"r"}]}"#;
-        let old: Plan = serde_json::from_str(first).unwrap();
-        assert_eq!((&old.datastore, &old.irreversible), (&None, &None));
-        assert_eq!(old.steps[0].before, Before::Revision(3));
-        let again = serde_json::to_value(&old).unwrap();
-        assert!(again.get("datastore").is_none() && again.get("irreversible").is_none());
-    }
-}
+#[path = "show_tests.rs"]
+mod tests;

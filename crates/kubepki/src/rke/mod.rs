@@ -6,16 +6,19 @@
 
 pub mod catalogue;
 pub mod cert_dir;
+pub mod check;
 pub mod config;
 pub mod csr;
 pub mod custom;
 pub mod entry;
 pub mod generate;
+pub mod init;
 pub mod json;
 pub mod kubeconfig;
 pub mod log;
 pub mod names;
 pub mod placement;
+pub mod rebuild;
 pub mod rotate;
 mod san;
 mod secret;

@@ -225,6 +225,13 @@ impl State {
         }
     }
 
+    /// Replaces the text of the EncryptionConfiguration.
+    pub fn set_encryption_config(&mut self, half: Half, text: &str) {
+        self.edit_half(half, |state| {
+            state.set(ENCRYPTION, Json::text(text), &SECTIONS)
+        });
+    }
+
     /// Replaces the stored configuration.
     pub fn set_rke_config(&mut self, half: Half, config: Json) {
         self.edit_half(half, |state| state.set(CONFIG, config, &SECTIONS));

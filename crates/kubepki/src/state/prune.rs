@@ -71,6 +71,27 @@ impl Locked {
         Ok(())
     }
 
+    /// Removes plans that were never begun and have something staged: who made them was killed
+    /// before the first line of their journal, so nothing of them was put anywhere, and only their
+    /// maker could have begun them. For whoever is about to begin another plan.
+    ///
+    /// # Errors
+    ///
+    /// When listing or removing fails.
+    pub fn drop_unbegun(&self) -> Result<(), StateError> {
+        for name in names(&self.path().join(STAGING))? {
+            let id = PlanId(name);
+            let begun = match self.journal(&id) {
+                Ok(contents) => contents.header.is_some() || !contents.entries.is_empty(),
+                Err(_) => true,
+            };
+            if !begun {
+                self.remove_plan(&id)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes everything that is kept of one plan, copies of CA keys included. It can then not
     /// be undone. A plan or journal that cannot be read goes too: this is the way to clear one.
     ///

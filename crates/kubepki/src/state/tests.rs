@@ -304,3 +304,26 @@ fn ca_keys_are_known_by_name_and_content() {
     ));
     assert!(!prune::looks_like_ca_key("client-admin.key", key));
 }
+
+#[test]
+fn what_was_staged_for_a_plan_that_nobody_began_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = StateDir::of_data_dir(directory.path());
+    let locked = state.lock().unwrap();
+    for name in ["begun", "killed", "kept"] {
+        locked.save_plan(&plan(name, 0)).unwrap();
+    }
+    let id = |name: &str| PlanId(name.to_owned());
+    begin(&locked, &plan("begun", 0));
+    for name in ["begun", "killed", "unsaved"] {
+        locked.stage(&id(name), "token", b"secret").unwrap();
+    }
+    // A kill may leave a journal without a line.
+    drop(locked.open_journal(&id("killed")).unwrap());
+    locked.drop_unbegun().unwrap();
+    // One that stages nothing was saved to be applied later.
+    assert_eq!(state.plans().unwrap(), [id("begun"), id("kept")]);
+    let staged = |name: &str| state.read_staged(&id(name), "token").unwrap().is_some();
+    assert!(staged("begun") && !staged("killed") && !staged("unsaved"));
+    assert!(!state.path().join("journal/killed.jsonl").exists());
+}

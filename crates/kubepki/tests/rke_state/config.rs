@@ -1,12 +1,12 @@
 //! `cluster.yml` as RKE reads it.
 
 use kubepki::rke::config::{
-    ConfigError, Difference, HostCountError, RotateCertificates, Stage, differences, refuse_windows,
+    ConfigError, HostCountError, RotateCertificates, Stage, refuse_windows,
 };
 use kubepki::rke::{ClusterConfig, Role, Service};
 use proptest::prelude::*;
 
-const ONE: &str =
+pub(crate) const ONE: &str =
     "nodes:\n- address: 10.0.0.1\n  user: rancher\n  role: [controlplane, etcd, worker]\n";
 
 pub(crate) fn parse(text: &str) -> ClusterConfig {
@@ -363,50 +363,6 @@ fn etcd_is_inside_or_outside() {
 }
 
 #[test]
-fn differences_are_told() {
-    let current = parse(ONE);
-    let wanted = parse(
-        "nodes:\n\
-         - {address: 10.0.0.1, internal_address: 172.16.0.1, user: x, role: [etcd, controlplane]}\n\
-         - {address: 10.0.0.2, user: x, role: [worker]}\n\
-         authentication: {sans: [a]}\n\
-         services: {kubelet: {generate_serving_certificate: true}, etcd: {key: k}}\n",
-    );
-    let found: Vec<String> = differences(&current, &wanted)
-        .iter()
-        .map(Difference::to_string)
-        .collect();
-    assert_eq!(
-        found,
-        [
-            "node 10.0.0.1: role is [controlplane, etcd] in cluster.yml and [controlplane, etcd, worker] in the state",
-            "node 10.0.0.1: internal_address is 172.16.0.1 in cluster.yml and 10.0.0.1 in the state",
-            "node 10.0.0.2 is in cluster.yml and not in the state",
-            "authentication.sans is [a] in cluster.yml and [] in the state",
-            "services.kubelet.generate_serving_certificate is true in cluster.yml and false in the state",
-            "services.etcd.key in cluster.yml is not that of the state",
-        ]
-    );
-    let mut turned = wanted.clone();
-    turned.nodes.reverse();
-    assert_eq!(differences(&wanted, &turned), [Difference::NodeOrder]);
-    assert_eq!(
-        differences(&wanted, &current)[1..3],
-        [
-            Difference::Node {
-                address: "10.0.0.1".to_owned(),
-                key: "internal_address",
-                current: "172.16.0.1".to_owned(),
-                wanted: "10.0.0.1".to_owned(),
-            },
-            Difference::NodeRemoved {
-                address: "10.0.0.2".to_owned()
-            },
-        ]
-    );
-}
-
-#[test]
 fn arguments_that_name_files_are_noted() {
     let text = format!(
         "{ONE}services:\n  kube-api:\n    extra_args:\n      oidc-ca-file: /etc/kubernetes/ssl/kube-ca.pem\n      v: 4\n"
@@ -422,9 +378,91 @@ proptest! {
     }
 
     #[test]
+    fn a_damaged_file_is_read_or_refused_with_a_line(
+        damage in proptest::collection::vec((0..FULL.len(), "[ -~\n]"), 1..6),
+    ) {
+        let mut text = FULL.to_owned();
+        for (place, new) in damage {
+            text.replace_range(place..=place, &new);
+        }
+        if let Err(error) = ClusterConfig::parse(&text) {
+            let lines = text.lines().count() + 1;
+            prop_assert!(error.line.is_some_and(|line| (1..=lines).contains(&line)), "{error}");
+            prop_assert!(!error.to_string().contains("line two"), "{error}");
+        }
+    }
+
+    #[test]
     fn lines_in_any_order_are_read_or_refused(
         lines in proptest::collection::vec("( {0,4})(- )?(nodes|address|role|user|services|etcd|uid|<<|&a|\\*a)?(: )?(\\[|\\]|\\{|x|1|null|\\*a|&a)?", 0..12),
     ) {
         let _ = ClusterConfig::parse(&lines.join("\n"));
     }
+}
+
+/// As `rke config` writes it: everything there, most of it empty.
+const EMPTY_VALUES: &str = r#"
+nodes:
+- address: 10.0.0.1
+  port: "22"
+  internal_address: ""
+  role:
+  - controlplane
+  - etcd
+  hostname_override: ""
+  user: ubuntu
+  docker_socket: /var/run/docker.sock
+  ssh_key: ""
+  ssh_key_path: ~/.ssh/id_rsa
+  ssh_cert: ""
+  ssh_cert_path: ""
+  labels: {}
+  taints: []
+services:
+  etcd:
+    image: ""
+    extra_args: {}
+    external_urls: []
+    ca_cert: ""
+    cert: ""
+    key: ""
+    path: ""
+    uid: 0
+    gid: 0
+    snapshot: null
+    backup_config: null
+  kube-api:
+    extra_args: null
+    service_cluster_ip_range: ""
+  kubelet:
+    cluster_domain: ""
+    generate_serving_certificate: false
+authentication:
+  strategy: x509
+  sans: []
+  webhook: null
+system_images:
+  alpine: ""
+ssh_key_path: ~/.ssh/id_rsa
+ssh_cert_path: ""
+ssh_agent_auth: false
+ignore_docker_version: null
+kubernetes_version: ""
+cluster_name: ""
+prefix_path: ""
+bastion_host:
+  address: ""
+  port: ""
+  user: ""
+  ignore_proxy_env_vars: false
+rotate_encryption_key: false
+"#;
+
+#[test]
+fn empty_values_are_none() {
+    let mut config = parse(EMPTY_VALUES);
+    let socket = config.nodes[0].docker_socket.take();
+    assert_eq!(socket.as_deref(), Some("/var/run/docker.sock"));
+    let short = "nodes:\n- {address: 10.0.0.1, user: ubuntu, role: [controlplane, etcd]}\n";
+    assert_eq!(config, parse(short));
 }

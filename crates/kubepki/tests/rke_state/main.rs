@@ -8,6 +8,7 @@
 )]
 
 mod config;
+mod differences;
 mod generate;
 mod go;
 mod hosts;

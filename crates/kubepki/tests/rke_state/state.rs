@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use kubepki::rke::entry::Origin;
 use kubepki::rke::{Entry, Files, Half, Json, Secret, State, StateFileError, json};
 use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
 
 use crate::Recording;
 
@@ -363,4 +364,36 @@ proptest! {
             prop_assert!(pairs.is_sorted_by(|(a, _), (b, _)| a < b));
         }
     }
+}
+
+#[test]
+fn a_damaged_state_is_read_or_refused() {
+    let whole = Recording::state().bytes("cluster.rkestate");
+    let mut runner = TestRunner::new(Config::with_cases(60));
+    let damage = proptest::collection::vec((0..whole.len(), 0x20_u8..0x7f), 1..4);
+    let outcome = runner.run(&damage, |damage| {
+        let mut bytes = whole.clone();
+        for (place, byte) in damage {
+            bytes[place] = byte;
+        }
+        match State::parse(&bytes) {
+            Ok(state) => {
+                for (_, entry) in state.bundle(Half::Current) {
+                    // What cannot be read is told without being shown.
+                    if let Err(error) = entry.certificates() {
+                        prop_assert!(!error.to_string().contains("MII"));
+                    }
+                    let _ = entry.key();
+                }
+                let again = State::parse(&state.render()).unwrap();
+                prop_assert!(again == state);
+            }
+            Err(error) => {
+                let text = kubepki::error_chain(&error);
+                prop_assert!(text.len() < 400 && !text.contains("MII"), "{text}");
+            }
+        }
+        Ok(())
+    });
+    assert!(outcome.is_ok(), "{outcome:?}");
 }

@@ -1,10 +1,10 @@
 //! The configuration that a state file stores.
 
-use kubepki::rke::config::differences;
+use kubepki::rke::config::{Difference, differences};
 use kubepki::rke::{ClusterConfig, Half, Json, json};
 
 use crate::Recording;
-use crate::config::{FULL, parse};
+use crate::config::{FULL, ONE, parse};
 
 #[test]
 fn the_state_says_what_its_cluster_yml_says() {
@@ -135,5 +135,49 @@ fn a_changed_configuration_is_written_into_the_stored_one() {
     assert_eq!(
         (back.bastion, back.rotate, back.etcd),
         (None, None, current.etcd)
+    );
+}
+
+#[test]
+fn differences_are_told() {
+    let current = parse(ONE);
+    let wanted = parse(
+        "nodes:\n\
+         - {address: 10.0.0.1, internal_address: 172.16.0.1, user: x, role: [etcd, controlplane]}\n\
+         - {address: 10.0.0.2, user: x, role: [worker]}\n\
+         authentication: {sans: [a]}\n\
+         services: {kubelet: {generate_serving_certificate: true}, etcd: {key: k}}\n",
+    );
+    let found: Vec<String> = differences(&current, &wanted)
+        .iter()
+        .map(Difference::to_string)
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "node 10.0.0.1: role is [controlplane, etcd] in cluster.yml and [controlplane, etcd, worker] in the state",
+            "node 10.0.0.1: internal_address is 172.16.0.1 in cluster.yml and 10.0.0.1 in the state",
+            "node 10.0.0.2 is in cluster.yml and not in the state",
+            "authentication.sans is [a] in cluster.yml and [] in the state",
+            "services.kubelet.generate_serving_certificate is true in cluster.yml and false in the state",
+            "services.etcd.key in cluster.yml is not that of the state",
+        ]
+    );
+    let mut turned = wanted.clone();
+    turned.nodes.reverse();
+    assert_eq!(differences(&wanted, &turned), [Difference::NodeOrder]);
+    assert_eq!(
+        differences(&wanted, &current)[1..3],
+        [
+            Difference::Node {
+                address: "10.0.0.1".to_owned(),
+                key: "internal_address",
+                current: "172.16.0.1".to_owned(),
+                wanted: "10.0.0.1".to_owned(),
+            },
+            Difference::NodeRemoved {
+                address: "10.0.0.2".to_owned()
+            },
+        ]
     );
 }

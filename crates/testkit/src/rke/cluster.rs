@@ -1,6 +1,6 @@
 //! A cluster on machines of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -115,6 +115,21 @@ impl Cluster {
     pub fn host(&self, name: &str) -> &Host {
         let found = self.hosts.iter().find(|it| it.name() == name);
         found.unwrap_or_else(|| panic!("no machine is called {name}"))
+    }
+
+    /// Takes over fixture `rke-1.6-live` (for [`Spec::recorded`]): its `cluster.yml` and state file
+    /// lie in the operator's folder, with these machines' addresses, and its certificates on the
+    /// machines.
+    pub fn adopt(&self, fixture: &crate::Fixture) {
+        let key = self.hosts.first().map(|it| it.network().ssh_key());
+        for name in ["cluster.yml", "cluster.rkestate"] {
+            let text = fixture.extra_text(name);
+            let text = self.layout.adopted(&text, &key.clone().unwrap_or_default());
+            let path = self.folder().join(name);
+            write(&path, &text);
+            must("chmod", &["600", &path.to_string_lossy()]);
+        }
+        self.deploy_state(&self.folder().join("cluster.rkestate"));
     }
 
     /// Writes what RKE's deployer writes onto every host, from `currentState` of a state file (or
@@ -352,6 +367,26 @@ impl Cluster {
     }
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // All at once: each takes a while.
+        std::thread::scope(|scope| {
+            for host in self.hosts.drain(..) {
+                scope.spawn(|| drop(host));
+            }
+        });
+    }
+}
+
+/// The containers that were started between two looks, by node and name.
+pub fn restarted(before: &Starts, after: &Starts) -> BTreeSet<(String, String)> {
+    let fresh = after.iter().filter(|(place, start)| {
+        let old = before.get(*place);
+        old.is_none_or(|old| old.at != start.at)
+    });
+    fresh.map(|(place, _)| place.clone()).collect()
+}
+
 impl Call {
     fn parse(node: &str, component: &str, line: &str) -> Option<Self> {
         let mut words = line.splitn(6, ' ').map(str::to_owned);
@@ -416,6 +451,6 @@ fn checks(node: &Node) -> Vec<(&'static str, String, &'static str)> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a file of a test's own")]
-fn write(path: &Path, text: &str) {
+pub(super) fn write(path: &Path, text: &str) {
     fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }

@@ -11,14 +11,20 @@ ip link set eth0 up
 ip route add default via "$gateway"
 nsenter -t "$switch" -n ip link set "$port" master br0 up
 
-cd "$folder"
-mkdir -p root/.ssh "home/$user/.ssh" opt tmp lib/docker lib/etcd log
-chmod 700 root root/.ssh "home/$user" "home/$user/.ssh"
+# Its disk is memory: no test waits for another one, and it goes by itself.
+mkdir "$folder/disk"
+mount -t tmpfs -o mode=755 tmpfs "$folder/disk"
+cd "$folder/disk"
+mkdir -p etc opt root/.ssh "home/$user/.ssh" tmp log lib/docker lib/etcd
+chmod 700 root root/.ssh "home/$user" "home/$user/.ssh" lib/etcd
 chmod 1777 tmp
-cp -a /etc etc
-rm -rf etc/kubernetes
-mkdir etc/kubernetes
-[ -z "$store" ] || cp -a --reflink=auto "$store/." lib/docker/
+# What programs need of our own, which holds thousands of files.
+find /etc -maxdepth 1 ! -type d -exec cp -a -t etc {} +
+for it in alternatives default ld.so.conf.d pam.d security; do
+    [ ! -d "/etc/$it" ] || cp -a "/etc/$it" etc/
+done
+mkdir etc/kubernetes etc/ssh etc/ssh/keys
+[ -z "$store" ] || cp -a "$store/." lib/docker/
 
 # Accounts: those of this machine, root with no lock on it, and the user.
 docker=$(sed -n 's/^docker:[^:]*:\([0-9]*\):.*/\1/p' etc/group)
@@ -35,8 +41,6 @@ chown -R 2376:2376 "home/$user"
 chown -R 0:0 root
 echo "127.0.0.1 localhost $name" >etc/hosts
 
-rm -rf etc/ssh
-mkdir etc/ssh
 cat >etc/ssh/sshd_config <<END
 Port 22
 ListenAddress 0.0.0.0
@@ -53,19 +57,16 @@ MaxSessions 200
 LogLevel VERBOSE
 Subsystem sftp internal-sftp
 END
-mkdir etc/ssh/keys
 
-mount --bind ssh etc/ssh/keys
+mount --bind "$folder/ssh" etc/ssh/keys
 mount --rbind etc /etc
 mount -t tmpfs -o mode=755,size=64m tmpfs /etc/kubernetes
 mount --bind opt /opt
 mount --bind root /root
 mount --bind home /home
 mount --bind lib /var/lib
-# Databases: no test waits for a disk.
-mount -t tmpfs -o mode=700 tmpfs /var/lib/etcd
 mount --bind log /var/log
-: >ready
+: >"$folder/ready"
 mount --bind tmp /tmp
 cd /
 exec sleep infinity

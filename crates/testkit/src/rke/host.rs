@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::docker::Docker;
@@ -40,15 +40,18 @@ pub struct Host {
     name: String,
     last: u8,
     /// Before the hardware: what runs goes first.
-    power: Mutex<Option<Powered>>,
+    pub(super) power: Arc<Power>,
     hardware: Guarded,
     folder: PathBuf,
     network: Network,
 }
 
+/// What runs, if anything does.
+pub(super) type Power = Mutex<Option<Powered>>;
+
 /// What a loss of power ends.
 #[derive(Debug)]
-struct Powered {
+pub(super) struct Powered {
     init: u32,
     /// Killing it kills the first process, and that all others.
     _process: Guarded,
@@ -119,7 +122,7 @@ impl Host {
         let host = Self {
             name: name.to_owned(),
             last,
-            power: Mutex::new(None),
+            power: Arc::new(Mutex::new(None)),
             hardware,
             folder,
             network: network.clone(),
@@ -151,10 +154,7 @@ impl Host {
 
     /// The engine.
     pub fn docker(&self) -> Docker {
-        Docker::at(PathBuf::from(format!(
-            "/proc/{}/root/run/docker.sock",
-            self.init()
-        )))
+        Docker::at(socket(&self.power))
     }
 
     /// Runs a program as root of the machine.
@@ -293,7 +293,7 @@ impl Host {
 
     /// Everything on the machine ends this instant; files stay.
     pub fn power_off(&self) {
-        drop(self.power().take());
+        drop(lock(&self.power).take());
     }
 
     /// Starts the machine: OpenSSH server, Docker engine, and the containers that run always.
@@ -331,7 +331,7 @@ impl Host {
         process.wait(&self.name, || {
             fs::exists(&up).unwrap_or_default().then_some(())
         });
-        *self.power() = Some(Powered {
+        *lock(&self.power) = Some(Powered {
             init,
             _process: process,
         });
@@ -339,15 +339,8 @@ impl Host {
         self.start_dockerd();
     }
 
-    fn power(&self) -> std::sync::MutexGuard<'_, Option<Powered>> {
-        self.power
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
     fn init(&self) -> u32 {
-        let power = self.power();
-        power.as_ref().map_or(0, |it| it.init)
+        lock(&self.power).as_ref().map_or(0, |it| it.init)
     }
 
     /// Processes of that name on the machine itself, not in containers.
@@ -375,4 +368,14 @@ impl Drop for Host {
     fn drop(&mut self) {
         self.power_off();
     }
+}
+
+fn lock(power: &Power) -> MutexGuard<'_, Option<Powered>> {
+    power.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The engine's socket by a path that the test can use, while it has power.
+pub(super) fn socket(power: &Power) -> PathBuf {
+    let init = lock(power).as_ref().map_or(0, |it| it.init);
+    PathBuf::from(format!("/proc/{init}/root/run/docker.sock"))
 }

@@ -112,6 +112,7 @@ pub(super) fn components() -> PathBuf {
         ("objects.go", include_str!("go/objects.go")),
         ("pods.go", include_str!("go/pods.go")),
         ("etcd.go", include_str!("go/etcd.go")),
+        ("writer.go", include_str!("go/writer.go")),
     ];
     crate::opinion::static_go_program(&sources)
 }
@@ -126,9 +127,9 @@ impl Layer {
         for (folder, mode) in [("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777)] {
             layer.entry(folder, tar::EntryType::Directory, mode, &[]);
         }
-        let busybox = find("busybox");
-        layer.file("bin/busybox", 0o755, &read(&busybox));
-        let list = guard::must(&busybox.to_string_lossy(), &["--list"]);
+        // Debian has it with and without libraries.
+        layer.program("busybox", "bin/busybox");
+        let list = guard::must("busybox", &["--list"]);
         for command in list.lines().filter(|it| *it != "busybox") {
             layer.link(&format!("bin/{command}"), "busybox");
         }

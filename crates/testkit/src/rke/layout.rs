@@ -167,6 +167,24 @@ impl Layout {
         text
     }
 
+    /// A recorded `cluster.yml` or state file with these machines in place of its own: their
+    /// addresses for `127.0.0.x`, the usual socket, the operator's key. Nothing else changes.
+    pub(super) fn adopted(&self, text: &str, key: &Path) -> String {
+        let mut text = text.replace("\"./id\"", &format!("\"{}\"", key.display()));
+        text = text.replace(": ./id\n", &format!(": {}\n", key.display()));
+        for node in &self.nodes {
+            let [.., last] = node.address.octets();
+            text = text.replace(&format!("127.0.0.{last}"), &node.address.to_string());
+        }
+        for number in 1..=self.nodes.len() {
+            text = text.replace(
+                &format!("/run/h{number}-docker.sock"),
+                "/var/run/docker.sock",
+            );
+        }
+        text
+    }
+
     /// What RKE's deployer puts into a node's `/etc/kubernetes/ssl`, by file name, from the
     /// `certificatesBundle` of a state file; every node gets what RKE gives it, which is more than
     /// it needs.

@@ -28,6 +28,9 @@ pub struct Writes {
     pub lost: Vec<usize>,
     /// The longest time from one acknowledgement to the next; a tenth of a second if all is well.
     pub longest_pause: Duration,
+    /// How many members were away (no answer on a new connection, whatever it says) at one moment;
+    /// looked at twenty times a second.
+    pub most_away: usize,
     /// What single members answered on the way: `connection …` where there was none,
     /// `certificate …` where one side refused the other's, `status …`.
     pub errors: Vec<String>,
@@ -107,6 +110,7 @@ impl Writer {
                     writes.errors.extend(errors);
                 }
                 "lost" => writes.lost.push(first as usize),
+                "away" => writes.most_away = first as usize,
                 "acknowledged" => writes.acknowledged = first as usize,
                 _ => panic!("the writer said {line}"),
             }

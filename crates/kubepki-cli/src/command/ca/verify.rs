@@ -199,7 +199,11 @@ fn open_modes(directory: &Path) -> Vec<String> {
 pub fn text(verdict: &Verdict, first_start: bool) -> String {
     let mut text = String::new();
     if !first_start {
+        let broken = verdict.worst().map(Severity::exit_code) == Some(4);
         match verdict.k3s_accepts() {
+            true if broken => text.push_str(
+                "K3s's own checks pass this set, but it must not be put in force as it is:\n",
+            ),
             true => text.push_str("K3s accepts this set.\n"),
             false => {
                 text.push_str("K3s refuses this set without --force:\n");

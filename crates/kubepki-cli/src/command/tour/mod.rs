@@ -168,7 +168,9 @@ impl Tour {
         title(3, "Renew them, and die in the middle")?;
         let plan = self.renewal(self.now).await?;
         let seen = self.inventory(self.now).await?;
-        for line in plan::show(&plan, Some(&seen)).lines().skip(2).take(8) {
+        let shown = plan::show(&plan, Some(&seen));
+        let steps = shown.lines().skip_while(|line| !line.starts_with("   1. "));
+        for line in steps.take(8) {
             say(line)?;
         }
         say(&format!(

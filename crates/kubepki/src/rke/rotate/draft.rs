@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::change::{Changes, Phase, staged_content};
 use super::proofs::Prover;
-use super::{Request, RotateError, SYSTEM_PODS, Scene, WAVE};
+use super::{Request, RotateError, SYSTEM_PODS, Scene, WAVE, notes};
 use crate::host::Attributes;
 use crate::init::Staged;
 use crate::plan::{
@@ -56,6 +56,7 @@ pub fn draft(
         state_before: request.site.state_before.clone(),
         kubeconfig_before: request.site.kubeconfig_before.clone(),
         late: Vec::new(),
+        strayed: Vec::new(),
         repair: changes.repair,
     };
     let last = phases.len().saturating_sub(1);
@@ -80,6 +81,8 @@ struct Draft<'a> {
     kubeconfig_before: Before,
     /// What is done for hosts that are left out, last of all.
     late: Vec<(FileSet, Vec<ContainerRestart>)>,
+    /// Hosts with files of other nodes, and how many are removed.
+    strayed: Vec<(String, usize)>,
     repair: bool,
 }
 
@@ -318,13 +321,7 @@ impl Draft<'_> {
             removed.insert(file.name, change);
         }
         if !removed.is_empty() {
-            let names: Vec<&str> = removed.keys().map(String::as_str).collect();
-            self.plan.notes.push(format!(
-                "Host {} has certificates and keys of other nodes, which RKE gives to all; they \
-                 are removed: {}.",
-                node.address,
-                names.join(", ")
-            ));
+            self.strayed.push((node.address.clone(), removed.len()));
         }
         if !kept.is_empty() {
             self.plan.notes.push(format!(
@@ -588,6 +585,7 @@ impl Draft<'_> {
             "the copy of the state in the cluster".to_owned(),
         );
         self.put_off(number);
+        self.plan.notes.extend(notes::strayed(&self.strayed));
         for (set, restarts) in std::mem::take(&mut self.late) {
             let hosts = vec![set.host.clone()];
             let number = self.push(

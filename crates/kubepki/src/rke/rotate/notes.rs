@@ -172,3 +172,17 @@ fn compromised(request: &Request<'_>, own_pods: &str) -> Vec<String> {
             .to_owned(),
     ]
 }
+
+/// Files of other nodes that are removed.
+pub(super) fn strayed(hosts: &[(String, usize)]) -> Option<String> {
+    let lines = hosts
+        .iter()
+        .map(|(host, files)| format!("\n  {host}: {files} files"));
+    (!hosts.is_empty()).then(|| {
+        format!(
+            "RKE gives certificates and keys of etcd members and kubelets to every host; those of \
+             other nodes are removed:{}",
+            lines.collect::<String>()
+        )
+    })
+}

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Request, Scene, change::Phase};
-use crate::plan::{ContainerRestart, Credential, LeafId, Plan, Proof};
+use crate::plan::{ContainerRestart, Content, Credential, LeafId, Plan, Proof};
 use crate::rke::{ClusterConfig, Node, Role, Service, names};
 
 /// The API server's port.
@@ -171,7 +171,10 @@ impl Prover<'_> {
     /// another certificate than before.
     fn served(&self, node: &Node, entry: &str) -> Option<Proof> {
         let change = self.phase.entries.get(entry)?;
-        change.certificate.as_ref()?;
+        // The second phase takes away what stands behind a leaf; the leaf is the same.
+        if let Content::BareCertificate(_) = change.certificate.as_ref()? {
+            return None;
+        }
         let config = &self.scene.config;
         let (address, _) = ports(node, config)
             .into_iter()

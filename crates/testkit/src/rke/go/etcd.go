@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -19,6 +17,8 @@ type etcd struct {
 	urls   []string
 	client *http.Client
 	turn   atomic.Int64
+	// What single members answered on the way, if anybody wants to know.
+	complaints func(error)
 }
 
 type value struct {
@@ -62,6 +62,9 @@ func (e *etcd) ask(path string, request, answer any) error {
 		url := e.urls[int(turn)%len(e.urls)]
 		if last = e.one(url, path, request, answer); last == nil {
 			return nil
+		}
+		if e.complaints != nil {
+			e.complaints(last)
 		}
 		e.turn.CompareAndSwap(turn, turn+1)
 	}
@@ -112,66 +115,4 @@ func (e *etcd) swap(key, revision string, content []byte) (string, error) {
 		return "", err
 	}
 	return answer.Header.Revision, nil
-}
-
-// Writes ten times a second until standard input ends, and then looks whether all is there. Tells
-// one line for each write: number, milliseconds since the start when it was begun and when it was
-// acknowledged, the errors on the way. At the end: how many were lost, each of them, how many
-// there were.
-func writer(f flags) {
-	config := client(f.must("cacert"), f.must("cert"), f.must("key"))
-	store := dialEtcd(f.must("endpoints"), config, 2*time.Second)
-	prefix := f.must("prefix")
-	stop := make(chan bool)
-	go func() {
-		io.Copy(io.Discard, os.Stdin)
-		close(stop)
-	}()
-	start, acknowledged := time.Now(), []int{}
-	ticker := time.NewTicker(100 * time.Millisecond)
-	for number, running := 0, true; running; number++ {
-		begun := time.Since(start).Milliseconds()
-		errors := []string{}
-		for running {
-			err := store.put(fmt.Sprintf("%s%d", prefix, number), []byte(strconv.Itoa(number)))
-			if err == nil {
-				acknowledged = append(acknowledged, number)
-				break
-			}
-			errors = append(errors, kind(err)+" "+strings.Join(strings.Fields(err.Error()), " "))
-			select {
-			case <-stop:
-				running = false
-			case <-time.After(20 * time.Millisecond):
-			}
-		}
-		end := time.Since(start).Milliseconds()
-		fmt.Printf("write %d %d %d %s\n", number, begun, end, strings.Join(errors, "; "))
-		select {
-		case <-stop:
-			running = false
-		case <-ticker.C:
-		}
-	}
-	found := map[string]bool{}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		all, err := store.list(prefix)
-		if err == nil {
-			for _, it := range all {
-				if strings.TrimPrefix(string(it.Key), prefix) == string(it.Value) {
-					found[string(it.Value)] = true
-				}
-			}
-			break
-		}
-		if time.Now().After(deadline) {
-			fail("cannot read what was written: %v", err)
-		}
-	}
-	for _, number := range acknowledged {
-		if !found[strconv.Itoa(number)] {
-			fmt.Printf("lost %d\n", number)
-		}
-	}
-	fmt.Printf("acknowledged %d\n", len(acknowledged))
 }

@@ -1,7 +1,7 @@
 // One program in place of the Kubernetes components, by the name that it is called by. Each loads
 // its files when it starts and ends with an error if one is missing or does not fit, opens the
-// ports that the real one opens, and calls whom the real one calls, five times a second, with a
-// note of every call.
+// ports that the real one opens, and calls whom the real one calls, five times a second on a
+// connection that lasts and once on a new one, with a note of every call.
 //
 // As the real ones, kube-apiserver takes up a changed serving certificate and client CA by itself,
 // the kubelet a changed client CA; nothing else is read again. (Real clients read a changed client

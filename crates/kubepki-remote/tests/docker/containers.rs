@@ -1,0 +1,168 @@
+//! Containers are looked at and restarted; ports are dialled; Docker is missing or refuses.
+
+use std::time::Duration;
+
+use kubepki::host::HostError;
+use kubepki::machine::{Containers as _, Machine as _, Machines as _};
+use kubepki_remote::machine::{HostSpec, RemoteMachines};
+use testkit::rke::{Container, Host, Network, TOOLS_IMAGE, USER};
+use tokio::io::AsyncReadExt as _;
+
+use crate::world::{World, chain, spec};
+
+pub fn container(name: &str, script: &str) -> Container {
+    Container {
+        name: name.to_owned(),
+        image: TOOLS_IMAGE.to_owned(),
+        command: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        ..Container::default()
+    }
+}
+
+#[tokio::test]
+async fn a_container_is_restarted_and_seen_anew() {
+    let network = Network::start();
+    let host = Host::start(&network, "h1", 11);
+    let world = World::over_ssh(&host, USER);
+    let machine = &world.machine;
+    assert_eq!(machine.container("kubelet").await.unwrap(), None);
+    let error = machine
+        .restart("kubelet", Duration::from_secs(1))
+        .await
+        .unwrap_err();
+    assert!(chain(&error).contains("404"), "{}", chain(&error));
+    assert_eq!(world.heard("Restarting"), 1);
+
+    let script = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+    host.docker().run(&container("kubelet", script));
+    let before = machine.container("kubelet").await.unwrap().unwrap();
+    assert!(before.running);
+    assert_eq!(before.image, TOOLS_IMAGE);
+    assert_eq!(before.arguments, ["sh", "-c", script]);
+    machine
+        .restart("kubelet", Duration::from_secs(30))
+        .await
+        .unwrap();
+    let after = machine.container("kubelet").await.unwrap().unwrap();
+    assert!(after.running && before.started < after.started);
+    assert_eq!(world.heard("attempt: 1"), 2);
+    assert_eq!(world.heard("attempt: 2"), 0);
+}
+
+/// Docker dies in the middle of a restart, and comes back: the next try finds it.
+#[tokio::test]
+async fn a_restart_outlives_docker() {
+    let network = Network::start();
+    let host = Host::start(&network, "h1", 11);
+    let world = World::over_ssh(&host, USER);
+    // It takes its time to stop, so that Docker dies while it waits.
+    let script = "trap : TERM; while :; do sleep 0.1; done";
+    host.docker().run(&container("kube-proxy", script));
+    let before = world
+        .machine
+        .container("kube-proxy")
+        .await
+        .unwrap()
+        .unwrap();
+    let restart = world.machine.restart("kube-proxy", Duration::from_secs(3));
+    let kill = tokio::task::spawn_blocking({
+        let started = std::sync::Arc::clone(&world.heard);
+        move || {
+            while started
+                .lock()
+                .unwrap()
+                .iter()
+                .all(|it| !it.contains("Restarting"))
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            std::thread::sleep(Duration::from_millis(300));
+            host.kill_dockerd();
+            host.start_dockerd();
+            host
+        }
+    });
+    let (done, host) = tokio::join!(restart, kill);
+    done.unwrap();
+    assert!(world.heard("RestartFailed") >= 1, "{:?}", world.heard);
+    let after = world
+        .machine
+        .container("kube-proxy")
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(after.running && before.started < after.started);
+    drop(host);
+}
+
+#[tokio::test]
+async fn a_port_of_the_host_is_dialled() {
+    let network = Network::start();
+    let host = Host::start(&network, "h1", 11);
+    let world = World::over_ssh(&host, USER);
+    // Loopback of that machine, not of this one: its sshd greets there.
+    let mut stream = world.machine.dial("127.0.0.1:22").await.unwrap();
+    let mut greeting = [0; 7];
+    stream.read_exact(&mut greeting).await.unwrap();
+    assert_eq!(&greeting, b"SSH-2.0");
+    for bad in ["127.0.0.1:1", "127.0.0.1", "nowhere"] {
+        let error = world.machine.dial(bad).await.err().unwrap();
+        assert!(matches!(error, HostError::Remote { .. }), "{bad}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_out_of_reach_and_who_refuses() {
+    let network = Network::start();
+    let host = Host::start(&network, "h1", 11);
+    // Docker is down.
+    let world = World::over_ssh(&host, USER);
+    assert_eq!(world.machine.container("etcd").await.unwrap(), None);
+    host.kill_dockerd();
+    let error = world.machine.container("etcd").await.unwrap_err();
+    let said = chain(&error);
+    assert!(matches!(error, HostError::Remote { .. }), "{said}");
+    assert!(
+        said.contains("Unable to access the service on /var/run/docker.sock"),
+        "{said}"
+    );
+    host.start_dockerd();
+    assert_eq!(world.machine.container("etcd").await.unwrap(), None);
+    // No socket at all.
+    let other = World::by(HostSpec {
+        docker_socket: "/var/run/other.sock".to_owned(),
+        ..spec(&host, USER)
+    });
+    let said = chain(&other.machine.connect().await.unwrap_err());
+    assert!(said.contains("there is no /var/run/other.sock"), "{said}");
+    // The user may not.
+    host.must("chmod", &["600", "/var/run/docker.sock"]);
+    let other = World::over_ssh(&host, USER);
+    let said = chain(&other.machine.connect().await.unwrap_err());
+    assert!(
+        said.contains("Unable to access the Docker socket (/var/run/docker.sock)"),
+        "{said}"
+    );
+    host.must("chmod", &["660", "/var/run/docker.sock"]);
+    // The SSH server is gone, then back.
+    host.kill_sshd();
+    let error = world.machine.container("etcd").await.unwrap_err();
+    assert!(
+        matches!(error, HostError::Unreachable { .. }),
+        "{}",
+        chain(&error)
+    );
+    host.start_sshd();
+    assert_eq!(world.machine.container("etcd").await.unwrap(), None);
+    // A connection that broke while nobody looked is made anew without a word of failure.
+    host.kill_sshd();
+    host.start_sshd();
+    assert_eq!(world.machine.container("etcd").await.unwrap(), None);
+    let machines = RemoteMachines::new([spec(&host, USER)], 2, std::sync::Arc::new(|_, _| {}));
+    assert!(machines.machine(&host.address().to_string()).await.is_ok());
+    let error = machines.machine("10.0.0.9").await.err().unwrap();
+    assert!(
+        error.to_string().contains("not a node of cluster.yml"),
+        "{error}"
+    );
+}

@@ -1,0 +1,109 @@
+//! A deployment that ends at any point is done again and ends whole.
+
+use std::time::Duration;
+
+use kubepki::machine::{Deployment, Machine as _};
+use testkit::rke::{Host, Network, USER};
+
+use crate::world::{SSL, World, deployment, file, keep};
+
+const COUNT: usize = 12;
+
+fn set(name: &str, word: &str) -> Deployment {
+    let mut set = deployment(name, []);
+    for index in 0..COUNT {
+        let entry = file(&format!("{word} {index}"), 0o600, 0);
+        set.files.insert(format!("kube-{index}.pem"), Some(entry));
+    }
+    set
+}
+
+/// Every file is whole: of the old set or of the new one.
+async fn is_whole(world: &World, directory: &str, words: &[&str]) {
+    let read = world.read(directory).await;
+    assert_eq!(read.len(), COUNT);
+    for (name, entry) in &read {
+        let text = String::from_utf8_lossy(entry.bytes().unwrap()).into_owned();
+        let index = name.trim_start_matches("kube-").trim_end_matches(".pem");
+        let fits = words.iter().any(|word| text == format!("{word} {index}"));
+        assert!(fits, "{name}: {text}");
+    }
+}
+
+/// The future is dropped after ever more time: what a killed program leaves behind. Another
+/// program of the same plan goes on.
+#[tokio::test]
+async fn a_program_that_ends_anywhere_is_followed_by_another() {
+    let network = Network::start();
+    let hosts = Host::start_all(&network, &[("h1", 11), ("h2", 12)]);
+    for (host, user) in hosts.iter().zip(["root", USER]) {
+        let first = World::over_ssh(host, user);
+        first.machine.deploy(&set("p0-01", "old")).await.unwrap();
+        let mut word = "old".to_owned();
+        let mut cut = 0;
+        for step in 1..13_u64 {
+            let (name, next) = (format!("p{step}-01"), format!("new{step}"));
+            let fresh = set(&name, &next);
+            let killed = World::over_ssh(host, user);
+            killed.machine.lock(&format!("p{step}")).await.unwrap();
+            let limit = Duration::from_millis(step * 20);
+            let ended = tokio::time::timeout(limit, killed.machine.deploy(&fresh)).await;
+            cut += usize::from(ended.is_err());
+            drop(killed);
+            let world = World::over_ssh(host, user);
+            is_whole(&world, SSL, &[&word, &next]).await;
+            world.machine.lock(&format!("p{step}")).await.unwrap();
+            world.machine.deploy(&fresh).await.unwrap();
+            is_whole(&world, SSL, &[&next]).await;
+            is_whole(&world, &keep(&name).display().to_string(), &[&word]).await;
+            world.machine.unlock(&format!("p{step}")).await.unwrap();
+            word = next;
+        }
+        assert!(cut > 0, "{user}: {cut}");
+    }
+}
+
+/// The engine is killed in the middle, or the whole machine loses power.
+#[tokio::test]
+async fn a_host_that_dies_in_the_middle_is_whole_in_the_end() {
+    let network = Network::start();
+    let host = Host::start(&network, "h1", 11);
+    let world = World::over_ssh(&host, USER);
+    world.machine.deploy(&set("p0-01", "old")).await.unwrap();
+    let mut word = "old".to_owned();
+    let mut host = Some(host);
+    let mut failed = 0;
+    for step in 1..7_u64 {
+        let (plan, next) = (format!("p{step}"), format!("new{step}"));
+        let fresh = set(&format!("{plan}-01"), &next);
+        world.machine.lock(&plan).await.unwrap();
+        let machine = host.take().unwrap();
+        let kill = tokio::task::spawn_blocking(move || {
+            std::thread::sleep(Duration::from_millis(step * 25));
+            if step % 2 == 0 {
+                machine.kill_dockerd();
+                machine.start_dockerd();
+            } else {
+                machine.power_off();
+                machine.power_on();
+            }
+            machine
+        });
+        let (done, back) = tokio::join!(world.machine.deploy(&fresh), kill);
+        failed += usize::from(done.is_err());
+        host = Some(back.unwrap());
+        is_whole(&world, SSL, &[&word, &next]).await;
+        world.machine.lock(&plan).await.unwrap();
+        world.machine.deploy(&fresh).await.unwrap();
+        is_whole(&world, SSL, &[&next]).await;
+        is_whole(
+            &world,
+            &keep(&format!("{plan}-01")).display().to_string(),
+            &[&word],
+        )
+        .await;
+        world.machine.unlock(&plan).await.unwrap();
+        word = next;
+    }
+    assert!(failed > 0, "it never hit");
+}

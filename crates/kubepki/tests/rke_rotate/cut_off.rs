@@ -1,0 +1,253 @@
+//! That no order of steps, there or back, cuts anybody off.
+
+use std::collections::BTreeSet;
+
+use kubepki::plan::{Action, Plan, Proof, Step};
+use kubepki::rke::rotate::{Switch, quorum};
+use kubepki::rke::{Half, Rotation, Service};
+
+use crate::lab::{Lab, services};
+use crate::world::{Judge, World};
+
+/// Steps in which members of etcd restart, and how many members there are in each.
+fn etcd(plan: &Plan) -> Vec<(usize, &Step)> {
+    let restarts = plan.steps.iter().filter_map(|step| match &step.action {
+        Action::RestartContainers { restarts } => {
+            let members = restarts.iter().filter(|it| it.container == "etcd");
+            Some((members.count(), step))
+        }
+        _ => None,
+    });
+    restarts.filter(|(members, _)| *members > 0).collect()
+}
+
+/// How many members of etcd restart in each step that restarts some.
+pub fn etcd_steps(plan: &Plan) -> Vec<usize> {
+    etcd(plan).into_iter().map(|(members, _)| members).collect()
+}
+
+/// Takes steps back as an undo does: the last deployment first, what had restarted for it after
+/// that, system pods at the end.
+fn back(worlds: &[World], steps: &[Step], mut see: impl FnMut(&World, &str)) {
+    let mut world = worlds[steps.len()].clone();
+    let mut parts: Vec<(Vec<usize>, Vec<usize>)> = Vec::new();
+    for (at, step) in steps.iter().enumerate() {
+        match &step.action {
+            Action::Deploy { .. } => match parts.last_mut() {
+                Some((deployments, restarts)) if restarts.is_empty() => deployments.push(at),
+                _ => parts.push((vec![at], Vec::new())),
+            },
+            Action::RestartContainers { .. } => parts.last_mut().unwrap().1.push(at),
+            _ => {}
+        }
+    }
+    for (deployments, restarts) in parts.into_iter().rev() {
+        for at in deployments.into_iter().rev() {
+            let Action::Deploy { sets } = &steps[at].action else {
+                panic!("{at}")
+            };
+            let hosts: BTreeSet<String> = sets.iter().map(|set| set.host.clone()).collect();
+            world.deploy_back(&hosts, &worlds[at]);
+            world.admin_back(&worlds[at]);
+            see(&world, &format!("back: step {}", steps[at].number));
+        }
+        for at in restarts {
+            world.take(&steps[at]);
+            see(&world, &format!("back: step {} again", steps[at].number));
+        }
+    }
+    world.renew_pods();
+    see(&world, "back: pods");
+}
+
+/// Every moment there, and every moment of the way back from each.
+fn holds(lab: &Lab, rotation: &Rotation) -> World {
+    let (plan, staged) = lab.plan(rotation);
+    let mut judge = Judge::at(lab.now);
+    let mut worlds = vec![World::before(lab, &plan, &staged)];
+    let title = &plan.title;
+    for step in &plan.steps {
+        let mut world = worlds.last().unwrap().clone();
+        world.take(step);
+        let refusals = world.cut_off(&mut judge);
+        assert!(
+            refusals.is_empty(),
+            "{title}, step {}: {refusals:#?}",
+            step.number
+        );
+        worlds.push(world);
+    }
+    for taken in 0..=plan.steps.len() {
+        back(&worlds, &plan.steps[..taken], |world, when| {
+            let refusals = world.cut_off(&mut judge);
+            assert!(
+                refusals.is_empty(),
+                "{title}, after {taken}, {when}: {refusals:#?}"
+            );
+        });
+    }
+    worlds.pop().unwrap()
+}
+
+#[test]
+fn nobody_is_cut_off_at_any_step_there_or_back() {
+    // Three members of etcd are the next test's.
+    for rotation in [
+        Rotation::All,
+        Rotation::Authorities,
+        services(&["etcd", "kubelet"]),
+    ] {
+        holds(&Lab::new(), &rotation);
+    }
+}
+
+#[test]
+fn in_the_end_the_old_root_is_nowhere_unless_it_is_kept() {
+    let mut lab = Lab::of_members(3);
+    let old: Vec<String> = ["kube-ca", "kube-apiserver-requestheader-ca"]
+        .iter()
+        .map(|name| {
+            lab.state
+                .entry(Half::Current, name)
+                .unwrap()
+                .certificate_pem
+        })
+        .collect();
+    let counted = |world: &World| {
+        let texts = world.texts();
+        texts
+            .filter(|(_, text)| old.iter().any(|pem| text.contains(pem.trim())))
+            .count()
+    };
+    let world = holds(&lab, &Rotation::Authorities);
+    assert_eq!(counted(&world), 0);
+    // Whatever is served is one certificate again.
+    for (name, text) in world.texts() {
+        let blocks = text.matches("BEGIN CERTIFICATE").count();
+        assert!(blocks <= 1, "{name} holds {blocks} certificates");
+    }
+    lab = Lab::of_members(3);
+    lab.options.keep_old = true;
+    let world = holds(&lab, &Rotation::Authorities);
+    assert_eq!(counted(&world), 6, "two bundles on each of three hosts");
+}
+
+/// The check has teeth: RKE's switch cuts off almost everybody on the way, and nobody at its end.
+#[test]
+fn the_hard_switch_cuts_off_on_the_way_and_heals() {
+    for switch in [Switch::Hard, Switch::Compromised] {
+        let mut lab = Lab::of_members(3);
+        lab.options.switch = switch;
+        let (plan, staged) = lab.plan(&Rotation::Authorities);
+        let mut judge = Judge::at(lab.now);
+        let mut world = World::before(&lab, &plan, &staged);
+        let mut most = 0;
+        for step in &plan.steps {
+            world.take(step);
+            most = most.max(world.cut_off(&mut judge).len());
+        }
+        assert!(most > 20, "{most}");
+        assert_eq!(world.cut_off(&mut judge), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn one_member_of_etcd_at_a_time_guarded_by_the_others() {
+    for members in 3..=7 {
+        for rotation in [Rotation::All, Rotation::Authorities, services(&["etcd"])] {
+            let mut lab = Lab::of_members(members);
+            lab.options.allow_etcd_outage = false;
+            let (plan, _) = lab.plan(&rotation);
+            let steps = etcd(&plan);
+            let rounds = if rotation == Rotation::Authorities {
+                2
+            } else {
+                1
+            };
+            assert_eq!(steps.len(), members * rounds);
+            for (count, step) in steps {
+                assert_eq!(count, 1);
+                let Action::RestartContainers { restarts } = &step.action else {
+                    panic!("{step:?}")
+                };
+                assert_eq!(restarts.len(), 1, "nothing else restarts with it");
+                let [
+                    Proof::Quorum {
+                        members: others,
+                        needed,
+                        ..
+                    },
+                ] = restarts[0].guard.as_slice()
+                else {
+                    panic!("{:?}", restarts[0].guard)
+                };
+                assert_eq!(others.len(), members - 1);
+                assert!(others.iter().all(|(host, _)| *host != restarts[0].host));
+                assert_eq!(*needed as usize, quorum(members));
+            }
+        }
+    }
+}
+
+#[test]
+fn nodes_restart_in_waves_and_at_once_only_when_asked() {
+    let widest = |plan: &Plan, service: Service| {
+        let steps = plan.steps.iter().filter_map(|step| match &step.action {
+            Action::RestartContainers { restarts } => Some(restarts),
+            _ => None,
+        });
+        let hosts = steps.map(|restarts| {
+            let of_service = restarts.iter().filter(|it| it.container == service.name());
+            of_service.count()
+        });
+        hosts.max().unwrap()
+    };
+    let mut lab = Lab::of_members(7);
+    let (plan, _) = lab.plan(&Rotation::All);
+    assert_eq!(widest(&plan, Service::Kubelet), 1);
+    assert_eq!(widest(&plan, Service::KubeApiserver), 1);
+    lab = Lab::of_members(7);
+    lab.options.max_unavailable = Some(3);
+    let (plan, _) = lab.plan(&Rotation::All);
+    assert_eq!(widest(&plan, Service::Kubelet), 3);
+    assert_eq!(widest(&plan, Service::KubeApiserver), 1);
+    lab = Lab::of_members(7);
+    lab.options.parallel_restarts = true;
+    let (plan, _) = lab.plan(&Rotation::All);
+    assert_eq!(widest(&plan, Service::Kubelet), 7);
+    assert_eq!(widest(&plan, Service::KubeApiserver), 7);
+    assert_eq!(etcd_steps(&plan), [7]);
+}
+
+/// A host that is away keeps the rest from nothing, and comes last.
+#[test]
+fn what_can_wait_comes_after_what_cannot() {
+    let mut lab = Lab::of_members(5);
+    lab.away("10.0.0.4");
+    lab.options.skip_unreachable = BTreeSet::from(["10.0.0.4".to_owned()]);
+    lab.options.allow_etcd_outage = false;
+    let (plan, _) = lab.plan(&Rotation::Authorities);
+    let waits = |step: &&Step| plan.deferrable.contains(&step.number);
+    let about = |step: &Step| match &step.target {
+        kubepki::plan::Target::Hosts { hosts } => hosts.contains(&"10.0.0.4".to_owned()),
+        _ => false,
+    };
+    let late: Vec<u32> = plan
+        .steps
+        .iter()
+        .filter(|step| about(step))
+        .map(|step| step.number)
+        .collect();
+    let end = u32::try_from(plan.steps.len()).unwrap();
+    assert_eq!(late, [end - 1, end]);
+    assert!(
+        plan.steps
+            .iter()
+            .filter(|step| about(step))
+            .all(|step| waits(&step))
+    );
+    let firm = plan.steps.iter().rev().find(|step| !waits(step)).unwrap();
+    assert!(firm.number < end - 1);
+    // Its old root stays trusted, for it knows no other.
+    assert!(plan.title.contains("stays trusted"));
+}
