@@ -35,6 +35,8 @@ pub struct World {
     /// The administrator's certificate and trust bundle.
     admin: (Text, Text),
     issued: BTreeMap<LeafId, (Text, Text)>,
+    /// Kubeconfigs that were made before the plan: certificate and trust bundle.
+    kubeconfigs: BTreeMap<String, (Text, Text)>,
 }
 
 /// Answers that were given once.
@@ -75,6 +77,11 @@ impl World {
             pods: authority.clone(),
             admin: (admin, authority),
             issued: issue(lab, plan, staged),
+            kubeconfigs: staged
+                .iter()
+                .filter(|it| it.name.starts_with("kubeconfig"))
+                .map(|it| (it.name.clone(), inlined(&it.bytes)))
+                .collect(),
         }
     }
 
@@ -106,6 +113,9 @@ impl World {
                 } = content
                 {
                     self.admin = (self.issued[leaf].0.clone(), Text::from(authority.as_str()));
+                }
+                if let Content::Staged { name, .. } = content {
+                    self.admin = self.kubeconfigs[name].clone();
                 }
             }
             _ => {}
@@ -305,7 +315,7 @@ fn text(issued: &BTreeMap<LeafId, (Text, Text)>, content: &Content) -> Text {
         Content::Text(text) => text.as_str().into(),
         Content::LeafCertificate(leaf) => issued[leaf].0.clone(),
         Content::BareCertificate(leaf) => issued[leaf].1.clone(),
-        Content::LeafKey(_) | Content::Staged { .. } => "a key".into(),
+        Content::LeafKey(_) | Content::Staged { .. } | Content::CopyOf { .. } => "a key".into(),
         other => panic!("{other:?}"),
     }
 }
@@ -356,4 +366,27 @@ fn issue(lab: &Lab, plan: &Plan, staged: &[Staged]) -> BTreeMap<LeafId, (Text, T
         issued.insert(id.clone(), (whole.into(), leaf.into()));
     }
     issued
+}
+
+/// Certificate and trust bundle of a kubeconfig.
+fn inlined(kubeconfig: &[u8]) -> (Text, Text) {
+    use base64::Engine as _;
+    let text = std::str::from_utf8(kubeconfig).unwrap();
+    let part = |key: &str| {
+        let value = text
+            .split(key)
+            .nth(1)
+            .unwrap()
+            .split_whitespace()
+            .next()
+            .unwrap();
+        let bytes = base64::engine::general_purpose::STANDARD
+            .decode(value)
+            .unwrap();
+        Text::from(String::from_utf8(bytes).unwrap())
+    };
+    (
+        part("client-certificate-data: "),
+        part("certificate-authority-data: "),
+    )
 }
