@@ -142,6 +142,11 @@ fn nothing_stays() {
     let spaces: Vec<_> = hosts.iter().map(space).collect();
     // OpenSSH server, Docker engine, containerd, container, …
     assert!(spaces.iter().all(|it| inhabitants(it) > 4), "{spaces:?}");
+    let groups: Vec<_> = hosts.iter().map(group).collect();
+    assert!(
+        groups.iter().all(|it| exists_below("/sys/fs/cgroup", it)),
+        "{groups:?}"
+    );
     let own = network.address(254).to_string();
     assert!(addresses().contains(&own));
     drop(hosts);
@@ -152,6 +157,9 @@ fn nothing_stays() {
     assert!(!addresses().contains(&own));
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
     assert!(!mounts.contains("kubepki-rke-"), "{mounts}");
+    for group in groups {
+        wait(|| (!exists_below("/sys/fs/cgroup", &group)).then_some(()));
+    }
 }
 
 /// Runs itself in another process, which is killed.
@@ -193,6 +201,31 @@ fn space(host: &Host) -> String {
     host.must("readlink", &["/proc/self/ns/net"])
         .trim()
         .to_owned()
+}
+
+/// The control group of its containers.
+fn group(host: &Host) -> String {
+    let inspected = host.docker().inspect("kubelet").unwrap();
+    let pid = inspected.pointer("/State/Pid").unwrap();
+    let groups = host.must("cat", &[&format!("/proc/{pid}/cgroup")]);
+    let start = groups.find("kubepki-rke-").unwrap();
+    groups
+        .get(start..)
+        .unwrap()
+        .split('/')
+        .next()
+        .unwrap()
+        .to_owned()
+}
+
+/// Whether it is there, in the old order of control groups or in the new.
+fn exists_below(root: &str, group: &str) -> bool {
+    let root = std::path::Path::new(root);
+    let orders = std::fs::read_dir(root).unwrap().flatten();
+    let mut places = orders
+        .map(|it| it.path().join(group))
+        .chain([root.join(group)]);
+    places.any(|it| it.is_dir())
 }
 
 /// How many processes are in it.

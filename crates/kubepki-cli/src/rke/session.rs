@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use kubepki::apply::{
-    Aftermath, Executor, Observer, Outcome, Patience, refuse_unreadable, unfinished,
+    Aftermath, Executor, Observer, Outcome, Patience, put_off, refuse_unreadable, unfinished,
 };
 use kubepki::init::{Staged, stage};
 use kubepki::machine::Machines;
@@ -139,7 +139,9 @@ impl<'a> Session<'a> {
     /// When a step in flight was changed by somebody else, or fails again.
     pub async fn resume(&self, id: Option<&str>) -> Result<Exit, CliError> {
         let state_dir = &self.cluster.state_dir;
-        let id = match (id, unfinished(state_dir)?) {
+        let open = unfinished(state_dir)?;
+        let open = open.map_or_else(|| put_off(state_dir), |past| Ok(Some(past)))?;
+        let id = match (id, open) {
             (Some(id), _) => PlanId(id.to_owned()),
             (None, Some(past)) => past.id,
             (None, None) => {

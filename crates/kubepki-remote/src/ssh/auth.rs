@@ -17,7 +17,7 @@ use super::{Credentials, Endpoint, SshError};
 
 /// Credentials that were looked at: what can be wrong with them is known before anybody is called.
 pub(super) enum Ready {
-    Key(Usable),
+    Key(Box<Usable>),
     Agent(AgentClient<UnixStream>, Vec<AgentIdentity>),
 }
 
@@ -26,7 +26,7 @@ pub(super) async fn prepare(keys: &Credentials, host: &str) -> Result<Ready, Ssh
         return ask_agent(socket).await;
     }
     match &keys.key {
-        Some(key) => Ok(Ready::Key(key.open(host)?)),
+        Some(key) => Ok(Ready::Key(Box::new(key.open(host)?))),
         None => Err(SshError::NoKey {
             host: host.to_owned(),
             origin: "the configuration".to_owned(),

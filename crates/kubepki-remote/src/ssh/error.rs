@@ -215,11 +215,13 @@ pub enum SocketFault {
     Missing,
     /// It is there, and the user may not use it.
     Denied,
-    /// The user may use it, but nobody listens: what made it is not running.
+    /// The user may use it, but nobody listens, as far as the kernel tells: what made it is not
+    /// running.
     NotListening,
-    /// sshd forbids forwarding to sockets.
+    /// sshd forbids forwarding to sockets. OpenSSH 9 does not say so: it is found by a look at a
+    /// socket that is listened on and open to the user.
     Prohibited {
-        /// The reason code's name in Go's words: RKE prints those.
+        /// The reason that sshd gave, in Go's words: RKE prints those.
         said: &'static str,
     },
     /// Anything else that sshd said.
@@ -236,9 +238,10 @@ fn socket_text(socket: &str, host: &str, fault: &SocketFault) -> String {
     match fault {
         SocketFault::ConnectFailed => unavailable(""),
         SocketFault::Missing => unavailable(&format!("; there is no {socket} on host [{host}]")),
-        SocketFault::NotListening => {
-            unavailable(&format!("; nobody listens on {socket} on host [{host}]"))
-        }
+        SocketFault::NotListening => unavailable(&format!(
+            "; nobody seems to listen on {socket} on host [{host}]. If somebody does, set \
+                 AllowStreamLocalForwarding yes in the host's sshd_config"
+        )),
         SocketFault::Denied => prohibited(
             socket,
             "ssh: rejected: connect failed (open failed); permission denied: the user is not in \

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use kubepki::host::Output;
-use russh::ChannelMsg;
+use russh::client::Msg;
+use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use tokio::time::timeout;
 
 use super::{Session, SocketFault, SshError};
@@ -49,27 +50,7 @@ pub(super) async fn run(
     }
     let channel = session.channel().await?;
     let (mut reader, writer) = channel.split();
-    let command = async {
-        writer.exec(true, quote(argv)).await?;
-        let feed = async {
-            if !stdin.is_empty() {
-                writer.data(stdin).await?;
-            }
-            writer.eof().await
-        };
-        let read = collect(&mut reader);
-        // A program need not read what it is given, and may end before it was all sent.
-        let mut feed = std::pin::pin!(feed);
-        let mut read = std::pin::pin!(read);
-        let mut fed = false;
-        loop {
-            tokio::select! {
-                biased;
-                end = &mut read => return Ok::<_, russh::Error>(end),
-                _ = &mut feed, if !fed => fed = true,
-            }
-        }
-    };
+    let command = talk(&mut reader, &writer, argv, stdin);
     let end = match timeout(limit, command).await {
         Ok(end) => end,
         Err(_) => {
@@ -106,6 +87,34 @@ pub(super) async fn run(
     }
 }
 
+/// Starts the command, feeds it and hears it out.
+async fn talk(
+    reader: &mut ChannelReadHalf,
+    writer: &ChannelWriteHalf<Msg>,
+    argv: &[String],
+    stdin: &[u8],
+) -> Result<End, russh::Error> {
+    writer.exec(true, quote(argv)).await?;
+    let feed = async {
+        if !stdin.is_empty() {
+            writer.data(stdin).await?;
+        }
+        writer.eof().await
+    };
+    let read = collect(reader);
+    // A program need not read what it is given, and may end before it was all sent.
+    let mut feed = std::pin::pin!(feed);
+    let mut read = std::pin::pin!(read);
+    let mut fed = false;
+    loop {
+        tokio::select! {
+            biased;
+            end = &mut read => return Ok(end),
+            _ = &mut feed, if !fed => fed = true,
+        }
+    }
+}
+
 enum End {
     Exited(Output),
     Refused,
@@ -114,7 +123,7 @@ enum End {
     Lost,
 }
 
-async fn collect(reader: &mut russh::ChannelReadHalf) -> End {
+async fn collect(reader: &mut ChannelReadHalf) -> End {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut code = None;
     let mut ended = false;
@@ -147,8 +156,14 @@ async fn collect(reader: &mut russh::ChannelReadHalf) -> End {
 
 /// Looks as the user why a socket could not be connected to: sshd says only that it could not.
 pub(super) async fn look_at_socket(session: &Session, path: &str) -> SocketFault {
-    const SCRIPT: &str = "[ -e \"$1\" ] || exit 10; [ -S \"$1\" ] || exit 11; \
-                          [ -r \"$1\" ] && [ -w \"$1\" ] || exit 12; exit 13";
+    // The kernel's list has the name that the socket was bound to: /run/docker.sock, where
+    // /var/run is a link. 00010000 is the flag of a socket that listens.
+    const SCRIPT: &str = r#"[ -e "$1" ] || exit 10
+[ -S "$1" ] || exit 11
+[ -r "$1" ] && [ -w "$1" ] || exit 12
+folder=$(cd -P -- "$(dirname -- "$1")" && pwd -P)
+grep ' 00010000 ' /proc/net/unix | grep -F -q -- " $folder/$(basename -- "$1")" && exit 14
+exit 13"#;
     let argv = ["sh", "-c", SCRIPT, "sh", path].map(str::to_owned);
     let limit = session.timeouts().request;
     match run(session, &argv, b"", limit).await {
@@ -156,6 +171,9 @@ pub(super) async fn look_at_socket(session: &Session, path: &str) -> SocketFault
         Ok(Output { code: Some(11), .. }) => SocketFault::Other(format!("{path} is not a socket")),
         Ok(Output { code: Some(12), .. }) => SocketFault::Denied,
         Ok(Output { code: Some(13), .. }) => SocketFault::NotListening,
+        Ok(Output { code: Some(14), .. }) => SocketFault::Prohibited {
+            said: "connect failed",
+        },
         _ => SocketFault::ConnectFailed,
     }
 }

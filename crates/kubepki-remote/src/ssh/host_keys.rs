@@ -76,8 +76,8 @@ pub enum HostKeyError {
     },
     /// Its key is not the one that is recorded.
     #[error(
-        "the key of host {host} has CHANGED: {}:{line} has {expected}, the host showed the {kind} \
-         key {fingerprint}. Either somebody stands between, or the host was installed anew. If \
+        "the key of host {host} has CHANGED: {}:{line} has {expected}, the host showed {shown}. \
+         Either somebody stands between, or the host was installed anew. If \
          you know it was, remove the line (`ssh-keygen -R '{host}' -f {}`) and connect again",
         file.display(), file.display()
     )]
@@ -90,10 +90,8 @@ pub enum HostKeyError {
         line: usize,
         /// Kind and fingerprint of that key.
         expected: String,
-        /// The shown key's kind.
-        kind: String,
-        /// The shown key's `SHA256:…`.
-        fingerprint: String,
+        /// Kind and fingerprint of the key that the host showed.
+        shown: String,
     },
     /// Its key is marked as revoked.
     #[error(
@@ -245,13 +243,8 @@ impl Known {
                 host,
                 file: self.keys.file(&line),
                 line: line.number,
-                expected: format!(
-                    "the {} key {}",
-                    line.key.algorithm().as_str(),
-                    line.key.fingerprint(HashAlg::Sha256)
-                ),
-                kind,
-                fingerprint,
+                expected: named(&line.key),
+                shown: named(key),
             },
             Verdict::AuthorityOnly(line) => HostKeyError::AuthorityOnly {
                 host,
@@ -311,6 +304,11 @@ impl Known {
             file: path.to_owned(),
         })
     }
+}
+
+fn named(key: &PublicKey) -> String {
+    let fingerprint = key.fingerprint(HashAlg::Sha256);
+    format!("the {} key {fingerprint}", key.algorithm().as_str())
 }
 
 /// Kind and base64, without a comment.

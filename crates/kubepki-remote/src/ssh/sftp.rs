@@ -323,7 +323,15 @@ impl Sftp {
     pub(super) async fn list(&self, path: &str) -> io::Result<Option<Vec<String>>> {
         let handle = match self.raw.opendir(path).await {
             Ok(opened) => opened.handle,
-            Err(error) => return none_if_missing(error),
+            Err(error) => {
+                let none = none_if_missing(error)?;
+                // OpenSSH says of something else in its place that there is nothing.
+                if self.raw.stat(path).await.is_ok() {
+                    let text = "not a directory";
+                    return Err(io::Error::new(io::ErrorKind::NotADirectory, text));
+                }
+                return Ok(none);
+            }
         };
         let names = self.names(&handle).await;
         let closed = self.raw.close(&handle).await.map_err(said);

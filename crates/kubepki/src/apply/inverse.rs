@@ -124,16 +124,6 @@ impl<'a> Draft<'a> {
                     });
                 }
             }
-            (_, Action::Stop { .. }) => {
-                if let Some(part) = self.part(None) {
-                    let reason = format!("as step {} did", step.number);
-                    let step = Step {
-                        reason,
-                        ..step.clone()
-                    };
-                    part.stop = Some((part.changes.len(), Box::new(step)));
-                }
-            }
             (_, Action::RestartContainers { restarts }) => {
                 let action = inverse_hosts::restarts(self.plan, restarts, replay);
                 let reason = format!("so that what step {} put in place is given up", step.number);
@@ -160,6 +150,16 @@ impl<'a> Draft<'a> {
                     ),
                     ..step.clone()
                 });
+            }
+            (_, Action::Stop { .. }) => {
+                if let Some(part) = self.part(None) {
+                    let reason = format!("as step {} did", step.number);
+                    let step = Step {
+                        reason,
+                        ..step.clone()
+                    };
+                    part.stop = Some((part.changes.len(), Box::new(step)));
+                }
             }
             (_, Action::Manual { instruction, .. }) => {
                 self.notes.push(format!(

@@ -319,7 +319,7 @@ fn what_was_staged_for_a_plan_that_nobody_began_goes() {
         locked.stage(&id(name), "token", b"secret").unwrap();
     }
     // A kill may leave a journal without a line.
-    std::fs::write(state.path().join("journal/killed.jsonl"), "").unwrap();
+    drop(locked.open_journal(&id("killed")).unwrap());
     locked.drop_unbegun().unwrap();
     // One that stages nothing was saved to be applied later.
     assert_eq!(state.plans().unwrap(), [id("begun"), id("kept")]);

@@ -22,10 +22,11 @@ wait
 [ "$keep" = keep ] && exit
 # What is below may still be at its end.
 for try in 1 2 3 4 5 6 7 8 9 10; do
+    left=
     for group in /sys/fs/cgroup/"${folder##*/}" /sys/fs/cgroup/*/"${folder##*/}"; do
-        [ ! -d "$group" ] || find "$group" -depth -type d -exec rmdir {} +
+        [ ! -d "$group" ] || find "$group" -depth -type d -exec rmdir {} + || left=1
     done
-    rm -rf "$folder" && exit
+    rm -rf "$folder" && [ ! "$left" ] && exit
     sleep 0.2
 done
 "#;

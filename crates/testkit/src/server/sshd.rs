@@ -306,8 +306,12 @@ impl Sshd {
         config += &format!("PidFile {folder}/sshd.pid\n");
         config += "PermitRootLogin prohibit-password\nPasswordAuthentication no\n\
                    KbdInteractiveAuthentication no\nUsePAM no\nStrictModes no\n\
-                   MaxStartups 200\nMaxSessions 200\nLogLevel VERBOSE\n\
-                   Subsystem sftp internal-sftp\n";
+                   MaxStartups 200\nMaxSessions 200\nLogLevel VERBOSE\n";
+        // The one word that sshd does not take twice.
+        let sftp = |line: &String| line.starts_with("Subsystem sftp");
+        if !self.options.lines.iter().any(sftp) {
+            config += "Subsystem sftp internal-sftp\n";
+        }
         config
     }
 

@@ -199,6 +199,11 @@ impl Pair {
             }
             Err(reason) => {
                 self.broken = true;
+                let severity = match reason {
+                    // RKE would take it.
+                    pki::Error::KeyTooSmall { .. } => severity.max(Severity::Error),
+                    _ => severity,
+                };
                 judge.add(
                     severity,
                     Rule::UnreadableKey,

@@ -51,8 +51,8 @@ impl Judge<'_> {
         let Some(authority) = found.authority(wanted.issuer) else {
             return;
         };
-        self.signature(&file, leaf, authority);
-        if self.errors() == errors {
+        let is_its_own = self.signature(&file, leaf, authority);
+        if is_its_own && self.errors() == errors {
             self.path(&file, pair, authority, wanted);
         }
     }
@@ -63,9 +63,10 @@ impl Judge<'_> {
     }
 
     /// Whether the first certificate of the CA's file signed it, and how long both are valid.
-    fn signature(&mut self, file: &str, leaf: &Certificate, authority: &Pair) {
+    /// Answers whether it is said to be the issuer.
+    fn signature(&mut self, file: &str, leaf: &Certificate, authority: &Pair) -> bool {
         let Some(ca) = authority.certificate() else {
-            return;
+            return false;
         };
         if leaf.issuer().der() != ca.subject().der() {
             let same_cn = leaf.issuer().common_name() == ca.subject().common_name();
@@ -74,7 +75,7 @@ impl Judge<'_> {
                 let message = format!("was issued by {}, not by {}", leaf.issuer(), ca.subject());
                 self.error(Rule::IssuerName, file, message);
             }
-            return;
+            return false;
         }
         match leaf.verify_signature(ca.spki_der()) {
             Ok(()) => {}
@@ -95,6 +96,7 @@ impl Judge<'_> {
             let message = format!("says {end}, but ends with its CA at {ca_end}");
             self.warn(Rule::OutlivesAuthority, file, message);
         }
+        true
     }
 
     /// Names that clients use. The common name never counts.
