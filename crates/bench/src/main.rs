@@ -8,6 +8,7 @@ mod authorities;
 mod bootstrap;
 mod check;
 mod issue;
+mod keys;
 mod measure;
 mod trees;
 mod twelve;
@@ -69,6 +70,15 @@ enum What {
         #[arg(long, default_value_t = 20)]
         rounds: usize,
     },
+    /// RSA keys on all cores, beside one.
+    Keys {
+        /// How many keys.
+        #[arg(long, default_value_t = 200)]
+        keys: usize,
+        /// How often the sides take turns.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
     /// The bootstrap data, read and written in each datastore.
     Bootstrap {
         /// How often each is done.
@@ -115,6 +125,7 @@ fn run(what: &What) -> Result<(), Failure> {
             folder,
         } => trees::run(counts, *distinct, *rounds, folder.as_deref()),
         What::Authorities { rounds } => authorities::run(*rounds),
+        What::Keys { keys, rounds } => keys::run(*keys, *rounds),
         What::Bootstrap { rounds } => bootstrap::run(*rounds),
         What::AuthoritiesLibrary { job, folder } => authorities::child(*job, folder),
         What::Library { authority, to } => twelve::library(authority, to),

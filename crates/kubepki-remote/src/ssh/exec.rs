@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use kubepki::host::Output;
-use russh::ChannelMsg;
+use russh::client::Msg;
+use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use tokio::time::timeout;
 
 use super::{Session, SocketFault, SshError};
@@ -49,27 +50,7 @@ pub(super) async fn run(
     }
     let channel = session.channel().await?;
     let (mut reader, writer) = channel.split();
-    let command = async {
-        writer.exec(true, quote(argv)).await?;
-        let feed = async {
-            if !stdin.is_empty() {
-                writer.data(stdin).await?;
-            }
-            writer.eof().await
-        };
-        let read = collect(&mut reader);
-        // A program need not read what it is given, and may end before it was all sent.
-        let mut feed = std::pin::pin!(feed);
-        let mut read = std::pin::pin!(read);
-        let mut fed = false;
-        loop {
-            tokio::select! {
-                biased;
-                end = &mut read => return Ok::<_, russh::Error>(end),
-                _ = &mut feed, if !fed => fed = true,
-            }
-        }
-    };
+    let command = talk(&mut reader, &writer, argv, stdin);
     let end = match timeout(limit, command).await {
         Ok(end) => end,
         Err(_) => {
@@ -106,6 +87,34 @@ pub(super) async fn run(
     }
 }
 
+/// Starts the command, feeds it and hears it out.
+async fn talk(
+    reader: &mut ChannelReadHalf,
+    writer: &ChannelWriteHalf<Msg>,
+    argv: &[String],
+    stdin: &[u8],
+) -> Result<End, russh::Error> {
+    writer.exec(true, quote(argv)).await?;
+    let feed = async {
+        if !stdin.is_empty() {
+            writer.data(stdin).await?;
+        }
+        writer.eof().await
+    };
+    let read = collect(reader);
+    // A program need not read what it is given, and may end before it was all sent.
+    let mut feed = std::pin::pin!(feed);
+    let mut read = std::pin::pin!(read);
+    let mut fed = false;
+    loop {
+        tokio::select! {
+            biased;
+            end = &mut read => return Ok(end),
+            _ = &mut feed, if !fed => fed = true,
+        }
+    }
+}
+
 enum End {
     Exited(Output),
     Refused,
@@ -114,7 +123,7 @@ enum End {
     Lost,
 }
 
-async fn collect(reader: &mut russh::ChannelReadHalf) -> End {
+async fn collect(reader: &mut ChannelReadHalf) -> End {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut code = None;
     let mut ended = false;

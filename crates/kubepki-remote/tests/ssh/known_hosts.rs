@@ -50,8 +50,17 @@ async fn ours(lab: &Lab, keys: &HostKeys) -> Result<Session, SshError> {
     connected
 }
 
-/// Files as people and `ssh-keygen` make them, with a name that stands for `[127.0.0.1]:PORT`.
-fn table(lab: &Lab, other: &SshKey) -> Vec<(&'static str, String)> {
+/// Files as people and `ssh-keygen` make them: a name for what is in it, and the text.
+type Table = Vec<(&'static str, String)>;
+
+fn table(lab: &Lab, other: &SshKey) -> Table {
+    let mut all = names(lab, other);
+    all.extend(keys(lab, other));
+    all
+}
+
+/// Ways to name a host.
+fn names(lab: &Lab, other: &SshKey) -> Table {
     let keys: Vec<_> = lab.server.host_keys().iter().map(SshKey::bare).collect();
     let (first, last) = (&keys[0], &keys[keys.len() - 1]);
     let port = lab.server.port();
@@ -99,6 +108,15 @@ fn table(lab: &Lab, other: &SshKey) -> Vec<(&'static str, String)> {
         ("negated before", format!("!{name},* {first}\n")),
         ("negated another", format!("!10.*,{name} {first}\n")),
         ("only a negation", format!("!10.0.0.1 {first}\n")),
+    ]
+}
+
+/// Ways to say which key it has, or must not have.
+fn keys(lab: &Lab, other: &SshKey) -> Table {
+    let first = lab.server.host_keys()[0].bare();
+    let name = format!("[127.0.0.1]:{}", lab.server.port());
+    let stranger = other.bare();
+    vec![
         ("another key", format!("{name} {stranger}\n")),
         (
             "another key, then the right one",

@@ -2,8 +2,7 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
+    clippy::disallowed_methods,
     reason = "tests fail by panicking"
 )]
 
