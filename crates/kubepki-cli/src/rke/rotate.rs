@@ -8,8 +8,8 @@ use kubepki::init::Staged;
 use kubepki::machine::Machines;
 use kubepki::plan::Plan;
 use kubepki::rke::rotate::{self, Options, Request, RotateError, Switch};
-use kubepki::rke::survey::{Subject, Survey, survey};
-use kubepki::rke::{Rotation, Service};
+use kubepki::rke::survey::{Subject, Survey, ask_etcd, survey};
+use kubepki::rke::{Half, Rotation, Service};
 
 use super::{RkeCluster, RolloutArgs, Session, reach};
 use crate::args::{PlanArgs, RotateArgs};
@@ -179,7 +179,12 @@ pub async fn look(world: &World, cluster: &RkeCluster, machines: &dyn Machines) 
                 .collect(),
         })
         .collect();
-    survey(machines, &subjects, world.now(), LOOK).await
+    let mut seen = survey(machines, &subjects, world.now(), LOOK).await;
+    if let Ok(state) = cluster.state() {
+        let bundle = state.bundle(Half::Current);
+        ask_etcd(&mut seen, machines, &cluster.config, &bundle, LOOK).await;
+    }
+    seen
 }
 
 /// A refusal with its exit code and the way out.

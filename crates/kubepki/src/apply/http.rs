@@ -171,6 +171,27 @@ pub(super) async fn get(
     }
 }
 
+/// Status and body of what `url` answers over `stream`, for looks without a plan. `client` is a
+/// certificate with what follows it, and its key, both PEM.
+///
+/// # Errors
+///
+/// In words: no URL, no handshake, no HTTP.
+pub(crate) async fn ask(
+    stream: Box<dyn Stream>,
+    url: &str,
+    client: Option<(&str, &str)>,
+) -> Result<(u16, Vec<u8>), String> {
+    let url = Url::parse(url).map_err(|why| format!("{url:?} is no URL: {why}"))?;
+    let identity = client.map(|(chain, key)| Identity {
+        chain: chain.as_bytes().to_vec(),
+        key: Zeroizing::new(key.as_bytes().to_vec()),
+    });
+    let answer = get(stream, &url, identity.as_ref()).await;
+    let answer = answer.map_err(|error| error.to_string())?;
+    Ok((answer.status, answer.body))
+}
+
 /// The answer in what was received, once it is whole; `ended` if nothing more comes.
 fn parse(received: &[u8], ended: bool) -> io::Result<Option<Answer>> {
     let Some(end) = find(received, b"\r\n\r\n") else {

@@ -70,6 +70,7 @@ pub use error::{Aftermath, ApplyError, Difference};
 pub use failure::{MakeError, StepError};
 pub use fit::check_fit;
 pub use history::{Past, Standing, history, put_off, refuse_unreadable, unfinished};
+pub(crate) use http::ask;
 pub use outside::{CallError, Caller, Cluster};
 pub use preflight::check_before;
 pub use proof::served_certificate;

@@ -14,7 +14,8 @@ use pki::{Certificate, Digest, KeyAlgorithm, PrivateKey, UnixTime};
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
-use super::names;
+use super::rotate::etcd_health;
+use super::{Bundle, ClusterConfig, Role, names};
 use crate::apply::Witness;
 use crate::error_chain;
 use crate::host::{Entry, HostError};
@@ -243,6 +244,60 @@ async fn view(
         served,
         health: BTreeMap::new(),
     })
+}
+
+/// Asks every member of etcd that was reached whether it is healthy, with the state's
+/// `kube-node`, as RKE does (`services/etcd_util.go`), and notes it in the survey.
+pub async fn ask_etcd(
+    survey: &mut Survey,
+    machines: &dyn Machines,
+    config: &ClusterConfig,
+    bundle: &Bundle,
+    look: Duration,
+) {
+    if config.has_external_etcd() {
+        return;
+    }
+    let client = bundle.get(names::KUBE_NODE);
+    let client = client.map(|entry| (entry.certificate_pem.as_str(), &*entry.key_pem));
+    let members: Vec<(String, String)> = config
+        .with_role(Role::Etcd)
+        .filter(|node| survey.host(&node.address).is_some())
+        .map(|node| (node.address.clone(), etcd_health(node)))
+        .collect();
+    let asked = stream::iter(members).map(|(host, url)| async move {
+        let look = tokio::time::timeout(look, member_health(machines, &host, &url, client));
+        let late = || Err(format!("{url} did not answer in time"));
+        let health = look.await.unwrap_or_else(|_| late());
+        (host, url, health)
+    });
+    let answers: Vec<_> = asked.buffer_unordered(HOSTS_AT_ONCE).collect().await;
+    for (host, url, health) in answers {
+        if let Some(Seen::Here(view)) = survey.hosts.get_mut(&host) {
+            view.health.insert(url, health);
+        }
+    }
+}
+
+async fn member_health(
+    machines: &dyn Machines,
+    host: &str,
+    url: &str,
+    client: Option<(&str, &str)>,
+) -> Result<(), String> {
+    let words = |error: HostError| error_chain(&error);
+    let machine = machines.machine(host).await.map_err(words)?;
+    let address = url.trim_start_matches("https://");
+    let address = address.split('/').next().unwrap_or(address);
+    let stream = machine.dial(address).await.map_err(words)?;
+    let (status, body) = crate::apply::ask(stream, url, client).await?;
+    let text = String::from_utf8_lossy(&body);
+    let json: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
+    let health = json.as_ref().and_then(|json| json.get("health")?.as_str());
+    match (status, health) {
+        (200, Some("true")) => Ok(()),
+        _ => Err(format!("{url} answers {status}: {}", text.trim())),
+    }
 }
 
 /// What `address` serves to a host, whoever is trusted; the server has shown its key.

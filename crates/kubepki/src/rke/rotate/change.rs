@@ -58,6 +58,8 @@ pub struct EntryChange {
     pub leaf: Option<LeafId>,
     /// The entry of the CA that signs it, if known.
     pub issuer: Option<&'static str>,
+    /// The administrator's kubeconfig on this machine, where no leaf of the plan makes it.
+    pub local: Option<Content>,
 }
 
 /// What a rotation changes.
@@ -193,6 +195,7 @@ impl Work<'_> {
             config,
             leaf: Some(id),
             issuer: Some(spec.issuer),
+            local: None,
         })
     }
 

@@ -211,10 +211,16 @@ impl Draft<'_> {
                 false => self.repaired(node, &file).filter(|_| self.repair && first),
             };
             if let Some(content) = content {
+                // A CA's key that stays elsewhere from now on.
+                let gone = content == Content::Text(String::new());
+                let before = self.before(node, &file.name);
+                if gone && before == Before::Absent {
+                    continue;
+                }
                 let change = FileChange {
-                    before: self.before(node, &file.name),
+                    before,
                     attributes: attributes(&file),
-                    content: Some(content),
+                    content: (!gone).then_some(content),
                 };
                 files.insert(file.name.clone(), change);
                 read.push(file);
@@ -523,25 +529,32 @@ impl Draft<'_> {
     /// The administrator's kubeconfig, and the entry that nobody else reads.
     fn admin(&mut self, phase: &Phase, last: bool) {
         let admin = phase.entries.get(names::KUBE_ADMIN);
-        if let Some(StateConfig::Admin {
-            server,
-            cluster,
-            authority,
-            ..
-        }) = admin.and_then(|change| change.config.clone())
-        {
+        let content = admin.and_then(|change| match (&change.local, change.config.clone()) {
+            (Some(local), _) => Some(local.clone()),
+            (
+                None,
+                Some(StateConfig::Admin {
+                    server,
+                    cluster,
+                    authority,
+                    ..
+                }),
+            ) if change.leaf.is_some() => Some(Content::AdminKubeconfig {
+                server,
+                cluster,
+                authority,
+                leaf: LeafId(names::KUBE_ADMIN.to_owned()),
+            }),
+            _ => None,
+        });
+        if let Some(content) = content {
             let before = self.kubeconfig_before.clone();
             let number = self.push(
                 Self::local(&self.request.site.kubeconfig),
                 before,
                 Action::Put {
                     attributes: private(&self.request.site.kubeconfig_before),
-                    content: Content::AdminKubeconfig {
-                        server,
-                        cluster,
-                        authority,
-                        leaf: LeafId(names::KUBE_ADMIN.to_owned()),
-                    },
+                    content,
                 },
                 "the administrator's new certificate".to_owned(),
             );

@@ -105,6 +105,9 @@ pub enum RotateError {
         "--apply-config cannot add, remove or move nodes: {0}. Run `rke up` for that, then rotate"
     )]
     Nodes(String),
+    /// Custom certificates that are all there already.
+    #[error("these certificates are in force already")]
+    Same,
     /// What to issue cannot be said.
     #[error(transparent)]
     Generate(#[from] GenerateError),
