@@ -47,7 +47,8 @@ pub trait Machine: Containers {
     async fn dial(&self, address: &str) -> Result<Box<dyn Stream>, HostError>;
 
     /// Keeps other operators' programs away from this machine until [`Self::unlock`]. `owner` is
-    /// a plan's id: the same owner may come again after a crash.
+    /// the operator's state directory ([`crate::state::Locked::owner`]): the same owner may come
+    /// again after a crash.
     ///
     /// # Errors
     ///

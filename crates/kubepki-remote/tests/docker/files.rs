@@ -66,6 +66,12 @@ async fn deploys(host: &Host, world: &World) {
     let absent = text(host, "/etc/kubernetes/.kubepki/p1-01/old.absent");
     assert_eq!(absent.lines().count(), 3, "{absent}");
 
+    deploys_again(host, world).await;
+}
+
+/// Some files are replaced, one is removed, one is new.
+async fn deploys_again(host: &Host, world: &World) {
+    let machine = &world.machine;
     let second = deployment(
         "p1-02",
         [

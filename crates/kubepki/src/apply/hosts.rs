@@ -18,9 +18,7 @@ use crate::error_chain;
 use crate::host::{Entry, HostError};
 use crate::journal::{Found, Replay};
 use crate::machine::Machine;
-use crate::plan::{
-    Action, Before, Content, FileSet, Fingerprint, Plan, PlanId, Proof, Step, Target,
-};
+use crate::plan::{Action, Before, Content, FileSet, Fingerprint, Plan, Proof, Step, Target};
 
 /// Machines by name.
 pub(super) type Reached = BTreeMap<String, Arc<dyn Machine>>;
@@ -198,13 +196,17 @@ impl Executor<'_> {
         };
         let mut reached = Reached::new();
         let mut failure = None;
-        let lock = plan.deferrable.contains(&step.number);
+        let lock = match plan.deferrable.contains(&step.number) {
+            true => Some(self.state.owner(self.entropy)?),
+            false => None,
+        };
+        let lock = lock.as_deref();
         let reach = |host: &String| {
             let host = host.clone();
             async move {
                 let machine = self.machine(&host).await?;
-                if lock {
-                    machine.lock(&plan.id.0).await?;
+                if let Some(owner) = lock {
+                    machine.lock(owner).await?;
                 }
                 Ok::<_, HostError>((host, machine))
             }
@@ -229,26 +231,21 @@ impl Executor<'_> {
     }
 
     /// Reaches and locks the hosts of the steps from `first` on, and compares what they hold with
-    /// what the plan was made for. `replay` says what was done, if the plan was begun. Locks that
-    /// this plan's forerunners hold are theirs no more.
+    /// what the plan was made for. `replay` says what was done, if the plan was begun.
     pub(super) async fn prepare_hosts(
         &self,
         plan: &Plan,
         first: u32,
         replay: Option<&Replay>,
-        forerunners: &[PlanId],
     ) -> Result<(), ApplyError> {
         let machines = self.reach_for(plan, first).await?;
-        for forerunner in forerunners {
-            let untied = |machine: &Arc<dyn Machine>| {
-                let machine = machine.clone();
-                async move { machine.unlock(&forerunner.0).await }
-            };
-            each(machines.values(), untied).await;
+        if machines.is_empty() {
+            return Ok(());
         }
+        let owner = &self.owner()?;
         let lock = |(host, machine): (&String, &Arc<dyn Machine>)| {
             let (host, machine) = (host.clone(), machine.clone());
-            async move { (machine.lock(&plan.id.0).await, host) }
+            async move { (machine.lock(owner).await, host) }
         };
         let mut failure = None;
         for (answer, host) in each(&machines, lock).await {
@@ -264,7 +261,7 @@ impl Executor<'_> {
             None => compare_hosts(plan, first, &machines, replay).await,
         };
         if checked.is_err() && replay.is_none() {
-            self.unlock_hosts(plan, &machines).await;
+            self.unlock_hosts(owner, &machines).await;
         }
         checked
     }
@@ -273,7 +270,11 @@ impl Executor<'_> {
     pub(super) async fn lock_again(&self, plan: &Plan, first: u32) -> Result<(), ApplyError> {
         let steps = plan.steps.iter().filter(|step| step.number >= first);
         let hosts: BTreeSet<&str> = steps.flat_map(hosts_of).collect();
-        let lock = |host| async move { self.machine(host).await?.lock(&plan.id.0).await };
+        if hosts.is_empty() {
+            return Ok(());
+        }
+        let owner = &self.owner()?;
+        let lock = |host| async move { self.machine(host).await?.lock(owner).await };
         let failed = each(hosts, lock).await.into_iter().filter_map(Result::err);
         // A host that is away is the business of the steps that need it.
         let refused = failed.into_iter().find(|error| !is_away(error));
@@ -318,6 +319,9 @@ impl Executor<'_> {
     pub(super) async fn release_hosts(&self, plan: &Plan) -> Option<String> {
         self.machines?;
         let hosts: BTreeSet<&str> = plan.steps.iter().flat_map(hosts_of).collect();
+        if hosts.is_empty() {
+            return None;
+        }
         let reach = |host| async move { (host, self.machine(host).await) };
         let mut reached = Reached::new();
         let mut locked = Vec::new();
@@ -327,17 +331,24 @@ impl Executor<'_> {
                 Err(error) => locked.push(error_chain(&error)),
             }
         }
-        locked.extend(self.unlock_hosts(plan, &reached).await);
+        match self.state.owner(self.entropy) {
+            Ok(owner) => locked.extend(self.unlock_hosts(&owner, &reached).await),
+            Err(error) => locked.push(error_chain(&error)),
+        }
         match locked.is_empty() {
             true => None,
             false => Some(format!("locks may be left on hosts: {}", locked.join("; "))),
         }
     }
 
-    async fn unlock_hosts(&self, plan: &Plan, machines: &Reached) -> Vec<String> {
+    fn owner(&self) -> Result<String, ApplyError> {
+        Ok(self.state.owner(self.entropy)?)
+    }
+
+    async fn unlock_hosts(&self, owner: &str, machines: &Reached) -> Vec<String> {
         let unlock = |machine: &Arc<dyn Machine>| {
             let machine = machine.clone();
-            async move { machine.unlock(&plan.id.0).await }
+            async move { machine.unlock(owner).await }
         };
         let answers = each(machines.values(), unlock).await;
         let failed = answers.into_iter().filter_map(Result::err);

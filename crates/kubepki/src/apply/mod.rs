@@ -203,9 +203,7 @@ impl<'a> Executor<'a> {
         self.refuse_overtaken_undo(plan).await?;
         space::check(plan, self.state.path())?;
         preflight::check_sources(&self.workshop(plan), 1).await?;
-        let mut forerunners = self.put_off_plans(plan)?;
-        forerunners.extend(plan.undoes.clone());
-        self.prepare_hosts(plan, 1, None, &forerunners).await?;
+        self.prepare_hosts(plan, 1, None).await?;
         match self.begin(plan) {
             Ok(mut journal) => {
                 self.take_over(plan).await?;
@@ -276,7 +274,7 @@ impl<'a> Executor<'a> {
             preflight::check_before_from(&plan, next, host, cluster, Some(&replay))
                 .await
                 .map_err(ApplyError::when_begun)?;
-            self.prepare_hosts(&plan, next, Some(&replay), &[]).await?;
+            self.prepare_hosts(&plan, next, Some(&replay)).await?;
         }
         self.run(&plan, &mut journal, open).await
     }

@@ -224,7 +224,8 @@ impl Executor<'_> {
         if let Some(bytes) = present.as_ref().and_then(Entry::bytes) {
             self.state.backup(&plan.id, step.number, bytes)?;
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            holds_ca_key = looks_like_ca_key(&name, bytes);
+            // RKE keeps the CAs' keys in its state file.
+            holds_ca_key = looks_like_ca_key(&name, bytes) || name.ends_with(".rkestate");
         }
         let after = found(entry.as_ref());
         let number = step.number;

@@ -9,10 +9,10 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::{
-    BACKUPS, JOURNALS, LOCK, PLANS, STAGING, StateDir, StateError, failed, names, pid_in,
-    plan_name, write_private,
+    BACKUPS, JOURNALS, LOCK, OWNER, PLANS, STAGING, StateDir, StateError, failed, names, pid_in,
+    plan_name, read, write_private,
 };
-use crate::edge::file;
+use crate::edge::{Entropy, file};
 use crate::host::Attributes;
 use crate::journal::Journal;
 use crate::plan::{Plan, PlanId};
@@ -163,6 +163,32 @@ impl Locked {
         self.directory_for(&self.path.join(BACKUPS))?;
         self.directory_for(&self.directory(BACKUPS, id))?;
         write_private(&self.sent_path(id, step), bytes)
+    }
+
+    /// The name under which this state directory locks hosts, made once: whatever a plan of it
+    /// left locked, the next one may take over, for this directory's own lock keeps two programs
+    /// apart.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read or written, or `entropy` fails.
+    pub fn owner(&self, entropy: &dyn Entropy) -> Result<String, StateError> {
+        let path = self.path.join(OWNER);
+        let known = read(&path)?.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
+        let is_owner = |text: &String| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+            !text.is_empty() && text.len() < 100 && text.bytes().all(plain)
+        };
+        if let Some(known) = known.map(|text| text.trim().to_owned()).filter(is_owner) {
+            return Ok(known);
+        }
+        let mut random = [0; 8];
+        entropy
+            .fill(&mut random)
+            .map_err(|error| failed("make", &path, std::io::Error::other(error)))?;
+        let owner = format!("kubepki-{}", pki::hex(&random));
+        write_private(&path, format!("{owner}\n").as_bytes())?;
+        Ok(owner)
     }
 
     /// Opens a plan's journal for adding lines.

@@ -396,6 +396,7 @@ const JOURNALS: &str = "journal";
 const STAGING: &str = "staging";
 const BACKUPS: &str = "backups";
 const LOCK: &str = "lock";
+const OWNER: &str = "owner";
 /// Leaves room in 255 bytes for a temporary file's affixes.
 const MAX_NAME: usize = 200;
 

@@ -2,11 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use kubepki::init::Staged;
 use kubepki::plan::{Action, Plan, Proof, Step};
-use kubepki::rke::rotate::{Switch, quorum};
+use kubepki::rke::custom::{CustomEntry, CustomFile, CustomSet};
+use kubepki::rke::rotate::{RotateError, Switch, quorum};
 use kubepki::rke::{Half, Rotation, Service};
 
+use testkit::assert_golden;
+
 use crate::lab::{Lab, services};
+use crate::words::words;
 use crate::world::{Judge, World};
 
 /// Steps in which members of etcd restart, and how many members there are in each.
@@ -63,8 +68,12 @@ fn back(worlds: &[World], steps: &[Step], mut see: impl FnMut(&World, &str)) {
 /// Every moment there, and every moment of the way back from each.
 fn holds(lab: &Lab, rotation: &Rotation) -> World {
     let (plan, staged) = lab.plan(rotation);
+    walk(lab, &plan, &staged)
+}
+
+fn walk(lab: &Lab, plan: &Plan, staged: &[Staged]) -> World {
     let mut judge = Judge::at(lab.now);
-    let mut worlds = vec![World::before(lab, &plan, &staged)];
+    let mut worlds = vec![World::before(lab, plan, staged)];
     let title = &plan.title;
     for step in &plan.steps {
         let mut world = worlds.last().unwrap().clone();
@@ -250,4 +259,80 @@ fn what_can_wait_comes_after_what_cannot() {
     assert!(firm.number < end - 1);
     // Its old root stays trusted, for it knows no other.
     assert!(plan.title.contains("stays trusted"));
+}
+
+/// Certificates of another CA, as a directory of custom certificates brings them: those that RKE
+/// made when it rotated its CAs.
+fn custom(lab: &Lab, with_key: bool) -> CustomSet {
+    let entries = lab.after["rotate-ca"].bundle(Half::Desired);
+    let file = |name: String| CustomFile {
+        path: format!("/clusters/cluster_certs/{name}").into(),
+        sha256: String::new(),
+    };
+    let entries = entries.into_iter().map(|(name, entry)| {
+        let authority = name == "kube-ca" || name.ends_with("requestheader-ca");
+        let key = entry.key().unwrap().unwrap();
+        let custom = CustomEntry {
+            certificate_pem: entry.certificate_pem,
+            certificate: Some(file(format!("{name}.pem"))),
+            key: (with_key || !authority).then(|| file(format!("{name}-key.pem"))),
+            spki: key.spki_sha256().to_string(),
+        };
+        (name, custom)
+    });
+    CustomSet {
+        entries: entries.collect(),
+        request_header_defaulted: false,
+    }
+}
+
+#[test]
+fn custom_certificates_of_another_ca_cut_nobody_off() {
+    for with_key in [true, false] {
+        let lab = Lab::new();
+        let set = custom(&lab, with_key);
+        let key = lab.after["rotate-ca"]
+            .entry(Half::Desired, "kube-admin")
+            .unwrap()
+            .key_pem;
+        let (plan, staged) = lab.install(&set, &key).unwrap();
+        let world = walk(&lab, &plan, &staged);
+        let old = lab
+            .state
+            .entry(Half::Current, "kube-ca")
+            .unwrap()
+            .certificate_pem;
+        assert!(world.texts().all(|(_, text)| !text.contains(old.trim())));
+        let keys = world
+            .texts()
+            .filter(|(name, _)| *name == "kube-ca-key.pem")
+            .count();
+        assert_eq!(
+            keys,
+            if with_key { 2 } else { 0 },
+            "a CA's key that stays elsewhere"
+        );
+        assert!(
+            !serde_json::to_string(&plan)
+                .unwrap()
+                .contains("PRIVATE KEY")
+        );
+        assert_golden(
+            format!(
+                "tests/golden/rke/install-{}.txt",
+                if with_key { "with-key" } else { "keyless" }
+            ),
+            &words(&plan),
+        );
+    }
+}
+
+#[test]
+fn what_is_in_force_is_not_installed_again() {
+    let mut lab = Lab::new();
+    let set = custom(&lab, true);
+    lab.state = lab.after["rotate-ca"].clone();
+    lab.state.promote(set.entries.keys().map(String::as_str));
+    let error = lab.install(&set, "").unwrap_err();
+    assert!(matches!(error, RotateError::Same), "{error}");
 }

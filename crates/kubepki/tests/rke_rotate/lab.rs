@@ -8,8 +8,9 @@ use kubepki::host::{Attributes, Entry, EntryKind};
 use kubepki::init::Staged;
 use kubepki::machine::ContainerState;
 use kubepki::plan::{Before, Fingerprint, Plan, PlanId};
+use kubepki::rke::custom::CustomSet;
 use kubepki::rke::placement::{components_of, files_of, surplus_of};
-use kubepki::rke::rotate::{Options, Request, RotateError, Site, plan};
+use kubepki::rke::rotate::{Options, Request, RotateError, Site, install, plan};
 use kubepki::rke::survey::{FileView, HostView, Seen, Survey};
 use kubepki::rke::{ClusterConfig, Half, Rotation, Service, State};
 use pki::{KeyAlgorithm, PrivateKey, UnixTime};
@@ -196,6 +197,19 @@ impl Lab {
     }
 
     pub fn try_plan(&self, rotation: &Rotation) -> Result<(Plan, Vec<Staged>), RotateError> {
+        let planned = self.ask(rotation, plan)?;
+        // The engine takes what we make.
+        kubepki::apply::check_fit(&planned.0).unwrap();
+        Ok(planned)
+    }
+
+    pub fn install(&self, set: &CustomSet, key: &str) -> Result<(Plan, Vec<Staged>), RotateError> {
+        let planned = self.ask(&Rotation::All, |request| install(request, set, Some(key)))?;
+        kubepki::apply::check_fit(&planned.0).unwrap();
+        Ok(planned)
+    }
+
+    fn ask<T>(&self, rotation: &Rotation, planner: impl FnOnce(&Request<'_>) -> T) -> T {
         let state = host_entry(&self.state.render());
         let site = Site {
             root: "/clusters".into(),
@@ -205,7 +219,7 @@ impl Lab {
             kubeconfig_before: Before::Absent,
             kubeconfig_spelled: "./kube_config_cluster.yml".to_owned(),
         };
-        plan(&Request {
+        planner(&Request {
             id: &PlanId("20261122T000000Z-rotate-0000".to_owned()),
             rotation,
             options: &self.options,

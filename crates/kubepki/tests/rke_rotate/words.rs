@@ -149,6 +149,8 @@ fn what(content: &Content) -> String {
         Content::Text(text) if text.contains("BEGIN CERTIFICATE") => {
             format!("{} certificates", pems(text))
         }
+        Content::Text(text) if text.is_empty() => "nothing".to_owned(),
+        Content::CopyOf { path, .. } => format!("copy of {}", path.display()),
         Content::Text(text) => format!("text of {} lines", text.lines().count()),
         Content::Staged { name, .. } => format!("staged {name}"),
         Content::LeafKey(leaf) => format!("key of {leaf}"),

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::authority::{staged_key, staged_name};
+use super::authority::staged_key;
 use super::change::{Changes, EntryChange, Phase, staged_content};
 use super::refuse::{Ask, scene};
 use super::{Request, RotateError, Scene, draft};
@@ -89,7 +89,8 @@ impl Work<'_> {
             .filter_map(|name| Some((name, self.old_root(name)?)))
             .collect();
         if !moved.is_empty() {
-            changes.phases.push(self.distribute(&moved));
+            let phase = self.distribute(&moved, &mut changes.staged);
+            changes.phases.push(phase);
             changes.pods = moved.iter().any(|(name, _)| *name == names::KUBE_CA);
         }
         let admin = self.admin(&moved, admin_key, &mut changes.staged);
@@ -123,8 +124,8 @@ impl Work<'_> {
         moved.then(|| format!("{known}\n"))
     }
 
-    /// Everybody trusts both; what is shown is what was.
-    fn distribute(&self, moved: &[(&str, String)]) -> Phase {
+    /// Everybody trusts both, the administrator too; what is shown is what was.
+    fn distribute(&self, moved: &[(&str, String)], staged: &mut Vec<Staged>) -> Phase {
         let entries = moved.iter().filter_map(|(name, old)| {
             let new = self.new.get(&(*name).to_owned())?;
             let both = format!("{old}{}", new.certificate_pem);
@@ -134,8 +135,34 @@ impl Work<'_> {
             };
             Some(((*name).to_owned(), change))
         });
+        let mut entries: BTreeMap<String, EntryChange> = entries.collect();
+        let both = self.trusted(moved);
+        let present = self.scene.bundle.get(names::KUBE_ADMIN);
+        if moved.iter().any(|(name, _)| *name == names::KUBE_CA)
+            && let Some(present) = present.filter(|it| !it.key_pem.is_empty())
+            && let Some(node) = self.scene.admin_node()
+        {
+            let text = kubeconfig::admin(
+                &node.address,
+                &self.scene.config.cluster_name,
+                &both,
+                &present.certificate_pem,
+                &present.key_pem,
+            );
+            let file = Staged {
+                name: "kubeconfig-present".to_owned(),
+                ..staged_key("", &text)
+            };
+            let change = EntryChange {
+                config: self.admin_config(&both),
+                local: Some(staged_content(&file)),
+                ..EntryChange::default()
+            };
+            staged.push(file);
+            entries.insert(names::KUBE_ADMIN.to_owned(), change);
+        }
         Phase {
-            entries: entries.collect(),
+            entries,
             removed: Vec::new(),
             reason: "the new CA is trusted beside the old one".to_owned(),
         }
@@ -263,7 +290,7 @@ impl Work<'_> {
         );
         let roots = authority.matches("BEGIN CERTIFICATE").count();
         Some(Staged {
-            name: staged_name(&format!("kubeconfig-{roots}")),
+            name: format!("kubeconfig-{roots}"),
             ..staged_key("", &text)
         })
     }
