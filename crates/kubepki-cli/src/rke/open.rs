@@ -60,10 +60,7 @@ impl RkeCluster {
         };
         let state_dir = match &args.state_dir {
             Some(path) => StateDir::new(path.clone()),
-            None => {
-                let stem = files.state.file_stem().unwrap_or_default();
-                StateDir::new(site.root.join(".kubepki").join(stem))
-            }
+            None => StateDir::of_rke_state(&site.state),
         };
         Ok(Self {
             files,
