@@ -60,10 +60,7 @@ impl RkeCluster {
         };
         let state_dir = match &args.state_dir {
             Some(path) => StateDir::new(path.clone()),
-            None => {
-                let stem = files.state.file_stem().unwrap_or_default();
-                StateDir::new(site.root.join(".kubepki").join(stem))
-            }
+            None => StateDir::of_rke_state(&site.state),
         };
         Ok(Self {
             files,
@@ -72,6 +69,15 @@ impl RkeCluster {
             state,
             state_dir,
         })
+    }
+
+    /// What names this cluster on a command line, with a blank before it; empty where it is found
+    /// anyway.
+    pub fn flag(&self) -> String {
+        match self.files.config.to_str() {
+            Some("cluster.yml") => String::new(),
+            _ => format!(" --cluster {}", self.files.config.display()),
+        }
     }
 
     /// The state, which a rotation starts from.
