@@ -115,25 +115,11 @@ impl<'a> Draft<'a> {
                     command: command.clone(),
                     proof: proof.collect(),
                 };
-                let reason = format!("so that what step {} put in place is given up", step.number);
-                if let Some(part) = self.parts.last_mut() {
-                    part.restarts.push(Step {
-                        action,
-                        reason,
-                        ..step.clone()
-                    });
-                }
+                self.restart(step, action);
             }
             (_, Action::RestartContainers { restarts }) => {
                 let action = inverse_hosts::restarts(self.plan, restarts, replay);
-                let reason = format!("so that what step {} put in place is given up", step.number);
-                if let Some(part) = self.parts.last_mut() {
-                    part.restarts.push(Step {
-                        action,
-                        reason,
-                        ..step.clone()
-                    });
-                }
+                self.restart(step, action);
             }
             (Target::Kubernetes { .. }, Action::SaveState { .. } | Action::DeletePods { .. }) => {
                 if let Action::DeletePods { .. } = &step.action {
@@ -173,6 +159,17 @@ impl<'a> Draft<'a> {
             _ => self
                 .notes
                 .push(format!("Step {} cannot be taken back.", step.number)),
+        }
+    }
+
+    /// A restart after which what a step put in place is not in use any more.
+    fn restart(&mut self, step: &Step, action: Action) {
+        if let Some(part) = self.parts.last_mut() {
+            part.restarts.push(Step {
+                action,
+                reason: format!("so that what step {} put in place is given up", step.number),
+                ..step.clone()
+            });
         }
     }
 

@@ -1,10 +1,11 @@
 //! Keys and certificates: made once per plan, staged, and the same for every step that needs them.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::num::NonZero;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -34,6 +35,32 @@ pub(super) struct Workshop<'a> {
     /// What may open bootstrap data.
     pub(super) passphrases: &'a [Passphrase],
     pub(super) now: UnixTime,
+    /// The CAs that have signed: a state file is long to read, and signs many leaves.
+    pub(super) authorities: Authorities,
+}
+
+/// The CAs that a workshop has opened.
+#[derive(Default)]
+pub(super) struct Authorities(Mutex<Vec<(IssuerRef, Arc<Authority>)>>);
+
+impl Authorities {
+    fn get(&self, issuer: &IssuerRef) -> Option<Arc<Authority>> {
+        let known = self.0.lock().ok()?;
+        let found = known.iter().find(|(known, _)| known == issuer);
+        found.map(|(_, authority)| Arc::clone(authority))
+    }
+
+    fn keep(&self, issuer: &IssuerRef, authority: &Arc<Authority>) {
+        if let Ok(mut known) = self.0.lock() {
+            known.push((issuer.clone(), Arc::clone(authority)));
+        }
+    }
+}
+
+impl fmt::Debug for Authorities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Authorities")
+    }
 }
 
 /// A leaf's certificate with what follows it, and its identity.
@@ -172,7 +199,16 @@ impl Workshop<'_> {
     }
 
     /// The CA that signs, its key held to the SPKI that the plan names.
-    pub(super) async fn authority(&self, issuer: &IssuerRef) -> Result<Authority, MakeError> {
+    pub(super) async fn authority(&self, issuer: &IssuerRef) -> Result<Arc<Authority>, MakeError> {
+        if let Some(known) = self.authorities.get(issuer) {
+            return Ok(known);
+        }
+        let authority = Arc::new(self.open_authority(issuer).await?);
+        self.authorities.keep(issuer, &authority);
+        Ok(authority)
+    }
+
+    async fn open_authority(&self, issuer: &IssuerRef) -> Result<Authority, MakeError> {
         let (place, bytes) = match &issuer.key {
             SecretRef::File(path) => (path.display().to_string(), self.file(path).await?),
             SecretRef::Staged(name) => {

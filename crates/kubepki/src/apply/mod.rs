@@ -78,7 +78,7 @@ pub use undo::stopped;
 pub use witness::Witness;
 
 use deferred::waits_for;
-use leaves::Workshop;
+use leaves::{Authorities, Workshop};
 use step::Taken;
 
 /// Carries out plans. Everything that it needs of the world is here.
@@ -436,6 +436,7 @@ impl<'a> Executor<'a> {
             entropy: self.entropy,
             passphrases: self.cluster.map_or(&[], |cluster| cluster.passphrases),
             now: self.now(),
+            authorities: Authorities::default(),
         }
     }
 

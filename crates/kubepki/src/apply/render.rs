@@ -1,5 +1,6 @@
 //! From a plan's content to bytes.
 
+use pki::PrivateKey;
 use zeroize::Zeroizing;
 
 use super::failure::MakeError;
@@ -46,33 +47,29 @@ pub(super) async fn render(
         | Content::Restamped { .. }
         | Content::CopyOf { .. } => Ok(Rendered::plain(copied(workshop, content).await?)),
         Content::LeafKey(leaf) => {
-            let pem = key_pem(workshop, leaf).await?;
-            let spki = workshop.key(leaf).await?.spki_sha256().to_string();
+            let key = workshop.key(leaf).await?;
             let record = LeafRecord {
                 leaf: leaf.clone(),
-                spki,
+                spki: key.spki_sha256().to_string(),
                 certificate: None,
             };
-            let kind = EntryKind::File(pem.as_bytes().to_vec().into());
             Ok(Rendered {
-                kind,
                 leaves: vec![record],
+                ..Rendered::plain(pem_of(leaf, &key)?.as_bytes().to_vec())
             })
         }
         Content::LeafCertificate(leaf) => {
             let issued = workshop.certificate(leaf).await?;
-            let kind = EntryKind::File(issued.chain.into_bytes().into());
             Ok(Rendered {
-                kind,
                 leaves: vec![issued.record],
+                ..Rendered::plain(issued.chain.into_bytes())
             })
         }
         Content::BareCertificate(leaf) => {
             let issued = workshop.certificate(leaf).await?;
-            let kind = EntryKind::File(issued.bare.into_bytes().into());
             Ok(Rendered {
-                kind,
                 leaves: vec![issued.record],
+                ..Rendered::plain(issued.bare.into_bytes())
             })
         }
         Content::RkeState(edit) => {
@@ -246,7 +243,10 @@ pub(super) fn bytes_of(kind: EntryKind) -> Result<Zeroizing<Vec<u8>>, MakeError>
 }
 
 async fn key_pem(workshop: &Workshop<'_>, leaf: &LeafId) -> Result<Zeroizing<String>, MakeError> {
-    let key = workshop.key(leaf).await?;
+    pem_of(leaf, &workshop.key(leaf).await?)
+}
+
+fn pem_of(leaf: &LeafId, key: &PrivateKey) -> Result<Zeroizing<String>, MakeError> {
     key.to_pem().map_err(|source| MakeError::Leaf {
         leaf: leaf.clone(),
         source,
