@@ -249,7 +249,7 @@ pub struct TourArgs {
 }
 
 /// Which node.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct SiteArgs {
     /// K3s's data directory [default: from K3s's configuration, else /var/lib/rancher/k3s].
     #[arg(long, env = "K3S_DATA_DIR", value_name = "DIR", global = true)]

@@ -1,9 +1,10 @@
 //! RKE clusters: the native commands on a `cluster.yml` and its state file.
 
+mod aftermath;
 pub mod again;
 mod args;
 mod open;
-mod reach;
+pub mod reach;
 pub mod rotate;
 mod session;
 

@@ -71,6 +71,15 @@ impl RkeCluster {
         })
     }
 
+    /// What names this cluster on a command line, with a blank before it; empty where it is found
+    /// anyway.
+    pub fn flag(&self) -> String {
+        match self.files.config.to_str() {
+            Some("cluster.yml") => String::new(),
+            _ => format!(" --cluster {}", self.files.config.display()),
+        }
+    }
+
     /// The state, which a rotation starts from.
     ///
     /// # Errors

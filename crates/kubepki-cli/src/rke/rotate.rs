@@ -7,7 +7,7 @@ use kubepki::apply::plan_id;
 use kubepki::init::Staged;
 use kubepki::machine::Machines;
 use kubepki::plan::Plan;
-use kubepki::rke::rotate::{self, Options, Request, RotateError, Switch};
+use kubepki::rke::rotate::{self, Options, Request, Switch};
 use kubepki::rke::survey::{Subject, Survey, ask_etcd, survey};
 use kubepki::rke::{Half, Rotation, Service};
 
@@ -135,7 +135,7 @@ pub fn options(rollout: &RolloutArgs, switch: Switch, keep_old: bool) -> Options
 ///
 /// # Errors
 ///
-/// [`RotateError`], with its exit code and way out.
+/// [`rotate::RotateError`], with its exit code and way out.
 pub async fn draft(
     world: &World,
     cluster: &RkeCluster,
@@ -162,7 +162,7 @@ pub async fn draft(
         entropy: &world.entropy,
         keys: &world.keys,
     };
-    rotate::plan(&request).map_err(|error| refused(&error))
+    rotate::plan(&request).map_err(|error| CliError::from_rotation(&error))
 }
 
 /// What lies, runs and is served on the hosts of cluster.yml.
@@ -185,17 +185,4 @@ pub async fn look(world: &World, cluster: &RkeCluster, machines: &dyn Machines) 
         ask_etcd(&mut seen, machines, &cluster.config, &bundle, LOOK).await;
     }
     seen
-}
-
-/// A refusal with its exit code and the way out.
-pub fn refused(error: &RotateError) -> CliError {
-    let text = kubepki::error_chain(error);
-    let refusal = match error.is_usage() {
-        true => CliError::usage(text),
-        false => CliError::refused(text),
-    };
-    match error.advice() {
-        Some(advice) => refusal.hint(advice),
-        None => refusal,
-    }
 }
