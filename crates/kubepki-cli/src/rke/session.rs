@@ -98,6 +98,7 @@ impl<'a> Session<'a> {
             // Another process may have been interrupted since.
             refuse_unfinished(&self.cluster.state_dir)?;
         }
+        state.drop_unbegun()?;
         stage(&state, &plan.id, staged)?;
         let executor = self.executor(&state, self.world.teller());
         match executor.apply(&plan).await {
@@ -145,6 +146,7 @@ impl<'a> Session<'a> {
             (Some(id), _) => PlanId(id.to_owned()),
             (None, Some(past)) => past.id,
             (None, None) => {
+                self.tidy().await?;
                 output::talk("Nothing is interrupted.");
                 return Ok(Exit::Fine);
             }
@@ -155,6 +157,21 @@ impl<'a> Session<'a> {
         let executor = self.executor(&state, self.world.teller());
         let outcome = executor.resume(&id).await.map_err(failed)?;
         Ok(self.finish(&state, &plan, outcome))
+    }
+
+    /// Gives hosts free that a program has locked which was killed before its first step or after
+    /// its last.
+    async fn tidy(&self) -> Result<(), CliError> {
+        if !self.cluster.state_dir.path().is_dir() {
+            return Ok(());
+        }
+        let state = lock(&self.cluster.state_dir)?;
+        let executor = self.executor(&state, self.world.teller());
+        let hosts = self.cluster.config.nodes.iter();
+        if let Some(untidy) = executor.tidy(hosts.map(|it| it.address.as_str())).await {
+            output::talk(&format!("Note: {untidy}"));
+        }
+        Ok(())
     }
 
     /// `kubepki apply ID`.
