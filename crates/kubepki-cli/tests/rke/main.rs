@@ -9,6 +9,9 @@
     reason = "tests fail by panicking"
 )]
 
+mod dropin;
+#[path = "../common/rke_log.rs"]
+mod rke_log;
 mod rotate;
 mod scene;
 mod watch;
