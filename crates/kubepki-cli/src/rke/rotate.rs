@@ -117,8 +117,13 @@ pub async fn plan(config: &Path, args: &PlanArgs) -> Result<Exit, CliError> {
     let cluster = RkeCluster::open(&world, config, &args.site).await?;
     let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
     let options = options(&args.rollout, Switch::Cross, false);
-    let (plan, _) = draft(&world, &cluster, &machines, &rotation, &options).await?;
+    let (plan, staged) = draft(&world, &cluster, &machines, &rotation, &options).await?;
     print_plan(&plan, None, args.output)?;
+    if !staged.is_empty() {
+        // Secrets that belong to it are kept only with a plan that is begun at once.
+        output::talk("Not saved: it goes with secrets. Carry it out with `kubepki rotate`.");
+        return Ok(Exit::Fine);
+    }
     let state = crate::command::change::lock(&cluster.state_dir)?;
     state.save_plan(&plan)?;
     output::talk(&format!(

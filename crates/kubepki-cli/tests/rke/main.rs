@@ -9,9 +9,13 @@
     reason = "tests fail by panicking"
 )]
 
+mod away;
 mod dropin;
+mod pods;
+mod recorded;
 #[path = "../common/rke_log.rs"]
 mod rke_log;
 mod rotate;
 mod scene;
 mod watch;
+mod ways;

@@ -68,8 +68,9 @@ while read -r verb name; do
     esac
 done <"$stage/manifest" || exit 1
 flush "$directory"
-# Stages of tries that were killed; one that is younger belongs to whoever follows us.
-for other in "$keep".new-*; do
+# What tries that were killed have left, of this set or of others that nobody comes back to; what
+# is younger belongs to whoever follows us.
+for other in "$sets"/*/*.new-* "$sets"/*/*.part; do
     [ "$other" = "$stage" ] || [ ! "$other" -ot "$stage/manifest" ] || rm -rf "$other"
 done
 rm -rf "$stage"
