@@ -10,8 +10,11 @@
 )]
 
 mod away;
+mod dropin;
 mod pods;
 mod recorded;
+#[path = "../common/rke_log.rs"]
+mod rke_log;
 mod rotate;
 mod scene;
 mod watch;
