@@ -10,6 +10,8 @@
 )]
 
 mod away;
+mod company;
+mod modes;
 mod pods;
 mod recorded;
 mod rotate;
