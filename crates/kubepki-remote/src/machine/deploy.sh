@@ -15,7 +15,7 @@ flush() {
     sync -f "$1" 2>/dev/null || sync
 }
 
-touch "$stage/manifest" || fail "$stage is not there"
+touch "$stage" "$stage/manifest" || fail "$stage is not there"
 # What a killed program of ours started may still be at it: it ends first.
 if command -v flock >/dev/null; then
     exec 9>>"$sets/lock"
