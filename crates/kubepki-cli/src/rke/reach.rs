@@ -42,7 +42,8 @@ pub fn machines(
         hosts.push(HostSpec {
             name: node.address.clone(),
             docker_socket: node.docker_socket().to_owned(),
-            prefix: PathBuf::from(config.host_prefix("")),
+            // An empty prefix would make relative paths.
+            prefix: PathBuf::from(format!("{}/", config.host_prefix(""))),
             relabel: config.kubernetes_minor().is_some_and(|minor| minor < 22),
             images: images.clone(),
             reach: Arc::new(reach),

@@ -299,7 +299,6 @@ pub fn rke_config(config: &ClusterConfig) -> Json {
         let pairs = pairs.into_iter();
         Json::Object(pairs.map(|(key, value)| (key.to_owned(), value)).collect())
     };
-    let list = |items: &[String]| Json::List(items.iter().map(|it| Json::text(it)).collect());
     let nodes = config.nodes.iter().map(|node| {
         let roles = node.roles.iter().map(|role| text(role.name())).collect();
         let mut pairs = vec![
@@ -316,18 +315,7 @@ pub fn rke_config(config: &ClusterConfig) -> Json {
         pairs.push(("sshKeyPath", text(&node.ssh_key_path)));
         object(pairs)
     });
-    let mut etcd = Vec::new();
-    if config.has_external_etcd() {
-        etcd.push(("externalUrls", list(&config.etcd.external_urls)));
-        etcd.push(("caCert", text(&config.etcd.ca_cert)));
-        etcd.push(("cert", text(&config.etcd.cert)));
-        etcd.push(("key", text(&config.etcd.key)));
-        etcd.push(("path", text(&config.etcd.path)));
-    }
-    if let Some((uid, gid)) = config.etcd_owner() {
-        etcd.push(("uid", Json::Number(uid.to_string())));
-        etcd.push(("gid", Json::Number(gid.to_string())));
-    }
+    let etcd = etcd_config(config);
     let range = ("serviceClusterIpRange", text(&config.service_range));
     let kubelet = vec![
         ("clusterDomain", text(&config.cluster_domain)),
@@ -364,4 +352,26 @@ pub fn rke_config(config: &ClusterConfig) -> Json {
         ("prefixPath", text(&config.prefix_path)),
         ("rotateEncryptionKey", Json::Bool(false)),
     ])
+}
+
+/// `services.etcd`.
+fn etcd_config(config: &ClusterConfig) -> Vec<(&'static str, Json)> {
+    let text = |text: &str| Json::text(text);
+    let mut etcd = Vec::new();
+    if config.has_external_etcd() {
+        etcd.push(("externalUrls", list(&config.etcd.external_urls)));
+        etcd.push(("caCert", text(&config.etcd.ca_cert)));
+        etcd.push(("cert", text(&config.etcd.cert)));
+        etcd.push(("key", text(&config.etcd.key)));
+        etcd.push(("path", text(&config.etcd.path)));
+    }
+    if let Some((uid, gid)) = config.etcd_owner() {
+        etcd.push(("uid", Json::Number(uid.to_string())));
+        etcd.push(("gid", Json::Number(gid.to_string())));
+    }
+    etcd
+}
+
+fn list(items: &[String]) -> Json {
+    Json::List(items.iter().map(|it| Json::text(it)).collect())
 }

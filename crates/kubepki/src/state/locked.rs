@@ -44,19 +44,23 @@ impl Deref for Locked {
 }
 
 impl StateDir {
-    /// Makes the directory if it is absent (its parent must exist) and takes the lock.
+    /// Makes the directory if it is absent (its parent must exist, unless it is ours too) and
+    /// takes the lock.
     ///
     /// # Errors
     ///
     /// [`StateError::Locked`] while another process, or another value in this one, holds it;
     /// [`StateError::Unsafe`] when others could write to the directory.
     pub fn lock(&self) -> Result<Locked, StateError> {
-        if let Err(source) = rustix::fs::mkdir(&self.path, Mode::RWXU)
-            && source != rustix::io::Errno::EXIST
-        {
-            return Err(failed("make", &self.path, source.into()));
+        let shelf = self.path.parent().filter(|_| self.shelf);
+        for path in shelf.into_iter().chain([self.path.as_path()]) {
+            if let Err(source) = rustix::fs::mkdir(path, Mode::RWXU)
+                && source != rustix::io::Errno::EXIST
+            {
+                return Err(failed("make", path, source.into()));
+            }
+            refuse_unsafe(path)?;
         }
-        self.refuse_unsafe()?;
 
         let path = self.path.join(LOCK);
         let failed = |source| failed("lock", &path, source);
@@ -83,25 +87,25 @@ impl StateDir {
             lock,
         })
     }
+}
 
-    fn refuse_unsafe(&self) -> Result<(), StateError> {
-        let unsafe_because = |problem| StateError::Unsafe {
-            path: self.path.clone(),
-            problem,
-        };
-        let metadata = std::fs::symlink_metadata(&self.path)
-            .map_err(|source| failed("read", &self.path, source))?;
-        if !metadata.is_dir() {
-            return Err(unsafe_because("is not a directory"));
-        }
-        if metadata.uid() != rustix::process::geteuid().as_raw() {
-            return Err(unsafe_because("belongs to another user"));
-        }
-        if metadata.mode() & 0o022 != 0 {
-            return Err(unsafe_because("can be written to by other users"));
-        }
-        Ok(())
+fn refuse_unsafe(path: &Path) -> Result<(), StateError> {
+    let unsafe_because = |problem| StateError::Unsafe {
+        path: path.to_owned(),
+        problem,
+    };
+    let metadata =
+        std::fs::symlink_metadata(path).map_err(|source| failed("read", path, source))?;
+    if !metadata.is_dir() {
+        return Err(unsafe_because("is not a directory"));
     }
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(unsafe_because("belongs to another user"));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return Err(unsafe_because("can be written to by other users"));
+    }
+    Ok(())
 }
 
 impl Locked {

@@ -37,6 +37,8 @@ pub use prune::{KEEP_DAYS, KEEP_PLANS};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDir {
     path: PathBuf,
+    /// Whether the directory above is ours too.
+    shelf: bool,
 }
 
 /// The state directory cannot be used.
@@ -134,13 +136,26 @@ pub enum StateError {
 impl StateDir {
     /// The state directory at `path`. Touches nothing.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self {
+            path: path.into(),
+            shelf: false,
+        }
     }
 
     /// The state directory of a K3s data directory: `<data-dir>/kubepki`. Never under `server/`,
     /// whose presence makes K3s take the node for a server.
     pub fn of_data_dir(root: &Path) -> Self {
         Self::new(root.join("kubepki"))
+    }
+
+    /// The state directory of an RKE cluster: `.kubepki/<name>` beside its state file, whose name
+    /// it has. `.kubepki`, which it shares with the other clusters there, is made with it.
+    pub fn of_rke_state(state: &Path) -> Self {
+        let shelf = state.parent().unwrap_or(Path::new("/")).join(".kubepki");
+        Self {
+            path: shelf.join(state.file_stem().unwrap_or_default()),
+            shelf: true,
+        }
     }
 
     /// Where it is.

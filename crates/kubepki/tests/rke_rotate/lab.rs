@@ -197,11 +197,16 @@ impl Lab {
     }
 
     pub fn try_plan(&self, rotation: &Rotation) -> Result<(Plan, Vec<Staged>), RotateError> {
-        self.ask(rotation, plan)
+        let planned = self.ask(rotation, plan)?;
+        // The engine takes what we make.
+        kubepki::apply::check_fit(&planned.0).unwrap();
+        Ok(planned)
     }
 
     pub fn install(&self, set: &CustomSet, key: &str) -> Result<(Plan, Vec<Staged>), RotateError> {
-        self.ask(&Rotation::All, |request| install(request, set, Some(key)))
+        let planned = self.ask(&Rotation::All, |request| install(request, set, Some(key)))?;
+        kubepki::apply::check_fit(&planned.0).unwrap();
+        Ok(planned)
     }
 
     fn ask<T>(&self, rotation: &Rotation, planner: impl FnOnce(&Request<'_>) -> T) -> T {

@@ -71,7 +71,10 @@ fn rkes_words_where_rke_has_them() {
     );
     lab.options.switch = Switch::Hard;
     assert!(lab.try_plan(&Rotation::Authorities).is_ok());
+}
 
+#[test]
+fn keys_that_are_missing_and_times_that_are_over() {
     let mut lab = Lab::new();
     let name = "kube-apiserver-requestheader-ca";
     edit(&mut lab, name, |entry| entry.key_pem = Default::default());

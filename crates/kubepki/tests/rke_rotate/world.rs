@@ -162,110 +162,129 @@ impl World {
 
     /// Who refuses whom, a sentence each.
     pub fn cut_off(&self, judge: &mut Judge) -> Vec<String> {
-        let mut refusals = Vec::new();
-        let mut talk = |client: &str,
-                        shown: &BTreeSet<Text>,
-                        trusts: &BTreeSet<Text>,
-                        server: &str,
-                        serves: &BTreeSet<Text>,
-                        asks: &BTreeSet<Text>| {
-            for (chains, bundles, serving) in [(serves, trusts, true), (shown, asks, false)] {
-                for chain in chains {
-                    for bundle in bundles {
-                        if let Some(why) = judge.judge(chain, bundle, serving) {
-                            let (who, whom) = match serving {
-                                true => (client, server),
-                                false => (server, client),
-                            };
-                            refusals.push(format!("{who} refuses {whom}: {why}"));
-                        }
-                    }
-                }
-            }
-        };
-        let one = |text: &Text| BTreeSet::from([text.clone()]);
-        let name = |who: &Component| format!("{} of {}", who.1, who.0);
-        let ca = "kube-ca.pem";
+        let mut talks = Vec::new();
         for etcd in self.all(Service::Etcd) {
-            let own = certificate(&self.config, &etcd);
-            let (serves, asks) = (self.uses(&etcd, &own), self.uses(&etcd, ca));
-            for peer in self.all(Service::Etcd).iter().filter(|it| **it != etcd) {
-                let shown = self.uses(peer, &certificate(&self.config, peer));
-                talk(
-                    &name(peer),
-                    &shown,
-                    &self.uses(peer, ca),
-                    &name(&etcd),
-                    &serves,
-                    &asks,
-                );
-            }
-            for api in self.all(Service::KubeApiserver) {
-                let shown = self.uses(&api, "kube-node.pem");
-                talk(
-                    &name(&api),
-                    &shown,
-                    &self.uses(&api, ca),
-                    &name(&etcd),
-                    &serves,
-                    &asks,
-                );
-            }
+            talks.extend(self.with_etcd(&etcd));
         }
         for api in self.all(Service::KubeApiserver) {
-            let server = name(&api);
-            let serves = self.uses(&api, "kube-apiserver.pem");
-            let asks = self.uses(&api, ca);
-            for component in [
-                Service::KubeControllerManager,
-                Service::KubeScheduler,
-                Service::Kubelet,
-                Service::KubeProxy,
-            ] {
-                for client in self.all(component) {
-                    let shown = self.uses(&client, &certificate_of_client(component));
-                    let trusts = self.uses(&client, ca);
-                    talk(&name(&client), &shown, &trusts, &server, &serves, &asks);
+            talks.extend(self.with_api(&api));
+            talks.extend(self.of_api(&api));
+        }
+        let refusals = talks.iter().flat_map(|talk| talk.refusals(judge));
+        refusals.collect()
+    }
+
+    fn end(&self, who: &Component, certificate: &str) -> End {
+        End {
+            name: format!("{} of {}", who.1, who.0),
+            shows: self.uses(who, certificate),
+            trusts: self.uses(who, CA),
+        }
+    }
+
+    /// Members of etcd and API servers ask etcd.
+    fn with_etcd(&self, etcd: &Component) -> Vec<Talk> {
+        let server = self.end(etcd, &certificate(&self.config, etcd));
+        let mut clients = Vec::new();
+        for peer in self.all(Service::Etcd).iter().filter(|it| *it != etcd) {
+            clients.push(self.end(peer, &certificate(&self.config, peer)));
+        }
+        for api in self.all(Service::KubeApiserver) {
+            clients.push(self.end(&api, "kube-node.pem"));
+        }
+        Talk::of(clients, &server)
+    }
+
+    /// Components, the administrator and pods ask an API server.
+    fn with_api(&self, api: &Component) -> Vec<Talk> {
+        let server = self.end(api, "kube-apiserver.pem");
+        let mut clients = Vec::new();
+        for component in [
+            Service::KubeControllerManager,
+            Service::KubeScheduler,
+            Service::Kubelet,
+            Service::KubeProxy,
+        ] {
+            for client in self.all(component) {
+                clients.push(self.end(&client, &certificate_of_client(component)));
+            }
+        }
+        clients.push(End {
+            name: "the administrator".to_owned(),
+            shows: one(&self.admin.0),
+            trusts: one(&self.admin.1),
+        });
+        clients.push(End {
+            name: "a system pod".to_owned(),
+            shows: BTreeSet::new(),
+            trusts: one(&self.pods),
+        });
+        Talk::of(clients, &server)
+    }
+
+    /// An API server asks kubelets, and aggregated API servers, which trust what any API server
+    /// has published.
+    fn of_api(&self, api: &Component) -> Vec<Talk> {
+        let mut talks = Vec::new();
+        for kubelet in self.all(Service::Kubelet) {
+            let node = self.config.node(&kubelet.0).unwrap();
+            let own = format!("{}.pem", names::kubelet_entry(node));
+            let client = self.end(api, "kube-apiserver.pem");
+            talks.extend(Talk::of(vec![client], &self.end(&kubelet, &own)));
+        }
+        for other in self.all(Service::KubeApiserver) {
+            let client = self.end(api, "kube-apiserver-proxy-client.pem");
+            let server = End {
+                name: "an aggregated API server".to_owned(),
+                shows: BTreeSet::new(),
+                trusts: self.uses(&other, "kube-apiserver-requestheader-ca.pem"),
+            };
+            talks.extend(Talk::of(vec![client], &server));
+        }
+        talks
+    }
+}
+
+const CA: &str = "kube-ca.pem";
+
+fn one(text: &Text) -> BTreeSet<Text> {
+    BTreeSet::from([text.clone()])
+}
+
+/// One end of a connection, with everything that it may have in use.
+#[derive(Clone)]
+struct End {
+    name: String,
+    shows: BTreeSet<Text>,
+    trusts: BTreeSet<Text>,
+}
+
+struct Talk {
+    client: End,
+    server: End,
+}
+
+impl Talk {
+    fn of(clients: Vec<End>, server: &End) -> Vec<Self> {
+        let talks = clients.into_iter().map(|client| Self {
+            client,
+            server: server.clone(),
+        });
+        talks.collect()
+    }
+
+    fn refusals(&self, judge: &mut Judge) -> Vec<String> {
+        let mut refusals = Vec::new();
+        for (who, whom, serving) in [
+            (&self.client, &self.server, true),
+            (&self.server, &self.client, false),
+        ] {
+            for chain in &whom.shows {
+                for bundle in &who.trusts {
+                    if let Some(why) = judge.judge(chain, bundle, serving) {
+                        refusals.push(format!("{} refuses {}: {why}", who.name, whom.name));
+                    }
                 }
-            }
-            let (shown, trusts) = (one(&self.admin.0), one(&self.admin.1));
-            talk(
-                "the administrator",
-                &shown,
-                &trusts,
-                &server,
-                &serves,
-                &asks,
-            );
-            let nothing = BTreeSet::new();
-            talk(
-                "a system pod",
-                &nothing,
-                &one(&self.pods),
-                &server,
-                &serves,
-                &asks,
-            );
-            for kubelet in self.all(Service::Kubelet) {
-                let node = self.config.node(&kubelet.0).unwrap();
-                let own = format!("{}.pem", names::kubelet_entry(node));
-                let (serves, asks) = (self.uses(&kubelet, &own), self.uses(&kubelet, ca));
-                let shown = self.uses(&api, "kube-apiserver.pem");
-                let trusts = self.uses(&api, ca);
-                talk(&server, &shown, &trusts, &name(&kubelet), &serves, &asks);
-            }
-            // An aggregated API server trusts what any API server has published.
-            let shown = self.uses(&api, "kube-apiserver-proxy-client.pem");
-            for other in self.all(Service::KubeApiserver) {
-                let asks = self.uses(&other, "kube-apiserver-requestheader-ca.pem");
-                talk(
-                    &server,
-                    &shown,
-                    &nothing,
-                    "an aggregated API server",
-                    &nothing,
-                    &asks,
-                );
             }
         }
         refusals

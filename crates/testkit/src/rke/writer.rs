@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::cluster::Cluster;
@@ -38,11 +39,20 @@ pub struct Writes {
 
 impl Cluster {
     /// Starts a client that presents and trusts `files`, read once.
+    pub fn writer(&self, files: &TlsFiles) -> Writer {
+        self.start_writer(files, false)
+    }
+
+    /// Starts a client that presents and trusts what is in `files` at each handshake.
+    pub fn reloading_writer(&self, files: &TlsFiles) -> Writer {
+        self.start_writer(files, true)
+    }
+
     #[expect(
         clippy::disallowed_methods,
         reason = "a door of the tests to other programs"
     )]
-    pub fn writer(&self, files: &TlsFiles) -> Writer {
+    fn start_writer(&self, files: &TlsFiles, reload: bool) -> Writer {
         let folder =
             tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary folder: {error}"));
         let log = |name: &str| {
@@ -53,6 +63,9 @@ impl Cluster {
                 .open(&path)
                 .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
         };
+        // What another one wrote would hide what this one lost.
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let trusted = files.trusted.as_ref();
         let trusted = trusted.unwrap_or_else(|| panic!("the writer trusts nobody"));
         let mut child = Command::new(images::components())
@@ -61,7 +74,8 @@ impl Cluster {
             .arg(format!("--cert={}", files.cert.display()))
             .arg(format!("--key={}", files.key.display()))
             .arg(format!("--cacert={}", trusted.display()))
-            .arg(format!("--prefix=/writer-{}/", std::process::id()))
+            .arg(format!("--prefix=/writer-{}-{number}/", std::process::id()))
+            .arg(format!("--reload={reload}"))
             .stdin(Stdio::piped())
             .stdout(log("out"))
             .stderr(log("err"))

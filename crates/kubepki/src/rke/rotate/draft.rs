@@ -1,24 +1,21 @@
 //! The steps: what changes where, what restarts, what is proven, in which order.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
 use super::change::{Changes, Phase, staged_content};
 use super::proofs::Prover;
+use super::share::Share;
 use super::{Request, RotateError, SYSTEM_PODS, Scene, WAVE, notes};
 use crate::host::Attributes;
 use crate::init::Staged;
 use crate::plan::{
-    Action, Before, ContainerRestart, Content, FileChange, FileSet, LeafId, PLAN_FORMAT, Plan,
-    StateConfig, StateEdit, StateEntry, Step, Target,
+    Action, Before, ContainerRestart, Content, FileSet, LeafId, PLAN_FORMAT, Plan, StateConfig,
+    StateEdit, StateEntry, Step, Target,
 };
-use crate::rke::catalogue::{Per, row_of};
-use crate::rke::entry::Origin;
-use crate::rke::placement::{self, HostFile, Part};
-use crate::rke::survey::{FileFacts, FileView, text_digest, with_line_end};
-use crate::rke::{Bundle, Entry, Node, Secret, Service, kubeconfig, names};
+use crate::rke::placement;
+use crate::rke::{Service, names};
 
 /// Makes the plan that brings `changes` about: the lower half of [`super::plan`], for whatever
 /// else changes entries.
@@ -70,29 +67,20 @@ pub fn draft(
     Ok((draft.plan, draft.staged))
 }
 
-struct Draft<'a> {
-    request: &'a Request<'a>,
-    scene: &'a Scene,
-    plan: Plan,
-    staged: Vec<Staged>,
+pub(super) struct Draft<'a> {
+    pub(super) request: &'a Request<'a>,
+    pub(super) scene: &'a Scene,
+    pub(super) plan: Plan,
+    pub(super) staged: Vec<Staged>,
     /// What earlier steps of this plan have left at files of hosts.
-    left: BTreeMap<(String, String), Before>,
+    pub(super) left: BTreeMap<(String, String), Before>,
     state_before: Before,
     kubeconfig_before: Before,
     /// What is done for hosts that are left out, last of all.
     late: Vec<(FileSet, Vec<ContainerRestart>)>,
     /// Hosts with files of other nodes, and how many are removed.
-    strayed: Vec<(String, usize)>,
-    repair: bool,
-}
-
-/// What one host gets in one phase.
-struct Share<'n> {
-    node: &'n Node,
-    set: FileSet,
-    /// The changed files that components read.
-    files: Vec<HostFile>,
-    components: Vec<Service>,
+    pub(super) strayed: Vec<(String, usize)>,
+    pub(super) repair: bool,
 }
 
 /// Who has to restart before an entry counts as proven: `(host, component)`.
@@ -198,175 +186,6 @@ impl Draft<'_> {
             config,
         };
         self.edit(edit, &phase.reason);
-    }
-
-    /// What one host gets; `None` if nothing changes there.
-    fn share<'n>(&mut self, node: &'n Node, phase: &Phase, first: bool) -> Option<Share<'n>> {
-        let shape = shape(&self.scene.bundle, phase);
-        let mut files = BTreeMap::new();
-        let mut read = Vec::new();
-        for file in placement::files_of(node, &shape, &self.scene.config) {
-            let content = match phase.entries.contains_key(&file.entry) {
-                true => self.changed(node, phase, &file),
-                false => self.repaired(node, &file).filter(|_| self.repair && first),
-            };
-            if let Some(content) = content {
-                // A CA's key that stays elsewhere from now on.
-                let gone = content == Content::Text(String::new());
-                let before = self.before(node, &file.name);
-                if gone && before == Before::Absent {
-                    continue;
-                }
-                let change = FileChange {
-                    before,
-                    attributes: attributes(&file),
-                    content: (!gone).then_some(content),
-                };
-                files.insert(file.name.clone(), change);
-                read.push(file);
-            }
-        }
-        if first {
-            files.extend(self.strays(node, phase, &shape));
-        }
-        if files.is_empty() {
-            return None;
-        }
-        let components = self.components(node, &read);
-        Some(Share {
-            node,
-            set: FileSet {
-                host: node.address.clone(),
-                directory: PathBuf::from(names::SSL_DIRECTORY),
-                files,
-            },
-            files: read,
-            components,
-        })
-    }
-
-    /// What becomes of a file whose entry changes; `None` where it stays.
-    fn changed(&self, node: &Node, phase: &Phase, file: &HostFile) -> Option<Content> {
-        let change = phase.entries.get(&file.entry)?;
-        match file.part {
-            Part::Certificate => change.certificate.clone(),
-            Part::Key => change.key.clone(),
-            Part::Kubeconfig => {
-                let text = kubeconfig::host(&file.entry);
-                let known = self.view(node, &file.name);
-                let right = known.is_some_and(|view| view.text == text_digest(text.as_bytes()));
-                let written = self
-                    .left
-                    .contains_key(&(node.address.clone(), file.name.clone()));
-                if right || written {
-                    return None;
-                }
-                let text = with_line_end(text.as_bytes());
-                Some(Content::Text(String::from_utf8_lossy(&text).into_owned()))
-            }
-        }
-    }
-
-    /// A file of an entry that stays, where the host has it not or otherwise. Hosts that were
-    /// not looked at are left alone.
-    fn repaired(&mut self, node: &Node, file: &HostFile) -> Option<Content> {
-        self.request.survey.host(&node.address)?;
-        let bytes = file.content(&self.scene.bundle)?;
-        let right = self
-            .view(node, &file.name)
-            .is_some_and(|view| view.text == text_digest(&bytes));
-        if right {
-            return None;
-        }
-        self.plan.notes.push(format!(
-            "Host {}: {} is not what the state holds, and is put right.",
-            node.address, file.name
-        ));
-        let bytes = with_line_end(&bytes);
-        if !file.is_secret() {
-            return Some(Content::Text(String::from_utf8_lossy(&bytes).into_owned()));
-        }
-        let staged = Staged {
-            name: format!("kept-{}", file.name),
-            bytes,
-        };
-        let content = staged_content(&staged);
-        if !self.staged.iter().any(|known| known.name == staged.name) {
-            self.staged.push(staged);
-        }
-        Some(content)
-    }
-
-    /// Certificates and keys of other nodes, which RKE spreads over all: they are removed with
-    /// the rotation that replaces them, if they are exactly what the state holds for the other.
-    fn strays(
-        &mut self,
-        node: &Node,
-        phase: &Phase,
-        shape: &Bundle,
-    ) -> BTreeMap<String, FileChange> {
-        let mut removed = BTreeMap::new();
-        let mut kept = Vec::new();
-        for file in placement::surplus_of(node, shape, &self.scene.config) {
-            let others = row_of(&file.entry).is_some_and(|row| row.per != Per::Cluster);
-            if !others || !phase.entries.contains_key(&file.entry) {
-                continue;
-            }
-            let Some(view) = self.view(node, &file.name) else {
-                continue;
-            };
-            if !is_of(view, self.scene.bundle.get(&file.entry), file.part) {
-                kept.push(file.name);
-                continue;
-            }
-            let change = FileChange {
-                before: Before::Present(view.fingerprint.clone()),
-                attributes: attributes(&file),
-                content: None,
-            };
-            removed.insert(file.name, change);
-        }
-        if !removed.is_empty() {
-            self.strayed.push((node.address.clone(), removed.len()));
-        }
-        if !kept.is_empty() {
-            self.plan.notes.push(format!(
-                "Host {} has files named after other nodes that are not what the state holds; \
-                 they stay, look at them: {}.",
-                node.address,
-                kept.join(", ")
-            ));
-        }
-        removed
-    }
-
-    fn view(&self, node: &Node, file: &str) -> Option<&FileView> {
-        self.request.survey.host(&node.address)?.file(file)
-    }
-
-    fn before(&self, node: &Node, file: &str) -> Before {
-        if let Some(left) = self.left.get(&(node.address.clone(), file.to_owned())) {
-            return left.clone();
-        }
-        match self.request.survey.host(&node.address) {
-            None => Before::Any,
-            Some(view) => match view.file(file) {
-                Some(view) => Before::Present(view.fingerprint.clone()),
-                None => Before::Absent,
-            },
-        }
-    }
-
-    /// The containers on a node's host that read a changed file and exist, as far as is known.
-    fn components(&self, node: &Node, files: &[HostFile]) -> Vec<Service> {
-        let mut components = placement::affected(node, files, &self.scene.config);
-        if self.scene.config.has_external_etcd() {
-            components.retain(|component| *component != Service::Etcd);
-        }
-        if let Some(view) = self.request.survey.host(&node.address) {
-            components.retain(|component| view.containers.contains_key(component.name()));
-        }
-        components
     }
 
     fn deploy(&mut self, wave: &[Share<'_>], phase: &Phase) {
@@ -625,46 +444,5 @@ fn private(before: &Before) -> Attributes {
         uid: owner.0,
         gid: owner.1,
         ..Attributes::new(0o600)
-    }
-}
-
-fn attributes(file: &HostFile) -> Attributes {
-    Attributes {
-        uid: Some(file.owner.0),
-        gid: Some(file.owner.1),
-        ..Attributes::new(file.mode)
-    }
-}
-
-/// The bundle as the phase will leave it, as far as which files there are goes.
-fn shape(bundle: &Bundle, phase: &Phase) -> Bundle {
-    let mut shape = bundle.clone();
-    for name in &phase.removed {
-        shape.remove(name);
-    }
-    for (name, change) in &phase.entries {
-        let there = "-";
-        let known = shape.remove(name).unwrap_or_default();
-        let has_key = change.key.is_some() || !known.key_pem.is_empty();
-        let key = Secret::from(if has_key { there } else { "" });
-        let entry = Entry::new(name, there, key, Origin::Issued);
-        shape.insert(name.clone(), entry);
-    }
-    shape
-}
-
-/// Whether a file is what the state holds for an entry.
-fn is_of(view: &FileView, entry: Option<&Entry>, part: Part) -> bool {
-    let Some(entry) = entry else { return false };
-    let text = part.text_of(entry);
-    if !text.is_empty() && view.text == text_digest(text.as_bytes()) {
-        return true;
-    }
-    match &view.facts {
-        FileFacts::Key { spki, .. } => {
-            let key = entry.key().ok().flatten();
-            key.is_some_and(|key| key.spki_sha256() == *spki)
-        }
-        _ => false,
     }
 }

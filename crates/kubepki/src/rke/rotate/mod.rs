@@ -29,6 +29,7 @@ mod install;
 mod notes;
 mod proofs;
 mod refuse;
+mod share;
 mod site;
 
 use std::collections::BTreeSet;

@@ -46,6 +46,9 @@ func (a *attendance) watch(url string, config *tls.Config) {
 // how many members were away at once, how many writes were acknowledged.
 func writer(f flags) {
 	config := client(f.must("cacert"), f.must("cert"), f.must("key"))
+	if f["reload"] == "true" {
+		config = reloading(f.must("cacert"), f.must("cert"), f.must("key"))
+	}
 	store := dialEtcd(f.must("endpoints"), config, 2*time.Second)
 	members := attendance{away: map[string]bool{}}
 	for _, url := range store.urls {

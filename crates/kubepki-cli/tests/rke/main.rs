@@ -1,0 +1,18 @@
+//! The native commands on an RKE cluster: three hosts, each with its own OpenSSH server and Docker
+//! engine, a real etcd of three members, certificates checked by OpenSSL.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking"
+)]
+
+mod away;
+mod pods;
+mod recorded;
+mod rotate;
+mod scene;
+mod watch;
+mod ways;
