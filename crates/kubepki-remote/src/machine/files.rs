@@ -53,7 +53,12 @@ pub(super) struct Desk<'a> {
 }
 
 impl Desk<'_> {
-    pub(super) async fn read_directory(&self, directory: &Path) -> Result<Listing, HostError> {
+    /// `held` is the container of the host's lock, if this program has it.
+    pub(super) async fn read_directory(
+        &self,
+        directory: &Path,
+        held: Option<&Helper>,
+    ) -> Result<Listing, HostError> {
         match self.files {
             Files::Direct(host) => {
                 let at = under(&self.spec.prefix, directory);
@@ -62,7 +67,7 @@ impl Desk<'_> {
                     None => read_direct(&**host, &at).await,
                 }
             }
-            Files::Docker => self.read_by_docker(directory).await,
+            Files::Docker => self.read_by_docker(directory, held).await,
         }
     }
 
@@ -85,14 +90,25 @@ impl Desk<'_> {
         Ok(archive::files(&archive).ok().map(Some))
     }
 
-    async fn read_by_docker(&self, directory: &Path) -> Result<Listing, HostError> {
+    async fn read_by_docker(
+        &self,
+        directory: &Path,
+        held: Option<&Helper>,
+    ) -> Result<Listing, HostError> {
         self.check_base(directory)?;
-        let image = self.any_image().await?;
         let engine = self.engine;
-        let made = engine.create(None, READER, &image, &self.bind()).await;
-        let helper = made.map_err(|error| self.failed(error))?;
         // With the dot a link is followed, as whoever reads the files there would.
         let at = format!("{}/.", directory.display());
+        // A container that is gone says the same as a directory that is not there.
+        if let Some(held) = held
+            && let Ok(Some(bytes)) = engine.download(held, &at, READ_LIMIT).await
+            && let Ok(files) = archive::files(&bytes)
+        {
+            return Ok(Some(files));
+        }
+        let image = self.any_image().await?;
+        let made = engine.create(None, READER, &image, &self.bind()).await;
+        let helper = made.map_err(|error| self.failed(error))?;
         let read = engine.download(&helper, &at, READ_LIMIT).await;
         let removed = engine.remove(&helper).await;
         let Some(bytes) = read.map_err(|error| self.failed(error))? else {

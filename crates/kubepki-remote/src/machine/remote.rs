@@ -177,9 +177,11 @@ impl Machine for RemoteMachine {
         &self,
         directory: &Path,
     ) -> Result<Option<BTreeMap<String, Entry>>, HostError> {
+        let held = self.held.try_lock().ok();
+        let held = held.and_then(|it| it.as_ref().map(|it| it.helper.clone()));
         on_host!(self, |connected| self
             .desk(&connected)
-            .read_directory(directory)
+            .read_directory(directory, held.as_ref())
             .await)
     }
 
