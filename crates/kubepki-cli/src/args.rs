@@ -81,6 +81,9 @@ pub enum Command {
     K3s(crate::dropin::K3sArgs),
     /// RKE's own commands, with its flags, messages and exit codes.
     Rke(crate::dropin::RkeArgs),
+    /// Show, fetch or rebuild the state file of an RKE cluster.
+    #[command(subcommand)]
+    State(crate::command::rke_state::StateCommand),
     /// Make certificate requests for a company's CA, with their keys, from an RKE cluster.yml.
     ///
     /// Requests that fit stay, and keys that are there always do. Reaches no host.
@@ -249,7 +252,7 @@ pub struct TourArgs {
 }
 
 /// Which node.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct SiteArgs {
     /// K3s's data directory [default: from K3s's configuration, else /var/lib/rancher/k3s].
     #[arg(long, env = "K3S_DATA_DIR", value_name = "DIR", global = true)]

@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use kubepki::error_chain;
+use kubepki::rke::rotate::RotateError;
 
 use crate::output;
 
@@ -79,6 +80,19 @@ impl CliError {
             exit: Exit::Failed,
             message: message.into(),
             hint: None,
+        }
+    }
+
+    /// Why a rotation of an RKE cluster is not planned.
+    pub fn from_rotation(error: &RotateError) -> Self {
+        let text = error_chain(error);
+        let refusal = match error.is_usage() {
+            true => Self::usage(text),
+            false => Self::refused(text),
+        };
+        match error.advice() {
+            Some(advice) => refusal.hint(advice),
+            None => refusal,
         }
     }
 

@@ -7,11 +7,11 @@ use kubepki::apply::plan_id;
 use kubepki::init::Staged;
 use kubepki::machine::Machines;
 use kubepki::plan::Plan;
-use kubepki::rke::rotate::{self, Options, Request, RotateError, Switch};
+use kubepki::rke::rotate::{self, Options, Request, Switch};
 use kubepki::rke::survey::{Subject, Survey, ask_etcd, survey};
 use kubepki::rke::{Half, Rotation, Service};
 
-use super::{RkeCluster, RolloutArgs, Session, reach};
+use super::{RkeCluster, RolloutArgs, Session, flags, reach};
 use crate::args::{PlanArgs, RotateArgs};
 use crate::command::change::{print_plan, refuse_unfinished};
 use crate::command::rotate_ca::RotateCaArgs;
@@ -28,11 +28,17 @@ const LOOK: Duration = Duration::from_secs(5);
 ///
 /// A refusal or failure; RKE's words where RKE has some.
 pub async fn rotate(config: &Path, args: &RotateArgs) -> Result<Exit, CliError> {
+    flags::refuse_node(&[
+        flags::names(&args.names),
+        flags::leaves(&args.leaves),
+        flags::restart(&args.change.restart),
+        flags::site(&args.site),
+    ])?;
+    let rotation = rotation(&args.services)?;
     let world = World::real();
     let cluster = RkeCluster::open(&world, config, &args.site).await?;
     refuse_unfinished(&cluster.state_dir)?;
     let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
-    let rotation = rotation(&args.services)?;
     let options = options(&args.rollout, Switch::Cross, false);
     let (plan, staged) = draft(&world, &cluster, &machines, &rotation, &options).await?;
     let patience = args.change.restart.restart_timeout;
@@ -47,6 +53,22 @@ pub async fn rotate(config: &Path, args: &RotateArgs) -> Result<Exit, CliError> 
 ///
 /// As [`rotate`].
 pub async fn rotate_ca(config: &Path, args: &RotateCaArgs) -> Result<Exit, CliError> {
+    flags::refuse_node(&[
+        flags::first(&[
+            (args.path.is_some(), "--path"),
+            (args.staged, "--staged"),
+            (args.back.is_some(), "--back"),
+            (args.force, "--force"),
+            (args.tokens_replaced, "--tokens-replaced"),
+            (args.through_server.is_some(), "--through-server"),
+            (args.direct, "--direct"),
+            (args.watch, "--watch"),
+            (args.stop_command.is_some(), "--stop-command"),
+        ]),
+        flags::names(&args.names),
+        flags::restart(&args.restart),
+        flags::site(&args.site),
+    ])?;
     let world = World::real();
     let cluster = RkeCluster::open(&world, config, &args.site).await?;
     refuse_unfinished(&cluster.state_dir)?;
@@ -76,26 +98,37 @@ pub async fn rotate_ca(config: &Path, args: &RotateCaArgs) -> Result<Exit, CliEr
 ///
 /// As [`rotate`].
 pub async fn plan(config: &Path, args: &PlanArgs) -> Result<Exit, CliError> {
+    flags::refuse_node(&[
+        flags::names(&args.names),
+        flags::leaves(&args.leaves),
+        flags::site(&args.site),
+    ])?;
     if args.at.is_some() {
         return Err(CliError::usage(
             "--at is not for RKE clusters; see `kubepki check --at`",
         ));
     }
-    let world = World::real();
-    let cluster = RkeCluster::open(&world, config, &args.site).await?;
-    let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
     let rotation = match args.services.as_slice() {
         [all] if all == "all" => Rotation::All,
         services => rotation(services)?,
     };
+    let world = World::real();
+    let cluster = RkeCluster::open(&world, config, &args.site).await?;
+    let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
     let options = options(&args.rollout, Switch::Cross, false);
-    let (plan, _) = draft(&world, &cluster, &machines, &rotation, &options).await?;
+    let (plan, staged) = draft(&world, &cluster, &machines, &rotation, &options).await?;
     print_plan(&plan, None, args.output)?;
+    if !staged.is_empty() {
+        // Secrets that belong to it are kept only with a plan that is begun at once.
+        output::talk("Not saved: it goes with secrets. Carry it out with `kubepki rotate`.");
+        return Ok(Exit::Fine);
+    }
     let state = crate::command::change::lock(&cluster.state_dir)?;
     state.save_plan(&plan)?;
     output::talk(&format!(
-        "Saved. Carry it out with: kubepki apply {}",
-        plan.id
+        "Saved. Carry it out with: kubepki apply {}{}",
+        plan.id,
+        cluster.flag()
     ));
     Ok(Exit::Fine)
 }
@@ -135,7 +168,7 @@ pub fn options(rollout: &RolloutArgs, switch: Switch, keep_old: bool) -> Options
 ///
 /// # Errors
 ///
-/// [`RotateError`], with its exit code and way out.
+/// [`rotate::RotateError`], with its exit code and way out.
 pub async fn draft(
     world: &World,
     cluster: &RkeCluster,
@@ -162,7 +195,7 @@ pub async fn draft(
         entropy: &world.entropy,
         keys: &world.keys,
     };
-    rotate::plan(&request).map_err(|error| refused(&error))
+    rotate::plan(&request).map_err(|error| CliError::from_rotation(&error))
 }
 
 /// What lies, runs and is served on the hosts of cluster.yml.
@@ -185,17 +218,4 @@ pub async fn look(world: &World, cluster: &RkeCluster, machines: &dyn Machines) 
         ask_etcd(&mut seen, machines, &cluster.config, &bundle, LOOK).await;
     }
     seen
-}
-
-/// A refusal with its exit code and the way out.
-pub fn refused(error: &RotateError) -> CliError {
-    let text = kubepki::error_chain(error);
-    let refusal = match error.is_usage() {
-        true => CliError::usage(text),
-        false => CliError::refused(text),
-    };
-    match error.advice() {
-        Some(advice) => refusal.hint(advice),
-        None => refusal,
-    }
 }

@@ -4,15 +4,16 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use kubepki::apply::{
-    Aftermath, Executor, Observer, Outcome, Patience, put_off, refuse_unreadable, unfinished,
+    Aftermath, ApplyError, Executor, Observer, Outcome, Patience, put_off, refuse_unreadable,
+    unfinished,
 };
 use kubepki::init::{Staged, stage};
 use kubepki::machine::Machines;
-use kubepki::plan::{Plan, PlanId};
+use kubepki::plan::{Action, Plan, PlanId, Step};
 use kubepki::state::Locked;
 use kubepki_remote::RkeApi;
 
-use super::RkeCluster;
+use super::{RkeCluster, aftermath};
 use crate::args::AskArgs;
 use crate::command::change::{
     failed, last_done, lock, print_plan, put_off_text, refuse_unfinished,
@@ -98,19 +99,38 @@ impl<'a> Session<'a> {
             // Another process may have been interrupted since.
             refuse_unfinished(&self.cluster.state_dir)?;
         }
+        let outcome = self
+            .run(&state, &plan, staged, self.world.teller())
+            .await
+            .map_err(|error| self.named(failed(error)))?;
+        let exit = self.finish(&state, &plan, outcome);
+        drop(state);
+        self.look_after(&plan).await;
+        Ok(exit)
+    }
+
+    /// Carries a plan out that was agreed to, telling `observer`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Executor::apply`]; secrets of a plan that never began are forgotten.
+    pub async fn run(
+        &self,
+        state: &Locked,
+        plan: &Plan,
+        staged: &[Staged],
+        observer: &dyn Observer,
+    ) -> Result<Outcome, ApplyError> {
         state.drop_unbegun()?;
-        stage(&state, &plan.id, staged)?;
-        let executor = self.executor(&state, self.world.teller());
-        match executor.apply(&plan).await {
-            Ok(outcome) => Ok(self.finish(&state, &plan, outcome)),
-            Err(error) => {
-                // What was never begun needs no secrets.
-                if error.aftermath() != Aftermath::Interrupted {
-                    state.drop_staging(&plan.id)?;
-                }
-                Err(failed(error))
-            }
+        stage(state, &plan.id, staged)?;
+        let done = self.executor(state, observer).apply(plan).await;
+        if let Err(error) = &done
+            && error.aftermath() != Aftermath::Interrupted
+        {
+            // What was never begun needs no secrets.
+            state.drop_staging(&plan.id)?;
         }
+        done
     }
 
     /// `kubepki undo [ID]`.
@@ -155,8 +175,12 @@ impl<'a> Session<'a> {
         let state = lock(state_dir)?;
         output::talk(&format!("Going on with {id}: {}", plan.title));
         let executor = self.executor(&state, self.world.teller());
-        let outcome = executor.resume(&id).await.map_err(failed)?;
-        Ok(self.finish(&state, &plan, outcome))
+        let outcome = executor.resume(&id).await;
+        let outcome = outcome.map_err(|error| self.named(failed(error)))?;
+        let exit = self.finish(&state, &plan, outcome);
+        drop(state);
+        self.look_after(&plan).await;
+        Ok(exit)
     }
 
     /// Gives hosts free that a program has locked which was killed before its first step or after
@@ -198,13 +222,18 @@ impl<'a> Session<'a> {
                 }
                 let mut text = format!("Done: {}.", plan.title);
                 if plan.undoes.is_none() && plan.irreversible.is_none() {
-                    let _ = write!(text, " Take it back with: kubepki undo {}", plan.id);
+                    let _ = write!(
+                        text,
+                        " Take it back with: kubepki undo {}{}",
+                        plan.id,
+                        self.cluster.flag()
+                    );
                 }
                 output::talk(&text);
                 Exit::Fine
             }
             Outcome::Partly { open, .. } => {
-                output::talk(&put_off_text(&open));
+                output::talk(&self.spelled(put_off_text(&open)));
                 Exit::Partial
             }
             Outcome::Waiting {
@@ -217,9 +246,38 @@ impl<'a> Session<'a> {
                     let _ = write!(text, "\n  not yet: {unmet}");
                 }
                 text.push_str("\nThen run `kubepki resume`.");
-                output::talk(&text);
+                output::talk(&self.spelled(text));
                 Exit::Partial
             }
+        }
+    }
+
+    /// An error whose hint names the commands so that they find this cluster again.
+    pub fn named(&self, error: CliError) -> CliError {
+        CliError {
+            hint: error.hint.map(|hint| self.spelled(hint)),
+            ..error
+        }
+    }
+
+    fn spelled(&self, text: String) -> String {
+        let flag = self.cluster.flag();
+        let with = |text: String, command: &str| {
+            let quoted = format!("`{command}`");
+            text.replace(&quoted, &format!("`{command}{flag}`"))
+        };
+        with(with(text, "kubepki resume"), "kubepki undo")
+    }
+
+    /// After new CAs: whether the Secrets of lasting service-account tokens have learned of them.
+    /// Their controller does that in its own time, so it is only said.
+    pub async fn look_after(&self, plan: &Plan) {
+        let replaces = |step: &Step| matches!(step.action, Action::DeletePods { .. });
+        if plan.undoes.is_some() || !plan.steps.iter().any(replaces) {
+            return;
+        }
+        if let Some(text) = aftermath::secrets(self).await {
+            output::talk(&text);
         }
     }
 }

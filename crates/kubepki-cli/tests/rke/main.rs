@@ -9,6 +9,10 @@
     reason = "tests fail by panicking"
 )]
 
+mod away;
+mod pods;
+mod recorded;
 mod rotate;
 mod scene;
 mod watch;
+mod ways;

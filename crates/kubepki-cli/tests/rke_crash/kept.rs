@@ -58,7 +58,10 @@ impl Before {
         for (place, (_, bytes)) in &self.hosts {
             let in_place = now.get(place).is_some_and(|(_, now)| now == bytes);
             let kept = || {
-                let sets = scene.cluster.host(&place.0).path("/etc/kubernetes/.kubepki");
+                let sets = scene
+                    .cluster
+                    .host(&place.0)
+                    .path("/etc/kubernetes/.kubepki");
                 let all = below(&sets).into_iter();
                 let mut kept = all.filter(|it| {
                     it.ends_with(&place.1) && it.parent().is_some_and(|it| it.ends_with("old"))

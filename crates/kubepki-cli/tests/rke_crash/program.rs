@@ -260,5 +260,8 @@ fn never_begun(scene: &Scene) {
     scene.assert_nothing_left();
     // It was not begun, or is done now.
     let pattern = before.pattern(scene);
-    assert!(pattern.entries.is_empty() || pattern.entries.len() > 5, "{pattern:?}");
+    assert!(
+        pattern.entries.is_empty() || pattern.entries.len() > 5,
+        "{pattern:?}"
+    );
 }

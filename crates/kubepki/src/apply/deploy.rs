@@ -1,7 +1,7 @@
 //! One wave of deployments: read all hosts, compare, render, intend, deploy, read back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
@@ -18,7 +18,7 @@ use super::step::{Taken, Verdict, refuse_other_leaves, verdict};
 use crate::host::{Entry, EntryKind, HostError};
 use crate::journal::{Event, Found, Intend, Journal, LeafRecord, Replay};
 use crate::machine::Deployment;
-use crate::plan::{Content, FileSet, Plan, PlanId, Step};
+use crate::plan::{Content, FileSet, Plan, Step, kept_at};
 
 /// Everything that a wave puts in place.
 struct Wave {
@@ -27,15 +27,6 @@ struct Wave {
     /// By place.
     after: BTreeMap<String, Found>,
     leaves: Vec<LeafRecord>,
-}
-
-/// Where a step keeps the files of `directory` that it replaces, on the host itself.
-pub(super) fn kept_at(directory: &Path, plan: &PlanId, step: u32) -> PathBuf {
-    let above = directory.parent().unwrap_or(directory);
-    above
-        .join(".kubepki")
-        .join(format!("{plan}-{step}"))
-        .join("old")
 }
 
 /// Judges the files of a wave in flight: those that are as they were to be.

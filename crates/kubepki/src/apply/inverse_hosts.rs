@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::compare::{Care, difference};
-use super::deploy::kept_at;
 use super::hosts::place;
 use super::inverse::proof_of_undo;
 use crate::host::Attributes;
 use crate::journal::{Found, Replay, StepRecord};
 use crate::plan::{
     Action, Before, ContainerRestart, Content, Credential, FileChange, FileSet, FingerprintKind,
-    LeafId, Plan, PlanId, Proof, StateEdit, Step, Target,
+    LeafId, Plan, PlanId, Proof, StateEdit, Step, Target, kept_at,
 };
 
 /// The deployment that puts back what a deployment replaced, from where each host keeps it;

@@ -1,11 +1,11 @@
 //! What is done on the hosts of a cluster: sets of files, and containers.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Before, Content, Proof};
+use super::{Before, Content, PlanId, Proof};
 use crate::host::Attributes;
 
 /// The files that one host gets in one directory.
@@ -17,6 +17,15 @@ pub struct FileSet {
     pub directory: PathBuf,
     /// What changes, by file name.
     pub files: BTreeMap<String, FileChange>,
+}
+
+/// Where a step keeps the files of `directory` that it replaces, on the host itself.
+pub(crate) fn kept_at(directory: &Path, plan: &PlanId, step: u32) -> PathBuf {
+    let above = directory.parent().unwrap_or(directory);
+    above
+        .join(".kubepki")
+        .join(format!("{plan}-{step}"))
+        .join("old")
 }
 
 /// One file of a [`FileSet`].

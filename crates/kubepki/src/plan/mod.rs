@@ -14,6 +14,8 @@ mod planner;
 mod proof;
 mod select;
 mod show;
+mod show_hosts;
+mod show_state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -27,6 +29,7 @@ use crate::host::{Attributes, Entry, EntryKind};
 pub use content::Content;
 pub use copies::{StaleCopy, plan_copies};
 pub use error::PlanError;
+pub(crate) use hosts::kept_at;
 pub use hosts::{ContainerRestart, FileChange, FileSet, StateConfig, StateEdit, StateEntry};
 pub(crate) use issuer::certificate;
 pub use issuer::{can_be_carried, served_chain};

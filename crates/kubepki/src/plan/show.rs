@@ -5,6 +5,7 @@ use std::path::Path;
 
 use pki::UnixTime;
 
+use super::show_hosts::{self, is_of_cluster};
 use super::{
     Action, Before, Content, FingerprintKind, KeyOrigin, Leaf, LeafId, Plan, Proof, Step, Target,
     TxnOperation,
@@ -17,10 +18,16 @@ use crate::inventory::{Facts, Inventory, Observed};
 /// one, by its digest.
 pub fn show(plan: &Plan, inventory: Option<&Inventory>) -> String {
     let mut text = format!("Plan {}: {}\n", plan.id, plan.title);
+    let (of, directory) = match is_of_cluster(plan) {
+        true => ("Cluster", "directory"),
+        false => ("Node", "data directory"),
+    };
     let _ = writeln!(
         text,
-        "Node {}, data directory {}",
+        "{} {}, {} {}",
+        of,
         plan.node,
+        directory,
         plan.root.display()
     );
     if let Some(datastore) = &plan.datastore {
@@ -39,15 +46,23 @@ pub fn show(plan: &Plan, inventory: Option<&Inventory>) -> String {
     for note in &plan.notes {
         let _ = writeln!(text, "Note: {note}");
     }
-    let mut steps = plan.steps.iter().peekable();
-    while let Some(step) = steps.next() {
-        match steps.peek().and_then(|next| pair(step, next)) {
+    let mut steps = plan.steps.as_slice();
+    while let Some((step, others)) = steps.split_first() {
+        let told = show_hosts::block(&mut text, plan, steps);
+        if told > 0 {
+            steps = steps.get(told..).unwrap_or_default();
+            continue;
+        }
+        steps = match others.first().and_then(|next| pair(step, next)) {
             Some((certificate, key)) => {
                 show_pair(&mut text, plan, certificate, key, inventory);
-                steps.next();
+                others.get(1..).unwrap_or_default()
             }
-            None => show_step(&mut text, plan, step, inventory),
-        }
+            None => {
+                show_step(&mut text, plan, step, inventory);
+                others
+            }
+        };
     }
     text
 }
@@ -140,19 +155,10 @@ fn named<'a>(plan: &Plan, target: &'a Target) -> (String, Option<&'a Path>) {
 
 /// What a step does to what, on one line.
 pub fn headline(step: &Step) -> String {
-    let verb = match &step.action {
-        Action::Put { .. } => "put",
-        Action::Remove => "remove",
-        Action::Txn { operation } => txn(operation),
-        Action::Call { .. } => "call",
-        Action::Restart { .. } => "restart",
-        Action::Stop { .. } => "stop",
-        Action::Deploy { .. } => "deploy to",
-        Action::RestartContainers { .. } => "restart containers of",
-        Action::SaveState { .. } => "save the state in",
-        Action::DeletePods { .. } => "delete pods of",
-        Action::Manual { .. } => "wait for",
-    };
+    if let Some(told) = show_hosts::headline(step) {
+        return told;
+    }
+    let verb = headline_of(&step.action);
     let target = match &step.target {
         Target::File { path, .. } => path.display().to_string(),
         Target::DatastoreKey { key } => format!("datastore key {key}"),
@@ -164,6 +170,23 @@ pub fn headline(step: &Step) -> String {
         Target::Kubernetes { cluster } => format!("cluster {cluster}"),
     };
     format!("{verb} {target}")
+}
+
+/// The verb of a headline.
+fn headline_of(action: &Action) -> &'static str {
+    match action {
+        Action::Put { .. } => "put",
+        Action::Remove => "remove",
+        Action::Txn { operation } => txn(operation),
+        Action::Call { .. } => "call",
+        Action::Restart { .. } => "restart",
+        Action::Stop { .. } => "stop",
+        Action::Deploy { .. } => "deploy to",
+        Action::RestartContainers { .. } => "restart containers of",
+        Action::SaveState { .. } => "save the state in",
+        Action::DeletePods { .. } => "delete pods of",
+        Action::Manual { .. } => "wait for",
+    }
 }
 
 fn was(before: &Before, path: Option<&Path>, inventory: Option<&Inventory>) -> String {
@@ -252,11 +275,6 @@ fn becomes(plan: &Plan, action: &Action) -> (&'static str, String) {
             command: None,
             proof,
         } => ("restart", format!("restarted{}", proven(proof))),
-        Action::Deploy { sets } => ("deploy", format!("{} hosts", sets.len())),
-        Action::RestartContainers { restarts } => {
-            ("restart", format!("{} containers", restarts.len()))
-        }
-        Action::SaveState { path } => ("save", path.display().to_string()),
         Action::Stop { command, proof } => {
             let done = match command {
                 Some(command) => format!("`{}` run", command.join(" ")),
@@ -264,7 +282,11 @@ fn becomes(plan: &Plan, action: &Action) -> (&'static str, String) {
             };
             ("stop", done + &proven(proof))
         }
-        Action::DeletePods { selectors } => ("delete pods", selectors.join(", ")),
+        // What is done on clusters is told in [`show_hosts`].
+        Action::Deploy { .. }
+        | Action::RestartContainers { .. }
+        | Action::SaveState { .. }
+        | Action::DeletePods { .. } => ("do", headline_of(action).to_owned()),
         Action::Manual { instruction, probe } => {
             ("wait for", format!("{instruction}{}", proven(probe)))
         }
@@ -281,37 +303,39 @@ fn person(host: &str) -> String {
 
 /// What is looked at after a restart, or to see that a person has acted.
 fn proven(proofs: &[Proof]) -> String {
-    let words: Vec<String> = proofs
-        .iter()
-        .map(|proof| match proof {
-            Proof::Serves { address, leaf } => format!("{address} serves the new {leaf}"),
-            Proof::ServesOther { address, .. } => format!("{address} serves another certificate"),
-            Proof::ServesUnder { address, authority } => match subject(authority) {
-                Some(name) => format!("{address} serves a certificate that {name} issued"),
-                None => format!("{address} serves a certificate of the new CA"),
-            },
-            Proof::Listens { address } => format!("{address} answers"),
-            Proof::Silent { address } => format!("nothing listens on {address}"),
-            Proof::Active { unit } => format!("{unit} is active"),
-            Proof::FileRenewed { path, .. } => format!("{} is new", path.display()),
-            Proof::ServesAt { address, leaf, .. } => format!("{address} serves the new {leaf}"),
-            Proof::ServesOtherAt { address, .. } => format!("{address} serves another certificate"),
-            Proof::Healthy { url, .. } => format!("{url} is healthy"),
-            Proof::Accepts { url, .. } => format!("{url} takes the new certificate"),
-            Proof::Quorum {
-                members, needed, ..
-            } => {
-                format!(
-                    "{needed} of {} other etcd members are healthy",
-                    members.len()
-                )
-            }
-            Proof::Holds { path, .. } => format!("{} is as planned", path.display()),
-        })
-        .collect();
+    let words: Vec<String> = proofs.iter().map(proof_in_words).collect();
     match words.is_empty() {
         true => String::new(),
         false => format!(", then {}", words.join(", ")),
+    }
+}
+
+/// What a proof looks at.
+pub(super) fn proof_in_words(proof: &Proof) -> String {
+    match proof {
+        Proof::Serves { address, leaf } => format!("{address} serves the new {leaf}"),
+        Proof::ServesOther { address, .. } => format!("{address} serves another certificate"),
+        Proof::ServesUnder { address, authority } => match subject(authority) {
+            Some(name) => format!("{address} serves a certificate that {name} issued"),
+            None => format!("{address} serves a certificate of the new CA"),
+        },
+        Proof::Listens { address } => format!("{address} answers"),
+        Proof::Silent { address } => format!("nothing listens on {address}"),
+        Proof::Active { unit } => format!("{unit} is active"),
+        Proof::FileRenewed { path, .. } => format!("{} is new", path.display()),
+        Proof::ServesAt { address, leaf, .. } => format!("{address} serves the new {leaf}"),
+        Proof::ServesOtherAt { address, .. } => format!("{address} serves another certificate"),
+        Proof::Healthy { url, .. } => format!("{url} is healthy"),
+        Proof::Accepts { url, .. } => format!("{url} takes the new certificate"),
+        Proof::Quorum {
+            members, needed, ..
+        } => {
+            format!(
+                "{needed} of {} other etcd members are healthy",
+                members.len()
+            )
+        }
+        Proof::Holds { path, .. } => format!("{} is as planned", path.display()),
     }
 }
 
@@ -353,14 +377,14 @@ fn content_in_words(plan: &Plan, content: &Content) -> String {
     }
 }
 
-fn key_in_words(leaf: &Leaf) -> String {
+pub(super) fn key_in_words(leaf: &Leaf) -> String {
     match &leaf.key {
         KeyOrigin::New { algorithm } => format!("a new {algorithm} key"),
         KeyOrigin::Keep { spki, .. } => format!("the present key, SPKI {}", short(spki)),
     }
 }
 
-fn certificate_in_words(leaf: &Leaf) -> String {
+pub(super) fn certificate_in_words(leaf: &Leaf) -> String {
     let Some(certificate) = &leaf.certificate else {
         return key_in_words(leaf);
     };
@@ -379,7 +403,7 @@ fn certificate_in_words(leaf: &Leaf) -> String {
 }
 
 /// The name of the first certificate in PEM.
-fn subject(pem: &str) -> Option<String> {
+pub(super) fn subject(pem: &str) -> Option<String> {
     let certificates = pki::Certificate::all_from_pem(pem.as_bytes()).ok()?;
     Some(certificates.first()?.subject().to_string())
 }

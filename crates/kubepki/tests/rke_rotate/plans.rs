@@ -249,3 +249,22 @@ fn a_changed_cluster_yml_is_said_and_used_only_when_asked_for() {
     let stored = kubepki::rke::ClusterConfig::from_rke_config(&json).unwrap();
     assert_eq!(stored.sans, lab.config.sans);
 }
+
+/// What an operator reads at night fits on a screen, also for many hosts.
+#[test]
+fn plans_are_short_to_read() {
+    let shown = |lab: &Lab, rotation: &Rotation| kubepki::plan::show(&lab.plan(rotation).0, None);
+    let lab = Lab::new();
+    let text = shown(&lab, &Rotation::All);
+    assert!(text.lines().count() <= 60, "{text}");
+    assert_golden("tests/golden/rke/shown-rotate.txt", &text);
+    assert_golden(
+        "tests/golden/rke/shown-rotate-ca.txt",
+        &shown(&lab, &Rotation::Authorities),
+    );
+    let mut lab = Lab::of_members(5);
+    lab.away("10.0.0.4");
+    lab.options.skip_unreachable = BTreeSet::from(["10.0.0.4".to_owned()]);
+    let text = shown(&lab, &services(&["etcd"]));
+    assert_golden("tests/golden/rke/shown-one-away.txt", &text);
+}

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::rke::SshArgs;
+
 /// RKE's own commands, spelt and answered as RKE does.
 #[derive(Clone, Debug, Args)]
 pub struct RkeArgs {
@@ -39,12 +41,48 @@ pub enum RkeCommand {
 /// `kubepki rke cert …`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum CertCommand {
+    /// Rotate RKE cluster certificates.
+    ///
+    /// Acts at once, like RKE; unlike RKE it changes nothing before every host has answered or is
+    /// left out, restarts only what reads a changed file, etcd one member at a time, proves each
+    /// step, and can be taken back: `kubepki resume`, `kubepki undo`. Hosts that cannot be reached
+    /// are left out as RKE does it, but the exit code is 7 then and `kubepki resume` brings them up
+    /// to date. `kubepki rotate --cluster cluster.yml` shows the plan and asks first.
+    #[command(after_help = ROTATE_EXAMPLES)]
+    Rotate(RotateArgs),
     /// Generate certificate sign requests for k8s components.
     ///
     /// Acts at once. Keys that are there are never replaced; the directory is made 0700, files
     /// 0600. `kubepki custom-certs` says what came back, and judges it.
     #[command(name = "generate-csr")]
     GenerateCsr(GenerateCsrArgs),
+}
+
+/// Under the flags of `rotate`.
+const ROTATE_EXAMPLES: &str = "\
+Examples:
+  kubepki rke cert rotate
+  kubepki rke cert rotate --service kubelet --service kube-proxy
+  kubepki rke cert rotate --rotate-ca --config clusters/prod.yml";
+
+/// `kubepki rke cert rotate`.
+#[derive(Clone, Debug, Args)]
+pub struct RotateArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Specify a k8s service to rotate certs, (allowed values: kube-apiserver,
+    /// kube-controller-manager, kube-scheduler, kubelet, kube-proxy, etcd); may be given several
+    /// times.
+    #[arg(long, value_name = "NAME")]
+    pub service: Vec<String>,
+    /// Rotate all certificates including CA certs.
+    #[arg(long)]
+    pub rotate_ca: bool,
+    /// Disable Docker version check: taken for RKE's sake, any Docker with API 1.24 will do.
+    #[arg(long)]
+    pub ignore_docker_version: bool,
+    #[command(flatten)]
+    pub ssh: SshArgs,
 }
 
 /// `kubepki rke cert generate-csr`.

@@ -2,8 +2,12 @@
 
 mod args;
 mod log;
+mod narrator;
+mod rotate;
+mod script;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use kubepki::host::{EntryKind, Host as _};
 use kubepki::rke::log::{Level, Line, fatal, version_line};
@@ -21,19 +25,25 @@ use crate::world::{World, resolved};
 /// Runs one of RKE's commands. What goes wrong is its last log line, and ends with 1.
 pub async fn run(args: &RkeArgs) -> Exit {
     let world = World::real();
-    let log = Log::open(args.global, world.now());
+    let log = Arc::new(Log::open(args.global, world.now()));
     let say = |line: &Line| log.line(line, world.now());
     if args.global.debug {
         say(&Line::new(Level::Debug, "Loglevel set to [debug]"));
     }
     let RkeCommand::Cert(command) = &args.command;
     let done = match command {
-        CertCommand::GenerateCsr(args) => generate_csr(args, &world, &say).await,
+        CertCommand::Rotate(args) => rotate::rotate(args, &world, &log).await,
+        CertCommand::GenerateCsr(args) => generate_csr(args, &world, &say)
+            .await
+            .map_err(rotate::Failure::from),
     };
     match done {
         Ok(exit) => exit,
-        Err(text) => {
-            say(&fatal(text));
+        Err(failure) => {
+            say(&fatal(failure.text));
+            if let Some(hint) = failure.hint {
+                output::talk(&format!("kubepki: {hint}"));
+            }
             Exit::Failed
         }
     }
