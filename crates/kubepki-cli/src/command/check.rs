@@ -34,7 +34,7 @@ pub struct CheckArgs {
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     pub output: Form,
     /// How long before its end a certificate counts as due: 30d, 720h [default: K3s's own window
-    /// for leaves, 365d for CAs].
+    /// for leaves, 90d on an RKE cluster, 365d for CAs].
     #[arg(long, value_name = "DURATION", value_parser = period)]
     pub warn_within: Option<i64>,
     /// Days before the end from which K3s renews a leaf [default: 120, or 90 for older K3s].
@@ -49,6 +49,9 @@ pub struct CheckArgs {
     /// Show every certificate, those that follow a leaf and copies too.
     #[arg(long)]
     pub all: bool,
+    /// On an RKE cluster: look at the state file only, and ask no host.
+    #[arg(long, help_heading = "RKE clusters")]
+    pub offline: bool,
     #[command(flatten)]
     pub cluster: ClusterArgs,
     #[command(flatten)]
@@ -107,6 +110,32 @@ pub async fn run(args: &CheckArgs) -> Result<Exit, CliError> {
         }
         trees => many(&asked, trees),
     }
+}
+
+/// Prints the report on something that is no K3s node.
+///
+/// # Errors
+///
+/// When the output cannot be written.
+pub fn print_one(
+    args: &CheckArgs,
+    root: PathBuf,
+    report: Report,
+    worst: Option<Severity>,
+) -> Result<Exit, CliError> {
+    let tree = Tree {
+        data_dir: root,
+        admin_kubeconfig: None,
+        add_sans: Vec::new(),
+    };
+    let answer = Answer {
+        report,
+        timeline: None,
+        worst,
+    };
+    let mut printer = Printer::new(args, 1);
+    printer.tree(&tree, Ok(answer))?;
+    printer.end()
 }
 
 /// A tree to look at, and what the configuration wants of it.

@@ -10,12 +10,13 @@ use kubepki::rke::custom::{
     Against, KeyStatus, RequestStatus, RkeSays, Severity, Signed, Status, Verdict, status, verify,
 };
 use kubepki::rke::{ClusterConfig, Half};
+use pki::UnixTime;
 
-use crate::args::{PlanFormat, SiteArgs};
+use crate::args::{AskArgs, PlanFormat, SiteArgs};
 use crate::dropin::rke_cluster;
 use crate::error::{CliError, Exit};
 use crate::output;
-use crate::rke::RkeCluster;
+use crate::rke::{self, RkeCluster, RolloutArgs, SshArgs};
 use crate::world::{World, resolved};
 
 /// `generate-csr`.
@@ -36,6 +37,17 @@ pub enum CustomCertsCommand {
     ///
     /// Changes nothing. Ends with 4 when they cannot be installed.
     Verify(VerifyArgs),
+    /// Put the certificates in force, like any rotation: planned, proven on every host, resumed,
+    /// taken back.
+    ///
+    /// Judges them first, as `verify` does. Prints the plan and asks. Where the CA is another one,
+    /// every host trusts both before any certificate changes, and the new one alone at the end.
+    #[command(after_help = "\
+Example:
+  kubepki generate-csr --cluster cluster.yml
+  (have cluster_certs/*-csr.pem signed, put the certificates and kube-ca.pem beside them)
+  kubepki custom-certs install --cluster cluster.yml --cert-dir cluster_certs")]
+    Install(Box<InstallArgs>),
 }
 
 /// `custom-certs status`.
@@ -59,6 +71,25 @@ pub struct VerifyArgs {
     /// Answer for another moment (RFC 3339).
     #[arg(long, value_name = "TIME")]
     pub at: Option<String>,
+}
+
+/// `custom-certs install`.
+#[derive(Clone, Debug, Args)]
+pub struct InstallArgs {
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Go on trusting the old CA beside the new one.
+    #[arg(long)]
+    pub keep_old: bool,
+    #[command(flatten)]
+    pub ssh: SshArgs,
+    #[command(flatten)]
+    pub rollout: RolloutArgs,
+    /// Seconds to wait after a restart for the proof.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub restart_timeout: u64,
+    #[command(flatten)]
+    pub ask: AskArgs,
 }
 
 /// Which cluster, and where its certificates are exchanged.
@@ -140,6 +171,7 @@ pub async fn run(command: &CustomCertsCommand) -> Result<Exit, CliError> {
     match command {
         CustomCertsCommand::Status(args) => run_status(args, &world).await,
         CustomCertsCommand::Verify(args) => run_verify(args, &world).await,
+        CustomCertsCommand::Install(args) => rke::install::run(args, &world).await,
     }
 }
 
@@ -166,28 +198,12 @@ async fn run_verify(args: &VerifyArgs, world: &World) -> Result<Exit, CliError> 
         Some(text) => crate::world::moment(text)?,
         None => world.now(),
     };
-    let site = SiteArgs {
-        data_dir: None,
-        k3s_config: None,
-        kubeconfig: None,
-        state_dir: None,
-        k3s_version: None,
-    };
-    let cluster = RkeCluster::open(world, &args.place.cluster, &site).await?;
-    let place = &args.place;
-    let shown = place.cert_dir.as_ref().unwrap_or(&cluster.files.cert_dir);
-    let directory = read(world, shown).await?;
-    let current = cluster.state.as_ref().map(|it| it.bundle(Half::Current));
-    let against = Against {
-        config: &cluster.config,
-        now,
-        current: current.as_ref(),
-    };
-    let verdict = verify(&directory, &against)?;
+    let cluster = RkeCluster::open(world, &args.place.cluster, &SiteArgs::default()).await?;
+    let verdict = judge(world, &cluster, &args.place, now).await?;
     match args.output {
         PlanFormat::Json => {
             let answer = serde_json::json!({
-                "directory": shown,
+                "directory": verdict.directory,
                 "installable": verdict.set.is_some(),
                 "rke": verdict.rke_text(),
                 "findings": verdict.findings,
@@ -200,6 +216,28 @@ async fn run_verify(args: &VerifyArgs, world: &World) -> Result<Exit, CliError> 
         Some(_) => Exit::Fine,
         None => Exit::Broken,
     })
+}
+
+/// Judges the directory of `place` for `cluster`, as at `now`.
+///
+/// # Errors
+///
+/// When the directory cannot be read.
+pub async fn judge(
+    world: &World,
+    cluster: &RkeCluster,
+    place: &PlaceArgs,
+    now: UnixTime,
+) -> Result<Verdict, CliError> {
+    let shown = place.cert_dir.as_ref().unwrap_or(&cluster.files.cert_dir);
+    let directory = read(world, shown).await?;
+    let current = cluster.state.as_ref().map(|it| it.bundle(Half::Current));
+    let against = Against {
+        config: &cluster.config,
+        now,
+        current: current.as_ref(),
+    };
+    Ok(verify(&directory, &against)?)
 }
 
 /// The directory, which must be there.
@@ -271,7 +309,8 @@ fn status_text(shown: &Path, all: &[Status]) -> String {
     text
 }
 
-fn verdict_text(verdict: &Verdict) -> String {
+/// A verdict for people.
+pub fn verdict_text(verdict: &Verdict) -> String {
     let mut text = String::new();
     for finding in &verdict.findings {
         let severity = match finding.severity {

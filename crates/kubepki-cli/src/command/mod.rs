@@ -12,15 +12,17 @@ mod kubeconfig;
 mod leaves;
 mod prepared;
 pub(crate) mod reconcile;
+pub(crate) mod rke_state;
 pub(crate) mod rotate_ca;
 pub(crate) mod sa_key;
 pub(crate) mod token;
 mod tour;
-mod unit;
+pub(crate) mod unit;
 
 use crate::args::{Cli, Command};
 use crate::error::{CliError, Exit};
-use crate::rke;
+use crate::rke::flags::refuse_cluster;
+use crate::rke::{self, RolloutArgs};
 
 /// Runs a command.
 ///
@@ -33,12 +35,21 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
         .build()?;
     runtime.block_on(async {
         match cli.command {
-            Command::Init(args) => init::run(&args).await,
-            Command::Check(args) => check::run(&args).await,
+            Command::Init(args) => match rke::chosen(&args.cluster, &args.site)? {
+                Some(config) => rke::files::init(&config, &args).await,
+                None => {
+                    refuse_cluster(&args.cluster, &RolloutArgs::default())?;
+                    init::run(&args).await
+                }
+            },
+            Command::Check(args) => match about(&args)? {
+                Some(config) => rke::check::run(&config, &args).await,
+                None => check::run(&args).await,
+            },
             Command::Rotate(args) => match rke::chosen(&args.cluster, &args.site)? {
                 Some(config) => rke::rotate::rotate(&config, &args).await,
                 None => {
-                    rke::refuse_rollout(&args.rollout)?;
+                    refuse_cluster(&args.cluster, &args.rollout)?;
                     leaves::rotate(&args).await
                 }
             },
@@ -46,25 +57,35 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::Plan(args) => match rke::chosen(&args.cluster, &args.site)? {
                 Some(config) => rke::rotate::plan(&config, &args).await,
                 None => {
-                    rke::refuse_rollout(&args.rollout)?;
+                    refuse_cluster(&args.cluster, &args.rollout)?;
                     leaves::plan(&args).await
                 }
             },
             Command::Apply(args) => match rke::chosen(&args.cluster, &args.site)? {
                 Some(config) => rke::again::apply(&config, &args).await,
-                None => change::apply(&args).await,
+                None => {
+                    refuse_cluster(&args.cluster, &RolloutArgs::default())?;
+                    change::apply(&args).await
+                }
             },
             Command::History(args) => history::run(&args).await,
             Command::Undo(args) => match rke::chosen(&args.cluster, &args.site)? {
                 Some(config) => rke::again::undo(&config, &args).await,
-                None => change::undo(&args).await,
+                None => {
+                    refuse_cluster(&args.cluster, &RolloutArgs::default())?;
+                    change::undo(&args).await
+                }
             },
             Command::Resume(args) => match rke::chosen(&args.cluster, &args.site)? {
                 Some(config) => rke::again::resume(&config, &args).await,
-                None => change::resume(&args).await,
+                None => {
+                    refuse_cluster(&args.cluster, &RolloutArgs::default())?;
+                    change::resume(&args).await
+                }
             },
             Command::K3s(args) => Ok(crate::dropin::run(&args).await),
             Command::Rke(args) => Ok(crate::dropin::run_rke(&args).await),
+            Command::State(command) => rke_state::run(&command).await,
             Command::GenerateCsr(args) => custom_certs::run_generate(&args).await,
             Command::CustomCerts(command) => custom_certs::run(&command).await,
             Command::Bootstrap(command) => bootstrap::run(&command).await,
@@ -78,11 +99,28 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::RotateCa(args) => match rke::chosen(&args.cluster, &args.site)? {
                 Some(config) => rke::rotate::rotate_ca(&config, &args).await,
                 None => {
-                    rke::refuse_rollout(&args.rollout)?;
+                    refuse_cluster(&args.cluster, &args.rollout)?;
                     rotate_ca::run(&args).await
                 }
             },
             Command::Tour(args) => tour::run(&args).await,
         }
     })
+}
+
+/// What `check` is about: data directories that are named are K3s's.
+fn about(args: &check::CheckArgs) -> Result<Option<std::path::PathBuf>, CliError> {
+    if args.cluster.cluster.is_none() && !args.directories.is_empty() {
+        return Ok(None);
+    }
+    let about = rke::chosen(&args.cluster, &args.site)?;
+    if about.is_none() {
+        refuse_cluster(&args.cluster, &RolloutArgs::default())?;
+        if args.offline {
+            return Err(CliError::usage(
+                "--offline is for RKE clusters: --cluster FILE",
+            ));
+        }
+    }
+    Ok(about)
 }

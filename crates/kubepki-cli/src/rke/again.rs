@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::{RkeCluster, Session, reach};
-use crate::args::{ApplyArgs, ResumeArgs, UndoArgs};
+use super::{RkeCluster, Session, flags, reach};
+use crate::args::{ApplyArgs, RestartArgs, ResumeArgs, UndoArgs};
 use crate::error::{CliError, Exit};
 use crate::world::World;
 
@@ -13,6 +13,7 @@ use crate::world::World;
 ///
 /// When the plan does not exist, is stale, or fails.
 pub async fn apply(config: &Path, args: &ApplyArgs) -> Result<Exit, CliError> {
+    refuse(&args.change.restart)?;
     let world = World::real();
     let cluster = RkeCluster::open(&world, config, &args.site).await?;
     let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
@@ -32,6 +33,7 @@ pub async fn apply(config: &Path, args: &ApplyArgs) -> Result<Exit, CliError> {
 ///
 /// When there is nothing to take back, or something has changed since.
 pub async fn undo(config: &Path, args: &UndoArgs) -> Result<Exit, CliError> {
+    refuse(&args.change.restart)?;
     let world = World::real();
     let cluster = RkeCluster::open(&world, config, &args.site).await?;
     let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
@@ -57,4 +59,8 @@ pub async fn resume(config: &Path, args: &ResumeArgs) -> Result<Exit, CliError> 
     Session::new(&world, &cluster, &machines, args.restart_timeout)
         .resume(args.id.as_deref())
         .await
+}
+
+fn refuse(restart: &RestartArgs) -> Result<(), CliError> {
+    flags::refuse_node(&[flags::restart(restart)])
 }

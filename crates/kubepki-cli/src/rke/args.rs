@@ -13,7 +13,7 @@ const HEADING: &str = "RKE clusters";
 pub struct ClusterArgs {
     /// The cluster.yml of an RKE cluster; its state file lies beside it [default: cluster.yml in
     /// this directory, where no K3s is].
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["data_dir", "k3s_config"])]
+    #[arg(long, value_name = "FILE")]
     pub cluster: Option<PathBuf>,
     #[command(flatten)]
     pub ssh: SshArgs,

@@ -3,6 +3,10 @@
 mod aftermath;
 pub mod again;
 mod args;
+pub mod check;
+pub mod files;
+pub mod flags;
+pub mod install;
 mod open;
 pub mod reach;
 pub mod rotate;
@@ -28,6 +32,7 @@ use crate::world::resolved;
 /// When both are found.
 pub fn chosen(cluster: &ClusterArgs, site: &SiteArgs) -> Result<Option<PathBuf>, CliError> {
     if let Some(named) = &cluster.cluster {
+        flags::refuse_node(&[flags::site(site)])?;
         return Ok(Some(named.clone()));
     }
     if site.data_dir.is_some() || site.k3s_config.is_some() {
@@ -46,20 +51,6 @@ pub fn chosen(cluster: &ClusterArgs, site: &SiteArgs) -> Result<Option<PathBuf>,
             k3s.display()
         ))
         .hint("say which one: --cluster cluster.yml or --data-dir DIR")),
-    }
-}
-
-/// Refuses flags that only an RKE cluster has a use for.
-///
-/// # Errors
-///
-/// A usage error with the flag.
-pub fn refuse_rollout(rollout: &RolloutArgs) -> Result<(), CliError> {
-    match rollout.given() {
-        None => Ok(()),
-        Some(flag) => Err(CliError::usage(format!(
-            "{flag} is for RKE clusters: --cluster FILE"
-        ))),
     }
 }
 

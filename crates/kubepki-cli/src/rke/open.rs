@@ -34,6 +34,39 @@ impl RkeCluster {
     /// RKE's words for a missing or wrong cluster.yml; and for a state file that cannot be
     /// understood. One that is missing is none: see [`Self::state`].
     pub async fn open(world: &World, config: &Path, args: &SiteArgs) -> Result<Self, CliError> {
+        let (mut cluster, entry) = Self::files(world, config, args).await?;
+        cluster.state = match &entry {
+            None => None,
+            Some(entry) => Some(parsed_state(&cluster.site.state, entry)?),
+        };
+        Ok(cluster)
+    }
+
+    /// The same where the state file may be damaged. Whether there is one that can be read comes
+    /// along.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`], but for the state file's content.
+    pub async fn open_damaged(
+        world: &World,
+        config: &Path,
+    ) -> Result<(Self, Option<Result<(), CliError>>), CliError> {
+        let (mut cluster, entry) = Self::files(world, config, &SiteArgs::default()).await?;
+        let Some(entry) = entry else {
+            return Ok((cluster, None));
+        };
+        let read = parsed_state(&cluster.site.state, &entry);
+        let read = read.map(|state| cluster.state = Some(state));
+        Ok((cluster, Some(read)))
+    }
+
+    /// Without a look into the state file.
+    async fn files(
+        world: &World,
+        config: &Path,
+        args: &SiteArgs,
+    ) -> Result<(Self, Option<Entry>), CliError> {
         let files = Files::of(config);
         let absolute = std::path::absolute(config)?;
         let text = match read(world, &absolute).await? {
@@ -54,21 +87,18 @@ impl RkeCluster {
         let directory = absolute.parent().unwrap_or(Path::new("/"));
         let root = resolved(directory);
         let (site, entry) = Site::open(&world.host, root, &files).await?;
-        let state = match &entry {
-            None => None,
-            Some(entry) => Some(parsed_state(&site.state, entry)?),
-        };
         let state_dir = match &args.state_dir {
             Some(path) => StateDir::new(path.clone()),
             None => StateDir::of_rke_state(&site.state),
         };
-        Ok(Self {
+        let cluster = Self {
             files,
             site,
             config: parsed,
-            state,
+            state: None,
             state_dir,
-        })
+        };
+        Ok((cluster, entry))
     }
 
     /// What names this cluster on a command line, with a blank before it; empty where it is found

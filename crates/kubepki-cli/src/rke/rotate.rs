@@ -1,5 +1,6 @@
 //! `rotate`, `rotate-ca` and `plan` of an RKE cluster.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,11 +8,11 @@ use kubepki::apply::plan_id;
 use kubepki::init::Staged;
 use kubepki::machine::Machines;
 use kubepki::plan::Plan;
-use kubepki::rke::rotate::{self, Options, Request, Switch};
+use kubepki::rke::rotate::{self, Ask, Options, Request, RotateError, Switch};
 use kubepki::rke::survey::{Subject, Survey, ask_etcd, survey};
 use kubepki::rke::{Half, Rotation, Service};
 
-use super::{RkeCluster, RolloutArgs, Session, reach};
+use super::{RkeCluster, RolloutArgs, Session, flags, reach};
 use crate::args::{PlanArgs, RotateArgs};
 use crate::command::change::{print_plan, refuse_unfinished};
 use crate::command::rotate_ca::RotateCaArgs;
@@ -28,11 +29,17 @@ const LOOK: Duration = Duration::from_secs(5);
 ///
 /// A refusal or failure; RKE's words where RKE has some.
 pub async fn rotate(config: &Path, args: &RotateArgs) -> Result<Exit, CliError> {
+    flags::refuse_node(&[
+        flags::names(&args.names),
+        flags::leaves(&args.leaves),
+        flags::restart(&args.change.restart),
+        flags::site(&args.site),
+    ])?;
+    let rotation = rotation(&args.services)?;
     let world = World::real();
     let cluster = RkeCluster::open(&world, config, &args.site).await?;
     refuse_unfinished(&cluster.state_dir)?;
     let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
-    let rotation = rotation(&args.services)?;
     let options = options(&args.rollout, Switch::Cross, false);
     let (plan, staged) = draft(&world, &cluster, &machines, &rotation, &options).await?;
     let patience = args.change.restart.restart_timeout;
@@ -47,6 +54,22 @@ pub async fn rotate(config: &Path, args: &RotateArgs) -> Result<Exit, CliError> 
 ///
 /// As [`rotate`].
 pub async fn rotate_ca(config: &Path, args: &RotateCaArgs) -> Result<Exit, CliError> {
+    flags::refuse_node(&[
+        flags::first(&[
+            (args.path.is_some(), "--path"),
+            (args.staged, "--staged"),
+            (args.back.is_some(), "--back"),
+            (args.force, "--force"),
+            (args.tokens_replaced, "--tokens-replaced"),
+            (args.through_server.is_some(), "--through-server"),
+            (args.direct, "--direct"),
+            (args.watch, "--watch"),
+            (args.stop_command.is_some(), "--stop-command"),
+        ]),
+        flags::names(&args.names),
+        flags::restart(&args.restart),
+        flags::site(&args.site),
+    ])?;
     let world = World::real();
     let cluster = RkeCluster::open(&world, config, &args.site).await?;
     refuse_unfinished(&cluster.state_dir)?;
@@ -76,26 +99,37 @@ pub async fn rotate_ca(config: &Path, args: &RotateCaArgs) -> Result<Exit, CliEr
 ///
 /// As [`rotate`].
 pub async fn plan(config: &Path, args: &PlanArgs) -> Result<Exit, CliError> {
+    flags::refuse_node(&[
+        flags::names(&args.names),
+        flags::leaves(&args.leaves),
+        flags::site(&args.site),
+    ])?;
     if args.at.is_some() {
         return Err(CliError::usage(
             "--at is not for RKE clusters; see `kubepki check --at`",
         ));
     }
-    let world = World::real();
-    let cluster = RkeCluster::open(&world, config, &args.site).await?;
-    let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
     let rotation = match args.services.as_slice() {
         [all] if all == "all" => Rotation::All,
         services => rotation(services)?,
     };
+    let world = World::real();
+    let cluster = RkeCluster::open(&world, config, &args.site).await?;
+    let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
     let options = options(&args.rollout, Switch::Cross, false);
-    let (plan, _) = draft(&world, &cluster, &machines, &rotation, &options).await?;
+    let (plan, staged) = draft(&world, &cluster, &machines, &rotation, &options).await?;
     print_plan(&plan, None, args.output)?;
+    if !staged.is_empty() {
+        // Secrets that belong to it are kept only with a plan that is begun at once.
+        output::talk("Not saved: it goes with secrets. Carry it out with `kubepki rotate`.");
+        return Ok(Exit::Fine);
+    }
     let state = crate::command::change::lock(&cluster.state_dir)?;
     state.save_plan(&plan)?;
     output::talk(&format!(
-        "Saved. Carry it out with: kubepki apply {}",
-        plan.id
+        "Saved. Carry it out with: kubepki apply {}{}",
+        plan.id,
+        cluster.flag()
     ));
     Ok(Exit::Fine)
 }
@@ -144,6 +178,7 @@ pub async fn draft(
     options: &Options,
 ) -> Result<(Plan, Vec<Staged>), CliError> {
     let state = cluster.state()?;
+    refuse_early(world, cluster, rotation, options)?;
     let survey = look(world, cluster, machines).await;
     let purpose = match rotation {
         Rotation::Authorities => "rotate-ca",
@@ -163,6 +198,43 @@ pub async fn draft(
         keys: &world.keys,
     };
     rotate::plan(&request).map_err(|error| CliError::from_rotation(&error))
+}
+
+/// Refuses what the files on this machine tell, before a host is connected to.
+///
+/// # Errors
+///
+/// [`RotateError`], with its exit code and way out.
+pub fn refuse_early(
+    world: &World,
+    cluster: &RkeCluster,
+    rotation: &Rotation,
+    options: &Options,
+) -> Result<(), CliError> {
+    use RotateError::{NobodyThere, Quorum, Unhealthy, Unreachable};
+
+    let id = plan_id(world.now(), "look", &world.entropy)?;
+    let nobody = Survey {
+        taken: world.now(),
+        hosts: BTreeMap::new(),
+    };
+    let request = Request {
+        id: &id,
+        rotation,
+        options,
+        site: &cluster.site,
+        state: cluster.state()?,
+        config: &cluster.config,
+        survey: &nobody,
+        now: world.now(),
+        entropy: &world.entropy,
+        keys: &world.keys,
+    };
+    match rotate::scene(&request, Ask::of(rotation)) {
+        // Nobody was asked.
+        Ok(_) | Err(Unreachable { .. } | NobodyThere | Quorum { .. } | Unhealthy { .. }) => Ok(()),
+        Err(error) => Err(CliError::from_rotation(&error)),
+    }
 }
 
 /// What lies, runs and is served on the hosts of cluster.yml.

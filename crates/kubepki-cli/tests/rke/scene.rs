@@ -20,6 +20,9 @@ const KUBEPKI: &str = env!("CARGO_BIN_EXE_kubepki");
 /// Node and container.
 pub type Places = BTreeSet<(String, String)>;
 
+/// By node and file name: mode and bytes.
+pub type OnHosts = BTreeMap<(String, String), (u32, Vec<u8>)>;
+
 /// A running cluster whose first certificates are kubepki's, and its operator's folder.
 pub struct Scene {
     pub cluster: Cluster,
@@ -29,29 +32,52 @@ pub struct Scene {
     said: RefCell<Vec<u8>>,
 }
 
+/// All that a plan may change, at one moment.
+pub struct Snapshot {
+    pub starts: Starts,
+    pub hosts: OnHosts,
+    state: Vec<u8>,
+    kubeconfig: Vec<u8>,
+}
+
 impl Scene {
     /// A cluster that runs.
     pub fn start(spec: &Spec) -> Self {
-        Self::start_as(spec, "cluster.yml")
+        Self::start_as(spec, "cluster.yml", |_, _| ())
     }
 
-    /// The same with another name for `cluster.yml`, in a folder of the operator's or below it.
-    pub fn start_as(spec: &Spec, config: &str) -> Self {
+    /// The same with another name for `cluster.yml`, in a folder of the operator's or below it,
+    /// and with another text.
+    pub fn start_as(spec: &Spec, config: &str, edit: impl Fn(&Cluster, &mut String)) -> Self {
         let cluster = Cluster::prepare(spec);
         let path = cluster.folder().join(config);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        if path != cluster.cluster_yml() {
-            std::fs::rename(cluster.cluster_yml(), &path).unwrap();
-        }
-        let scene = Self {
-            cluster,
-            config: path,
-            said: RefCell::default(),
-        };
+        let mut text = std::fs::read_to_string(cluster.cluster_yml()).unwrap();
+        edit(&cluster, &mut text);
+        std::fs::remove_file(cluster.cluster_yml()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        let scene = Self::of(cluster, path);
         scene.first();
         scene.cluster.deploy_state(&scene.state_file());
         scene.cluster.start();
         scene
+    }
+
+    /// The cluster that RKE itself made: its state file, its certificates.
+    pub fn recorded(fixture: &testkit::Fixture) -> Self {
+        let cluster = Cluster::prepare(&Spec::recorded());
+        cluster.adopt(fixture);
+        cluster.start();
+        let config = cluster.cluster_yml();
+        Self::of(cluster, config)
+    }
+
+    fn of(cluster: Cluster, config: PathBuf) -> Self {
+        Self {
+            cluster,
+            config,
+            said: RefCell::default(),
+        }
     }
 
     /// What `rke up` has in the end: desired and current state alike, and the kubeconfig.
@@ -158,10 +184,12 @@ impl Scene {
         }
     }
 
-    /// Fails unless exactly these containers were started since `before`.
+    /// Fails unless exactly these containers were started since `before`; the lock, which an
+    /// interrupted plan keeps, apart.
     #[track_caller]
     pub fn assert_restarted(&self, before: &Starts, wanted: &Places) {
-        let found = restarted(before, &self.cluster.starts());
+        let mut found = restarted(before, &self.cluster.starts());
+        found.retain(|(_, container)| container != "kubepki");
         assert_eq!(found, *wanted);
     }
 
@@ -183,11 +211,45 @@ impl Scene {
         places
     }
 
-    /// Everything that lies in `/etc/kubernetes/ssl` of every node: node and file, mode and bytes.
-    pub fn on_hosts(&self) -> BTreeMap<(String, String), (u32, Vec<u8>)> {
+    /// All that a plan may change.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            starts: self.cluster.starts(),
+            hosts: self.on_hosts(),
+            state: std::fs::read(self.state_file()).unwrap(),
+            kubeconfig: std::fs::read(self.kubeconfig()).unwrap(),
+        }
+    }
+
+    /// Fails unless nothing has changed since.
+    #[track_caller]
+    pub fn assert_untouched(&self, before: &Snapshot) {
+        self.assert_restarted(&before.starts, &Places::new());
+        self.assert_files(before);
+    }
+
+    /// Fails unless every file is as it was.
+    #[track_caller]
+    pub fn assert_files(&self, before: &Snapshot) {
+        let now = self.on_hosts();
+        assert!(before.hosts.keys().eq(now.keys()), "other files on hosts");
+        for (place, held) in &before.hosts {
+            assert!(now[place] == *held, "{place:?} has changed");
+        }
+        let state = State::parse(&before.state).unwrap();
+        for half in [Half::Current, Half::Desired] {
+            assert!(self.state().bundle(half) == state.bundle(half), "{half:?}");
+        }
+        let kubeconfig = std::fs::read(self.kubeconfig()).unwrap();
+        assert!(kubeconfig == before.kubeconfig, "another kubeconfig");
+        self.assert_nothing_left();
+    }
+
+    /// Everything that lies in `/etc/kubernetes/ssl` of every node.
+    pub fn on_hosts(&self) -> OnHosts {
         use std::os::unix::fs::PermissionsExt as _;
 
-        let mut found = BTreeMap::new();
+        let mut found = OnHosts::new();
         for node in self.cluster.nodes() {
             for entry in std::fs::read_dir(self.cluster.ssl(&node.name)).unwrap() {
                 let entry = entry.unwrap();

@@ -5,7 +5,7 @@ use std::fmt;
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -35,27 +35,13 @@ pub(super) struct Workshop<'a> {
     /// What may open bootstrap data.
     pub(super) passphrases: &'a [Passphrase],
     pub(super) now: UnixTime,
-    /// The CAs that have signed: a state file is long to read, and signs many leaves.
+    /// CAs that were read already: many leaves have the same one, and a state file is large.
     pub(super) authorities: Authorities,
 }
 
-/// The CAs that a workshop has opened.
+/// CAs by where their keys lie and what these are held to.
 #[derive(Default)]
 pub(super) struct Authorities(Mutex<Vec<(IssuerRef, Arc<Authority>)>>);
-
-impl Authorities {
-    fn get(&self, issuer: &IssuerRef) -> Option<Arc<Authority>> {
-        let known = self.0.lock().ok()?;
-        let found = known.iter().find(|(known, _)| known == issuer);
-        found.map(|(_, authority)| Arc::clone(authority))
-    }
-
-    fn keep(&self, issuer: &IssuerRef, authority: &Arc<Authority>) {
-        if let Ok(mut known) = self.0.lock() {
-            known.push((issuer.clone(), Arc::clone(authority)));
-        }
-    }
-}
 
 impl fmt::Debug for Authorities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -200,15 +186,21 @@ impl Workshop<'_> {
 
     /// The CA that signs, its key held to the SPKI that the plan names.
     pub(super) async fn authority(&self, issuer: &IssuerRef) -> Result<Arc<Authority>, MakeError> {
-        if let Some(known) = self.authorities.get(issuer) {
-            return Ok(known);
+        let known = || {
+            self.authorities
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if let Some((_, authority)) = known().iter().find(|(known, _)| known == issuer) {
+            return Ok(Arc::clone(authority));
         }
-        let authority = Arc::new(self.open_authority(issuer).await?);
-        self.authorities.keep(issuer, &authority);
+        let authority = Arc::new(self.read_authority(issuer).await?);
+        known().push((issuer.clone(), Arc::clone(&authority)));
         Ok(authority)
     }
 
-    async fn open_authority(&self, issuer: &IssuerRef) -> Result<Authority, MakeError> {
+    async fn read_authority(&self, issuer: &IssuerRef) -> Result<Authority, MakeError> {
         let (place, bytes) = match &issuer.key {
             SecretRef::File(path) => (path.display().to_string(), self.file(path).await?),
             SecretRef::Staged(name) => {
@@ -298,16 +290,37 @@ impl Workshop<'_> {
         });
         let mut made = made.into_inner().unwrap_or_default();
         made.sort_by_key(|(id, _)| *id);
+        let mut files = Vec::new();
         for (id, key) in made {
             let failed = |source| MakeError::Leaf {
                 leaf: id.clone(),
                 source,
             };
             let pem = key.and_then(|key| key.to_pem()).map_err(failed)?;
-            let name = staged_name(id, "key");
-            self.state.stage(&self.plan.id, &name, pem.as_bytes())?;
+            files.push((staged_name(id, "key"), pem));
         }
-        Ok(())
+        Ok(self.state.stage_all(&self.plan.id, &files)?)
+    }
+
+    /// Signs the certificates of these leaves that are not signed yet, and stages them together:
+    /// the disk takes longer than the signatures.
+    pub(super) async fn make_certificates<'i>(
+        &self,
+        ids: impl IntoIterator<Item = &'i LeafId>,
+    ) -> Result<(), MakeError> {
+        let mut files = Vec::new();
+        for id in ids.into_iter().collect::<BTreeSet<_>>() {
+            let Some(wanted) = &self.leaf(id)?.certificate else {
+                continue;
+            };
+            let name = staged_name(id, "crt");
+            if self.state.read_staged(&self.plan.id, &name)?.is_none() {
+                let key = self.key(id).await?;
+                let authority = self.authority(&wanted.issuer).await?;
+                files.push((name, issue(id, wanted, &authority, &key)?.to_pem()));
+            }
+        }
+        Ok(self.state.stage_all(&self.plan.id, &files)?)
     }
 
     pub(super) async fn file(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, MakeError> {

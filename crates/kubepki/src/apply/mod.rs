@@ -78,7 +78,7 @@ pub use undo::stopped;
 pub use witness::Witness;
 
 use deferred::waits_for;
-use leaves::{Authorities, Workshop};
+use leaves::Workshop;
 use step::Taken;
 
 /// Carries out plans. Everything that it needs of the world is here.
@@ -274,7 +274,9 @@ impl<'a> Executor<'a> {
             preflight::check_before_from(&plan, next, host, cluster, Some(&replay))
                 .await
                 .map_err(ApplyError::when_begun)?;
-            self.prepare_hosts(&plan, next, Some(&replay)).await?;
+            self.prepare_hosts(&plan, next, Some(&replay))
+                .await
+                .map_err(ApplyError::when_begun)?;
         }
         self.run(&plan, &mut journal, open).await
     }
@@ -436,7 +438,7 @@ impl<'a> Executor<'a> {
             entropy: self.entropy,
             passphrases: self.cluster.map_or(&[], |cluster| cluster.passphrases),
             now: self.now(),
-            authorities: Authorities::default(),
+            authorities: leaves::Authorities::default(),
         }
     }
 

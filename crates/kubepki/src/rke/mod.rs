@@ -15,6 +15,7 @@ pub mod generate;
 pub mod init;
 pub mod json;
 pub mod kubeconfig;
+pub mod local;
 pub mod log;
 pub mod names;
 pub mod placement;

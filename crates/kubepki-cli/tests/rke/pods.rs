@@ -1,0 +1,117 @@
+//! Which pods a change of CAs deletes, and what becomes of it when the API fails.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use testkit::rke::{Fault, Spec};
+
+use crate::scene::{Scene, wait};
+
+/// The labels of RKE's table (rke.md section 5.7), of every network plugin and add-on.
+const DELETED: [&str; 12] = [
+    "k8s-app=flannel",
+    "k8s-app=canal",
+    "name=weave-net",
+    "app=ingress-nginx",
+    "k8s-app=metrics-server",
+    "k8s-app=kube-dns",
+    "k8s-app=kube-dns-autoscaler",
+    "k8s-app=coredns-autoscaler",
+    "app=kube-api-auth",
+    "app=cattle-cluster-agent",
+    "k8s-app=calico-node",
+    "k8s-app=calico-kube-controllers",
+];
+
+/// What RKE leaves alone.
+const LEFT: [&str; 7] = [
+    "app=mine",
+    "app=default-http-backend",
+    "app=cattle-agent",
+    "k8s-app=node-local-dns",
+    "name=aci-containers-host",
+    "app=fleet-agent",
+    "k8s-app=canal-like",
+];
+
+/// Pods with each of these labels.
+pub struct Pods {
+    before: BTreeMap<String, String>,
+}
+
+impl Pods {
+    /// Puts them there, some of them in namespaces of their own.
+    pub fn start(scene: &Scene) -> Self {
+        for (number, label) in DELETED.iter().chain(&LEFT).enumerate() {
+            let name = format!("{}-x{number}", label.replace('=', "-"));
+            let namespace = ["kube-system", "default"][usize::from(number % 5 == 3)];
+            scene
+                .cluster
+                .add_pod(namespace, &name, label, Some("DaemonSet"));
+        }
+        Self {
+            before: scene.cluster.pods(),
+        }
+    }
+
+    /// Fails unless each of the labels' pods was deleted once, and no other pod at all.
+    #[track_caller]
+    pub fn assert_deleted_once(&self, scene: &Scene) {
+        assert_eq!(deletions(scene), DELETED.len());
+        let after = wait("new pods", || {
+            let after = scene.cluster.pods();
+            (after.len() == self.before.len()).then_some(after)
+        });
+        let (old, new): (BTreeSet<_>, BTreeSet<_>) =
+            (self.before.values().collect(), after.values().collect());
+        assert_eq!(old.intersection(&new).count(), LEFT.len());
+        for (name, uid) in &self.before {
+            let number: usize = name.rsplit_once('x').unwrap().1.parse().unwrap();
+            let left = number >= DELETED.len();
+            assert_eq!(after.get(name) == Some(uid), left, "{name}");
+        }
+    }
+}
+
+/// How often somebody asked for a pod's end.
+fn deletions(scene: &Scene) -> usize {
+    let calls = scene.cluster.calls();
+    let deletes = calls
+        .iter()
+        .filter(|it| it.component == "requests" && it.way == "DELETE");
+    deletes.filter(|it| it.address.contains("/pods/")).count()
+}
+
+#[test]
+fn an_api_that_fails_is_asked_again() {
+    let scene = Scene::start(&Spec::three());
+    let pods = Pods::start(&scene);
+    scene
+        .cluster
+        .fail_calls("GET", "k8s-app=canal", Fault::Status(500));
+    let run = scene.ends(&["rotate-ca", "--yes", "--hard"], 7);
+    assert!(run.text().contains("resume"), "{}", run.text());
+    assert!(!run.text().contains("panic"), "{}", run.text());
+    assert_eq!(deletions(&scene), 0);
+    scene.cluster.clear_faults();
+    scene.ok(&["resume"]);
+    pods.assert_deleted_once(&scene);
+    scene.assert_whole();
+
+    // Nobody there at all.
+    scene
+        .cluster
+        .fail_calls("GET", "full-cluster-state", Fault::Close);
+    let args = ["rotate", "--yes", "--service", "kube-scheduler"];
+    scene.ends(&args, 7);
+    // Still nobody.
+    scene.ends(&["resume"], 7);
+    scene.cluster.clear_faults();
+    scene.ok(&["resume"]);
+    scene.assert_whole();
+    assert!(
+        scene
+            .ok(&["resume"])
+            .text()
+            .contains("Nothing is interrupted")
+    );
+}
