@@ -122,20 +122,7 @@ impl<'a> Draft<'a> {
                 self.restart(step, action);
             }
             (Target::Kubernetes { .. }, Action::SaveState { .. } | Action::DeletePods { .. }) => {
-                if let Action::DeletePods { .. } = &step.action {
-                    self.notes.push(
-                        "Pods that were deleted are deleted once more, so that new ones trust what \
-                         is put back."
-                            .to_owned(),
-                    );
-                }
-                self.last.push(Step {
-                    reason: format!(
-                        "again, for step {} was done with what is taken back",
-                        step.number
-                    ),
-                    ..step.clone()
-                });
+                self.again(step);
             }
             (_, Action::Stop { .. }) => {
                 if let Some(part) = self.part(None) {
@@ -160,6 +147,24 @@ impl<'a> Draft<'a> {
                 .notes
                 .push(format!("Step {} cannot be taken back.", step.number)),
         }
+    }
+
+    /// What is done once more at the end: its outcome depends on what is put back.
+    fn again(&mut self, step: &Step) {
+        if let Action::DeletePods { .. } = &step.action {
+            self.notes.push(
+                "Pods that were deleted are deleted once more, so that new ones trust what \
+                 is put back."
+                    .to_owned(),
+            );
+        }
+        self.last.push(Step {
+            reason: format!(
+                "again, for step {} was done with what is taken back",
+                step.number
+            ),
+            ..step.clone()
+        });
     }
 
     /// A restart after which what a step put in place is not in use any more.

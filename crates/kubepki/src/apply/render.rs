@@ -19,8 +19,12 @@ pub(super) struct Rendered {
 
 impl Rendered {
     fn plain(bytes: impl Into<Zeroizing<Vec<u8>>>) -> Self {
+        Self::of(EntryKind::File(bytes.into()))
+    }
+
+    fn of(kind: EntryKind) -> Self {
         Self {
-            kind: EntryKind::File(bytes.into()),
+            kind,
             leaves: Vec::new(),
         }
     }
@@ -33,14 +37,8 @@ pub(super) async fn render(
     base: Option<&Entry>,
 ) -> Result<Rendered, MakeError> {
     match content {
-        Content::Directory => Ok(Rendered {
-            kind: EntryKind::Directory,
-            leaves: Vec::new(),
-        }),
-        Content::Link(target) => Ok(Rendered {
-            kind: EntryKind::Link(target.clone()),
-            leaves: Vec::new(),
-        }),
+        Content::Directory => Ok(Rendered::of(EntryKind::Directory)),
+        Content::Link(target) => Ok(Rendered::of(EntryKind::Link(target.clone()))),
         Content::Text(text) => Ok(Rendered::plain(text.clone().into_bytes())),
         Content::Staged { .. }
         | Content::Backup { .. }
@@ -87,10 +85,9 @@ pub(super) async fn render(
             let key = key_pem(workshop, leaf).await?;
             let issued = workshop.certificate(leaf).await?;
             let text = admin(server, cluster, authority, &issued.chain, &key)?;
-            let kind = EntryKind::File(text.as_bytes().to_vec().into());
             Ok(Rendered {
-                kind,
                 leaves: vec![issued.record],
+                ..Rendered::plain(text.as_bytes().to_vec())
             })
         }
         // What a host has kept is read there.
