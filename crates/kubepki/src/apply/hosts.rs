@@ -341,7 +341,10 @@ impl Executor<'_> {
         }
         match locked.is_empty() {
             true => None,
-            false => Some(format!("locks may be left on hosts: {}", locked.join("; "))),
+            false => Some(format!(
+                "locks may be left on hosts, `kubepki resume` takes them away: {}",
+                locked.join("; ")
+            )),
         }
     }
 
