@@ -4,8 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use kubepki::apply::{
-    ApplyError, Executor, Observer, Outcome, Patience, put_off, refuse_unreadable,
-    unfinished,
+    ApplyError, Executor, Observer, Outcome, Patience, put_off, refuse_unreadable, unfinished,
 };
 use kubepki::init::{Staged, stage};
 use kubepki::machine::Machines;

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 const SCRIPT: &str = include_str!("deploy.sh");
 
 /// The folder under which all kept and staged sets lie.
-const SETS: &str = ".kubepki";
+pub(super) const SETS: &str = ".kubepki";
 
 /// The list of what is to be done, beside the staged files.
 const MANIFEST: &str = "manifest";
