@@ -17,7 +17,7 @@ use super::log::Log;
 use super::narrator::{self, Narrator, notify};
 use super::script::{Script, Told, tunnels};
 use crate::args::SiteArgs;
-use crate::command::change::{failed, refuse_unfinished};
+use crate::command::change::refuse_unfinished;
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::rke::rotate::{look, refuse_early};
@@ -241,7 +241,7 @@ async fn carry_out(
     let session = Session::new(world, cluster, machines, PATIENCE);
     let state = crate::command::change::lock(&cluster.state_dir)?;
     let outcome = session.run(&state, &plan, &staged, narrator).await;
-    let outcome = outcome.map_err(|error| session.named(failed(error)))?;
+    let outcome = outcome.map_err(|error| session.stopped(error))?;
     let open = match &outcome {
         Outcome::Partly { open, .. } => open.iter().map(|(step, _)| *step).collect(),
         _ => Vec::new(),
