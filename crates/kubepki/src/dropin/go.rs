@@ -55,6 +55,8 @@ pub(super) fn quote(text: &str) -> String {
             '\t' => quoted.push_str("\\t"),
             '\x0b' => quoted.push_str("\\v"),
             '\0'..' ' | '\x7f' => push_number(&mut quoted, "\\x", 2, character),
+            // Rust's rule has its own mind about apostrophes.
+            '\'' => quoted.push('\''),
             character if is_printable(character) => quoted.push(character),
             '\u{80}'..='\u{ffff}' => push_number(&mut quoted, "\\u", 4, character),
             _ => push_number(&mut quoted, "\\U", 8, character),
@@ -182,6 +184,7 @@ mod tests {
         for (text, quoted) in [
             ("", r#""""#),
             ("plain text", r#""plain text""#),
+            ("can't", r#""can't""#),
             ("a\"b\\c", r#""a\"b\\c""#),
             ("\x07\x08\x0c\n\r\t\x0b", r#""\a\b\f\n\r\t\v""#),
             ("\x00\x1b[31m\x7f", r#""\x00\x1b[31m\x7f""#),
