@@ -18,7 +18,7 @@ use crate::rke::{ClusterArgs, RolloutArgs};
 /// Exit codes: 0 fine or done; 1 failed, and nothing was changed; 2 wrong usage; 3 something is
 /// due; 4 something has expired or is broken; 5 refused, or the plan is stale; 6 interrupted, run
 /// `kubepki resume` or `kubepki undo`; 7 done in part. `kubepki k3s …` and `kubepki rke …` have the
-/// originals': 0 and 1.
+/// originals': 0 and 1, and 7 where RKE would leave out a host and end with 0.
 #[derive(Debug, Parser)]
 #[command(
     name = "kubepki",

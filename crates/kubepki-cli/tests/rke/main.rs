@@ -10,7 +10,9 @@
 )]
 
 mod away;
+mod company;
 mod dropin;
+mod modes;
 mod pods;
 mod recorded;
 #[path = "../common/rke_log.rs"]

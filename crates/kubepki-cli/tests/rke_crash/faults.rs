@@ -7,7 +7,7 @@ use kubepki::plan::Target;
 use testkit::Run;
 use testkit::rke::{Host, Spec, USER};
 
-use crate::kept::{Before, Pattern};
+use crate::kept::{Before, Pattern, settled};
 use crate::operator::{Journals, Line, Running};
 use crate::scene::{Scene, wait};
 
@@ -142,7 +142,7 @@ fn strike(scene: &Scene, fault: Fault, args: &[&str], pattern: &Pattern) {
 /// Files go through Docker, for the user is not root.
 #[test]
 fn of_hosts() {
-    let scene = Scene::start(&Spec {
+    let scene = settled(&Spec {
         user: USER.to_owned(),
         ..Spec::three()
     });

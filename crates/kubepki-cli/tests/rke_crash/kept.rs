@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use kubepki::rke::{Bundle, Half, State};
+use testkit::rke::Spec;
 
 use crate::operator::Journals;
 use crate::scene::Scene;
@@ -124,6 +125,14 @@ impl Before {
             files: differences(&self.hosts, &scene.on_hosts()),
         }
     }
+}
+
+/// A cluster that was rotated once: RKE gives nodes files of others, which the first rotation
+/// removes.
+pub fn settled(spec: &Spec) -> Scene {
+    let scene = Scene::start(spec);
+    scene.ok(&["rotate", "--yes"]);
+    scene
 }
 
 /// Sets that were staged on hosts and belong to nobody any more.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use testkit::rke::Spec;
 use testkit::{CrashPoint, Victim};
 
-use crate::kept::{Before, Pattern, below, strays};
+use crate::kept::{Before, Pattern, below, settled, strays};
 use crate::operator::{End, Journals, KUBEPKI, Line, arguments, killed_when};
 use crate::scene::Scene;
 
@@ -213,7 +213,7 @@ fn told(args: &[&str], how: &str, kills: usize, start: Instant) {
 
 #[test]
 fn is_killed() {
-    let scene = Scene::start(&Spec::three());
+    let scene = settled(&Spec::three());
     let rotate = Change::new(&scene, ROTATE);
     never_begun(&scene);
     rotate.after_each_line();
@@ -228,7 +228,7 @@ fn is_killed() {
 
 #[test]
 fn is_killed_with_new_authorities() {
-    let scene = Scene::start(&Spec::three());
+    let scene = settled(&Spec::three());
     let authorities = Change::new(&scene, AUTHORITIES);
     authorities.after_each_line();
     for (number, nth) in some(authorities.lines, 5).enumerate() {

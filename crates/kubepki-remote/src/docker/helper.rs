@@ -80,11 +80,13 @@ impl Engine {
     ///
     /// When Docker cannot be asked.
     pub async fn unlock(&self, owner: &str) -> Result<(), DockerError> {
-        match self.lock_owner().await? {
-            Some(found) if found.owner.as_deref() == Some(owner) => {
-                self.remove(&Helper(LOCK_NAME.to_owned())).await
-            }
-            _ => Ok(()),
+        let Some(found) = self.inspect(LOCK_NAME).await? else {
+            return Ok(());
+        };
+        let labels = found.config.and_then(|it| it.labels).unwrap_or_default();
+        match labels.get(OWNER_LABEL).is_some_and(|it| it == owner) {
+            true => self.remove(&Helper(LOCK_NAME.to_owned())).await,
+            false => Ok(()),
         }
     }
 
@@ -278,7 +280,7 @@ impl Holder {
             None => "at a time unknown".to_owned(),
         };
         format!(
-            "plan {owner} holds this host's lock, taken {age} ({}). If its program still runs, let \
+            "state directory {owner} (see its file `owner`) holds this host's lock, taken {age} ({}). If its program still runs, let \
              it end; if it was interrupted, run `resume` or `undo` where it ran; if it is lost for \
              good, remove the container {LOCK_NAME} on the host",
             self.since

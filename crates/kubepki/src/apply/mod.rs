@@ -438,6 +438,7 @@ impl<'a> Executor<'a> {
             entropy: self.entropy,
             passphrases: self.cluster.map_or(&[], |cluster| cluster.passphrases),
             now: self.now(),
+            authorities: leaves::Authorities::default(),
         }
     }
 
