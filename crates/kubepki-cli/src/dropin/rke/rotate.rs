@@ -151,8 +151,10 @@ fn away(survey: &Survey, cluster: &RkeCluster) -> Result<Vec<(String, String)>, 
         let Some(Seen::Away { why, refuses }) = survey.hosts.get(host) else {
             continue;
         };
-        let own = format!("{host} cannot be reached: ");
-        let why = why.strip_prefix(&own).unwrap_or(why).to_owned();
+        // RKE names the host in its own words.
+        let own = [format!("{host} cannot be reached: "), format!("{host}: ")];
+        let why = own.iter().find_map(|own| why.strip_prefix(own)).unwrap_or(why);
+        let why = why.to_owned();
         if *refuses {
             return Err(Failure {
                 text: format!("Failed to set up SSH tunneling for host [{host}]: {why}"),
