@@ -11,13 +11,13 @@ mod inspect;
 mod kubeconfig;
 mod leaves;
 mod prepared;
-pub(crate) mod rke_state;
 pub(crate) mod reconcile;
+pub(crate) mod rke_state;
 pub(crate) mod rotate_ca;
 pub(crate) mod sa_key;
 pub(crate) mod token;
 mod tour;
-mod unit;
+pub(crate) mod unit;
 
 use crate::args::{Cli, Command};
 use crate::error::{CliError, Exit};

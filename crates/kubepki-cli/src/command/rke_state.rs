@@ -256,7 +256,9 @@ async fn host_files(
     for host in wanted {
         let read = async {
             let machine = machines.machine(&host).await?;
-            machine.read_directory(Path::new(names::SSL_DIRECTORY)).await
+            machine
+                .read_directory(Path::new(names::SSL_DIRECTORY))
+                .await
         };
         match read.await {
             Ok(Some(files)) => found.push((host, files)),

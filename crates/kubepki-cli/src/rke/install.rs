@@ -67,10 +67,7 @@ pub async fn run(args: &InstallArgs, world: &World) -> Result<Exit, CliError> {
 }
 
 /// The administrator's key, which the kubeconfig inlines.
-async fn admin_key(
-    world: &World,
-    set: &CustomSet,
-) -> Result<Option<Zeroizing<String>>, CliError> {
+async fn admin_key(world: &World, set: &CustomSet) -> Result<Option<Zeroizing<String>>, CliError> {
     let admin = set.entries.get(names::KUBE_ADMIN);
     let Some(file) = admin.and_then(|entry| entry.key.as_ref()) else {
         return Ok(None);

@@ -121,6 +121,7 @@ impl<'a> Session<'a> {
         staged: &[Staged],
         observer: &dyn Observer,
     ) -> Result<Outcome, ApplyError> {
+        state.drop_unbegun()?;
         stage(state, &plan.id, staged)?;
         let done = self.executor(state, observer).apply(plan).await;
         if let Err(error) = &done
@@ -165,6 +166,7 @@ impl<'a> Session<'a> {
             (Some(id), _) => PlanId(id.to_owned()),
             (None, Some(past)) => past.id,
             (None, None) => {
+                self.tidy().await?;
                 output::talk("Nothing is interrupted.");
                 return Ok(Exit::Fine);
             }
@@ -179,6 +181,21 @@ impl<'a> Session<'a> {
         drop(state);
         self.look_after(&plan).await;
         Ok(exit)
+    }
+
+    /// Gives hosts free that a program has locked which was killed before its first step or after
+    /// its last.
+    async fn tidy(&self) -> Result<(), CliError> {
+        if !self.cluster.state_dir.path().is_dir() {
+            return Ok(());
+        }
+        let state = lock(&self.cluster.state_dir)?;
+        let executor = self.executor(&state, self.world.teller());
+        let hosts = self.cluster.config.nodes.iter();
+        if let Some(untidy) = executor.tidy(hosts.map(|it| it.address.as_str())).await {
+            output::talk(&format!("Note: {untidy}"));
+        }
+        Ok(())
     }
 
     /// `kubepki apply ID`.

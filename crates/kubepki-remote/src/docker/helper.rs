@@ -80,11 +80,13 @@ impl Engine {
     ///
     /// When Docker cannot be asked.
     pub async fn unlock(&self, owner: &str) -> Result<(), DockerError> {
-        match self.lock_owner().await? {
-            Some(found) if found.owner.as_deref() == Some(owner) => {
-                self.remove(&Helper(LOCK_NAME.to_owned())).await
-            }
-            _ => Ok(()),
+        let Some(found) = self.inspect(LOCK_NAME).await? else {
+            return Ok(());
+        };
+        let labels = found.config.and_then(|it| it.labels).unwrap_or_default();
+        match labels.get(OWNER_LABEL).is_some_and(|it| it == owner) {
+            true => self.remove(&Helper(LOCK_NAME.to_owned())).await,
+            false => Ok(()),
         }
     }
 

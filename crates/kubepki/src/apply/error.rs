@@ -72,15 +72,16 @@ pub enum ApplyError {
     },
     /// Hosts that the plan changes are away.
     #[error(
-        "plan {plan} changes hosts that are away; nothing was changed now. Mend them, or make a \
-         plan that names them with --skip-unreachable:{}",
-        lines(hosts)
+        "plan {plan} changes hosts that are away; nothing was changed now. {}:{}",
+        away_advice(*begun), lines(hosts)
     )]
     Unreachable {
         /// The plan.
         plan: PlanId,
         /// Each, and why.
         hosts: Vec<String>,
+        /// Whether the plan was begun, so that making a new one is no way out.
+        begun: bool,
     },
     /// The plan cannot be taken back.
     #[error("plan {plan} cannot be taken back: {reason}")]
@@ -292,6 +293,7 @@ impl ApplyError {
             Self::Unfinished { .. }
             | Self::BeingUndone { .. }
             | Self::HalfWay { .. }
+            | Self::Unreachable { begun: true, .. }
             | Self::Stopped { .. } => Aftermath::Interrupted,
             Self::NoSpace { .. }
             | Self::Unreachable { .. }
@@ -313,6 +315,11 @@ impl ApplyError {
             } => Self::Stale {
                 plan,
                 differences,
+                begun: true,
+            },
+            Self::Unreachable { plan, hosts, .. } => Self::Unreachable {
+                plan,
+                hosts,
                 begun: true,
             },
             other => other,
@@ -349,6 +356,13 @@ fn stale_advice(begun: bool) -> &'static str {
          put these back first"
     } else {
         "is stale; nothing was changed, make a new plan"
+    }
+}
+
+fn away_advice(begun: bool) -> &'static str {
+    match begun {
+        true => "Mend them, then run `kubepki resume`",
+        false => "Mend them, or make a plan that names them with --skip-unreachable",
     }
 }
 

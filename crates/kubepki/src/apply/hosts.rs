@@ -312,14 +312,18 @@ impl Executor<'_> {
         Err(ApplyError::Unreachable {
             plan: plan.id.clone(),
             hosts: away,
+            begun: false,
         })
     }
 
     /// Gives the hosts of a plan free, as far as they answer; says which did not.
     pub(super) async fn release_hosts(&self, plan: &Plan) -> Option<String> {
-        self.machines?;
         let hosts: BTreeSet<&str> = plan.steps.iter().flat_map(hosts_of).collect();
-        if hosts.is_empty() {
+        self.release(hosts).await
+    }
+
+    async fn release(&self, hosts: BTreeSet<&str>) -> Option<String> {
+        if self.machines.is_none() || hosts.is_empty() {
             return None;
         }
         let reach = |host| async move { (host, self.machine(host).await) };
@@ -339,6 +343,16 @@ impl Executor<'_> {
             true => None,
             false => Some(format!("locks may be left on hosts: {}", locked.join("; "))),
         }
+    }
+
+    /// Removes what a program has left that was killed before the first line of its plan or after
+    /// the last: locks of `hosts`, staged keys. For when nothing is interrupted. Says what could
+    /// not be removed.
+    pub async fn tidy(&self, hosts: impl IntoIterator<Item = &str>) -> Option<String> {
+        let staging = self.state.drop_unbegun();
+        let staging = staging.and_then(|()| self.state.drop_finished_staging());
+        let locked = self.release(hosts.into_iter().collect()).await;
+        staging.err().map(|error| error_chain(&error)).or(locked)
     }
 
     fn owner(&self) -> Result<String, ApplyError> {

@@ -274,7 +274,9 @@ impl<'a> Executor<'a> {
             preflight::check_before_from(&plan, next, host, cluster, Some(&replay))
                 .await
                 .map_err(ApplyError::when_begun)?;
-            self.prepare_hosts(&plan, next, Some(&replay)).await?;
+            self.prepare_hosts(&plan, next, Some(&replay))
+                .await
+                .map_err(ApplyError::when_begun)?;
         }
         self.run(&plan, &mut journal, open).await
     }
@@ -436,6 +438,7 @@ impl<'a> Executor<'a> {
             entropy: self.entropy,
             passphrases: self.cluster.map_or(&[], |cluster| cluster.passphrases),
             now: self.now(),
+            authorities: leaves::Authorities::default(),
         }
     }
 

@@ -108,9 +108,7 @@ impl Script {
         let Some(cue) = self.0.get(&step) else {
             return Vec::new();
         };
-        let last = cue
-            .warning
-            .map(|text| warning(format!("{text}: {reason}")));
+        let last = cue.warning.map(|text| warning(format!("{text}: {reason}")));
         cue.put_off.iter().cloned().chain(last).collect()
     }
 
@@ -208,8 +206,9 @@ impl Script {
                     let place = told.files.kubeconfig.display();
                     admin = Some(host_of(server));
                     let cue = self.cue(step);
-                    cue.before
-                        .push(info("[reconcile] Rebuilding and updating local kube config"));
+                    cue.before.push(info(
+                        "[reconcile] Rebuilding and updating local kube config",
+                    ));
                     cue.after.push(info(format!(
                         "Successfully Deployed local admin kubeconfig at [{place}]"
                     )));
@@ -252,12 +251,7 @@ fn host_of(server: &str) -> String {
 pub fn tunnels(told: &Told<'_>) -> Vec<Line> {
     let nodes = told.config.nodes.iter();
     let mut lines: Vec<Line> = nodes
-        .map(|node| {
-            info(format!(
-                "[dialer] Setup tunnel for host [{}]",
-                node.address
-            ))
-        })
+        .map(|node| info(format!("[dialer] Setup tunnel for host [{}]", node.address)))
         .collect();
     for (host, why) in told.away {
         lines.push(warning(format!(
@@ -340,10 +334,7 @@ impl Generation<'_> {
             Service::KubeApiserver => {
                 let mut lines: Vec<Line> =
                     one(names::KUBE_APISERVER, "Kubernetes API server certificates");
-                lines.extend(self.line(
-                    names::SERVICE_ACCOUNT_TOKEN,
-                    "Service account token key",
-                ));
+                lines.extend(self.line(names::SERVICE_ACCOUNT_TOKEN, "Service account token key"));
                 lines
             }
             Service::KubeControllerManager => one(
@@ -397,3 +388,9 @@ impl Generation<'_> {
             .collect()
     }
 }
+
+#[cfg(test)]
+#[path = "../../../tests/common/rke_log.rs"]
+mod rke_log;
+#[cfg(test)]
+mod tests;

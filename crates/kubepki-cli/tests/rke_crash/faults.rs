@@ -1,0 +1,182 @@
+//! What the program talks to is killed, at every step in turn.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use kubepki::plan::Target;
+use testkit::Run;
+use testkit::rke::{Host, Spec, USER};
+
+use crate::kept::{Before, Pattern, settled};
+use crate::operator::{Journals, Line, Running};
+use crate::scene::{Scene, wait};
+
+/// Proofs are not waited for longer than this, in seconds.
+const TIMEOUT: [&str; 2] = ["--restart-timeout", "15"];
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Sshd,
+    Dockerd,
+    Power,
+}
+
+impl Fault {
+    fn strike(self, host: &Host) {
+        match self {
+            Self::Sshd => host.kill_sshd(),
+            Self::Dockerd => host.kill_dockerd(),
+            Self::Power => host.power_off(),
+        }
+    }
+
+    fn mend(self, host: &Host) {
+        match self {
+            Self::Sshd => host.start_sshd(),
+            Self::Dockerd => host.start_dockerd(),
+            Self::Power => host.power_on(),
+        }
+    }
+}
+
+/// A rotation during which something fails at each of its steps.
+struct Ordeal<'a> {
+    scene: &'a Scene,
+    before: Before,
+    journals: Journals,
+    fault: Fault,
+    /// Steps at which it failed.
+    struck: BTreeSet<u32>,
+    /// How the runs ended.
+    codes: Vec<Option<i32>>,
+}
+
+impl<'a> Ordeal<'a> {
+    /// Strikes at each step until a run comes to its end.
+    fn run(&mut self, args: &[&str]) {
+        let begin = [args, &TIMEOUT].concat();
+        let again = [&["resume"][..], &TIMEOUT].concat();
+        let mut args = &begin;
+        loop {
+            let run = self.attempt(args);
+            self.codes.push(run.code);
+            let at = format!("{:?} at {:?}: {}", self.fault, self.struck, run.text());
+            match run.code {
+                Some(0) => return,
+                Some(6 | 7) => {}
+                _ => panic!("{at}"),
+            }
+            assert!(self.codes.len() < 100, "{at}");
+            self.before.assert_kept(self.scene, &at);
+            args = &again;
+        }
+    }
+
+    /// One run, struck at its first step that was not struck yet; what is broken is mended after
+    /// it.
+    fn attempt(&mut self, args: &[&str]) -> Run {
+        let mut running = Running::start(self.scene, args);
+        let mut line: Option<Line> = None;
+        let struck = &self.struck;
+        let journals = &mut self.journals;
+        let reached = running.wait_for(|| {
+            let news = journals.news();
+            line = news
+                .into_iter()
+                .find(|it| it.intends().is_some_and(|it| !struck.contains(&it)));
+            line.is_some()
+        });
+        if !reached {
+            return running.end();
+        }
+        let line = line.unwrap();
+        let step = line.intends().unwrap();
+        let host = self.victim(&line, step);
+        self.fault.strike(host);
+        self.struck.insert(step);
+        let run = running.end();
+        self.fault.mend(host);
+        self.scene.cluster.wait_healthy();
+        run
+    }
+
+    /// One of the hosts that the step is for; in turn where it is for this machine.
+    fn victim(&self, line: &Line, step: u32) -> &'a Host {
+        let plan = self.journals.plan(&line.plan);
+        let step = plan.steps.iter().find(|it| it.number == step).unwrap();
+        let hosts = self.scene.cluster.hosts();
+        let mut of_step: Vec<&'a Host> = match &step.target {
+            Target::Hosts { hosts: named } => {
+                let is_named = |it: &&Host| named.contains(&it.address().to_string());
+                hosts.iter().filter(is_named).collect()
+            }
+            _ => hosts.iter().collect(),
+        };
+        of_step.swap_remove(self.struck.len() % of_step.len())
+    }
+}
+
+fn strike(scene: &Scene, fault: Fault, args: &[&str], pattern: &Pattern) {
+    let start = Instant::now();
+    let mut ordeal = Ordeal {
+        scene,
+        before: Before::now(scene),
+        journals: Journals::now(scene),
+        fault,
+        struck: BTreeSet::new(),
+        codes: Vec::new(),
+    };
+    ordeal.run(args);
+    let at = format!("{fault:?} killed at every step");
+    ordeal.before.assert_changed(scene, pattern, &at);
+    let failed = ordeal.codes.iter().filter(|it| **it == Some(6)).count();
+    println!(
+        "{}: {fault:?} killed at {} steps, {failed} runs failed, in {:?}",
+        args[0],
+        ordeal.struck.len(),
+        start.elapsed()
+    );
+    assert!(failed > 4, "{:?}", ordeal.codes);
+}
+
+/// Files go through Docker, for the user is not root.
+#[test]
+fn of_hosts() {
+    let scene = settled(&Spec {
+        user: USER.to_owned(),
+        ..Spec::three()
+    });
+    let rotate = ["rotate", "--yes"];
+    let before = Before::now(&scene);
+    scene.ok(&rotate);
+    let pattern = before.pattern(&scene);
+    for fault in [Fault::Sshd, Fault::Dockerd, Fault::Power] {
+        strike(&scene, fault, &rotate, &pattern);
+    }
+    undone_when_back(&scene);
+}
+
+/// What a failing host stopped can be taken back too once it is there again, and not before.
+fn undone_when_back(scene: &Scene) {
+    let before = Before::now(scene);
+    let mut journals = Journals::now(scene);
+    let mut running = Running::start(scene, &["rotate", "--yes", TIMEOUT[0], TIMEOUT[1]]);
+    let reached = running.wait_for(|| journals.news().iter().any(|it| it.intends() == Some(4)));
+    assert!(reached, "{}", running.said());
+    let host = scene.cluster.host("cp2");
+    host.power_off();
+    assert_eq!(running.end().code, Some(6));
+    for command in [&["resume"][..], &["undo", "--yes"]] {
+        let refused = scene.run(&[command, &TIMEOUT].concat());
+        let said = refused.text();
+        assert!(matches!(refused.code, Some(1 | 6)), "{said}");
+        assert!(said.contains(&host.address().to_string()), "{said}");
+        before.assert_kept(scene, &said);
+    }
+    host.power_on();
+    wait("the cluster", || {
+        scene.cluster.unhealthy().is_empty().then_some(())
+    });
+    scene.ok(&["undo", "--yes"]);
+    before.assert_back(scene, "undone once the host is back");
+}

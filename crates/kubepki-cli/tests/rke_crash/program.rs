@@ -1,0 +1,267 @@
+//! The program itself is killed.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use testkit::rke::Spec;
+use testkit::{CrashPoint, Victim};
+
+use crate::kept::{Before, Pattern, below, settled, strays};
+use crate::operator::{End, Journals, KUBEPKI, Line, arguments, killed_when};
+use crate::scene::Scene;
+
+const ROTATE: &[&str] = &["rotate", "--yes"];
+const AUTHORITIES: &[&str] = &["rotate-ca", "--yes"];
+const RESUME: &[&str] = &["resume"];
+const UNDO: &[&str] = &["undo", "--yes"];
+
+/// What is killed, and what it comes to when it is not.
+struct Change<'a> {
+    scene: &'a Scene,
+    args: &'static [&'static str],
+    pattern: Pattern,
+    /// How many lines its journal has.
+    lines: usize,
+}
+
+impl<'a> Change<'a> {
+    /// Runs it once without a kill.
+    fn new(scene: &'a Scene, args: &'static [&'static str]) -> Self {
+        let before = Before::now(scene);
+        let mut journals = Journals::now(scene);
+        scene.ok(args);
+        let pattern = before.pattern(scene);
+        assert!(pattern.entries.len() > 5, "{pattern:?}");
+        assert!(pattern.files.len() > 20, "{pattern:?}");
+        Self {
+            scene,
+            args,
+            pattern,
+            lines: journals.news().len(),
+        }
+    }
+
+    /// Kills it right after each line of its journal, and resumes.
+    fn after_each_line(&self) {
+        let (start, before) = (Instant::now(), Before::now(self.scene));
+        let kills = self.killed_and_resumed(&before, self.args, "killed after each line");
+        // Where several hosts work at once, two lines may come together.
+        assert!(kills * 3 > self.lines * 2, "{kills} of {}", self.lines);
+        before.assert_changed(self.scene, &self.pattern, "killed after each line");
+        told(self.args, "after each line", kills, start);
+    }
+
+    /// Begins with `args`; kills after each line that is new, and resumes. Ends well. Answers the
+    /// number of kills.
+    fn killed_and_resumed(&self, before: &Before, args: &[&str], what: &str) -> usize {
+        let mut journals = Journals::now(self.scene);
+        let mut seen = std::collections::BTreeSet::new();
+        let (mut args, mut kills) = (args, 0);
+        loop {
+            let mut line = String::new();
+            let fresh = |it: &Line| seen.insert(told_line(it)).then(|| told_line(it));
+            let mut fresh = fresh;
+            let moment = || {
+                let news = journals.news();
+                // All that came are seen.
+                let news: Vec<String> = news.iter().filter_map(&mut fresh).collect();
+                line = news.last().cloned().unwrap_or_default();
+                !news.is_empty()
+            };
+            match killed_when(self.scene, args, moment) {
+                End::Killed => {}
+                End::ByItself(run) if run.success() && line.is_empty() => return kills,
+                // It was faster.
+                End::ByItself(run) => assert!(run.success(), "{what}: {line}: {}", run.text()),
+            }
+            kills += 1;
+            before.assert_kept(self.scene, &format!("{what}: {line}"));
+            args = RESUME;
+        }
+    }
+
+    /// Kills it right before each line of its journal is written, what it says being done
+    /// already, and resumes.
+    fn before_each_line(&self) {
+        let (start, before) = (Instant::now(), Before::now(self.scene));
+        let mut journals = Journals::now(self.scene);
+        let mut plan = None;
+        let begun = killed_when(self.scene, self.args, || {
+            let news = journals.news();
+            plan = news.first().map(|it| it.plan.clone());
+            plan.is_some()
+        });
+        assert!(matches!(begun, End::Killed), "{begun:?}");
+        let plan = plan.unwrap();
+        let folder = self.scene.state_dir().join("journal");
+        let victim = Victim::new(KUBEPKI, arguments(self.scene, RESUME))
+            .at_files([folder.join(format!("{plan}.jsonl"))]);
+        let (mut kills, mut nth) = (0, 2);
+        loop {
+            let point = CrashPoint {
+                call: "write".to_owned(),
+                nth,
+                seen: "the journal".to_owned(),
+            };
+            if !victim.kill_within(&point) {
+                break;
+            }
+            kills += 1;
+            let news = journals.news();
+            let last = news.last().map(told_line).unwrap_or_default();
+            before.assert_kept(self.scene, &format!("killed after {last}"));
+            // A restart in flight begins with the line that it was begun with.
+            let is_new = news.iter().any(|it| it.intends().is_none()) || nth > 2;
+            nth = if is_new { 2 } else { nth + 1 };
+        }
+        self.scene.ok(RESUME);
+        assert!(kills * 3 > self.lines, "{kills} of {}", self.lines);
+        before.assert_changed(self.scene, &self.pattern, "killed before each line");
+        told(self.args, "before each line", kills, start);
+    }
+
+    /// Kills it after the `nth` new line, and takes back what is done; the undo is killed after
+    /// each of its lines too if it is to `stumble`.
+    fn undone_after(&self, nth: usize, stumble: bool) {
+        let before = Before::now(self.scene);
+        let mut journals = Journals::now(self.scene);
+        let mut lines = Vec::new();
+        let end = killed_when(self.scene, self.args, || {
+            lines.extend(journals.news().iter().map(told_line));
+            lines.len() >= nth
+        });
+        let at = format!("{}: undone after {:?}", self.args[0], lines.last());
+        assert!(matches!(end, End::Killed), "{at}: {end:?}");
+        self.take_back(&before, stumble, &at);
+    }
+
+    fn take_back(&self, before: &Before, stumble: bool, at: &str) {
+        before.assert_kept(self.scene, at);
+        if stumble {
+            self.killed_and_resumed(before, UNDO, at);
+        } else {
+            let run = self.scene.run(UNDO);
+            let nothing = run.text().contains("nothing to undo");
+            assert!(run.success() || nothing, "{at}: {}", run.text());
+        }
+        self.scene.ok(RESUME);
+        before.assert_back(self.scene, at);
+    }
+
+    /// Kills it while files are on their way onto hosts.
+    fn in_mid_deployment(&self) {
+        let start = Instant::now();
+        let moments: [(&str, usize, bool); 4] = [
+            ("cp1", 1, true),
+            ("w1", 9, true),
+            ("cp2", 1, false),
+            ("w1", 5, false),
+        ];
+        for (number, (node, files, staged)) in moments.into_iter().enumerate() {
+            let before = Before::now(self.scene);
+            let first = places(self.scene, node);
+            let at = format!("{files} files of {node}, staged: {staged}");
+            let end = killed_when(self.scene, self.args, || match staged {
+                true => stage(self.scene, node).len() >= files,
+                false => {
+                    let now = places(self.scene, node);
+                    first.iter().filter(|it| !now.contains(it)).count() >= files
+                }
+            });
+            assert!(matches!(end, End::Killed), "{at}: {end:?}");
+            if number % 2 == 0 {
+                before.assert_kept(self.scene, &at);
+                self.scene.ok(RESUME);
+                before.assert_changed(self.scene, &self.pattern, &at);
+            } else {
+                self.take_back(&before, false, &at);
+            }
+        }
+        told(self.args, "in mid-deployment", moments.len(), start);
+    }
+}
+
+/// What lies on a node, by name and inode.
+fn places(scene: &Scene, node: &str) -> Vec<(PathBuf, u64)> {
+    let ssl = scene.cluster.ssl(node);
+    let inode = |path: PathBuf| {
+        let inode = std::fs::metadata(&path).map(|it| it.ino());
+        (path, inode.unwrap_or_default())
+    };
+    below(&ssl).into_iter().map(inode).collect()
+}
+
+/// The files that are staged on a node.
+fn stage(scene: &Scene, node: &str) -> Vec<PathBuf> {
+    let sets = scene.cluster.host(node).path("/etc/kubernetes/.kubepki");
+    let staged = |it: &PathBuf| it.to_string_lossy().contains("/old.new-");
+    below(&sets).into_iter().filter(staged).collect()
+}
+
+fn told_line(line: &Line) -> String {
+    format!("{}: {}", line.plan, line.event)
+}
+
+fn told(args: &[&str], how: &str, kills: usize, start: Instant) {
+    println!(
+        "{}: killed {how}, {kills} times, in {:?}",
+        args[0],
+        start.elapsed()
+    );
+}
+
+#[test]
+fn is_killed() {
+    let scene = settled(&Spec::three());
+    let rotate = Change::new(&scene, ROTATE);
+    never_begun(&scene);
+    rotate.after_each_line();
+    rotate.before_each_line();
+    rotate.in_mid_deployment();
+    for (number, nth) in some(rotate.lines, 5).enumerate() {
+        rotate.undone_after(nth, number % 2 == 1);
+    }
+    scene.ok(ROTATE);
+    assert_eq!(strays(&scene), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn is_killed_with_new_authorities() {
+    let scene = settled(&Spec::three());
+    let authorities = Change::new(&scene, AUTHORITIES);
+    authorities.after_each_line();
+    for (number, nth) in some(authorities.lines, 5).enumerate() {
+        authorities.undone_after(nth, number % 2 == 0);
+    }
+    scene.ok(ROTATE);
+    assert_eq!(strays(&scene), Vec::<PathBuf>::new());
+}
+
+/// Moments between the first line and the last.
+fn some(lines: usize, count: usize) -> impl Iterator<Item = usize> {
+    (1..=count).map(move |it| it * (lines - 1) / count)
+}
+
+/// Killed while hosts are locked, and nothing is begun: `resume` lets go of them.
+fn never_begun(scene: &Scene) {
+    let before = Before::now(scene);
+    let locked = || {
+        let mut hosts = scene.cluster.hosts().iter();
+        hosts.any(|it| {
+            let names = it.docker().names().unwrap_or_default();
+            names.iter().any(|it| it == "kubepki")
+        })
+    };
+    let end = killed_when(scene, ROTATE, locked);
+    assert!(matches!(end, End::Killed), "{end:?}");
+    scene.ok(RESUME);
+    Journals::now(scene).assert_settled("killed with hosts locked");
+    scene.assert_nothing_left();
+    // It was not begun, or is done now.
+    let pattern = before.pattern(scene);
+    assert!(
+        pattern.entries.is_empty() || pattern.entries.len() > 5,
+        "{pattern:?}"
+    );
+}
