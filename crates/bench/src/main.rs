@@ -10,6 +10,7 @@ mod check;
 mod issue;
 mod keys;
 mod measure;
+mod rke;
 mod trees;
 mod twelve;
 
@@ -79,6 +80,18 @@ enum What {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
+    /// Deploying to the hosts of an RKE cluster, beside scp and ssh. Only root can.
+    Rke {
+        /// Hosts, one measurement after the other.
+        #[arg(long, value_delimiter = ',', default_values_t = [3, 10, 25])]
+        hosts: Vec<usize>,
+        /// How often the sides take turns.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Milliseconds that everything takes to a host, and back.
+        #[arg(long, default_value_t = 0)]
+        delay: u64,
+    },
     /// The bootstrap data, read and written in each datastore.
     Bootstrap {
         /// How often each is done.
@@ -126,6 +139,15 @@ fn run(what: &What) -> Result<(), Failure> {
         } => trees::run(counts, *distinct, *rounds, folder.as_deref()),
         What::Authorities { rounds } => authorities::run(*rounds),
         What::Keys { keys, rounds } => keys::run(*keys, *rounds),
+        What::Rke {
+            hosts,
+            rounds,
+            delay,
+        } => rke::run(&rke::Request {
+            counts: hosts,
+            rounds: *rounds,
+            delay: *delay,
+        }),
         What::Bootstrap { rounds } => bootstrap::run(*rounds),
         What::AuthoritiesLibrary { job, folder } => authorities::child(*job, folder),
         What::Library { authority, to } => twelve::library(authority, to),

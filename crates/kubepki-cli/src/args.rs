@@ -9,7 +9,7 @@ use crate::command::init::InitArgs;
 use crate::datastore::EndpointArgs;
 use crate::rke::{ClusterArgs, RolloutArgs};
 
-/// See, renew, rotate and take back the certificates of a Kubernetes node.
+/// See, renew, rotate and take back the certificates of a K3s node or an RKE cluster.
 ///
 /// Start with `kubepki check`: it shows every certificate, what is wrong, and the command that
 /// mends it. Commands that change something print their plan and ask first; whatever they do can
@@ -18,7 +18,7 @@ use crate::rke::{ClusterArgs, RolloutArgs};
 /// Exit codes: 0 fine or done; 1 failed, and nothing was changed; 2 wrong usage; 3 something is
 /// due; 4 something has expired or is broken; 5 refused, or the plan is stale; 6 interrupted, run
 /// `kubepki resume` or `kubepki undo`; 7 done in part. `kubepki k3s …` and `kubepki rke …` have the
-/// originals': 0 and 1.
+/// originals': 0 and 1, and 7 where RKE would leave out a host and end with 0.
 #[derive(Debug, Parser)]
 #[command(
     name = "kubepki",
@@ -53,20 +53,44 @@ pub enum Command {
     /// Five CAs of ten years, every certificate, key, kubeconfig, password and token: what K3s's
     /// first start would make, so that it keeps them. CA files that lie in place are checked, used
     /// and never touched. Prints the plan and asks.
+    ///
+    /// With --cluster: the first state file of an RKE cluster, as `rke up` makes it, and the
+    /// administrator's kubeconfig.
+    #[command(after_help = "Examples:\n  kubepki init --node-name server-1\n  \
+                            kubepki init --cluster cluster.yml --dry-run")]
     Init(Box<InitArgs>),
     /// Show every certificate, what is wrong, and the command that mends it.
     ///
     /// Ends with 0 when nothing is to be done, 3 when something is due, 4 when something has
-    /// expired or is broken.
+    /// expired or is broken. On an RKE cluster: state file, files of every host, what runs on it
+    /// and what is served, side by side.
+    #[command(
+        after_help = "Examples:\n  kubepki check\n  kubepki check --cluster cluster.yml\n  \
+                            kubepki check --cluster cluster.yml --offline --at 2030-01-01T00:00:00Z"
+    )]
     Check(crate::command::check::CheckArgs),
     /// Issue every leaf of the node anew, or those of some services.
     ///
     /// Prints the plan and asks. New keys unless --keep-key. Files are replaced one by one, each
     /// journalled; K3s takes the new certificates up at its next restart.
+    ///
+    /// On an RKE cluster: new certificates on every host, and a restart of what reads them, etcd
+    /// one member at a time, each proven before the next. --service takes kube-apiserver,
+    /// kube-controller-manager, kube-scheduler, kubelet, kube-proxy, etcd. The state file's
+    /// currentState follows what is proven.
+    #[command(
+        after_help = "Examples:\n  kubepki rotate --service admin,scheduler --restart\n  \
+                            kubepki rotate --cluster cluster.yml --service kubelet\n  \
+                            kubepki rotate --cluster cluster.yml --skip-unreachable 10.0.0.7"
+    )]
     Rotate(RotateArgs),
     /// Issue anew only what K3s's next start would: what is due, expired, or lacks a name.
     Renew(RenewArgs),
     /// Make and save a plan without running it; `kubepki apply ID` runs it.
+    ///
+    /// On an RKE cluster: of a rotation, of every service unless --service names some.
+    #[command(after_help = "Examples:\n  kubepki plan\n  \
+                            kubepki plan --cluster cluster.yml --service etcd")]
     Plan(PlanArgs),
     /// Run a saved plan, if everything is still as it was when it was made.
     Apply(ApplyArgs),
@@ -118,50 +142,23 @@ pub enum Command {
     /// Print systemd units that renew and check from a timer or before K3s starts.
     ///
     /// Each file's place stands above it; nothing is installed.
-    Unit(UnitArgs),
+    Unit(crate::command::unit::UnitArgs),
     /// Check a staged set of CA files and put it in force.
     ///
     /// Prints the plan with everything that it touches and asks. While K3s runs on this node the
     /// set goes to the running server, else straight into the datastore with this server's files
     /// and certificates made ready. A failed check changes nothing, is told to the system log too,
     /// and ends with 5; --force overrides what can be overridden.
+    ///
+    /// On an RKE cluster: new CAs and certificates on every host. The old root vouches for the new
+    /// one until everything has been restarted and proven; then the new one alone is trusted, and
+    /// system pods are deleted so that they learn of it.
+    #[command(after_help = "Examples:\n  kubepki rotate-ca --staged --restart\n  \
+                            kubepki rotate-ca --cluster cluster.yml\n  \
+                            kubepki rotate-ca --cluster cluster.yml --keep-old")]
     RotateCa(Box<crate::command::rotate_ca::RotateCaArgs>),
     /// Show the main job on a made-up server in a temporary directory.
     Tour(TourArgs),
-}
-
-/// `unit`.
-#[derive(Clone, Debug, Args)]
-pub struct UnitArgs {
-    /// Which one.
-    #[arg(value_enum)]
-    pub kind: UnitKind,
-    /// The kind of node that a drop-in is for.
-    #[arg(long, value_enum, default_value_t = UnitRole::Server)]
-    pub role: UnitRole,
-    /// Where kubepki is installed.
-    #[arg(long, value_name = "FILE", default_value = "/usr/local/bin/kubepki")]
-    pub program: PathBuf,
-}
-
-/// A unit that can be printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum UnitKind {
-    /// A drop-in for K3s's own unit: renew before every start.
-    DropIn,
-    /// A service and timer: renew every day.
-    Timer,
-    /// A service and timer: check every hour, for Prometheus.
-    Metrics,
-}
-
-/// The kind of node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum UnitRole {
-    /// `k3s.service`.
-    Server,
-    /// `k3s-agent.service`.
-    Agent,
 }
 
 /// `kubeconfig`.
@@ -264,7 +261,8 @@ pub struct SiteArgs {
     /// directory is the configured one].
     #[arg(long, value_name = "FILE", global = true)]
     pub kubeconfig: Option<PathBuf>,
-    /// Where plans, journal and backups are kept [default: <DATA-DIR>/kubepki].
+    /// Where plans, journal and backups are kept [default: <DATA-DIR>/kubepki; for an RKE cluster
+    /// .kubepki/cluster beside cluster.yml, named after the state file].
     #[arg(long, value_name = "DIR", global = true)]
     pub state_dir: Option<PathBuf>,
     /// Which K3s this is (v1.33.1); told from the files otherwise.
@@ -386,7 +384,8 @@ pub struct RenewArgs {
 /// `plan`.
 #[derive(Clone, Debug, Args)]
 pub struct PlanArgs {
-    /// Plan a rotation of these services instead of what is due; `all` for every service.
+    /// Plan a rotation of these services instead of what is due; `all` for every service, which is
+    /// the rule for RKE clusters.
     #[arg(short, long = "service", value_name = "NAME")]
     pub services: Vec<String>,
     /// Plan as if at this moment (RFC 3339); such a plan is not saved and cannot be applied.

@@ -28,6 +28,10 @@ fn the_tour_does_what_it_says_and_leaves_nothing() {
         "TLS handshake, new kubeconfig, server not restarted yet: both accept",
         "The old CAs are back, on the disk and in the datastore.",
         "Root and intermediate lie in the safe",
+        "CN=kube-ca",
+        "error    kube-apiserver.pem",
+        "Refused; RKE itself would have installed it.",
+        "each proven before the next; etcd one member at a time",
     ] {
         assert!(said.contains(line), "{line}: {said}");
     }

@@ -34,7 +34,7 @@ pub struct CheckArgs {
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     pub output: Form,
     /// How long before its end a certificate counts as due: 30d, 720h [default: K3s's own window
-    /// for leaves, 365d for CAs].
+    /// for leaves, 90d on an RKE cluster, 365d for CAs].
     #[arg(long, value_name = "DURATION", value_parser = period)]
     pub warn_within: Option<i64>,
     /// Days before the end from which K3s renews a leaf [default: 120, or 90 for older K3s].

@@ -17,7 +17,7 @@ pub(crate) mod rotate_ca;
 pub(crate) mod sa_key;
 pub(crate) mod token;
 mod tour;
-mod unit;
+pub(crate) mod unit;
 
 use crate::args::{Cli, Command};
 use crate::error::{CliError, Exit};

@@ -1,8 +1,45 @@
 //! `unit`: systemd units that keep a node's leaves fresh.
 
-use crate::args::{UnitArgs, UnitKind, UnitRole};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
 use crate::error::{CliError, Exit};
 use crate::output;
+
+/// `unit`.
+#[derive(Clone, Debug, Args)]
+pub struct UnitArgs {
+    /// Which one.
+    #[arg(value_enum)]
+    pub kind: UnitKind,
+    /// The kind of node that a drop-in is for.
+    #[arg(long, value_enum, default_value_t = UnitRole::Server)]
+    pub role: UnitRole,
+    /// Where kubepki is installed.
+    #[arg(long, value_name = "FILE", default_value = "/usr/local/bin/kubepki")]
+    pub program: PathBuf,
+}
+
+/// A unit that can be printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnitKind {
+    /// A drop-in for K3s's own unit: renew before every start.
+    DropIn,
+    /// A service and timer: renew every day.
+    Timer,
+    /// A service and timer: check every hour, for Prometheus.
+    Metrics,
+}
+
+/// The kind of node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnitRole {
+    /// `k3s.service`.
+    Server,
+    /// `k3s-agent.service`.
+    Agent,
+}
 
 /// `kubepki unit`.
 ///

@@ -1,5 +1,6 @@
 //! `rotate`, `rotate-ca` and `plan` of an RKE cluster.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use kubepki::apply::plan_id;
 use kubepki::init::Staged;
 use kubepki::machine::Machines;
 use kubepki::plan::Plan;
-use kubepki::rke::rotate::{self, Options, Request, Switch};
+use kubepki::rke::rotate::{self, Ask, Options, Request, RotateError, Switch};
 use kubepki::rke::survey::{Subject, Survey, ask_etcd, survey};
 use kubepki::rke::{Half, Rotation, Service};
 
@@ -177,6 +178,7 @@ pub async fn draft(
     options: &Options,
 ) -> Result<(Plan, Vec<Staged>), CliError> {
     let state = cluster.state()?;
+    refuse_early(world, cluster, rotation, options)?;
     let survey = look(world, cluster, machines).await;
     let purpose = match rotation {
         Rotation::Authorities => "rotate-ca",
@@ -196,6 +198,43 @@ pub async fn draft(
         keys: &world.keys,
     };
     rotate::plan(&request).map_err(|error| CliError::from_rotation(&error))
+}
+
+/// Refuses what the files on this machine tell, before a host is connected to.
+///
+/// # Errors
+///
+/// [`RotateError`], with its exit code and way out.
+pub fn refuse_early(
+    world: &World,
+    cluster: &RkeCluster,
+    rotation: &Rotation,
+    options: &Options,
+) -> Result<(), CliError> {
+    use RotateError::{NobodyThere, Quorum, Unhealthy, Unreachable};
+
+    let id = plan_id(world.now(), "look", &world.entropy)?;
+    let nobody = Survey {
+        taken: world.now(),
+        hosts: BTreeMap::new(),
+    };
+    let request = Request {
+        id: &id,
+        rotation,
+        options,
+        site: &cluster.site,
+        state: cluster.state()?,
+        config: &cluster.config,
+        survey: &nobody,
+        now: world.now(),
+        entropy: &world.entropy,
+        keys: &world.keys,
+    };
+    match rotate::scene(&request, Ask::of(rotation)) {
+        // Nobody was asked.
+        Ok(_) | Err(Unreachable { .. } | NobodyThere | Quorum { .. } | Unhealthy { .. }) => Ok(()),
+        Err(error) => Err(CliError::from_rotation(&error)),
+    }
 }
 
 /// What lies, runs and is served on the hosts of cluster.yml.

@@ -10,8 +10,13 @@
 )]
 
 mod away;
+mod company;
+mod dropin;
+mod modes;
 mod pods;
 mod recorded;
+#[path = "../common/rke_log.rs"]
+mod rke_log;
 mod rotate;
 mod scene;
 mod watch;

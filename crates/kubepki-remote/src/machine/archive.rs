@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 ///
 /// When the archive is broken, or holds something else than a directory.
 pub(super) fn files(archive: &[u8]) -> io::Result<BTreeMap<String, Entry>> {
-    let mut files = BTreeMap::new();
+    let mut files: BTreeMap<String, Entry> = BTreeMap::new();
     let mut top = 0;
     for (index, entry) in tar::Archive::new(archive).entries()?.enumerate() {
         let mut entry = entry?;
@@ -25,6 +25,14 @@ pub(super) fn files(archive: &[u8]) -> io::Result<BTreeMap<String, Entry>> {
                 return Err(io::Error::other("it is not a directory"));
             }
             top = parts(&entry.path()?).count();
+        }
+        if kind.is_hard_link() {
+            // Another name of a file that came before.
+            let first = entry.link_name()?.and_then(|it| direct(&it, top));
+            let first = first.and_then(|first| files.get(&first).cloned());
+            let name = direct(&entry.path()?, top);
+            files.extend(name.zip(first));
+            continue;
         }
         if !kind.is_file() {
             continue;

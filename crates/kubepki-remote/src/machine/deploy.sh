@@ -15,7 +15,7 @@ flush() {
     sync -f "$1" 2>/dev/null || sync
 }
 
-touch "$stage/manifest" || fail "$stage is not there"
+touch "$stage" "$stage/manifest" || fail "$stage is not there"
 # What a killed program of ours started may still be at it: it ends first.
 if command -v flock >/dev/null; then
     exec 9>>"$sets/lock"
@@ -29,45 +29,56 @@ ln "$stage/manifest" "$probe" ||
     fail "$stage and $directory are not on one file system, or $directory cannot be written"
 rm -f "$probe"
 
+# Names hold nothing that a shell takes for something else: lists of them need no quotes. Each list
+# is one process, where a host would start a hundred.
+puts= dates= removes=
 while read -r verb name; do
     [ ! -d "$directory/$name" ] || fail "$directory/$name is a directory"
     [ "$verb" = remove ] || [ -f "$stage/$name" ] || fail "$stage/$name is missing"
-    [ "$verb" != date ] || touch "$stage/$name" || fail "cannot touch $stage/$name"
+    case $verb in
+    put) puts="$puts $name" ;;
+    date) puts="$puts $name" dates="$dates $name" ;;
+    remove) removes="$removes $name" ;;
+    esac
 done <"$stage/manifest" || exit 1
+cd "$stage" || fail "cannot enter $stage"
+[ -z "$dates" ] || touch $dates || fail "cannot touch files in $stage"
 
 # What was there is kept once: the folder gets its name when it is whole.
 if [ ! -d "$keep" ]; then
     rm -rf "$keep.part"
     mkdir -p "$keep.part" && : >"$keep.absent" || fail "cannot make $keep"
-    while read -r verb name; do
+    links=
+    for name in $puts $removes; do
         now=$directory/$name
         if [ ! -e "$now" ]; then
             echo "$name" >>"$keep.absent" || fail "cannot write $keep.absent"
-        elif [ -L "$now" ] || ! ln "$now" "$keep.part/$name" 2>/dev/null; then
+        elif [ -L "$now" ]; then
             cp -p "$now" "$keep.part/$name" || fail "cannot keep $now"
+        else
+            links="$links $name"
         fi
-    done <"$stage/manifest" || exit 1
+    done
+    if [ -n "$links" ] && ! (cd "$directory" && ln $links "$keep.part/") 2>/dev/null; then
+        for name in $links; do
+            now=$directory/$name
+            [ -e "$keep.part/$name" ] || cp -p "$now" "$keep.part/$name" || fail "cannot keep $now"
+        done
+    fi
     flush "$keep.part"
     mv "$keep.part" "$keep" || fail "cannot keep the former files in $keep"
 fi
 
-label=$(command -v chcon)
+if grep -q selinuxfs /proc/filesystems 2>/dev/null && command -v chcon >/dev/null; then
+    for name in $puts; do
+        [ ! -e "$directory/$name" ] || chcon --reference="$directory/$name" "$name" 2>/dev/null
+    done
+fi
 flush "$stage"
-while read -r verb name; do
-    now=$directory/$name
-    case $verb in
-    put | date)
-        if [ -n "$label" ] && [ -e "$now" ]; then
-            chcon --reference="$now" "$stage/$name" 2>/dev/null
-        fi
-        mv -f "$stage/$name" "$now" || fail "cannot replace $now"
-        ;;
-    remove)
-        rm -f "$now" || fail "cannot remove $now"
-        ;;
-    esac
-done <"$stage/manifest" || exit 1
+[ -z "$puts" ] || mv -f $puts "$directory/" || fail "cannot replace files in $directory"
+[ -z "$removes" ] || (cd "$directory" && rm -f $removes) || fail "cannot remove files of $directory"
 flush "$directory"
+cd /
 # What tries that were killed have left, of this set or of others that nobody comes back to; what
 # is younger belongs to whoever follows us.
 for other in "$sets"/*/*.new-* "$sets"/*/*.part; do

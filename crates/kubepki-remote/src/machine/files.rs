@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use kubepki::host::{Attributes, Entry, EntryKind, Host, HostError, Output};
+use zeroize::Zeroizing;
 
-use super::set::{READ_LIMIT, SETS, Set, under};
-use super::{HostSpec, Notice, Notify, archive};
+use super::set::{NO_TAR, NOT_UNPACKED, READ_LIMIT, SETS, Set, under};
+use super::{HostSpec, Link, Notice, Notify, archive};
 use crate::docker::{Bind, DockerError, Engine, Helper};
 
 /// A host that flushes slowly is not a dead one.
-const SCRIPT_PATIENCE: Duration = Duration::from_secs(300);
+pub(super) const SCRIPT_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Where every node of RKE has its files, below its prefix.
 const BASE: &str = "/etc/kubernetes";
@@ -27,6 +28,18 @@ exec 9>>lock && flock 9"#;
 const SWEEP: &str = r#"cd "$1" 2>/dev/null || exit 0
 if command -v flock >/dev/null; then exec 9>>lock && flock 9; fi
 rm -rf ./*/*.new-* ./*/*.part"#;
+
+/// Prints the directory `$1` as an archive, without what lies in its folders.
+const READ: &str = r#"command -v tar >/dev/null || exit 91
+[ -e "$1" ] || exit 93
+cd "$1" || exit 92
+exec tar -cf - --exclude='./*/*' ."#;
+
+/// The exit code of [`READ`] where there is nothing.
+const NO_DIRECTORY: i32 = 93;
+
+/// Files by name; `None` if there is no such directory.
+type Listing = Option<BTreeMap<String, Entry>>;
 
 /// The label's value of containers that only read; they are never started.
 const READER: &str = "read";
@@ -43,6 +56,7 @@ pub(super) enum Files {
 /// What the operations on files need of a connection.
 pub(super) struct Desk<'a> {
     pub(super) spec: &'a HostSpec,
+    pub(super) link: &'a dyn Link,
     pub(super) engine: &'a Engine,
     pub(super) files: &'a Files,
     pub(super) notify: &'a Notify,
@@ -57,27 +71,62 @@ fn shell(script: &str, sets: &Path) -> Vec<String> {
 }
 
 impl Desk<'_> {
+    /// `held` is the container of the host's lock, if this program has it.
     pub(super) async fn read_directory(
         &self,
         directory: &Path,
-    ) -> Result<Option<BTreeMap<String, Entry>>, HostError> {
+        held: Option<&Helper>,
+    ) -> Result<Listing, HostError> {
         match self.files {
-            Files::Direct(host) => read_direct(&**host, &under(&self.spec.prefix, directory)).await,
-            Files::Docker => self.read_by_docker(directory).await,
+            Files::Direct(host) => {
+                let at = under(&self.spec.prefix, directory);
+                match self.read_at_once(&at).await? {
+                    Some(read) => Ok(read),
+                    None => read_direct(&**host, &at).await,
+                }
+            }
+            Files::Docker => self.read_by_docker(directory, held).await,
         }
+    }
+
+    /// One command that prints all files, where each of them would be asked for several times;
+    /// `None` if that fails: the long way does without what is missing, or tells what is wrong.
+    async fn read_at_once(&self, directory: &Path) -> Result<Option<Listing>, HostError> {
+        let directory = directory.display().to_string();
+        let command = ["sh", "-c", READ, "kubepki", &directory].map(str::to_owned);
+        let mut ended = match self.link.feed(&command, b"").await {
+            Some(Ok(ended)) => ended,
+            Some(Err(error @ HostError::Unreachable { .. })) => return Err(error),
+            Some(Err(_)) | None => return Ok(None),
+        };
+        let archive = Zeroizing::new(std::mem::take(&mut ended.stdout));
+        match ended.code {
+            Some(0) if archive.len() <= READ_LIMIT => {}
+            Some(NO_DIRECTORY) => return Ok(Some(None)),
+            _ => return Ok(None),
+        }
+        Ok(archive::files(&archive).ok().map(Some))
     }
 
     async fn read_by_docker(
         &self,
         directory: &Path,
-    ) -> Result<Option<BTreeMap<String, Entry>>, HostError> {
+        held: Option<&Helper>,
+    ) -> Result<Listing, HostError> {
         self.check_base(directory)?;
-        let image = self.any_image().await?;
         let engine = self.engine;
-        let made = engine.create(None, READER, &image, &self.bind()).await;
-        let helper = made.map_err(|error| self.failed(error))?;
         // With the dot a link is followed, as whoever reads the files there would.
         let at = format!("{}/.", directory.display());
+        // A container that is gone says the same as a directory that is not there.
+        if let Some(held) = held
+            && let Ok(Some(bytes)) = engine.download(held, &at, READ_LIMIT).await
+            && let Ok(files) = archive::files(&bytes)
+        {
+            return Ok(Some(files));
+        }
+        let image = self.any_image().await?;
+        let made = engine.create(None, READER, &image, &self.bind()).await;
+        let helper = made.map_err(|error| self.failed(error))?;
         let read = engine.download(&helper, &at, READ_LIMIT).await;
         let removed = engine.remove(&helper).await;
         let Some(bytes) = read.map_err(|error| self.failed(error))? else {
@@ -95,23 +144,65 @@ impl Desk<'_> {
     /// Stages the set and puts it in place; `helper` is the container of the host's lock.
     pub(super) async fn deploy(&self, set: &Set<'_>, helper: &Helper) -> Result<(), HostError> {
         match self.files {
-            Files::Direct(host) => {
-                let prefix = &self.spec.prefix;
-                let staged = stage_direct(&**host, set, prefix).await;
-                if let Err(error) = staged {
-                    let error = self.explain(&**host, set, error).await;
-                    // Its space may be what is missing.
-                    let _ = host.run(&set.clean_up(prefix), SCRIPT_PATIENCE).await;
-                    return Err(error);
-                }
-                let ended = host.run(&set.command(prefix), SCRIPT_PATIENCE).await?;
-                self.judge(&ended)
-            }
+            Files::Direct(host) => self.deploy_direct(&**host, set).await,
             Files::Docker => self.deploy_by_docker(set, helper).await,
         }
     }
 
-    /// SFTP has no word for a full disk.
+    async fn deploy_direct(&self, host: &dyn Host, set: &Set<'_>) -> Result<(), HostError> {
+        let prefix = &self.spec.prefix;
+        if let Some(ended) = self.deploy_at_once(host, set).await? {
+            return self.judge(&ended);
+        }
+        if let Err(error) = stage_direct(host, set, prefix).await {
+            return Err(self.not_staged(host, set, error).await);
+        }
+        let ended = host.run(&set.command(prefix), SCRIPT_PATIENCE).await?;
+        self.judge(&ended)
+    }
+
+    /// One command with all files as its input, where writing each of them would ask the host a
+    /// hundred times; `None` if it has no `tar`.
+    async fn deploy_at_once(
+        &self,
+        host: &dyn Host,
+        set: &Set<'_>,
+    ) -> Result<Option<Output>, HostError> {
+        let archive = set.archive().map_err(|error| self.not_packed(error))?;
+        let command = set.command_with_files(&self.spec.prefix);
+        let Some(ended) = self.link.feed(&command, &archive).await else {
+            return Ok(None);
+        };
+        let ended = ended?;
+        match ended.code {
+            Some(NO_TAR) => Ok(None),
+            Some(NOT_UNPACKED) => {
+                let said = String::from_utf8_lossy(&ended.stderr).trim().to_owned();
+                let error = self.hindered(format!("cannot write the new files: {said}"));
+                Err(self.not_staged(host, set, error).await)
+            }
+            _ => Ok(Some(ended)),
+        }
+    }
+
+    /// What is staged goes: its space may be what is missing.
+    async fn not_staged(&self, host: &dyn Host, set: &Set<'_>, error: HostError) -> HostError {
+        let error = self.explain(host, set, error).await;
+        let _ = host
+            .run(&set.clean_up(&self.spec.prefix), SCRIPT_PATIENCE)
+            .await;
+        error
+    }
+
+    fn not_packed(&self, error: std::io::Error) -> HostError {
+        HostError::Remote {
+            host: self.spec.name.clone(),
+            message: "cannot pack the files".to_owned(),
+            source: Some(Box::new(error)),
+        }
+    }
+
+    /// Neither SFTP nor tar tells how much is missing on a full disk.
     async fn explain(&self, host: &dyn Host, set: &Set<'_>, error: HostError) -> HostError {
         let base = under(&self.spec.prefix, set.base()).display().to_string();
         let asked = ["df", "-P", "-k", &base].map(str::to_owned);
@@ -143,11 +234,7 @@ impl Desk<'_> {
         let engine = self.engine;
         // It may have been stopped meanwhile, with its host or its Docker.
         engine.start(helper).await.map_err(failed)?;
-        let archive = set.archive().map_err(|error| HostError::Remote {
-            host: self.spec.name.clone(),
-            message: "cannot pack the files".to_owned(),
-            source: Some(Box::new(error)),
-        })?;
+        let archive = set.archive().map_err(|error| self.not_packed(error))?;
         let base = set.base().display().to_string();
         if let Err(error) = engine.upload(helper, &base, archive).await {
             let _ = engine.run(helper, set.clean_up(root)).await;
@@ -237,8 +324,9 @@ impl Desk<'_> {
 
     /// Images to try, best first: the configured ones, RKE's tools, those of its components.
     async fn images(&self) -> Result<Vec<String>, HostError> {
-        let failed = |error| self.failed(error);
-        let present = self.engine.images().await.map_err(failed)?;
+        let (present, used) = tokio::join!(self.engine.images(), self.engine.containers());
+        let present = present.map_err(|error| self.failed(error))?;
+        let used = used.map_err(|error| self.failed(error))?;
         let mut images: Vec<String> = Vec::new();
         let mut add = |image: &String| {
             if !images.contains(image) {
@@ -255,7 +343,6 @@ impl Desk<'_> {
             name.ends_with("rancher/rke-tools")
         };
         present.iter().rev().filter(is_tools).for_each(&mut add);
-        let used = self.engine.containers().await.map_err(failed)?;
         let ours = |it: &&(String, String)| COMPONENTS.contains(&it.0.as_str());
         used.iter().filter(ours).for_each(|(_, image)| add(image));
         Ok(images)
@@ -344,10 +431,7 @@ fn lacks_shell(message: &str) -> bool {
     message.contains("executable file not found") || message.contains("no such file or directory")
 }
 
-async fn read_direct(
-    host: &dyn Host,
-    directory: &Path,
-) -> Result<Option<BTreeMap<String, Entry>>, HostError> {
+async fn read_direct(host: &dyn Host, directory: &Path) -> Result<Listing, HostError> {
     let Some(names) = host.list(directory).await? else {
         return Ok(None);
     };

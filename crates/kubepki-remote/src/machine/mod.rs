@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use kubepki::host::{Host, HostError};
+use kubepki::host::{Host, HostError, Output};
 use kubepki::machine::{Machine, Machines, Stream};
 use tokio::sync::Semaphore;
 
@@ -74,6 +74,12 @@ pub trait Link: Send + Sync + fmt::Debug {
     /// The machine's files and commands, if our user may write `directory` (or the nearest folder
     /// above that exists); `None` if files must go another way.
     async fn files(&self, directory: &str) -> Result<Option<Arc<dyn Host>>, HostError>;
+
+    /// Runs a command that reads `input`, as the user who writes the files; `None` if that is no
+    /// shorter way than writing each file.
+    async fn feed(&self, _argv: &[String], _input: &[u8]) -> Option<Result<Output, HostError>> {
+        None
+    }
 }
 
 /// What happens on hosts, for a log.

@@ -113,12 +113,13 @@ impl RemoteMachine {
         for news in link.news() {
             (self.notify)(name, &Notice::Connected { news: &news });
         }
-        let dial = link.socket(&self.spec.docker_socket);
-        let engine = Engine::connect(dial)
-            .await
-            .map_err(|error| error.at(name))?;
+        let engine = Engine::connect(link.socket(&self.spec.docker_socket));
         let base = under(&self.spec.prefix, Path::new("/etc/kubernetes"));
-        let files = match link.files(&base.display().to_string()).await? {
+        let base = base.display().to_string();
+        // Each asks the host several times.
+        let (engine, files) = tokio::join!(engine, link.files(&base));
+        let engine = engine.map_err(|error| error.at(name))?;
+        let files = match files? {
             Some(host) => {
                 (self.notify)(name, &Notice::FilesDirect);
                 Files::Direct(host)
@@ -135,6 +136,7 @@ impl RemoteMachine {
     fn desk<'a>(&'a self, connected: &'a Connected) -> Desk<'a> {
         Desk {
             spec: &self.spec,
+            link: &*connected.link,
             engine: &connected.engine,
             files: &connected.files,
             notify: &self.notify,
@@ -175,9 +177,11 @@ impl Machine for RemoteMachine {
         &self,
         directory: &Path,
     ) -> Result<Option<BTreeMap<String, Entry>>, HostError> {
+        let held = self.held.try_lock().ok();
+        let held = held.and_then(|it| it.as_ref().map(|it| it.helper.clone()));
         on_host!(self, |connected| self
             .desk(&connected)
-            .read_directory(directory)
+            .read_directory(directory, held.as_ref())
             .await)
     }
 

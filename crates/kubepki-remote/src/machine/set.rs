@@ -9,6 +9,20 @@ use zeroize::Zeroizing;
 /// Puts a staged set in place. Its arguments are those of [`Set::arguments`].
 const SCRIPT: &str = include_str!("deploy.sh");
 
+/// What goes before [`SCRIPT`] where the files to stage come as its input; the fifth argument is
+/// [`Set::base`]. A killed program leaves an archive without its last file, the manifest.
+const UNPACK: &str = r#"command -v tar >/dev/null || exit 91
+umask 077
+[ -d "$5" ] || (umask 022 && mkdir -p "$5") || exit 92
+tar -xpf - -C "$5" || exit 92
+"#;
+
+/// The exit code of a host without `tar`: nothing was done.
+pub(super) const NO_TAR: i32 = 91;
+
+/// The exit code when the files could not be unpacked: nothing is in place yet.
+pub(super) const NOT_UNPACKED: i32 = 92;
+
 /// The folder under which all kept and staged sets lie.
 pub(super) const SETS: &str = ".kubepki";
 
@@ -133,6 +147,16 @@ impl<'a> Set<'a> {
         shell.into_iter().chain(paths).collect()
     }
 
+    /// [`Self::command`] that stages [`Self::archive`], its input, before.
+    pub(super) fn command_with_files(&self, prefix: &Path) -> Vec<String> {
+        let mut command = self.command(prefix);
+        if let Some(script) = command.get_mut(2) {
+            script.insert_str(0, UNPACK);
+        }
+        command.push(under(prefix, self.base()).display().to_string());
+        command
+    }
+
     /// The command that gives the space of a set back that could not be staged.
     pub(super) fn clean_up(&self, prefix: &Path) -> Vec<String> {
         let stage = under(prefix, &self.stage).display().to_string();
@@ -154,6 +178,9 @@ impl<'a> Set<'a> {
             let mut header = tar::Header::new_gnu();
             header.set_entry_type(tar::EntryType::Directory);
             header.set_mode(0o700);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
             header.set_size(0);
             builder.append_data(&mut header, self.relative(folder), std::io::empty())?;
         }

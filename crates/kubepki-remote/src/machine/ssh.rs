@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use kubepki::host::{Host, HostError};
+use kubepki::host::{Host, HostError, Output};
 use kubepki::machine::Stream;
 
+use super::files::SCRIPT_PATIENCE;
 use super::{Link, Reach};
 use crate::docker::{Dial, DialError};
 use crate::ssh::{Endpoint, HostKeys, Session, SocketFault, SshError, Timeouts};
@@ -90,6 +91,11 @@ impl Link for SshLink {
             Err(SshError::Sftp { .. }) => Ok(None),
             Err(error) => Err(at(&self.host, error)),
         }
+    }
+
+    async fn feed(&self, argv: &[String], input: &[u8]) -> Option<Result<Output, HostError>> {
+        let ended = self.session.exec(argv, input, SCRIPT_PATIENCE).await;
+        Some(ended.map_err(|error| at(&self.host, error)))
     }
 }
 

@@ -6,6 +6,7 @@ use kubepki::host::Output;
 use russh::client::Msg;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use tokio::time::timeout;
+use zeroize::Zeroize as _;
 
 use super::{Session, SocketFault, SshError};
 
@@ -129,7 +130,7 @@ async fn collect(reader: &mut ChannelReadHalf) -> End {
     let mut ended = false;
     while let Some(message) = reader.wait().await {
         match message {
-            ChannelMsg::Data { data } => stdout.extend_from_slice(&data),
+            ChannelMsg::Data { data } => append(&mut stdout, &data),
             ChannelMsg::ExtendedData { data, ext: 1 } => stderr.extend_from_slice(&data),
             ChannelMsg::ExitStatus { exit_status } => {
                 code = i32::try_from(exit_status).ok();
@@ -152,6 +153,17 @@ async fn collect(reader: &mut ChannelReadHalf) -> End {
         stdout,
         stderr,
     })
+}
+
+/// What a command prints may be secret: a buffer that moves leaves nothing behind.
+fn append(buffer: &mut Vec<u8>, more: &[u8]) {
+    if buffer.capacity() - buffer.len() < more.len() {
+        let mut larger = Vec::with_capacity((buffer.len() + more.len()) * 2);
+        larger.extend_from_slice(buffer);
+        buffer.zeroize();
+        *buffer = larger;
+    }
+    buffer.extend_from_slice(more);
 }
 
 /// Looks as the user why a socket could not be connected to: sshd says only that it could not.

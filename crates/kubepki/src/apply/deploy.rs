@@ -148,6 +148,10 @@ impl Executor<'_> {
             files.filter_map(|file| file.content.as_ref())
         };
         workshop.make_keys(contents().flat_map(leaves_of))?;
+        let shown = contents().filter(|it| !matches!(it, Content::LeafKey(_)));
+        workshop
+            .make_certificates(shown.flat_map(leaves_of))
+            .await?;
         let mut made: Vec<(&Content, EntryKind)> = Vec::new();
         let mut wave = Wave {
             deployments: BTreeMap::new(),

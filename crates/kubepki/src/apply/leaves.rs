@@ -1,10 +1,11 @@
 //! Keys and certificates: made once per plan, staged, and the same for every step that needs them.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::num::NonZero;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -34,6 +35,18 @@ pub(super) struct Workshop<'a> {
     /// What may open bootstrap data.
     pub(super) passphrases: &'a [Passphrase],
     pub(super) now: UnixTime,
+    /// CAs that were read already: many leaves have the same one, and a state file is large.
+    pub(super) authorities: Authorities,
+}
+
+/// CAs by where their keys lie and what these are held to.
+#[derive(Default)]
+pub(super) struct Authorities(Mutex<Vec<(IssuerRef, Arc<Authority>)>>);
+
+impl fmt::Debug for Authorities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Authorities")
+    }
 }
 
 /// A leaf's certificate with what follows it, and its identity.
@@ -172,7 +185,20 @@ impl Workshop<'_> {
     }
 
     /// The CA that signs, its key held to the SPKI that the plan names.
-    pub(super) async fn authority(&self, issuer: &IssuerRef) -> Result<Authority, MakeError> {
+    pub(super) async fn authority(&self, issuer: &IssuerRef) -> Result<Arc<Authority>, MakeError> {
+        let known = || {
+            self.authorities.0.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if let Some((_, authority)) = known().iter().find(|(known, _)| known == issuer) {
+            return Ok(Arc::clone(authority));
+        }
+        let authority = Arc::new(self.read_authority(issuer).await?);
+        known().push((issuer.clone(), Arc::clone(&authority)));
+        Ok(authority)
+    }
+
+    async fn read_authority(&self, issuer: &IssuerRef) -> Result<Authority, MakeError> {
         let (place, bytes) = match &issuer.key {
             SecretRef::File(path) => (path.display().to_string(), self.file(path).await?),
             SecretRef::Staged(name) => {
@@ -262,16 +288,37 @@ impl Workshop<'_> {
         });
         let mut made = made.into_inner().unwrap_or_default();
         made.sort_by_key(|(id, _)| *id);
+        let mut files = Vec::new();
         for (id, key) in made {
             let failed = |source| MakeError::Leaf {
                 leaf: id.clone(),
                 source,
             };
             let pem = key.and_then(|key| key.to_pem()).map_err(failed)?;
-            let name = staged_name(id, "key");
-            self.state.stage(&self.plan.id, &name, pem.as_bytes())?;
+            files.push((staged_name(id, "key"), pem));
         }
-        Ok(())
+        Ok(self.state.stage_all(&self.plan.id, &files)?)
+    }
+
+    /// Signs the certificates of these leaves that are not signed yet, and stages them together:
+    /// the disk takes longer than the signatures.
+    pub(super) async fn make_certificates<'i>(
+        &self,
+        ids: impl IntoIterator<Item = &'i LeafId>,
+    ) -> Result<(), MakeError> {
+        let mut files = Vec::new();
+        for id in ids.into_iter().collect::<BTreeSet<_>>() {
+            let Some(wanted) = &self.leaf(id)?.certificate else {
+                continue;
+            };
+            let name = staged_name(id, "crt");
+            if self.state.read_staged(&self.plan.id, &name)?.is_none() {
+                let key = self.key(id).await?;
+                let authority = self.authority(&wanted.issuer).await?;
+                files.push((name, issue(id, wanted, &authority, &key)?.to_pem()));
+            }
+        }
+        Ok(self.state.stage_all(&self.plan.id, &files)?)
     }
 
     pub(super) async fn file(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, MakeError> {

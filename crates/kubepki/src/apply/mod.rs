@@ -62,6 +62,7 @@ mod restamp;
 mod space;
 mod state_file;
 mod step;
+mod taken_up;
 mod txn;
 mod undo;
 mod witness;
@@ -439,6 +440,7 @@ impl<'a> Executor<'a> {
             entropy: self.entropy,
             passphrases: self.cluster.map_or(&[], |cluster| cluster.passphrases),
             now: self.now(),
+            authorities: leaves::Authorities::default(),
         }
     }
 

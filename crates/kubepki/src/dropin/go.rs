@@ -50,6 +50,8 @@ pub(super) fn quote(text: &str) -> String {
             '\x07' => quoted.push_str("\\a"),
             '\x08' => quoted.push_str("\\b"),
             '\x0c' => quoted.push_str("\\f"),
+            // Rust's Debug escapes it in text of one character.
+            '\'' => quoted.push('\''),
             '\n' => quoted.push_str("\\n"),
             '\r' => quoted.push_str("\\r"),
             '\t' => quoted.push_str("\\t"),
@@ -182,6 +184,7 @@ mod tests {
         for (text, quoted) in [
             ("", r#""""#),
             ("plain text", r#""plain text""#),
+            ("can't", r#""can't""#),
             ("a\"b\\c", r#""a\"b\\c""#),
             ("\x07\x08\x0c\n\r\t\x0b", r#""\a\b\f\n\r\t\v""#),
             ("\x00\x1b[31m\x7f", r#""\x00\x1b[31m\x7f""#),

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
@@ -16,6 +16,9 @@ use crate::edge::{Entropy, file};
 use crate::host::Attributes;
 use crate::journal::Journal;
 use crate::plan::{Plan, PlanId};
+
+/// How many files wait for the disk at the same time.
+const WRITERS: usize = 16;
 
 /// A [`StateDir`] whose lock this process holds, until this value is dropped.
 #[derive(Debug)]
@@ -142,6 +145,42 @@ impl Locked {
         self.directory_for(&self.path.join(STAGING))?;
         self.directory_for(&self.directory(STAGING, id))?;
         write_private(&path, bytes)
+    }
+
+    /// [`Self::stage`] for many files, by name: they wait for the disk together.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::stage`]; some of the files may be staged.
+    pub fn stage_all<T: AsRef<[u8]> + Sync>(
+        &self,
+        id: &PlanId,
+        files: &[(String, T)],
+    ) -> Result<(), StateError> {
+        let mut staged = Vec::new();
+        for (name, bytes) in files {
+            staged.push((self.staged_path(id, name)?, bytes.as_ref()));
+        }
+        if staged.is_empty() {
+            return Ok(());
+        }
+        self.directory_for(&self.path.join(STAGING))?;
+        self.directory_for(&self.directory(STAGING, id))?;
+        let share = staged.len().div_ceil(WRITERS);
+        let write = |share: &[(PathBuf, &[u8])]| {
+            let mut files = share.iter();
+            files.try_for_each(|(path, bytes)| write_private(path, bytes))
+        };
+        std::thread::scope(|scope| {
+            let others = staged
+                .chunks(share)
+                .map(|it| scope.spawn(move || write(it)));
+            let others: Vec<_> = others.collect();
+            others.into_iter().try_for_each(|it| match it.join() {
+                Ok(written) => written,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })
     }
 
     /// Keeps what a step is about to replace.

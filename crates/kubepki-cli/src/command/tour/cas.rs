@@ -9,9 +9,9 @@ use super::{NODE, Tour, bytes, say, title};
 use crate::error::{CliError, Exit};
 
 /// What a command ended with and printed.
-struct Ran {
-    code: Option<i32>,
-    said: String,
+pub(super) struct Ran {
+    pub code: Option<i32>,
+    pub said: String,
 }
 
 impl Tour {
@@ -140,7 +140,7 @@ impl Tour {
     }
 
     /// A path beside the server's data directory.
-    fn beside(&self, name: &str) -> PathBuf {
+    pub(super) fn beside(&self, name: &str) -> PathBuf {
         self.root.with_file_name(name)
     }
 
@@ -173,6 +173,16 @@ impl Tour {
         if !config.exists() {
             overwrite(&config, b"")?;
         }
+        let (root, config) = (self.root.display(), config.display());
+        let site = [
+            format!("--data-dir={root}"),
+            format!("--k3s-config={config}"),
+        ];
+        self.run(words, &site)
+    }
+
+    /// Runs kubepki, and shows `words` of its arguments.
+    pub(super) fn run(&self, words: &[&str], more: &[String]) -> Result<Ran, CliError> {
         let folder = self.root.parent().map(|it| it.display().to_string());
         let shown = words
             .join(" ")
@@ -184,12 +194,8 @@ impl Tour {
         child
             .env_clear()
             .env("KUBEPKI_SYSLOG", self.beside("no-log"))
-            .args(words);
-        child
-            .arg("--data-dir")
-            .arg(&self.root)
-            .arg("--k3s-config")
-            .arg(config);
+            .args(words)
+            .args(more);
         let output = child.stdin(std::process::Stdio::null()).output()?;
         let said = [output.stdout, output.stderr].concat();
         Ok(Ran {
@@ -211,6 +217,6 @@ fn make(folder: &Path) -> Result<(), CliError> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a file of the tour's own folder")]
-fn overwrite(path: &Path, content: &[u8]) -> Result<(), CliError> {
+pub(super) fn overwrite(path: &Path, content: &[u8]) -> Result<(), CliError> {
     Ok(std::fs::write(path, content)?)
 }

@@ -2,6 +2,7 @@
 
 mod cas;
 mod killer;
+mod rke;
 mod tls;
 
 use std::path::{Path, PathBuf};
@@ -62,12 +63,13 @@ pub async fn run(args: &TourArgs) -> Result<Exit, CliError> {
     tour.take_back(&made, &old).await?;
     tour.ten_years().await?;
     tour.rotate_cas().await?;
+    tour.company().await?;
     if args.keep {
         let kept = directory.keep();
         say(&format!("Kept in {}.", kept.display()))?;
     }
     say("The tour is over; nothing outside its own directory was touched.")?;
-    say("On a K3s server, start with:  kubepki check")?;
+    say("On a K3s server, or beside a cluster.yml, start with:  kubepki check")?;
     Ok(Exit::Fine)
 }
 

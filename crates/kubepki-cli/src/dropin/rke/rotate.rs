@@ -20,7 +20,7 @@ use crate::args::SiteArgs;
 use crate::command::change::refuse_unfinished;
 use crate::error::{CliError, Exit};
 use crate::output;
-use crate::rke::rotate::look;
+use crate::rke::rotate::{look, refuse_early};
 use crate::rke::{RkeCluster, Session, reach};
 use crate::world::World;
 
@@ -74,6 +74,7 @@ pub async fn rotate(args: &RotateArgs, world: &World, log: &Arc<Log>) -> Result<
         })?;
     refuse_unfinished(&cluster.state_dir)?;
     let stored = stored(&cluster)?;
+    refuse_early(world, &cluster, &rotation, &Options::default())?;
     let machines = reach::machines(&cluster, &args.ssh, notify(log)).map_err(|error| Failure {
         text: format!("Can't establish dialer connection: {}", error.message),
         hint: error.hint,

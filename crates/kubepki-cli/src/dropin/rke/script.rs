@@ -388,3 +388,9 @@ impl Generation<'_> {
             .collect()
     }
 }
+
+#[cfg(test)]
+#[path = "../../../tests/common/rke_log.rs"]
+mod rke_log;
+#[cfg(test)]
+mod tests;

@@ -127,7 +127,8 @@ impl Draft<'_> {
     }
 
     /// Certificates and keys of other nodes, which RKE spreads over all: they are removed with
-    /// the rotation that replaces them, if they are exactly what the state holds for the other.
+    /// the rotation that replaces them, if they are exactly what the state holds for the other,
+    /// or if the host is away and nobody can tell.
     fn strays(
         &mut self,
         node: &Node,
@@ -141,21 +142,29 @@ impl Draft<'_> {
             if !others || !phase.entries.contains_key(&file.entry) {
                 continue;
             }
-            let Some(view) = self.view(node, &file.name) else {
-                continue;
+            let before = match self.request.survey.host(&node.address) {
+                // Nobody looked: the host keeps what goes, whatever it is.
+                None => Before::Any,
+                Some(host) => {
+                    let Some(view) = host.file(&file.name) else {
+                        continue;
+                    };
+                    if !is_of(view, self.scene.bundle.get(&file.entry), file.part) {
+                        kept.push(file.name);
+                        continue;
+                    }
+                    Before::Present(view.fingerprint.clone())
+                }
             };
-            if !is_of(view, self.scene.bundle.get(&file.entry), file.part) {
-                kept.push(file.name);
-                continue;
-            }
             let change = FileChange {
-                before: Before::Present(view.fingerprint.clone()),
+                before,
                 attributes: attributes(&file),
                 content: None,
             };
             removed.insert(file.name, change);
         }
-        if !removed.is_empty() {
+        let known = self.request.survey.host(&node.address).is_some();
+        if known && !removed.is_empty() {
             self.strayed.push((node.address.clone(), removed.len()));
         }
         if !kept.is_empty() {
