@@ -318,8 +318,12 @@ impl Executor<'_> {
 
     /// Gives the hosts of a plan free, as far as they answer; says which did not.
     pub(super) async fn release_hosts(&self, plan: &Plan) -> Option<String> {
-        let hosts: BTreeSet<&str> = plan.steps.iter().flat_map(hosts_of).collect();
-        self.release(hosts).await
+        // What it takes back may have locked hosts that it never came to.
+        let undone = plan.undoes.as_ref();
+        let undone = undone.and_then(|id| self.state.load_plan(id).ok());
+        let steps = undone.iter().flat_map(|undone| &undone.steps);
+        let hosts = plan.steps.iter().chain(steps).flat_map(hosts_of);
+        self.release(hosts.collect()).await
     }
 
     async fn release(&self, hosts: BTreeSet<&str>) -> Option<String> {
