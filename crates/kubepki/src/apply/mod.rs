@@ -52,6 +52,7 @@ mod inverse;
 mod inverse_hosts;
 mod kubernetes;
 mod leaves;
+mod locks;
 mod outside;
 mod preflight;
 mod proof;

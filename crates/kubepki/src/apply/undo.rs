@@ -173,8 +173,12 @@ impl Executor<'_> {
         let mut done = BTreeMap::new();
         let judged = async {
             let mut machines = Reached::new();
+            let owner = self.state.owner(self.entropy)?;
             for set in sets {
-                machines.insert(set.host.clone(), self.machine(&set.host).await?);
+                let machine = self.machine(&set.host).await?;
+                // What the killed program started on the host comes to its end first.
+                machine.lock(&owner).await?;
+                machines.insert(set.host.clone(), machine);
             }
             let listings = read(&machines, sets).await?;
             for set in sets {

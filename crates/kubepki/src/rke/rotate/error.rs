@@ -105,6 +105,17 @@ pub enum RotateError {
         "--apply-config cannot add, remove or move nodes: {0}. Run `rke up` for that, then rotate"
     )]
     Nodes(String),
+    /// API servers as RKE before 0.2 started them.
+    #[error(
+        "kube-apiserver on {} checks service-account tokens with its own certificate's key, as RKE \
+         before 0.2 started it: a new key would void every token. Run `rke up` with RKE 0.2 or \
+         later first, which starts it with the service-account key, then rotate",
+        hosts.join(", ")
+    )]
+    Legacy {
+        /// Their addresses.
+        hosts: Vec<String>,
+    },
     /// Custom certificates that are all there already.
     #[error("these certificates are in force already")]
     Same,
