@@ -64,7 +64,10 @@ impl Scene {
         cluster.adopt(fixture);
         cluster.start();
         let config = cluster.cluster_yml();
-        Self::of(cluster, config)
+        let scene = Self::of(cluster, config);
+        let kubeconfig = scene.entry("kube-admin").config;
+        write_private(&scene.kubeconfig(), kubeconfig.as_bytes());
+        scene
     }
 
     fn of(cluster: Cluster, config: PathBuf) -> Self {
