@@ -95,15 +95,22 @@ impl Work<'_> {
         }
         let admin = self.admin(&moved, admin_key, &mut changes.staged);
         changes.phases.push(self.certificates(&moved, admin));
-        let retire =
-            !moved.is_empty() && !self.request.options.keep_old && self.scene.skipped.is_empty();
+        let retire = !moved.is_empty() && !self.scene.keep_old && self.scene.skipped.is_empty();
         if retire {
             changes.phases.push(self.retire(&moved, admin_key));
         }
         if !retire && !moved.is_empty() {
-            changes.notes.push(
-                "The old CA stays trusted: its key can still sign for this cluster.".to_owned(),
-            );
+            let why = match self.request.options.api_away {
+                true => {
+                    " because the cluster's API does not answer, so that system pods cannot be \
+                     made to read the new one"
+                }
+                false => "",
+            };
+            changes.notes.push(format!(
+                "The old CA stays trusted{why}: its key can still sign for this cluster. It goes \
+                 with the next change of the CA."
+            ));
         }
         if !self.set.can_issue() {
             changes.notes.push(

@@ -49,6 +49,12 @@ pub fn scene(request: &Request<'_>, ask: Ask) -> Result<Scene, RotateError> {
     if ask.signs {
         authority(request, bundle.get(names::KUBE_CA))?;
     }
+    if let Rotation::Services(services) = request.rotation
+        && stored.has_external_etcd()
+        && services.iter().all(|it| *it == Service::Etcd)
+    {
+        return Err(RotateError::ExternalEtcd);
+    }
     let found = differences(&stored, request.config);
     let mut notes = Vec::new();
     let mut new_config = None;
@@ -72,10 +78,11 @@ pub fn scene(request: &Request<'_>, ask: Ask) -> Result<Scene, RotateError> {
     let mut scene = Scene {
         bundle,
         switch: matches!(request.rotation, Rotation::Authorities).then_some(request.options.switch),
-        keep_old: request.options.keep_old,
+        keep_old: request.options.keep_old || request.options.api_away,
         skipped: BTreeSet::new(),
         gone,
         etcd_at_once: false,
+        etcd_sick: BTreeSet::new(),
         notes,
         new_config,
         config,
@@ -131,8 +138,20 @@ fn soften(request: &Request<'_>, scene: &mut Scene) {
     }
 }
 
-/// Nodes come and go with `rke up`, not with certificates.
+/// Nodes come and go with `rke up`, not with certificates; so do flags and users of containers
+/// without which new certificates are not read.
 fn refuse_nodes(found: &[Difference]) -> Result<(), RotateError> {
+    let needs_new_containers = |difference: &&Difference| match difference {
+        Difference::Cluster { key, wanted, .. } => match *key {
+            "services.kubelet.generate_serving_certificate" => wanted == "true",
+            "services.etcd.uid:gid" => true,
+            _ => false,
+        },
+        _ => false,
+    };
+    if let Some(difference) = found.iter().find(needs_new_containers) {
+        return Err(RotateError::Containers(difference.to_string()));
+    }
     let node = found.iter().find(|difference| {
         matches!(
             difference,
@@ -225,11 +244,20 @@ fn hosts(request: &Request<'_>, scene: &Scene) -> Result<BTreeSet<String>, Rotat
             Some(Seen::Away { why, .. }) => why.clone(),
             _ => "it was not looked at".to_owned(),
         };
-        let hosts = missing.into_iter();
-        return Err(RotateError::Unreachable {
-            hosts: hosts
+        let refuses = |node: &&Node| {
+            let seen = request.survey.hosts.get(&node.address);
+            matches!(seen, Some(Seen::Away { refuses: true, .. }))
+        };
+        let told = |nodes: Vec<&Node>| {
+            let nodes = nodes.into_iter();
+            nodes
                 .map(|node| (node.address.clone(), why(node)))
-                .collect(),
+                .collect()
+        };
+        let (refusing, hosts): (Vec<&Node>, Vec<&Node>) = missing.into_iter().partition(refuses);
+        return Err(RotateError::Unreachable {
+            hosts: told(hosts),
+            refusing: told(refusing),
         });
     }
     if skipped.len() == scene.nodes().count() {
@@ -264,9 +292,14 @@ fn etcd(request: &Request<'_>, scene: &mut Scene) -> Result<(), RotateError> {
         scene.etcd_at_once = true;
         return Ok(());
     }
+    let healthy = reachable.saturating_sub(sick.len());
     if !options.allow_etcd_outage {
         if !sick.is_empty() {
-            return Err(RotateError::Unhealthy { members: sick });
+            return Err(RotateError::Unhealthy {
+                members: sick,
+                healthy,
+                needed,
+            });
         }
         if reachable.saturating_sub(1) < needed && reachable > 0 {
             return Err(RotateError::Quorum {
@@ -276,7 +309,9 @@ fn etcd(request: &Request<'_>, scene: &mut Scene) -> Result<(), RotateError> {
             });
         }
     }
-    scene.etcd_at_once = !sick.is_empty();
+    // Where there is no quorum, no member gets well alone; where there is one, it is kept.
+    scene.etcd_at_once = !sick.is_empty() && healthy < needed;
+    scene.etcd_sick = sick.into_iter().map(|(host, _)| host).collect();
     Ok(())
 }
 
