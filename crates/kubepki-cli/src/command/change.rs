@@ -282,14 +282,14 @@ pub fn last_done(state: &StateDir) -> Result<PlanId, CliError> {
         .ok_or_else(|| CliError::message("there is nothing to take back; see `kubepki history`"))
 }
 
+/// What to do about a plan that is half done.
+pub const INTERRUPTED: &str = "run `kubepki resume` to go on or `kubepki undo` to take it back";
+
 pub fn failed(error: ApplyError) -> CliError {
     let (exit, hint) = match error.aftermath() {
         Aftermath::Unchanged => (Exit::Failed, None),
         Aftermath::Refused => (Exit::Refused, None),
-        Aftermath::Interrupted => (
-            Exit::Interrupted,
-            Some("run `kubepki resume` to go on or `kubepki undo` to take it back".to_owned()),
-        ),
+        Aftermath::Interrupted => (Exit::Interrupted, Some(INTERRUPTED.to_owned())),
     };
     CliError {
         hint,

@@ -4,8 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use kubepki::apply::{
-    Aftermath, ApplyError, Executor, Observer, Outcome, Patience, put_off, refuse_unreadable,
-    unfinished,
+    ApplyError, Executor, Observer, Outcome, Patience, put_off, refuse_unreadable, unfinished,
 };
 use kubepki::init::{Staged, stage};
 use kubepki::machine::Machines;
@@ -16,7 +15,7 @@ use kubepki_remote::RkeApi;
 use super::{RkeCluster, aftermath};
 use crate::args::AskArgs;
 use crate::command::change::{
-    failed, last_done, lock, print_plan, put_off_text, refuse_unfinished,
+    INTERRUPTED, failed, last_done, lock, print_plan, put_off_text, refuse_unfinished,
 };
 use crate::error::{CliError, Exit};
 use crate::output;
@@ -102,7 +101,7 @@ impl<'a> Session<'a> {
         let outcome = self
             .run(&state, &plan, staged, self.world.teller())
             .await
-            .map_err(|error| self.named(failed(error)))?;
+            .map_err(|error| self.stopped(error))?;
         let exit = self.finish(&state, &plan, outcome);
         drop(state);
         self.look_after(&plan).await;
@@ -124,9 +123,8 @@ impl<'a> Session<'a> {
         state.drop_unbegun()?;
         stage(state, &plan.id, staged)?;
         let done = self.executor(state, observer).apply(plan).await;
-        if let Err(error) = &done
-            && error.aftermath() != Aftermath::Interrupted
-        {
+        let begun = state.journal(&plan.id).map(|it| !it.entries.is_empty());
+        if done.is_err() && matches!(begun, Ok(false)) {
             // What was never begun needs no secrets.
             state.drop_staging(&plan.id)?;
         }
@@ -176,7 +174,7 @@ impl<'a> Session<'a> {
         output::talk(&format!("Going on with {id}: {}", plan.title));
         let executor = self.executor(&state, self.world.teller());
         let outcome = executor.resume(&id).await;
-        let outcome = outcome.map_err(|error| self.named(failed(error)))?;
+        let outcome = outcome.map_err(|error| self.stopped(error))?;
         let exit = self.finish(&state, &plan, outcome);
         drop(state);
         self.look_after(&plan).await;
@@ -250,6 +248,21 @@ impl<'a> Session<'a> {
                 Exit::Partial
             }
         }
+    }
+
+    /// How a plan that was to be carried out did not come to its end. Whatever went wrong, one that
+    /// is begun is interrupted.
+    pub fn stopped(&self, error: ApplyError) -> CliError {
+        let failure = failed(error);
+        let begun = unfinished(&self.cluster.state_dir).is_ok_and(|open| open.is_some());
+        self.named(match failure.exit {
+            Exit::Failed if begun => CliError {
+                exit: Exit::Interrupted,
+                hint: Some(INTERRUPTED.to_owned()),
+                ..failure
+            },
+            _ => failure,
+        })
     }
 
     /// An error whose hint names the commands so that they find this cluster again.

@@ -99,12 +99,6 @@ impl Running {
         End::Killed
     }
 
-    /// Sends it a signal.
-    pub fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(testkit::run("kill", &[signal, &pid], b"").success());
-    }
-
     pub fn said(&self) -> String {
         std::fs::read_to_string(self.said.path()).unwrap()
     }

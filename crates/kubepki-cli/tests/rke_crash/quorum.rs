@@ -1,16 +1,24 @@
 //! A member of etcd is killed while its neighbour is about to be restarted.
 
+use std::process::Output;
 use std::time::Duration;
 
-use kubepki::journal::Event;
-use kubepki::plan::{Action, Plan};
+use kubepki::plan::{Action, Plan, PlanId, Step};
 use testkit::rke::Spec;
+use testkit::{CrashPoint, Victim};
 
 use crate::kept::Before;
-use crate::operator::{Journals, Running};
+use crate::operator::{Journals, KUBEPKI, arguments};
 use crate::scene::{Scene, wait};
 
-const ROTATE: [&str; 4] = ["rotate", "--yes", "--service", "etcd"];
+/// A plan to rotate etcd's certificates, saved.
+fn planned(scene: &Scene) -> Plan {
+    let said = scene.ok(&["plan", "--service", "etcd"]).text();
+    let id = said.split("kubepki apply ").nth(1);
+    let id = id.and_then(|it| it.split_whitespace().next());
+    let id = id.unwrap_or_else(|| panic!("{said}"));
+    Journals::now(scene).plan(&PlanId(id.to_owned()))
+}
 
 /// The steps that restart a member, and its node.
 fn members(scene: &Scene, plan: &Plan) -> Vec<(u32, String)> {
@@ -28,32 +36,59 @@ fn members(scene: &Scene, plan: &Plan) -> Vec<(u32, String)> {
     found
 }
 
-/// Starts a rotation and freezes it right before the `nth` member is restarted, kills the member
-/// `victim`, and lets it go on.
-fn bereaved(scene: &Scene, args: &[&str], nth: usize) -> (Running, String, String) {
-    let mut journals = Journals::now(scene);
-    let mut running = Running::start(scene, args);
-    let mut plan = None;
-    let reached = running.wait_for(|| {
-        journals.news().iter().any(|line| {
-            let plan = plan.get_or_insert_with(|| journals_plan(scene, line));
-            let wanted = members(scene, plan)[nth].0 - 1;
-            matches!(&line.event, Event::Done { step, .. } if *step == wanted)
-        })
-    });
-    assert!(reached, "{}", running.said());
-    running.signal("-STOP");
-    let members = members(scene, &plan.unwrap());
-    let next = members[nth].1.clone();
-    let victim = members[(nth + 1) % members.len()].1.clone();
-    // By Docker, so that it stays down.
-    scene.cluster.host(&victim).docker().kill("etcd", "KILL");
-    running.signal("-CONT");
-    (running, next, victim)
+/// How many lines a journal has before that of step `number`.
+fn lines_before(plan: &Plan, number: u32) -> usize {
+    let lines = |step: &Step| match &step.action {
+        Action::Deploy { sets } => 2 + sets.len(),
+        Action::RestartContainers { restarts } => 2 + 2 * restarts.len(),
+        _ => 2,
+    };
+    let earlier = plan.steps.iter().filter(|it| it.number < number);
+    1 + earlier.map(lines).sum::<usize>()
 }
 
-fn journals_plan(scene: &Scene, line: &crate::operator::Line) -> Plan {
-    Journals::now(scene).plan(&line.plan)
+/// Carries out a rotation that is frozen right before the `nth` member is restarted: another
+/// member is killed, and only then it goes on. The other one is there again some seconds later if
+/// it `comes_back`; the `nth` must not have been restarted before.
+fn bereaved(scene: &Scene, nth: usize, comes_back: bool) -> Output {
+    let plan = planned(scene);
+    let members = members(scene, &plan);
+    let (step, next) = &members[nth];
+    let victim = &members[(nth + 1) % members.len()].1;
+    let at = format!("{victim} was killed before {next} is restarted");
+    let [next, victim] = [next, victim].map(|it| scene.cluster.host(it).docker());
+    let point = CrashPoint {
+        call: "write".to_owned(),
+        nth: lines_before(&plan, *step),
+        seen: "the line before".to_owned(),
+    };
+    let timeout = if comes_back { "120" } else { "3" };
+    let args = ["apply", &plan.id.0, "--yes", "--restart-timeout", timeout];
+    let journal = format!("journal/{}.jsonl", plan.id);
+    let program =
+        Victim::new(KUBEPKI, arguments(scene, &args)).at_files([scene.state_dir().join(journal)]);
+    let before = next.started("etcd");
+    let mut meantime = None;
+    let output = program.stop_at(&point, || {
+        // By Docker, so that it stays down.
+        victim.kill("etcd", "KILL");
+        let (next, victim) = (next.clone(), victim.clone());
+        meantime = Some(std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(3));
+            let still = next.started("etcd");
+            if comes_back {
+                victim.start("etcd");
+            }
+            (still, victim.started("etcd").unwrap())
+        }));
+    });
+    let output = output.unwrap_or_else(|| panic!("{at}: it was never frozen"));
+    let (still, back) = meantime.unwrap().join().unwrap();
+    assert_eq!(still, before, "{at}: restarted without a quorum");
+    // By Docker's clock, in UTC with nanoseconds: sorts as text.
+    let anew = next.started("etcd").unwrap();
+    assert_eq!(anew.at > back.at, comes_back, "{at}: {anew:?}, {back:?}");
+    output
 }
 
 #[test]
@@ -63,33 +98,23 @@ fn is_never_lost() {
     wait("writes", || (writer.acknowledged() > 5).then_some(()));
     // It waits until the member is back.
     for nth in 0..3 {
-        let (running, next, victim) = bereaved(&scene, &ROTATE, nth);
-        let docker = scene.cluster.host(&next).docker();
-        let started = docker.started("etcd");
-        std::thread::sleep(Duration::from_secs(3));
-        assert_eq!(docker.started("etcd"), started, "{next} was restarted");
-        assert!(!running.said().contains("Done:"), "{}", running.said());
-        let bereft = scene.cluster.host(&victim).docker();
-        bereft.start("etcd");
-        let back = bereft.started("etcd").unwrap();
-        let run = running.end();
-        assert!(run.success(), "{}", run.text());
-        // By Docker's clock, in UTC with nanoseconds: sorts as text.
-        let anew = docker.started("etcd").unwrap();
-        assert!(anew.at > back.at, "{next}: {anew:?}, {victim}: {back:?}");
+        let output = bereaved(&scene, nth, true);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
         scene.assert_whole();
     }
     // It gives up when the member does not come back, and has stopped nothing.
     let before = Before::now(&scene);
-    let args = [&ROTATE[..], &["--restart-timeout", "3"]].concat();
-    let (running, next, victim) = bereaved(&scene, &args, 1);
-    let started = scene.cluster.host(&next).docker().started("etcd");
-    let run = running.end();
-    assert_eq!(run.code, Some(6), "{}", run.text());
-    assert!(run.text().contains("nothing was stopped"), "{}", run.text());
-    assert_eq!(scene.cluster.host(&next).docker().started("etcd"), started);
+    let output = bereaved(&scene, 1, false);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(6), "{said}");
+    assert!(said.contains("nothing was stopped"), "{said}");
     before.assert_kept(&scene, "without a quorum");
-    scene.cluster.host(&victim).docker().start("etcd");
+    for host in scene.cluster.hosts() {
+        if !host.docker().started("etcd").is_some_and(|it| it.running) {
+            host.docker().start("etcd");
+        }
+    }
     scene.cluster.wait_healthy();
     scene.ok(&["resume"]);
     scene.assert_whole();

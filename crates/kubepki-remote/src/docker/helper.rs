@@ -42,6 +42,13 @@ pub struct Bind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Helper(String);
 
+impl Helper {
+    /// The one that is the host's lock.
+    pub(crate) fn lock() -> Self {
+        Self(LOCK_NAME.to_owned())
+    }
+}
+
 impl Engine {
     /// Takes the host's lock for `owner`: makes the container [`LOCK_NAME`], which Docker makes
     /// once only. What the same owner left behind is taken over.
@@ -50,7 +57,7 @@ impl Engine {
     ///
     /// [`DockerError::Hindered`] with the other owner's name.
     pub async fn lock(&self, owner: &str, image: &str, bind: &Bind) -> Result<Helper, DockerError> {
-        let helper = Helper(LOCK_NAME.to_owned());
+        let helper = Helper::lock();
         for _ in 0..LOCK_LOOKS {
             match self.create(Some(LOCK_NAME), owner, image, bind).await {
                 Ok(_) => return Ok(helper),
@@ -80,14 +87,19 @@ impl Engine {
     ///
     /// When Docker cannot be asked.
     pub async fn unlock(&self, owner: &str) -> Result<(), DockerError> {
-        let Some(found) = self.inspect(LOCK_NAME).await? else {
-            return Ok(());
-        };
-        let labels = found.config.and_then(|it| it.labels).unwrap_or_default();
-        match labels.get(OWNER_LABEL).is_some_and(|it| it == owner) {
-            true => self.remove(&Helper(LOCK_NAME.to_owned())).await,
+        match self.is_locked_by(owner).await? {
+            true => self.remove(&Helper::lock()).await,
             false => Ok(()),
         }
+    }
+
+    /// Whether `owner` has the host's lock.
+    pub(crate) async fn is_locked_by(&self, owner: &str) -> Result<bool, DockerError> {
+        let Some(found) = self.inspect(LOCK_NAME).await? else {
+            return Ok(false);
+        };
+        let labels = found.config.and_then(|it| it.labels).unwrap_or_default();
+        Ok(labels.get(OWNER_LABEL).is_some_and(|it| it == owner))
     }
 
     async fn lock_owner(&self) -> Result<Option<Holder>, DockerError> {
@@ -280,7 +292,7 @@ impl Holder {
             None => "at a time unknown".to_owned(),
         };
         format!(
-            "plan {owner} holds this host's lock, taken {age} ({}). If its program still runs, let \
+            "state directory {owner} (see its file `owner`) holds this host's lock, taken {age} ({}). If its program still runs, let \
              it end; if it was interrupted, run `resume` or `undo` where it ran; if it is lost for \
              good, remove the container {LOCK_NAME} on the host",
             self.since

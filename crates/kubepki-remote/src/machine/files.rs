@@ -9,7 +9,7 @@ use futures_util::future::try_join_all;
 use kubepki::host::{Attributes, Entry, EntryKind, Host, HostError, Output};
 use zeroize::Zeroizing;
 
-use super::set::{NO_TAR, NOT_UNPACKED, READ_LIMIT, Set, under};
+use super::set::{NO_TAR, NOT_UNPACKED, READ_LIMIT, SETS, Set, under};
 use super::{HostSpec, Link, Notice, Notify, archive};
 use crate::docker::{Bind, DockerError, Engine, Helper};
 
@@ -18,6 +18,16 @@ pub(super) const SCRIPT_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Where every node of RKE has its files, below its prefix.
 const BASE: &str = "/etc/kubernetes";
+
+/// Waits for the lock of the script that puts sets in place; `$1` is where sets lie.
+const WAIT: &str = r#"cd "$1" 2>/dev/null || exit 0
+command -v flock >/dev/null || exit 0
+exec 9>>lock && flock 9"#;
+
+/// The same, then removes what was staged and is in nobody's hands.
+const SWEEP: &str = r#"cd "$1" 2>/dev/null || exit 0
+if command -v flock >/dev/null; then exec 9>>lock && flock 9; fi
+rm -rf ./*/*.new-* ./*/*.part"#;
 
 /// Prints the directory `$1` as an archive, without what lies in its folders.
 const READ: &str = r#"command -v tar >/dev/null || exit 91
@@ -50,6 +60,14 @@ pub(super) struct Desk<'a> {
     pub(super) engine: &'a Engine,
     pub(super) files: &'a Files,
     pub(super) notify: &'a Notify,
+}
+
+fn shell(script: &str, sets: &Path) -> Vec<String> {
+    let words = ["sh", "-c", script, "kubepki"].map(str::to_owned);
+    words
+        .into_iter()
+        .chain([sets.display().to_string()])
+        .collect()
 }
 
 impl Desk<'_> {
@@ -233,7 +251,9 @@ impl Desk<'_> {
         if matches!(self.files, Files::Direct(_)) {
             let image = self.any_image().await?;
             let taken = engine.lock(owner, &image, &bind).await;
-            return taken.map_err(|error| self.failed(error));
+            let taken = taken.map_err(|error| self.failed(error))?;
+            self.wait_for_script().await?;
+            return Ok(taken);
         }
         let images = self.images().await?;
         let mut without = Vec::new();
@@ -265,8 +285,41 @@ impl Desk<'_> {
     }
 
     pub(super) async fn unlock(&self, owner: &str) -> Result<(), HostError> {
+        let ours = self.engine.is_locked_by(owner).await;
+        if ours.map_err(|error| self.failed(error))? {
+            // What cannot be removed now is removed with the next deployment.
+            let _ = self.sweep().await;
+        }
         let done = self.engine.unlock(owner).await;
         done.map_err(|error| self.failed(error))
+    }
+
+    /// Removes what killed programs have staged, which nobody comes back to.
+    async fn sweep(&self) -> Result<(), HostError> {
+        match self.files {
+            Files::Direct(host) => {
+                let sets = under(&self.spec.prefix, Path::new(BASE)).join(SETS);
+                host.run(&shell(SWEEP, &sets), SCRIPT_PATIENCE).await?;
+            }
+            Files::Docker => {
+                let helper = Helper::lock();
+                let failed = |error| self.failed(error);
+                self.engine.start(&helper).await.map_err(failed)?;
+                let argv = shell(SWEEP, &Path::new(BASE).join(SETS));
+                self.engine.run(&helper, argv).await.map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until a script has ended that a killed program has started on the host. Those in the
+    /// helper container end with the lock's being taken over.
+    async fn wait_for_script(&self) -> Result<(), HostError> {
+        if let Files::Direct(host) = self.files {
+            let sets = under(&self.spec.prefix, Path::new(BASE)).join(SETS);
+            host.run(&shell(WAIT, &sets), SCRIPT_PATIENCE).await?;
+        }
+        Ok(())
     }
 
     /// Images to try, best first: the configured ones, RKE's tools, those of its components.

@@ -24,7 +24,7 @@ pub(super) const NO_TAR: i32 = 91;
 pub(super) const NOT_UNPACKED: i32 = 92;
 
 /// The folder under which all kept and staged sets lie.
-const SETS: &str = ".kubepki";
+pub(super) const SETS: &str = ".kubepki";
 
 /// The list of what is to be done, beside the staged files.
 const MANIFEST: &str = "manifest";

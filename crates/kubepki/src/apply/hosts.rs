@@ -266,21 +266,6 @@ impl Executor<'_> {
         checked
     }
 
-    /// Locks the hosts of an interrupted plan that answer, before its step in flight is looked at.
-    pub(super) async fn lock_again(&self, plan: &Plan, first: u32) -> Result<(), ApplyError> {
-        let steps = plan.steps.iter().filter(|step| step.number >= first);
-        let hosts: BTreeSet<&str> = steps.flat_map(hosts_of).collect();
-        if hosts.is_empty() {
-            return Ok(());
-        }
-        let owner = &self.owner()?;
-        let lock = |host| async move { self.machine(host).await?.lock(owner).await };
-        let failed = each(hosts, lock).await.into_iter().filter_map(Result::err);
-        // A host that is away is the business of the steps that need it.
-        let refused = failed.into_iter().find(|error| !is_away(error));
-        refused.map_or(Ok(()), |error| Err(error.into()))
-    }
-
     /// The same without locks, for a plan that is not begun yet.
     pub(super) async fn check_hosts(&self, plan: &Plan) -> Result<(), ApplyError> {
         let machines = self.reach_for(plan, 1).await?;
@@ -314,59 +299,6 @@ impl Executor<'_> {
             hosts: away,
             begun: false,
         })
-    }
-
-    /// Gives the hosts of a plan free, as far as they answer; says which did not.
-    pub(super) async fn release_hosts(&self, plan: &Plan) -> Option<String> {
-        let hosts: BTreeSet<&str> = plan.steps.iter().flat_map(hosts_of).collect();
-        self.release(hosts).await
-    }
-
-    async fn release(&self, hosts: BTreeSet<&str>) -> Option<String> {
-        if self.machines.is_none() || hosts.is_empty() {
-            return None;
-        }
-        let reach = |host| async move { (host, self.machine(host).await) };
-        let mut reached = Reached::new();
-        let mut locked = Vec::new();
-        for (host, answer) in each(hosts, reach).await {
-            match answer {
-                Ok(machine) => drop(reached.insert(host.to_owned(), machine)),
-                Err(error) => locked.push(error_chain(&error)),
-            }
-        }
-        match self.state.owner(self.entropy) {
-            Ok(owner) => locked.extend(self.unlock_hosts(&owner, &reached).await),
-            Err(error) => locked.push(error_chain(&error)),
-        }
-        match locked.is_empty() {
-            true => None,
-            false => Some(format!("locks may be left on hosts: {}", locked.join("; "))),
-        }
-    }
-
-    /// Removes what a program has left that was killed before the first line of its plan or after
-    /// the last: locks of `hosts`, staged keys. For when nothing is interrupted. Says what could
-    /// not be removed.
-    pub async fn tidy(&self, hosts: impl IntoIterator<Item = &str>) -> Option<String> {
-        let staging = self.state.drop_unbegun();
-        let staging = staging.and_then(|()| self.state.drop_finished_staging());
-        let locked = self.release(hosts.into_iter().collect()).await;
-        staging.err().map(|error| error_chain(&error)).or(locked)
-    }
-
-    fn owner(&self) -> Result<String, ApplyError> {
-        Ok(self.state.owner(self.entropy)?)
-    }
-
-    async fn unlock_hosts(&self, owner: &str, machines: &Reached) -> Vec<String> {
-        let unlock = |machine: &Arc<dyn Machine>| {
-            let machine = machine.clone();
-            async move { machine.unlock(owner).await }
-        };
-        let answers = each(machines.values(), unlock).await;
-        let failed = answers.into_iter().filter_map(Result::err);
-        failed.map(|error| error_chain(&error)).collect()
     }
 }
 

@@ -70,10 +70,11 @@ impl Executor<'_> {
         refuse_stopped(&plan, &replay)?;
         let now = self.now();
         let undo_id = plan_id(now, "undo", self.entropy).map_err(ApplyError::Entropy)?;
+        let taken_up = self.with_taken_up(&plan, &mut replay).await?;
         let mut undo = Plan {
             id: undo_id,
             created: now,
-            ..inverse(&plan, &replay)
+            ..inverse(&taken_up, &replay)
         };
         undo.notes.extend(notes);
         check_reach(&undo, 1, self)?;
@@ -173,8 +174,12 @@ impl Executor<'_> {
         let mut done = BTreeMap::new();
         let judged = async {
             let mut machines = Reached::new();
+            let owner = self.state.owner(self.entropy)?;
             for set in sets {
-                machines.insert(set.host.clone(), self.machine(&set.host).await?);
+                let machine = self.machine(&set.host).await?;
+                // What the killed program started on the host comes to its end first.
+                machine.lock(&owner).await?;
+                machines.insert(set.host.clone(), machine);
             }
             let listings = read(&machines, sets).await?;
             for set in sets {

@@ -388,3 +388,32 @@ fn the_old_root_stays_while_the_api_is_away() {
         plan.notes
     );
 }
+
+/// RKE redeploys such API servers in a rotation; without that, a new key voids every token.
+#[test]
+fn api_servers_of_rke_before_0_2_keep_their_key() {
+    let mut lab = Lab::new();
+    let old = |key: &str| format!("--service-account-key-file=/etc/kubernetes/ssl/{key}");
+    let host = lab.config.nodes[0].address.clone();
+    let argue = |lab: &mut Lab, key: &str| {
+        let containers = &mut lab.view(&host).containers;
+        containers.get_mut("kube-apiserver").unwrap().arguments = vec![old(key)];
+    };
+    argue(&mut lab, "kube-service-account-token-key.pem");
+    assert!(lab.try_plan(&Rotation::All).is_ok());
+    argue(&mut lab, "kube-apiserver-key.pem");
+    for rotation in [
+        Rotation::All,
+        Rotation::Authorities,
+        services(&["kube-apiserver"]),
+    ] {
+        let text = refusal(&lab, &rotation);
+        let expected = format!("kube-apiserver on {host} checks service-account tokens");
+        assert!(text.contains(&expected), "{text}");
+        assert!(
+            text.contains("Run `rke up` with RKE 0.2 or later first"),
+            "{text}"
+        );
+    }
+    assert!(lab.try_plan(&services(&["kube-scheduler"])).is_ok());
+}

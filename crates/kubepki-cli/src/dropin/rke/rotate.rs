@@ -17,7 +17,7 @@ use super::log::Log;
 use super::narrator::{self, Narrator, notify};
 use super::script::{Script, Told, tunnels};
 use crate::args::SiteArgs;
-use crate::command::change::{failed, refuse_unfinished};
+use crate::command::change::refuse_unfinished;
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::rke::rotate::{api_away, look, refuse_early};
@@ -156,8 +156,13 @@ fn away(survey: &Survey, stored: &ClusterConfig) -> Result<Vec<(String, String)>
         let Some(Seen::Away { why, refuses }) = survey.hosts.get(host) else {
             continue;
         };
-        let own = format!("{host} cannot be reached: ");
-        let why = why.strip_prefix(&own).unwrap_or(why).to_owned();
+        // RKE names the host in its own words.
+        let own = [format!("{host} cannot be reached: "), format!("{host}: ")];
+        let why = own
+            .iter()
+            .find_map(|own| why.strip_prefix(own))
+            .unwrap_or(why);
+        let why = why.to_owned();
         if *refuses {
             return Err(Failure {
                 text: format!("Failed to set up SSH tunneling for host [{host}]: {why}"),
@@ -268,7 +273,7 @@ async fn carry_out(
     let session = Session::new(world, cluster, machines, PATIENCE);
     let state = crate::command::change::lock(&cluster.state_dir)?;
     let outcome = session.run(&state, &plan, &staged, narrator).await;
-    let outcome = outcome.map_err(|error| session.named(failed(error)))?;
+    let outcome = outcome.map_err(|error| session.stopped(error))?;
     let open = match &outcome {
         Outcome::Partly { open, .. } => open.iter().map(|(step, _)| *step).collect(),
         _ => Vec::new(),

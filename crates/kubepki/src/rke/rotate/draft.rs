@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use zeroize::Zeroizing;
-
 use super::change::{Changes, Phase, staged_content};
 use super::proofs::Prover;
 use super::share::Share;
@@ -174,7 +172,7 @@ impl Draft<'_> {
             .map(|json| {
                 let staged = Staged {
                     name: "rke-config.json".to_owned(),
-                    bytes: Zeroizing::new(json.clone()),
+                    bytes: json.clone(),
                 };
                 let content = staged_content(&staged);
                 self.staged.push(staged);

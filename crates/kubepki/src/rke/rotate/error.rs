@@ -125,6 +125,17 @@ pub enum RotateError {
          shows it comes from services.etcd in cluster.yml"
     )]
     ExternalEtcd,
+    /// API servers as RKE before 0.2 started them.
+    #[error(
+        "kube-apiserver on {} checks service-account tokens with its own certificate's key, as RKE \
+         before 0.2 started it: a new key would void every token. Run `rke up` with RKE 0.2 or \
+         later first, which starts it with the service-account key, then rotate",
+        hosts.join(", ")
+    )]
+    Legacy {
+        /// Their addresses.
+        hosts: Vec<String>,
+    },
     /// Custom certificates that are all there already.
     #[error("these certificates are in force already")]
     Same,
@@ -192,7 +203,7 @@ impl RotateError {
             Self::NoCurrentState => {
                 "the state file (cluster.rkestate beside cluster.yml) is missing, has another \
                  name than --config, or its currentState is empty: put it there, get it from the \
-                 cluster with `rke util get-state-file`, or rebuild it with \
+                 cluster with `kubepki state pull`, or rebuild it with \
                  `kubepki state rebuild`"
             }
             Self::NoAuthority | Self::EmptyAuthority => {

@@ -46,6 +46,9 @@ pub fn install(
     let ask = Ask {
         signs: false,
         etcd: new.keys().any(|name| touches_etcd(name)),
+        tokens: new.keys().any(|name| {
+            [names::KUBE_APISERVER, names::SERVICE_ACCOUNT_TOKEN].contains(&name.as_str())
+        }),
     };
     let scene = scene(request, ask)?;
     let work = Work {

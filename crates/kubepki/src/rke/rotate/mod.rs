@@ -35,6 +35,7 @@ mod site;
 use std::collections::BTreeSet;
 
 use pki::UnixTime;
+use zeroize::Zeroizing;
 
 use super::{ClusterConfig, Rotation, State};
 use crate::edge::{Entropy, KeySource};
@@ -170,7 +171,7 @@ pub struct Scene {
     /// What is to be said about it.
     pub notes: Vec<String>,
     /// `rkeConfig` for `desiredState`, if it changes.
-    pub new_config: Option<Vec<u8>>,
+    pub new_config: Option<Zeroizing<Vec<u8>>>,
 }
 
 impl Scene {

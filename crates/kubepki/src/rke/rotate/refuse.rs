@@ -9,7 +9,7 @@ use super::authority::foreign_keys;
 use super::{Request, RotateError, Scene, Switch, notes, proofs};
 use crate::rke::config::{Difference, differences};
 use crate::rke::survey::{HostView, Seen};
-use crate::rke::{ClusterConfig, Half, Json, Node, Role, Rotation, Service, names};
+use crate::rke::{ClusterConfig, Half, Json, Node, Role, Rotation, Service, names, placement};
 
 /// What a plan asks of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct Ask {
     pub signs: bool,
     /// Whether members of etcd restart.
     pub etcd: bool,
+    /// Whether the API server's key or that of service-account tokens changes.
+    pub tokens: bool,
 }
 
 impl Ask {
@@ -28,6 +30,10 @@ impl Ask {
             etcd: match rotation {
                 Rotation::All | Rotation::Authorities => true,
                 Rotation::Services(services) => services.contains(&Service::Etcd),
+            },
+            tokens: match rotation {
+                Rotation::All | Rotation::Authorities => true,
+                Rotation::Services(services) => services.contains(&Service::KubeApiserver),
             },
         }
     }
@@ -62,7 +68,7 @@ pub fn scene(request: &Request<'_>, ask: Ask) -> Result<Scene, RotateError> {
         true => {
             refuse_nodes(&found)?;
             let patched = patched(current, request.config);
-            new_config = Some(patched.pretty().to_vec());
+            new_config = Some(patched.pretty());
             applied(&stored, request.config)
         }
         false => stored,
@@ -87,6 +93,9 @@ pub fn scene(request: &Request<'_>, ask: Ask) -> Result<Scene, RotateError> {
         new_config,
         config,
     };
+    if ask.tokens {
+        legacy(request, &scene)?;
+    }
     soften(request, &mut scene);
     scene.skipped = hosts(request, &scene)?;
     if !scene.skipped.is_empty() && scene.switch == Some(Switch::Cross) {
@@ -117,6 +126,26 @@ fn authority(request: &Request<'_>, entry: Option<&crate::rke::Entry>) -> Result
         return Err(RotateError::KeylessAuthority);
     }
     Ok(())
+}
+
+/// Clusters of RKE before 0.2 check tokens with the API server's own key, until their API servers
+/// are made anew: RKE does so in a rotation (`cmd/cert.go`), this program makes no containers.
+fn legacy(request: &Request<'_>, scene: &Scene) -> Result<(), RotateError> {
+    let hosts: Vec<String> = scene
+        .config
+        .with_role(Role::ControlPlane)
+        .filter(|node| {
+            let view = request.survey.host(&node.address);
+            let container =
+                view.and_then(|view| view.containers.get(Service::KubeApiserver.name()));
+            container.is_some_and(|it| placement::is_legacy_apiserver(&it.arguments))
+        })
+        .map(|node| node.address.clone())
+        .collect();
+    match hosts.is_empty() {
+        true => Ok(()),
+        false => Err(RotateError::Legacy { hosts }),
+    }
 }
 
 /// A CA that is out of its time vouches for nobody: then the switch is at once.

@@ -55,9 +55,7 @@ impl Draft<'_> {
                 read.push(file);
             }
         }
-        if first {
-            files.extend(self.strays(node, phase, &shape));
-        }
+        files.extend(self.strays(node, phase, &shape));
         if files.is_empty() {
             return None;
         }
@@ -148,7 +146,10 @@ impl Draft<'_> {
         let mut kept = Vec::new();
         for file in placement::surplus_of(node, shape, &self.scene.config) {
             let others = row_of(&file.entry).is_some_and(|row| row.per != Per::Cluster);
-            if !others || !phase.entries.contains_key(&file.entry) {
+            let key = (node.address.clone(), file.name.clone());
+            // An earlier phase has taken it away.
+            let gone = self.left.contains_key(&key);
+            if gone || !others || !phase.entries.contains_key(&file.entry) {
                 continue;
             }
             let before = match self.request.survey.host(&node.address) {
@@ -177,12 +178,16 @@ impl Draft<'_> {
             self.strayed.push((node.address.clone(), removed.len()));
         }
         if !kept.is_empty() {
-            self.plan.notes.push(format!(
+            let note = format!(
                 "Host {} has files named after other nodes that are not what the state holds; \
                  they stay, look at them: {}.",
                 node.address,
                 kept.join(", ")
-            ));
+            );
+            // Each phase finds them.
+            if !self.plan.notes.contains(&note) {
+                self.plan.notes.push(note);
+            }
         }
         removed
     }

@@ -1,4 +1,4 @@
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests panic")]
+//! RKE's own logs beside what is said to a plan for the same cluster.
 
 use std::collections::BTreeMap;
 use std::path::Path;
