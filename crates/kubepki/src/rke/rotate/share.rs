@@ -59,7 +59,16 @@ impl Draft<'_> {
         if files.is_empty() {
             return None;
         }
-        let components = self.components(node, &read);
+        let (components, missing) = self.components(node, &read);
+        if first && !missing.is_empty() {
+            let names: Vec<&str> = missing.iter().map(|it| it.name()).collect();
+            self.plan.notes.push(format!(
+                "Host {} has no container {}: its files are put there, and nothing is restarted \
+                 or proven for it.",
+                node.address,
+                names.join(", ")
+            ));
+        }
         Some(Share {
             node,
             set: FileSet {
@@ -200,16 +209,19 @@ impl Draft<'_> {
         }
     }
 
-    /// The containers on a node's host that read a changed file and exist, as far as is known.
-    fn components(&self, node: &Node, files: &[HostFile]) -> Vec<Service> {
+    /// The containers on a node's host that read a changed file and exist, as far as is known,
+    /// and those that should exist and do not.
+    fn components(&self, node: &Node, files: &[HostFile]) -> (Vec<Service>, Vec<Service>) {
         let mut components = placement::affected(node, files, &self.scene.config);
         if self.scene.config.has_external_etcd() {
             components.retain(|component| *component != Service::Etcd);
         }
-        if let Some(view) = self.request.survey.host(&node.address) {
-            components.retain(|component| view.containers.contains_key(component.name()));
+        match self.request.survey.host(&node.address) {
+            Some(view) => components
+                .into_iter()
+                .partition(|component| view.containers.contains_key(component.name())),
+            None => (components, Vec::new()),
         }
-        components
     }
 }
 
