@@ -87,18 +87,19 @@ impl Engine {
     ///
     /// When Docker cannot be asked.
     pub async fn unlock(&self, owner: &str) -> Result<(), DockerError> {
-        match self.lock_owner().await? {
-            Some(found) if found.owner.as_deref() == Some(owner) => {
-                self.remove(&Helper::lock()).await
-            }
-            _ => Ok(()),
+        match self.is_locked_by(owner).await? {
+            true => self.remove(&Helper::lock()).await,
+            false => Ok(()),
         }
     }
 
     /// Whether `owner` has the host's lock.
     pub(crate) async fn is_locked_by(&self, owner: &str) -> Result<bool, DockerError> {
-        let holder = self.lock_owner().await?;
-        Ok(holder.is_some_and(|it| it.owner.as_deref() == Some(owner)))
+        let Some(found) = self.inspect(LOCK_NAME).await? else {
+            return Ok(false);
+        };
+        let labels = found.config.and_then(|it| it.labels).unwrap_or_default();
+        Ok(labels.get(OWNER_LABEL).is_some_and(|it| it == owner))
     }
 
     async fn lock_owner(&self) -> Result<Option<Holder>, DockerError> {

@@ -19,6 +19,16 @@ pub(super) const SCRIPT_PATIENCE: Duration = Duration::from_secs(300);
 /// Where every node of RKE has its files, below its prefix.
 const BASE: &str = "/etc/kubernetes";
 
+/// Waits for the lock of the script that puts sets in place; `$1` is where sets lie.
+const WAIT: &str = r#"cd "$1" 2>/dev/null || exit 0
+command -v flock >/dev/null || exit 0
+exec 9>>lock && flock 9"#;
+
+/// The same, then removes what was staged and is in nobody's hands.
+const SWEEP: &str = r#"cd "$1" 2>/dev/null || exit 0
+if command -v flock >/dev/null; then exec 9>>lock && flock 9; fi
+rm -rf ./*/*.new-* ./*/*.part"#;
+
 /// Prints the directory `$1` as an archive, without what lies in its folders.
 const READ: &str = r#"command -v tar >/dev/null || exit 91
 [ -e "$1" ] || exit 93
@@ -30,16 +40,6 @@ const NO_DIRECTORY: i32 = 93;
 
 /// Files by name; `None` if there is no such directory.
 type Listing = Option<BTreeMap<String, Entry>>;
-
-/// Waits for the lock of the script that puts sets in place; `$1` is where sets lie.
-const WAIT: &str = r#"cd "$1" 2>/dev/null || exit 0
-command -v flock >/dev/null || exit 0
-exec 9>>lock && flock 9"#;
-
-/// The same, then removes what was staged and is in nobody's hands.
-const SWEEP: &str = r#"cd "$1" 2>/dev/null || exit 0
-if command -v flock >/dev/null; then exec 9>>lock && flock 9; fi
-rm -rf ./*/*.new-* ./*/*.part"#;
 
 /// The label's value of containers that only read; they are never started.
 const READER: &str = "read";

@@ -62,6 +62,7 @@ mod restamp;
 mod space;
 mod state_file;
 mod step;
+mod taken_up;
 mod txn;
 mod undo;
 mod witness;

@@ -70,10 +70,11 @@ impl Executor<'_> {
         refuse_stopped(&plan, &replay)?;
         let now = self.now();
         let undo_id = plan_id(now, "undo", self.entropy).map_err(ApplyError::Entropy)?;
+        let taken_up = self.with_taken_up(&plan, &mut replay).await?;
         let mut undo = Plan {
             id: undo_id,
             created: now,
-            ..inverse(&plan, &replay)
+            ..inverse(&taken_up, &replay)
         };
         undo.notes.extend(notes);
         check_reach(&undo, 1, self)?;

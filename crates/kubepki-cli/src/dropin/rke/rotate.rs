@@ -153,7 +153,10 @@ fn away(survey: &Survey, cluster: &RkeCluster) -> Result<Vec<(String, String)>, 
         };
         // RKE names the host in its own words.
         let own = [format!("{host} cannot be reached: "), format!("{host}: ")];
-        let why = own.iter().find_map(|own| why.strip_prefix(own)).unwrap_or(why);
+        let why = own
+            .iter()
+            .find_map(|own| why.strip_prefix(own))
+            .unwrap_or(why);
         let why = why.to_owned();
         if *refuses {
             return Err(Failure {

@@ -153,7 +153,7 @@ impl RotateError {
             Self::NoCurrentState => {
                 "the state file (cluster.rkestate beside cluster.yml) is missing, has another \
                  name than --config, or its currentState is empty: put it there, get it from the \
-                 cluster with `rke util get-state-file`, or rebuild it with \
+                 cluster with `kubepki state pull`, or rebuild it with \
                  `kubepki state rebuild`"
             }
             Self::NoAuthority | Self::EmptyAuthority => {
