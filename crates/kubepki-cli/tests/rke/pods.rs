@@ -57,13 +57,14 @@ impl Pods {
     #[track_caller]
     pub fn assert_deleted_once(&self, scene: &Scene) {
         assert_eq!(deletions(scene), DELETED.len());
+        // The old ones take their time to go.
         let after = wait("new pods", || {
             let after = scene.cluster.pods();
-            (after.len() == self.before.len()).then_some(after)
+            let new: BTreeSet<_> = after.values().collect();
+            let old = self.before.values().filter(|it| new.contains(it));
+            let stayed = old.count() == LEFT.len();
+            (after.len() == self.before.len() && stayed).then_some(after)
         });
-        let (old, new): (BTreeSet<_>, BTreeSet<_>) =
-            (self.before.values().collect(), after.values().collect());
-        assert_eq!(old.intersection(&new).count(), LEFT.len());
         for (name, uid) in &self.before {
             let number: usize = name.rsplit_once('x').unwrap().1.parse().unwrap();
             let left = number >= DELETED.len();

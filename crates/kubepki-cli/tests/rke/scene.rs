@@ -64,10 +64,7 @@ impl Scene {
         cluster.adopt(fixture);
         cluster.start();
         let config = cluster.cluster_yml();
-        let scene = Self::of(cluster, config);
-        let kubeconfig = scene.entry("kube-admin").config;
-        write_private(&scene.kubeconfig(), kubeconfig.as_bytes());
-        scene
+        Self::of(cluster, config)
     }
 
     fn of(cluster: Cluster, config: PathBuf) -> Self {

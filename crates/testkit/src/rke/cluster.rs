@@ -117,9 +117,9 @@ impl Cluster {
         found.unwrap_or_else(|| panic!("no machine is called {name}"))
     }
 
-    /// Takes over fixture `rke-1.6-live` (for [`Spec::recorded`]): its `cluster.yml` and state file
-    /// lie in the operator's folder, with these machines' addresses, and its certificates on the
-    /// machines.
+    /// Takes over fixture `rke-1.6-live` (for [`Spec::recorded`]): its `cluster.yml`, state file
+    /// and kubeconfig lie in the operator's folder, with these machines' addresses, and its
+    /// certificates on the machines.
     pub fn adopt(&self, fixture: &crate::Fixture) {
         let key = self.hosts.first().map(|it| it.network().ssh_key());
         for name in ["cluster.yml", "cluster.rkestate"] {
@@ -129,7 +129,19 @@ impl Cluster {
             write(&path, &text);
             must("chmod", &["600", &path.to_string_lossy()]);
         }
-        self.deploy_state(&self.folder().join("cluster.rkestate"));
+        let state = self.folder().join("cluster.rkestate");
+        self.deploy_state(&state);
+        // The recorded file is of the last run; the state is of the first.
+        let text = fs::read(&state).unwrap_or_default();
+        let state: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let admin = state.pointer("/currentState/certificatesBundle/kube-admin/config");
+        let admin = admin.and_then(Value::as_str);
+        let path = self.folder().join("kube_config_cluster.yml");
+        write(
+            &path,
+            admin.unwrap_or_else(|| panic!("the state has no administrator")),
+        );
+        must("chmod", &["600", &path.to_string_lossy()]);
     }
 
     /// Writes what RKE's deployer writes onto every host, from `currentState` of a state file (or
