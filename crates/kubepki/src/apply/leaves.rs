@@ -187,7 +187,9 @@ impl Workshop<'_> {
     /// The CA that signs, its key held to the SPKI that the plan names.
     pub(super) async fn authority(&self, issuer: &IssuerRef) -> Result<Arc<Authority>, MakeError> {
         let known = || {
-            self.authorities.0.lock()
+            self.authorities
+                .0
+                .lock()
                 .unwrap_or_else(PoisonError::into_inner)
         };
         if let Some((_, authority)) = known().iter().find(|(known, _)| known == issuer) {
