@@ -1,6 +1,10 @@
 //! What cannot be on an RKE cluster: told in words, with an exit code, and nothing is changed.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking"
+)]
 
 #[path = "common/rke_log.rs"]
 mod rke_log;
@@ -324,6 +328,20 @@ fn the_log_begins_as_rkes_in_both_forms() {
     }
     assert!(shown.contains("\u{1b}[31mFATA\u{1b}[0m["), "{shown}");
     assert!(!shown.contains("level="), "{shown}");
+}
+
+#[test]
+fn plans_need_hosts() {
+    let operator = Operator::new();
+    let before = Tree::snapshot(operator.folder());
+    for command in ["rotate", "rotate-ca", "plan"] {
+        let args = [command, "--cluster", "cluster.yml"];
+        let run = operator.run(&args);
+        assert_eq!(run.code, Some(5), "{command}: {}", run.text());
+        assert!(run.text().contains("--skip-unreachable"), "{}", run.text());
+    }
+    let after = Tree::snapshot(operator.folder());
+    Tree::assert_equal(&before, &after, &DiffOptions::exact());
 }
 
 #[test]

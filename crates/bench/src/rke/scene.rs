@@ -86,6 +86,20 @@ pub struct Taken {
     pub cpu: f64,
 }
 
+/// A state file as large as that of a cluster of so many hosts.
+fn state_of(ways: &[Way], pem: &str, key: &Zeroizing<String>) -> State {
+    let own = ways.iter().flat_map(|it| {
+        let id = it.name.replace('.', "-");
+        [format!("kube-etcd-{id}"), format!("kube-kubelet-{id}")]
+    });
+    let names: Vec<String> = ["kube-ca".to_owned()].into_iter().chain(own).collect();
+    let entry = |name: &String| Entry::new(name, pem, Secret::new(key.clone()), Origin::Issued);
+    let mut state = State::empty();
+    state.set_desired(names.iter().map(entry));
+    state.promote(names.iter().map(String::as_str));
+    state
+}
+
 impl Scene {
     pub async fn new(hosts: &[Host], delay: Duration) -> Result<Self, Failure> {
         let folder = tempfile::tempdir()?;
@@ -123,20 +137,7 @@ impl Scene {
         let serial = Serial::random(pki::random)?;
         let ca = Authority::self_signed(&Name::new(&[], "kube-ca")?, key, serial, validity)?;
         let (pem, key) = (ca.certificate().to_pem(), ca.key().to_pem()?);
-        let mut state = State::empty();
-        // As large as that of a cluster of so many hosts.
-        let names = ["kube-ca".to_owned()];
-        let own = ways.iter().flat_map(|it| {
-            let id = it.name.replace('.', "-");
-            [format!("kube-etcd-{id}"), format!("kube-kubelet-{id}")]
-        });
-        let names: Vec<String> = names.into_iter().chain(own).collect();
-        state.set_desired(
-            names
-                .iter()
-                .map(|name| Entry::new(name, &pem, Secret::new(key.clone()), Origin::Issued)),
-        );
-        state.promote(names.iter().map(String::as_str));
+        let state = state_of(&ways, &pem, &key);
         replace(
             &folder.path().join("cluster.rkestate"),
             &state.render(),

@@ -19,10 +19,12 @@ pub(crate) mod token;
 mod tour;
 pub(crate) mod unit;
 
-use crate::args::{Cli, Command};
+use std::path::PathBuf;
+
+use crate::args::{Cli, Command, SiteArgs};
 use crate::error::{CliError, Exit};
 use crate::rke::flags::refuse_cluster;
-use crate::rke::{self, RolloutArgs};
+use crate::rke::{self, ClusterArgs, RolloutArgs};
 
 /// Runs a command.
 ///
@@ -33,55 +35,38 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let none = RolloutArgs::default();
     runtime.block_on(async {
         match cli.command {
-            Command::Init(args) => match rke::chosen(&args.cluster, &args.site)? {
+            Command::Init(args) => match flavour(&args.cluster, &none, &args.site)? {
                 Some(config) => rke::files::init(&config, &args).await,
-                None => {
-                    refuse_cluster(&args.cluster, &RolloutArgs::default())?;
-                    init::run(&args).await
-                }
+                None => init::run(&args).await,
             },
             Command::Check(args) => match about(&args)? {
                 Some(config) => rke::check::run(&config, &args).await,
                 None => check::run(&args).await,
             },
-            Command::Rotate(args) => match rke::chosen(&args.cluster, &args.site)? {
+            Command::Rotate(args) => match flavour(&args.cluster, &args.rollout, &args.site)? {
                 Some(config) => rke::rotate::rotate(&config, &args).await,
-                None => {
-                    refuse_cluster(&args.cluster, &args.rollout)?;
-                    leaves::rotate(&args).await
-                }
+                None => leaves::rotate(&args).await,
             },
             Command::Renew(args) => leaves::renew(&args).await,
-            Command::Plan(args) => match rke::chosen(&args.cluster, &args.site)? {
+            Command::Plan(args) => match flavour(&args.cluster, &args.rollout, &args.site)? {
                 Some(config) => rke::rotate::plan(&config, &args).await,
-                None => {
-                    refuse_cluster(&args.cluster, &args.rollout)?;
-                    leaves::plan(&args).await
-                }
+                None => leaves::plan(&args).await,
             },
-            Command::Apply(args) => match rke::chosen(&args.cluster, &args.site)? {
+            Command::Apply(args) => match flavour(&args.cluster, &none, &args.site)? {
                 Some(config) => rke::again::apply(&config, &args).await,
-                None => {
-                    refuse_cluster(&args.cluster, &RolloutArgs::default())?;
-                    change::apply(&args).await
-                }
+                None => change::apply(&args).await,
             },
             Command::History(args) => history::run(&args).await,
-            Command::Undo(args) => match rke::chosen(&args.cluster, &args.site)? {
+            Command::Undo(args) => match flavour(&args.cluster, &none, &args.site)? {
                 Some(config) => rke::again::undo(&config, &args).await,
-                None => {
-                    refuse_cluster(&args.cluster, &RolloutArgs::default())?;
-                    change::undo(&args).await
-                }
+                None => change::undo(&args).await,
             },
-            Command::Resume(args) => match rke::chosen(&args.cluster, &args.site)? {
+            Command::Resume(args) => match flavour(&args.cluster, &none, &args.site)? {
                 Some(config) => rke::again::resume(&config, &args).await,
-                None => {
-                    refuse_cluster(&args.cluster, &RolloutArgs::default())?;
-                    change::resume(&args).await
-                }
+                None => change::resume(&args).await,
             },
             Command::K3s(args) => Ok(crate::dropin::run(&args).await),
             Command::Rke(args) => Ok(crate::dropin::run_rke(&args).await),
@@ -96,31 +81,38 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::Kubeconfig(command) => kubeconfig::run(&command).await,
             Command::Inspect(args) => inspect::run(&args),
             Command::Unit(args) => unit::run(&args),
-            Command::RotateCa(args) => match rke::chosen(&args.cluster, &args.site)? {
+            Command::RotateCa(args) => match flavour(&args.cluster, &args.rollout, &args.site)? {
                 Some(config) => rke::rotate::rotate_ca(&config, &args).await,
-                None => {
-                    refuse_cluster(&args.cluster, &args.rollout)?;
-                    rotate_ca::run(&args).await
-                }
+                None => rotate_ca::run(&args).await,
             },
             Command::Tour(args) => tour::run(&args).await,
         }
     })
 }
 
+/// The cluster.yml that a command is about; for a K3s node, flags that only RKE has are refused.
+fn flavour(
+    cluster: &ClusterArgs,
+    rollout: &RolloutArgs,
+    site: &SiteArgs,
+) -> Result<Option<PathBuf>, CliError> {
+    let chosen = rke::chosen(cluster, site)?;
+    if chosen.is_none() {
+        refuse_cluster(cluster, rollout)?;
+    }
+    Ok(chosen)
+}
+
 /// What `check` is about: data directories that are named are K3s's.
-fn about(args: &check::CheckArgs) -> Result<Option<std::path::PathBuf>, CliError> {
+fn about(args: &check::CheckArgs) -> Result<Option<PathBuf>, CliError> {
     if args.cluster.cluster.is_none() && !args.directories.is_empty() {
         return Ok(None);
     }
-    let about = rke::chosen(&args.cluster, &args.site)?;
-    if about.is_none() {
-        refuse_cluster(&args.cluster, &RolloutArgs::default())?;
-        if args.offline {
-            return Err(CliError::usage(
-                "--offline is for RKE clusters: --cluster FILE",
-            ));
-        }
+    let about = flavour(&args.cluster, &RolloutArgs::default(), &args.site)?;
+    if about.is_none() && args.offline {
+        return Err(CliError::usage(
+            "--offline is for RKE clusters: --cluster FILE",
+        ));
     }
     Ok(about)
 }

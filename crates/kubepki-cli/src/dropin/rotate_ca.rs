@@ -33,13 +33,7 @@ use crate::world::{Node, World};
 pub async fn run(args: &RotateCaArgs, world: &World, log: &mut Log) -> Result<(), CliError> {
     let now = super::now(world)?.second();
     let layout = super::layout(&common(args), world).await?;
-    let site = SiteArgs {
-        data_dir: Some(layout.root().to_owned()),
-        k3s_config: None,
-        kubeconfig: None,
-        state_dir: None,
-        k3s_version: None,
-    };
+    let site = site_of(layout.root());
     let path = PathBuf::from(&args.path);
     let node = Node::open(world, &site, None, None).await?;
     refuse_unfinished(&node.state)?;
@@ -100,6 +94,17 @@ pub async fn run(args: &RotateCaArgs, world: &World, log: &mut Log) -> Result<()
             }
             Err(not_done(&error))
         }
+    }
+}
+
+/// The node of a data directory, of which nothing else was said.
+fn site_of(data_dir: &Path) -> SiteArgs {
+    SiteArgs {
+        data_dir: Some(data_dir.to_owned()),
+        k3s_config: None,
+        kubeconfig: None,
+        state_dir: None,
+        k3s_version: None,
     }
 }
 

@@ -51,7 +51,7 @@ pub struct RolloutArgs {
     pub allow_etcd_outage: bool,
     /// How many hosts restart their kubelet and kube-proxy at once [default: a tenth of them, one
     /// at least].
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = one_at_least())]
     pub max_unavailable: Option<usize>,
     /// Restart as RKE does: every etcd member at once, then everything else at once.
     #[arg(long)]
@@ -59,6 +59,10 @@ pub struct RolloutArgs {
     /// Use cluster.yml where it says something else about certificates than the state file.
     #[arg(long)]
     pub apply_config: bool,
+}
+
+fn one_at_least() -> clap::builder::RangedU64ValueParser<usize> {
+    clap::builder::RangedU64ValueParser::new().range(1..)
 }
 
 impl RolloutArgs {

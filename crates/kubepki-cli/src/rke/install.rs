@@ -3,11 +3,11 @@
 use kubepki::apply::plan_id;
 use kubepki::host::{Entry, Host as _};
 use kubepki::rke::custom::CustomSet;
-use kubepki::rke::rotate::{Request, RotateError, Switch, install};
+use kubepki::rke::rotate::{Options, Request, RotateError, Switch, install};
 use kubepki::rke::{Rotation, names};
 use zeroize::Zeroizing;
 
-use super::rotate::{look, options};
+use super::rotate::{api_away, look, options};
 use super::{RkeCluster, Session, reach};
 use crate::args::SiteArgs;
 use crate::command::change::refuse_unfinished;
@@ -41,10 +41,16 @@ pub async fn run(args: &InstallArgs, world: &World) -> Result<Exit, CliError> {
     let machines = reach::machines(&cluster, &args.ssh, reach::told())?;
     let survey = look(world, &cluster, &machines).await;
     let id = plan_id(world.now(), "install", &world.entropy)?;
+    // Only another CA is dropped later, and needs the API for that.
     let request = Request {
         id: &id,
         rotation: &Rotation::All,
-        options: &options(&args.rollout, Switch::Cross, args.keep_old),
+        options: &Options {
+            api_away: set.entries.contains_key(names::KUBE_CA)
+                && !args.keep_old
+                && api_away(world, &cluster, &machines).await,
+            ..options(&args.rollout, Switch::Cross, args.keep_old)
+        },
         site: &cluster.site,
         state,
         config: &cluster.config,

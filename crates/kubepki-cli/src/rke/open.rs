@@ -122,8 +122,9 @@ impl RkeCluster {
                 self.site.state.display()
             ))
             .hint(
-                "its name follows from cluster.yml's; if it is lost, `kubepki state rebuild` makes \
-                 one from a control-plane host",
+                "its name follows from cluster.yml's; if it is lost, `kubepki state pull` \
+                 fetches the cluster's copy, and `kubepki state rebuild` makes one from a \
+                 control-plane host",
             )
         })
     }

@@ -162,6 +162,7 @@ pub fn options(rollout: &RolloutArgs, switch: Switch, keep_old: bool) -> Options
         max_unavailable: rollout.max_unavailable,
         parallel_restarts: rollout.parallel_restarts,
         apply_config: rollout.apply_config,
+        api_away: false,
     }
 }
 
@@ -185,6 +186,11 @@ pub async fn draft(
         Rotation::All | Rotation::Services(_) => "rotate",
     };
     let id = plan_id(world.now(), purpose, &world.entropy)?;
+    let drops = *rotation == Rotation::Authorities && options.switch == Switch::Cross;
+    let options = &Options {
+        api_away: drops && !options.keep_old && api_away(world, cluster, machines).await,
+        ..options.clone()
+    };
     let request = Request {
         id: &id,
         rotation,
@@ -235,6 +241,13 @@ pub fn refuse_early(
         Ok(_) | Err(Unreachable { .. } | NobodyThere | Quorum { .. } | Unhealthy { .. }) => Ok(()),
         Err(error) => Err(CliError::from_rotation(&error)),
     }
+}
+
+/// Whether the cluster's API cannot be asked, so that pods cannot be deleted either.
+pub async fn api_away(world: &World, cluster: &RkeCluster, machines: &dyn Machines) -> bool {
+    let patience = LOOK.as_secs();
+    let api = Session::new(world, cluster, machines, patience).api;
+    api.version().await.is_err()
 }
 
 /// What lies, runs and is served on the hosts of cluster.yml.

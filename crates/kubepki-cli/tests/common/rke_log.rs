@@ -107,7 +107,7 @@ fn late(text: &str) -> bool {
         .any(|start| text.starts_with(start))
 }
 
-fn first_ones<'a>(lines: &'a [Said], wanted: impl Fn(&str) -> bool) -> Vec<&'a Said> {
+fn first_ones(lines: &[Said], wanted: impl Fn(&str) -> bool) -> Vec<&Said> {
     let mut found: Vec<&Said> = Vec::new();
     for line in lines {
         if wanted(&line.1) && !found.contains(&line) {

@@ -44,6 +44,7 @@ fn rotations_lose_nothing() {
     scene.assert_restarted(&before, &scene.everywhere(ALL));
     scene.assert_files(&now);
     scene.assert_whole();
+    scene.ok(&["check"]);
     assert_none_lost(&finished(writer));
     lookout.finish();
 }

@@ -5,12 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
-use kubepki::host::LocalHost;
-use kubepki::plan::PlanId;
-use kubepki::rke::init::{InitRequest, first_state, rke_config};
-use kubepki::rke::rotate::Site;
-use kubepki::rke::{ClusterConfig, Entry, Files, Half, State};
+use kubepki::rke::{Entry, Files, Half, State};
 use testkit::rke::{Cluster, Role, Spec, Starts, restarted};
 use testkit::{Run, TlsFiles};
 
@@ -69,7 +64,10 @@ impl Scene {
         cluster.adopt(fixture);
         cluster.start();
         let config = cluster.cluster_yml();
-        Self::of(cluster, config)
+        let scene = Self::of(cluster, config);
+        let kubeconfig = scene.entry("kube-admin").config;
+        write_private(&scene.kubeconfig(), kubeconfig.as_bytes());
+        scene
     }
 
     fn of(cluster: Cluster, config: PathBuf) -> Self {
@@ -82,29 +80,13 @@ impl Scene {
 
     /// What `rke up` has in the end: desired and current state alike, and the kubeconfig.
     fn first(&self) {
-        let text = std::fs::read_to_string(&self.config).unwrap();
-        let config = ClusterConfig::parse(&text).unwrap();
-        let root = self.config.parent().unwrap().to_owned();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap();
-        let opened = runtime.block_on(Site::open(&LocalHost, root, &Files::of(&self.config)));
-        let (site, _) = opened.unwrap();
-        let request = InitRequest {
-            id: &PlanId("first".to_owned()),
-            config: &config,
-            site: &site,
-            now: SystemClock.now(),
-            entropy: &SystemEntropy,
-            keys: &FreshKeys,
-        };
-        let first = first_state(&request).unwrap();
-        let mut state = first.state;
-        state.set_rke_config(Half::Current, rke_config(&config));
+        let run = self.run_bare(&["init", "--yes", "--cluster", text(&self.config)]);
+        assert!(run.success(), "{}", run.text());
+        let mut state = self.state();
+        state.promote_config();
         let names: Vec<String> = state.bundle(Half::Desired).into_keys().collect();
         state.promote(names.iter().map(String::as_str));
-        write_private(&site.state, &state.render());
-        write_private(&site.kubeconfig, first.kubeconfig.as_bytes());
+        write_private(&self.state_file(), &state.render());
     }
 
     /// Beside `cluster.yml`.

@@ -292,7 +292,7 @@ impl Holder {
             None => "at a time unknown".to_owned(),
         };
         format!(
-            "plan {owner} holds this host's lock, taken {age} ({}). If its program still runs, let \
+            "state directory {owner} (see its file `owner`) holds this host's lock, taken {age} ({}). If its program still runs, let \
              it end; if it was interrupted, run `resume` or `undo` where it ran; if it is lost for \
              good, remove the container {LOCK_NAME} on the host",
             self.since

@@ -134,11 +134,13 @@ impl StepError {
 }
 
 impl StepError {
-    /// Whether the step only has to wait: for a host that is away, an API that does not answer.
+    /// Whether the step only has to wait: for a host that is away, an API that does not answer,
+    /// members of etcd that are not well.
     pub(super) fn can_wait(&self) -> bool {
         match self {
             Self::Host(error) => matches!(error, HostError::Unreachable { .. }),
-            Self::NoKubernetes { .. } | Self::Call(_) => true,
+            // Nothing was stopped; what the guard waits for may come later.
+            Self::Unsafe { .. } | Self::NoKubernetes { .. } | Self::Call(_) => true,
             _ => false,
         }
     }

@@ -87,7 +87,7 @@ fn deployed_last(plan: &Plan, step: &Step, set: &FileSet, name: &str) -> Option<
         _ => false,
     };
     let earlier = plan.steps.iter().filter(|it| it.number < step.number);
-    earlier.filter(changes).map(|it| it.number).last()
+    earlier.filter(changes).map(|it| it.number).next_back()
 }
 
 /// Whether a file's condition that an earlier step meets can hold.

@@ -115,41 +115,14 @@ impl<'a> Draft<'a> {
                     command: command.clone(),
                     proof: proof.collect(),
                 };
-                let reason = format!("so that what step {} put in place is given up", step.number);
-                if let Some(part) = self.parts.last_mut() {
-                    part.restarts.push(Step {
-                        action,
-                        reason,
-                        ..step.clone()
-                    });
-                }
+                self.restart(step, action);
             }
             (_, Action::RestartContainers { restarts }) => {
                 let action = inverse_hosts::restarts(self.plan, restarts, replay);
-                let reason = format!("so that what step {} put in place is given up", step.number);
-                if let Some(part) = self.parts.last_mut() {
-                    part.restarts.push(Step {
-                        action,
-                        reason,
-                        ..step.clone()
-                    });
-                }
+                self.restart(step, action);
             }
             (Target::Kubernetes { .. }, Action::SaveState { .. } | Action::DeletePods { .. }) => {
-                if let Action::DeletePods { .. } = &step.action {
-                    self.notes.push(
-                        "Pods that were deleted are deleted once more, so that new ones trust what \
-                         is put back."
-                            .to_owned(),
-                    );
-                }
-                self.last.push(Step {
-                    reason: format!(
-                        "again, for step {} was done with what is taken back",
-                        step.number
-                    ),
-                    ..step.clone()
-                });
+                self.again(step);
             }
             (_, Action::Stop { .. }) => {
                 if let Some(part) = self.part(None) {
@@ -173,6 +146,35 @@ impl<'a> Draft<'a> {
             _ => self
                 .notes
                 .push(format!("Step {} cannot be taken back.", step.number)),
+        }
+    }
+
+    /// What is done once more at the end: its outcome depends on what is put back.
+    fn again(&mut self, step: &Step) {
+        if let Action::DeletePods { .. } = &step.action {
+            self.notes.push(
+                "Pods that were deleted are deleted once more, so that new ones trust what \
+                 is put back."
+                    .to_owned(),
+            );
+        }
+        self.last.push(Step {
+            reason: format!(
+                "again, for step {} was done with what is taken back",
+                step.number
+            ),
+            ..step.clone()
+        });
+    }
+
+    /// A restart after which what a step put in place is not in use any more.
+    fn restart(&mut self, step: &Step, action: Action) {
+        if let Some(part) = self.parts.last_mut() {
+            part.restarts.push(Step {
+                action,
+                reason: format!("so that what step {} put in place is given up", step.number),
+                ..step.clone()
+            });
         }
     }
 

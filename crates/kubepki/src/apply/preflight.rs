@@ -380,16 +380,12 @@ async fn check_source(
     if matches!(content, Content::LeafKey(_)) {
         return Ok(());
     }
-    match leaf
-        .certificate
-        .as_ref()
-        .map(|certificate| &certificate.issuer)
-    {
-        Some(issuer) => match &issuer.key {
-            SecretRef::File(path) | SecretRef::RkeState { path, .. } if comes(path) => {}
-            _ => drop(workshop.authority(issuer).await?),
-        },
-        None => {}
+    let Some(certificate) = &leaf.certificate else {
+        return Ok(());
+    };
+    match &certificate.issuer.key {
+        SecretRef::File(path) | SecretRef::RkeState { path, .. } if comes(path) => {}
+        _ => drop(workshop.authority(&certificate.issuer).await?),
     }
     Ok(())
 }

@@ -117,6 +117,18 @@ async fn look(proof: &Proof, eyes: &Eyes<'_>) -> Result<(), String> {
                 None => Err(format!("{at} is not there")),
             }
         }
+        Proof::FileRenewed { path, sha256 } => renewed(host, path, sha256.as_ref()).await,
+        Proof::ServesAt { .. }
+        | Proof::ServesOtherAt { .. }
+        | Proof::Healthy { .. }
+        | Proof::Accepts { .. }
+        | Proof::Quorum { .. } => look_from_host(proof, eyes).await,
+    }
+}
+
+/// Looks at what is seen from a host of the cluster.
+async fn look_from_host(proof: &Proof, eyes: &Eyes<'_>) -> Result<(), String> {
+    match proof {
         Proof::ServesAt {
             host,
             address,
@@ -148,7 +160,8 @@ async fn look(proof: &Proof, eyes: &Eyes<'_>) -> Result<(), String> {
             needed,
             client,
         } => eyes.quorum(members, *needed, client).await,
-        Proof::FileRenewed { path, sha256 } => renewed(host, path, sha256.as_ref()).await,
+        // The others are seen from this machine.
+        _ => Err("this is not seen from a host".to_owned()),
     }
 }
 

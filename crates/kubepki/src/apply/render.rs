@@ -1,5 +1,6 @@
 //! From a plan's content to bytes.
 
+use pki::PrivateKey;
 use zeroize::Zeroizing;
 
 use super::failure::MakeError;
@@ -18,8 +19,12 @@ pub(super) struct Rendered {
 
 impl Rendered {
     fn plain(bytes: impl Into<Zeroizing<Vec<u8>>>) -> Self {
+        Self::of(EntryKind::File(bytes.into()))
+    }
+
+    fn of(kind: EntryKind) -> Self {
         Self {
-            kind: EntryKind::File(bytes.into()),
+            kind,
             leaves: Vec::new(),
         }
     }
@@ -32,47 +37,37 @@ pub(super) async fn render(
     base: Option<&Entry>,
 ) -> Result<Rendered, MakeError> {
     match content {
-        Content::Directory => Ok(Rendered {
-            kind: EntryKind::Directory,
-            leaves: Vec::new(),
-        }),
-        Content::Link(target) => Ok(Rendered {
-            kind: EntryKind::Link(target.clone()),
-            leaves: Vec::new(),
-        }),
+        Content::Directory => Ok(Rendered::of(EntryKind::Directory)),
+        Content::Link(target) => Ok(Rendered::of(EntryKind::Link(target.clone()))),
         Content::Text(text) => Ok(Rendered::plain(text.clone().into_bytes())),
         Content::Staged { .. }
         | Content::Backup { .. }
         | Content::Restamped { .. }
         | Content::CopyOf { .. } => Ok(Rendered::plain(copied(workshop, content).await?)),
         Content::LeafKey(leaf) => {
-            let pem = key_pem(workshop, leaf).await?;
-            let spki = workshop.key(leaf).await?.spki_sha256().to_string();
+            let key = workshop.key(leaf).await?;
             let record = LeafRecord {
                 leaf: leaf.clone(),
-                spki,
+                spki: key.spki_sha256().to_string(),
                 certificate: None,
             };
-            let kind = EntryKind::File(pem.as_bytes().to_vec().into());
             Ok(Rendered {
-                kind,
                 leaves: vec![record],
+                ..Rendered::plain(pem_of(leaf, &key)?.as_bytes().to_vec())
             })
         }
         Content::LeafCertificate(leaf) => {
             let issued = workshop.certificate(leaf).await?;
-            let kind = EntryKind::File(issued.chain.into_bytes().into());
             Ok(Rendered {
-                kind,
                 leaves: vec![issued.record],
+                ..Rendered::plain(issued.chain.into_bytes())
             })
         }
         Content::BareCertificate(leaf) => {
             let issued = workshop.certificate(leaf).await?;
-            let kind = EntryKind::File(issued.bare.into_bytes().into());
             Ok(Rendered {
-                kind,
                 leaves: vec![issued.record],
+                ..Rendered::plain(issued.bare.into_bytes())
             })
         }
         Content::RkeState(edit) => {
@@ -90,10 +85,9 @@ pub(super) async fn render(
             let key = key_pem(workshop, leaf).await?;
             let issued = workshop.certificate(leaf).await?;
             let text = admin(server, cluster, authority, &issued.chain, &key)?;
-            let kind = EntryKind::File(text.as_bytes().to_vec().into());
             Ok(Rendered {
-                kind,
                 leaves: vec![issued.record],
+                ..Rendered::plain(text.as_bytes().to_vec())
             })
         }
         // What a host has kept is read there.
@@ -246,7 +240,10 @@ pub(super) fn bytes_of(kind: EntryKind) -> Result<Zeroizing<Vec<u8>>, MakeError>
 }
 
 async fn key_pem(workshop: &Workshop<'_>, leaf: &LeafId) -> Result<Zeroizing<String>, MakeError> {
-    let key = workshop.key(leaf).await?;
+    pem_of(leaf, &workshop.key(leaf).await?)
+}
+
+fn pem_of(leaf: &LeafId, key: &PrivateKey) -> Result<Zeroizing<String>, MakeError> {
     key.to_pem().map_err(|source| MakeError::Leaf {
         leaf: leaf.clone(),
         source,

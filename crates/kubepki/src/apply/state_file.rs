@@ -58,8 +58,12 @@ async fn entry(
     present: Option<Entry>,
     leaves: &mut Vec<LeafRecord>,
 ) -> Result<Entry, MakeError> {
-    let mut entry =
-        present.unwrap_or_else(|| Entry::new(name, "", Secret::default(), Origin::Issued));
+    // What this program does not sign itself comes from elsewhere.
+    let origin = match &wanted.certificate {
+        None | Some(Content::LeafCertificate(_) | Content::BareCertificate(_)) => Origin::Issued,
+        Some(_) => Origin::Custom,
+    };
+    let mut entry = present.unwrap_or_else(|| Entry::new(name, "", Secret::default(), origin));
     // Entries of clusters that RKE 0.1 made have no names.
     name.clone_into(&mut entry.name);
     if let Some(certificate) = &wanted.certificate {

@@ -50,8 +50,6 @@ pub(super) fn quote(text: &str) -> String {
             '\x07' => quoted.push_str("\\a"),
             '\x08' => quoted.push_str("\\b"),
             '\x0c' => quoted.push_str("\\f"),
-            // Rust's Debug escapes it in text of one character.
-            '\'' => quoted.push('\''),
             '\n' => quoted.push_str("\\n"),
             '\r' => quoted.push_str("\\r"),
             '\t' => quoted.push_str("\\t"),

@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use super::show::proof_in_words;
 use super::show_state;
 use super::{
-    Action, ContainerRestart, Content, Credential, FileSet, LeafId, Plan, Proof, StateEdit,
-    StateEntry, Step, Target, kept_at,
+    Action, ContainerRestart, Content, Credential, FileSet, LeafId, Plan, Proof, StateEdit, Step,
+    Target, kept_at,
 };
 use crate::rke::catalogue::{Per, row_of};
 
@@ -193,7 +193,7 @@ fn deploy(text: &mut String, plan: &Plan, steps: &[Step]) {
         few(&hosts)
     );
     // Hosts that get the same are told of together, in the order in which they come.
-    let mut groups: Vec<(Vec<(&'static str, String)>, Vec<String>)> = Vec::new();
+    let mut groups: Vec<(Vec<Told>, Vec<String>)> = Vec::new();
     for (_, set) in &sets {
         let told = changes(set);
         match groups.iter_mut().find(|(known, _)| *known == told) {
@@ -218,8 +218,11 @@ fn deploy(text: &mut String, plan: &Plan, steps: &[Step]) {
     }
 }
 
+/// A form, such as certificate and key, and the entries in that form.
+type Told = (&'static str, String);
+
 /// What changes on a host: by form, which entries, told so that like hosts are told alike.
-fn changes(set: &FileSet) -> Vec<(&'static str, String)> {
+fn changes(set: &FileSet) -> Vec<Told> {
     let mut parts: BTreeMap<&str, BTreeSet<&'static str>> = BTreeMap::new();
     let mut others = Vec::new();
     let (mut gone, mut strays, mut former) = (Vec::new(), 0_usize, 0_usize);
@@ -253,12 +256,12 @@ fn changes(set: &FileSet) -> Vec<(&'static str, String)> {
                 .push(entry.to_owned());
         }
     }
-    let mut told: Vec<(&'static str, String)> = forms
+    let mut told: Vec<Told> = forms
         .into_iter()
         .map(|(form, names)| (form, names.join(", ")))
         .collect();
     if former > 0 {
-        told.push(("as it was before", format!("{former} files")));
+        told.push(("as it was before", files(former)));
     }
     if !others.is_empty() {
         told.push(("put", others.join(", ")));
@@ -267,9 +270,13 @@ fn changes(set: &FileSet) -> Vec<(&'static str, String)> {
         told.push(("removed", gone.join(", ")));
     }
     if strays > 0 {
-        told.push(("removed", format!("{strays} files of single nodes")));
+        told.push(("removed", format!("{} of single nodes", files(strays))));
     }
     told
+}
+
+fn files(count: usize) -> String {
+    format!("{count} file{}", if count == 1 { "" } else { "s" })
 }
 
 /// A file's entry and what part of it the file holds.

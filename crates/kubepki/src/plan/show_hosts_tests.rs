@@ -121,7 +121,7 @@ fn hosts_that_get_the_same_are_told_of_once() {
          certificate and key: its own kube-kubelet\n              \
          kubeconfig: kube-proxy\n              \
          removed: kube-ca-key.pem\n              \
-         removed: 1 files of single nodes\n      \
+         removed: 1 file of single nodes\n      \
          kept:   the former files, in /etc/kubernetes/.kubepki/p-1/old on each host\n      \
          reason: test\n   \
          2-4. restart kubelet on 6 hosts, 2 hosts at a time\n      \

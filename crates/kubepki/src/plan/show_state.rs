@@ -49,7 +49,7 @@ fn wanted(text: &mut String, plan: &Plan, entries: &BTreeMap<String, StateEntry>
         if let Some(leaf) = leaf {
             let words = match &leaf.certificate {
                 Some(certificate) => format!(
-                    "end {}, from {}, {} each",
+                    "until {}, from {}, {} each",
                     certificate.not_after,
                     subject(&certificate.issuer.certificate).unwrap_or_default(),
                     key_in_words(leaf)

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use pki::{Certificate, DAY, KeyAlgorithm, PrivateKey, Purpose, San, UnixTime, Validity};
+use pki::{
+    Authority, Certificate, DAY, KeyAlgorithm, LeafRequest, PrivateKey, Purpose, San, Serial,
+    UnixTime, Validity,
+};
 
 use super::catalogue::{
     AUTHORITY_DAYS, CommonName, KEY_BITS, Kind, LEAF_DAYS, Per, RKE, Row, SanRule, When,
@@ -141,6 +144,29 @@ impl LeafSpec {
     /// RSA: RKE panics on anything else.
     pub fn algorithm(&self) -> KeyAlgorithm {
         KeyAlgorithm::Rsa(KEY_BITS)
+    }
+
+    /// The certificate for `key`, as long as RKE's.
+    ///
+    /// # Errors
+    ///
+    /// What [`Authority::issue`] refuses.
+    pub(super) fn issue(
+        &self,
+        authority: &Authority,
+        key: &PrivateKey,
+        serial: Serial,
+        now: UnixTime,
+    ) -> Result<Certificate, pki::Error> {
+        authority.issue(&LeafRequest {
+            organizations: &self.organizations,
+            common_name: &self.common_name,
+            sans: &self.sans,
+            purposes: &self.purposes,
+            spki_der: key.spki_der(),
+            serial,
+            validity: leaf_validity(now, authority.certificate().validity()),
+        })
     }
 }
 

@@ -8,14 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 
 use pki::{
-    Authority, Certificate, DAY, KeyAlgorithm, LeafRequest, Name, PrivateKey, Serial, UnixTime,
-    Validity,
+    Authority, Certificate, DAY, KeyAlgorithm, Name, PrivateKey, Serial, UnixTime, Validity,
 };
 use zeroize::Zeroizing;
 
 use super::catalogue::AUTHORITY_DAYS;
 use super::entry::Origin;
-use super::generate::{GenerateError, LeafSpec, first, leaf_validity};
+use super::generate::{GenerateError, LeafSpec, first};
 use super::rotate::Site;
 use super::{ClusterConfig, Entry, Half, Json, Node, Role, Secret, State, kubeconfig, names};
 use crate::edge::{Entropy, KeySource};
@@ -241,15 +240,8 @@ fn leaf(
     authority: &Authority,
     key: &PrivateKey,
 ) -> Result<Certificate, InitError> {
-    let issued = authority.issue(&LeafRequest {
-        organizations: &spec.organizations,
-        common_name: &spec.common_name,
-        sans: &spec.sans,
-        purposes: &spec.purposes,
-        spki_der: key.spki_der(),
-        serial: serial(request, &spec.entry)?,
-        validity: leaf_validity(request.now, authority.certificate().validity()),
-    });
+    let serial = serial(request, &spec.entry)?;
+    let issued = spec.issue(authority, key, serial, request.now);
     issued.map_err(make(&spec.entry))
 }
 

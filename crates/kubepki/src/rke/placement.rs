@@ -198,6 +198,14 @@ pub fn affected(node: &Node, files: &[HostFile], config: &ClusterConfig) -> Vec<
     components
 }
 
+/// Whether an API server was started with these arguments by RKE before 0.2: it checks
+/// service-account tokens with its own certificate's key (`cluster/certificates.go`).
+pub fn is_legacy_apiserver(arguments: &[String]) -> bool {
+    let key = names::key_path(names::KUBE_APISERVER);
+    let mut arguments = arguments.iter();
+    arguments.any(|it| it.contains("service-account-key-file") && it.contains(&key))
+}
+
 fn by_flags(file: &str, config: &ClusterConfig) -> Vec<Service> {
     let (entry, part) = match (file.strip_prefix("kubecfg-"), file.strip_suffix("-key.pem")) {
         (Some(rest), _) => (rest.strip_suffix(".yaml"), Part::Kubeconfig),

@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pki::{Authority, LeafRequest, PrivateKey, Serial, UnixTime};
+use pki::{Authority, PrivateKey, Serial, UnixTime};
 use zeroize::Zeroizing;
 
 use super::catalogue::{Kind, RKE};
 use super::entry::Origin;
-use super::generate::{GenerateError, first, leaf_validity};
+use super::generate::{GenerateError, first};
 use super::init::{rke_config, with_admin};
 use super::rotate::Site;
 use super::{Bundle, ClusterConfig, Entry, Half, Role, Secret, State, names};
@@ -240,15 +240,8 @@ fn administrator(
     let key = request.keys.generate(spec.algorithm());
     let key = key.map_err(RebuildError::Admin)?;
     let serial = Serial::random(|bytes| request.entropy.fill(bytes));
-    let issued = authority.issue(&LeafRequest {
-        organizations: &spec.organizations,
-        common_name: &spec.common_name,
-        sans: &spec.sans,
-        purposes: &spec.purposes,
-        spki_der: key.spki_der(),
-        serial: serial.map_err(RebuildError::Admin)?,
-        validity: leaf_validity(request.now, authority.certificate().validity()),
-    });
+    let serial = serial.map_err(RebuildError::Admin)?;
+    let issued = spec.issue(&authority, &key, serial, request.now);
     let certificate = issued.map_err(RebuildError::Admin)?;
     let pem = Secret::new(key.to_pem().map_err(RebuildError::Admin)?);
     let text = certificate.to_pem();

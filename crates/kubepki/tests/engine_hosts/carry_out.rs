@@ -109,7 +109,7 @@ async fn a_break_at_any_call_to_a_host_is_mended() {
             return;
         }
         let changed = scene.picture().await != before;
-        if nth / STRIDE % 2 == 0 {
+        if (nth / STRIDE).is_multiple_of(2) {
             match executor.resume(&plan.id).await {
                 Err(ApplyError::NotBegun { .. } | ApplyError::State(StateError::NoPlan { .. })) => {
                     assert!(!changed, "{nth}");

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use kubepki::apply::{Aftermath, ApplyError};
+use kubepki::apply::{Aftermath, ApplyError, Executor};
 use kubepki::edge::file::replace;
 use kubepki::error_chain;
 use kubepki::host::Attributes;
@@ -116,83 +116,115 @@ async fn nothing_is_stopped_without_the_others_and_nothing_is_believed() {
     }
 }
 
+fn step(good: &Plan, change: &dyn Fn(&mut Plan)) -> Plan {
+    let mut plan = good.clone();
+    change(&mut plan);
+    plan
+}
+
+/// The plan with its first host's files changed.
+fn set(good: &Plan, change: &dyn Fn(&mut FileSet)) -> Plan {
+    step(good, &|plan| {
+        if let Action::Deploy { sets } = &mut plan.steps[1].action {
+            change(&mut sets[0]);
+        }
+    })
+}
+
+fn file(good: &Plan, change: &dyn Fn(&mut FileChange)) -> Plan {
+    set(good, &|set| change(set.files.get_mut("web.pem").unwrap()))
+}
+
+fn container(good: &Plan, change: &dyn Fn(&mut ContainerRestart)) -> Plan {
+    step(good, &|plan| {
+        if let Action::RestartContainers { restarts } = &mut plan.steps[2].action {
+            change(&mut restarts[0]);
+        }
+    })
+}
+
+/// No plan fits, and nothing of it is kept.
+async fn unfit(executor: &Executor<'_>, cases: impl IntoIterator<Item = (&str, Plan)>) {
+    for (expected, plan) in cases {
+        let error = executor.apply(&plan).await.unwrap_err();
+        assert!(
+            matches!(error, ApplyError::Unfit { .. }),
+            "{expected}: {error}"
+        );
+        assert!(error.to_string().contains(expected), "{expected}: {error}");
+    }
+    assert!(executor.state.plans().unwrap().is_empty());
+}
+
 #[tokio::test]
-async fn a_plan_that_does_not_fit_is_refused() {
+async fn files_that_do_not_fit_are_refused() {
     let scene = Scene::new();
     let good = scene.plan(ID, None).await;
     let state = scene.lock();
     let executor = scene.executor(&state);
-    let set = |change: &dyn Fn(&mut FileSet)| {
-        let mut plan = good.clone();
-        if let Action::Deploy { sets } = &mut plan.steps[1].action {
-            change(&mut sets[0]);
-        }
-        plan
-    };
-    let container = |change: &dyn Fn(&mut ContainerRestart)| {
-        let mut plan = good.clone();
-        if let Action::RestartContainers { restarts } = &mut plan.steps[2].action {
-            change(&mut restarts[0]);
-        }
-        plan
-    };
-    let file = |change: &dyn Fn(&mut FileChange)| {
-        set(&|set| change(set.files.get_mut("web.pem").unwrap()))
-    };
-    let healthy = |url: &str| Proof::Healthy {
-        host: NAMES[0].to_owned(),
-        url: url.to_owned(),
-        client: None,
-        member: None,
-    };
-    let step = |change: &dyn Fn(&mut Plan)| {
-        let mut plan = good.clone();
-        change(&mut plan);
-        plan
-    };
     let cases = [
         (
             "one for each of its hosts",
-            set(&|it| it.host = "other".to_owned()),
+            set(&good, &|it| it.host = "other".to_owned()),
         ),
-        ("no absolute path", set(&|it| it.directory = "ssl".into())),
-        ("there are no files", set(&|it| it.files.clear())),
+        (
+            "no absolute path",
+            set(&good, &|it| it.directory = "ssl".into()),
+        ),
+        ("there are no files", set(&good, &|it| it.files.clear())),
         (
             "no name of a file",
-            set(&|it| {
+            set(&good, &|it| {
                 let change = it.files["web.pem"].clone();
                 it.files.insert("../web.pem".to_owned(), change);
             }),
         ),
         (
             "does not fit its place",
-            file(&|it| it.content = Some(Content::Directory)),
+            file(&good, &|it| it.content = Some(Content::Directory)),
         ),
         (
             "condition on web.pem",
-            file(&|it| it.before = Before::LeftBy(1)),
+            file(&good, &|it| it.before = Before::LeftBy(1)),
         ),
         (
             "what leaf nobody is",
-            file(&|it| {
+            file(&good, &|it| {
                 it.content = Some(Content::LeafKey(LeafId("nobody".to_owned())));
             }),
         ),
+    ];
+    unfit(&executor, cases).await;
+}
+
+#[tokio::test]
+async fn containers_and_an_order_that_do_not_fit_are_refused() {
+    let scene = Scene::new();
+    let good = scene.plan(ID, None).await;
+    let state = scene.lock();
+    let executor = scene.executor(&state);
+    let healthy = |url: &str| Proof::Healthy {
+        host: NAMES[0].to_owned(),
+        url: url.to_owned(),
+        client: None,
+        member: None,
+    };
+    let cases = [
         (
             "no name of a container",
-            container(&|it| it.container = "a/b".to_owned()),
+            container(&good, &|it| it.container = "a/b".to_owned()),
         ),
         (
             "not those of its hosts",
-            container(&|it| it.host = NAMES[1].to_owned()),
+            container(&good, &|it| it.host = NAMES[1].to_owned()),
         ),
         (
             "is no URL",
-            container(&|it| it.proof.push(healthy("ftp://x"))),
+            container(&good, &|it| it.proof.push(healthy("ftp://x"))),
         ),
         (
             "has no certificate",
-            container(&|it| {
+            container(&good, &|it| {
                 let leaf = leaf_id("nobody");
                 let (host, address) = (NAMES[0].to_owned(), "x:1".to_owned());
                 it.proof.push(Proof::ServesAt {
@@ -202,31 +234,28 @@ async fn a_plan_that_does_not_fit_is_refused() {
                 });
             }),
         ),
-        ("there is none", step(&|it| it.deferrable.extend([99]))),
+        (
+            "there is none",
+            step(&good, &|it| it.deferrable.extend([99])),
+        ),
         (
             "cannot be put off, but an earlier one",
-            step(&|it| it.deferrable.extend([2])),
+            step(&good, &|it| it.deferrable.extend([2])),
         ),
         (
             "one of them twice",
-            step(&|it| it.steps[1].target = hosts(&[NAMES[0], NAMES[0]])),
+            step(&good, &|it| {
+                it.steps[1].target = hosts(&[NAMES[0], NAMES[0]])
+            }),
         ),
         (
             "with its files",
-            step(&|it| it.steps[1].before = Before::Absent),
+            step(&good, &|it| it.steps[1].before = Before::Absent),
         ),
         (
             "what must be there before",
-            step(&|it| it.steps[5].before = Before::LeftBy(2)),
+            step(&good, &|it| it.steps[5].before = Before::LeftBy(2)),
         ),
     ];
-    for (expected, plan) in cases {
-        let error = executor.apply(&plan).await.unwrap_err();
-        assert!(
-            matches!(error, ApplyError::Unfit { .. }),
-            "{expected}: {error}"
-        );
-        assert!(error.to_string().contains(expected), "{expected}: {error}");
-    }
-    assert!(state.plans().unwrap().is_empty());
+    unfit(&executor, cases).await;
 }

@@ -115,7 +115,7 @@ impl Tour {
                 names::KUBE_APISERVER => request.sans().get(1..).unwrap_or_default(),
                 _ => request.sans(),
             };
-            signer.sign(self.now, (&leaf.entry, &request), sans, &folder)?;
+            signer.sign(self.now, (leaf.entry.as_str(), &request), sans, &folder)?;
         }
         company.publish(&folder, names::KUBE_CA)?;
         front.publish(&folder, names::REQUEST_HEADER_CA)?;
@@ -175,11 +175,11 @@ impl Tour {
                 keys: &FreshKeys,
             },
             &set,
-            Some(&key),
+            Some(key.as_str()),
         );
         let (made, _) = made.map_err(|error| CliError::from_rotation(&error))?;
         let text = plan::show(&made, None);
-        let steps = text.lines().skip_while(|line| !line.starts_with("   1. "));
+        let steps = text.lines().skip_while(|line| !line.starts_with("  "));
         for line in steps.take(12) {
             say(line)?;
         }

@@ -20,7 +20,7 @@ use crate::args::SiteArgs;
 use crate::command::change::refuse_unfinished;
 use crate::error::{CliError, Exit};
 use crate::output;
-use crate::rke::rotate::{look, refuse_early};
+use crate::rke::rotate::{api_away, look, refuse_early};
 use crate::rke::{RkeCluster, Session, reach};
 use crate::world::World;
 
@@ -80,7 +80,7 @@ pub async fn rotate(args: &RotateArgs, world: &World, log: &Arc<Log>) -> Result<
         hint: error.hint,
     })?;
     let survey = look(world, &cluster, &machines).await;
-    let away = away(&survey, &cluster)?;
+    let away = away(&survey, &stored)?;
     let told = Told {
         rotation: &rotation,
         config: &stored,
@@ -88,7 +88,10 @@ pub async fn rotate(args: &RotateArgs, world: &World, log: &Arc<Log>) -> Result<
         away: &away,
     };
     refuse_lone(&told, log)?;
-    let (plan, staged) = draft(world, &cluster, &survey, &told).map_err(|error| {
+    let drops = rotation == Rotation::Authorities;
+    let api_away = drops && api_away(world, &cluster, &machines).await;
+    let planned = draft(world, &cluster, &survey, &told, api_away);
+    let (plan, staged) = planned.map_err(|error| {
         if !away.is_empty() {
             tunnels(&told).iter().for_each(|it| narrator::say(log, it));
         }
@@ -144,15 +147,22 @@ fn stored(cluster: &RkeCluster) -> Result<ClusterConfig, Failure> {
 
 /// Hosts that do not answer. RKE leaves out what turns it away, too; we stop there, while nothing
 /// is changed: waiting would not mend it, and a host key that changed is no matter to pass over.
-fn away(survey: &Survey, cluster: &RkeCluster) -> Result<Vec<(String, String)>, Failure> {
+///
+/// Nodes are those of the state, as with RKE: one that only cluster.yml has gets nothing.
+fn away(survey: &Survey, stored: &ClusterConfig) -> Result<Vec<(String, String)>, Failure> {
     let mut away = Vec::new();
-    for node in &cluster.config.nodes {
+    for node in &stored.nodes {
         let host = &node.address;
         let Some(Seen::Away { why, refuses }) = survey.hosts.get(host) else {
             continue;
         };
-        let own = format!("{host} cannot be reached: ");
-        let why = why.strip_prefix(&own).unwrap_or(why).to_owned();
+        // RKE names the host in its own words.
+        let own = [format!("{host} cannot be reached: "), format!("{host}: ")];
+        let why = own
+            .iter()
+            .find_map(|own| why.strip_prefix(own))
+            .unwrap_or(why);
+        let why = why.to_owned();
         if *refuses {
             return Err(Failure {
                 text: format!("Failed to set up SSH tunneling for host [{host}]: {why}"),
@@ -186,12 +196,14 @@ fn refuse_lone(told: &Told<'_>, log: &Log) -> Result<(), Failure> {
     })
 }
 
-/// Plans; where etcd would be out of order for a while, it is, as with RKE.
+/// Plans; where etcd cannot but be out of order for a while, it is, as with RKE. Where it is sick
+/// and still has a quorum, RKE would take that away; we stop.
 fn draft(
     world: &World,
     cluster: &RkeCluster,
     survey: &Survey,
     told: &Told<'_>,
+    api_away: bool,
 ) -> Result<(Plan, Vec<Staged>), CliError> {
     let state = cluster.state()?;
     let purpose = match told.rotation {
@@ -201,6 +213,7 @@ fn draft(
     let id = plan_id(world.now(), purpose, &world.entropy)?;
     let mut options = Options {
         switch: Switch::Cross,
+        api_away,
         skip_unreachable: told.away.iter().map(|(host, _)| host.clone()).collect(),
         ..Options::default()
     };
@@ -219,6 +232,25 @@ fn draft(
         })
     };
     let planned = match attempt(&options) {
+        Err(RotateError::Unhealthy {
+            members,
+            healthy,
+            needed,
+        }) if healthy >= needed => {
+            let sick: Vec<String> = members
+                .iter()
+                .map(|(host, why)| format!("[{host}]: {why}"))
+                .collect();
+            return Err(CliError::refused(format!(
+                "etcd is not healthy on host(s) {}",
+                sick.join("; ")
+            ))
+            .hint(
+                "nothing was changed: restarting the others could cost etcd its quorum. Mend \
+                 these first, or run `kubepki rotate --allow-etcd-outage`, which restarts the sick \
+                 ones first and goes on only if they get well",
+            ));
+        }
         Err(error @ (RotateError::Quorum { .. } | RotateError::Unhealthy { .. })) => {
             output::talk(&format!(
                 "kubepki: warning: {error}.\nkubepki: going on all the same, as RKE does"

@@ -140,8 +140,8 @@ impl Script {
             ));
             cue.after.extend(tunnels(told));
         }
-        let promoted = edits().filter(|(_, edit)| matches!(edit, StateEdit::Promote { .. }));
-        if let Some((step, _)) = promoted.last() {
+        let mut promoted = edits().filter(|(_, edit)| matches!(edit, StateEdit::Promote { .. }));
+        if let Some((step, _)) = promoted.next_back() {
             self.cue(step).after.push(deployed);
         }
     }

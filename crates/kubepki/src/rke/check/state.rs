@@ -101,8 +101,9 @@ fn one(
         add(finding.subject(certificate));
     }
     if certificates.len() > 1 && matches!(row.kind, Kind::Authority) {
-        let what = "an older root is trusted beside it, since a rotation that kept it";
-        add(Finding::new(Note, "old-root", at(), what.to_owned()));
+        let what = "an older root is trusted beside it, since a rotation that kept it; a newer \
+                    rotation of the CAs ends with the newest root alone";
+        add(Finding::new(Note, "old-root", at(), what.to_owned()).mend(ROTATE_CA));
     }
     if !matches!(row.kind, Kind::Leaf(_)) {
         return;

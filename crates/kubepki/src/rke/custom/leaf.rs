@@ -1,7 +1,7 @@
 //! What a leaf must be beyond RKE's rules.
 
 use pki::verify::{Options, check_host, verify};
-use pki::{Certificate, KeyUsage, Purpose, San};
+use pki::{Certificate, KeyAlgorithm, KeyUsage, Purpose, San};
 
 use super::found::{Found, Pair};
 use super::{Judge, Rule, Severity};
@@ -79,10 +79,20 @@ impl Judge<'_> {
         }
         match leaf.verify_signature(ca.spki_der()) {
             Ok(()) => {}
-            Err(pki::Error::UnsupportedSignature { algorithm }) => {
-                let message = format!("is signed with {algorithm}, which Kubernetes refuses");
-                self.error(Rule::WeakSignature, file, message);
-            }
+            Err(pki::Error::UnsupportedSignature { algorithm }) => match other_kind(leaf, ca) {
+                Some(key) => {
+                    let message = format!(
+                        "was not signed by the key of {}, though it says so: that is a key of \
+                         another kind ({key}), and this is signed with {algorithm}",
+                        ca.subject()
+                    );
+                    self.error(Rule::Signature, file, message);
+                }
+                None => {
+                    let message = format!("is signed with {algorithm}, which Kubernetes refuses");
+                    self.error(Rule::WeakSignature, file, message);
+                }
+            },
             Err(error) => {
                 let message = format!(
                     "was not signed by the key of {}, though it says so: {error}",
@@ -237,4 +247,26 @@ fn needed(wanted: &LeafSpec) -> Vec<Purpose> {
         return vec![Purpose::ServerAuth];
     }
     wanted.purposes.clone()
+}
+
+/// What signs like `name`, a signature algorithm that Kubernetes takes.
+fn signs(name: &str) -> Option<fn(KeyAlgorithm) -> bool> {
+    match name {
+        "ecdsa-with-SHA256" | "ecdsa-with-SHA384" | "ecdsa-with-SHA512" => Some(|key| {
+            use KeyAlgorithm::{P256, P384, P521};
+            matches!(key, P256 | P384 | P521)
+        }),
+        "sha256WithRSAEncryption" | "sha384WithRSAEncryption" | "sha512WithRSAEncryption" => {
+            Some(|key| matches!(key, KeyAlgorithm::Rsa(_)))
+        }
+        "Ed25519" => Some(|key| matches!(key, KeyAlgorithm::Ed25519)),
+        _ => None,
+    }
+}
+
+/// The kind of the CA's key, where a good signature is none that such a key makes.
+fn other_kind(leaf: &Certificate, ca: &Certificate) -> Option<KeyAlgorithm> {
+    let key = pki::public_key_algorithm(ca.spki_der())?;
+    let signs = signs(&leaf.signature_algorithm())?;
+    (!signs(key)).then_some(key)
 }

@@ -99,10 +99,32 @@ impl Work<'_> {
         let switch = self.scene.switch.unwrap_or_default();
         for spec in &wanted.authorities {
             let old = self.scene.bundle.get(spec.entry);
+            let old = old.filter(|old| !self.is_over(spec.entry, old, switch));
             let fresh = authority::fresh(self.request, spec, old, switch)?;
             self.fresh.insert(spec.entry, fresh);
         }
         Ok(())
+    }
+
+    /// Whether the aggregation layer's CA is out of its time: nobody believes what it signed, so
+    /// the new one need not be vouched for. (Where it is the cluster's, the switch is at once.)
+    fn is_over(&mut self, name: &str, old: &Entry, switch: Switch) -> bool {
+        if switch != Switch::Cross || name != names::REQUEST_HEADER_CA {
+            return false;
+        }
+        let Ok(Some(certificate)) = old.certificate() else {
+            return false;
+        };
+        let validity = certificate.validity();
+        let over = !validity.contains(self.request.now);
+        if over {
+            self.changes.notes.push(format!(
+                "{name} is valid from {} to {} only: aggregated API servers refuse the API server \
+                 already, so the new one takes its place without the old one's word.",
+                validity.not_before, validity.not_after
+            ));
+        }
+        over
     }
 
     /// Everything that is new: CAs with the old ones beside them, leaves with what vouches for

@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use zeroize::Zeroizing;
-
 use super::change::{Changes, Phase, staged_content};
 use super::proofs::Prover;
 use super::share::Share;
@@ -174,7 +172,7 @@ impl Draft<'_> {
             .map(|json| {
                 let staged = Staged {
                     name: "rke-config.json".to_owned(),
-                    bytes: Zeroizing::new(json.clone()),
+                    bytes: json.clone(),
                 };
                 let content = staged_content(&staged);
                 self.staged.push(staged);
@@ -293,7 +291,10 @@ impl Draft<'_> {
     fn etcd(&mut self, phase: &Phase, shares: &[Share<'_>]) {
         let one_by_one = "one member of etcd at a time";
         let mut all = Vec::new();
-        for share in shares {
+        // Sick members first: they must be well before a healthy one goes.
+        let is_sick = |share: &&Share<'_>| self.scene.etcd_sick.contains(&share.node.address);
+        let (sick, well): (Vec<&Share<'_>>, Vec<&Share<'_>>) = shares.iter().partition(is_sick);
+        for share in sick.into_iter().chain(well) {
             let restarts = self.restarts(phase, share, &[Service::Etcd]);
             match self.scene.etcd_at_once {
                 true => all.extend(restarts),

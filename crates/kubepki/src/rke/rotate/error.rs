@@ -52,15 +52,12 @@ pub enum RotateError {
         problem: String,
     },
     /// Hosts that nobody said may be left out.
-    #[error(
-        "{} of the cluster's hosts cannot be reached:{}\nNothing was changed. Bring them back, or \
-         name them with --skip-unreachable; `kubepki resume` picks them up later",
-        hosts.len(),
-        hosts.iter().map(|(host, why)| format!("\n  {host}: {why}")).collect::<String>()
-    )]
+    #[error("{}", unreached(hosts, refusing))]
     Unreachable {
-        /// Address and reason of each.
+        /// Address and reason of each that does not answer.
         hosts: Vec<(String, String)>,
+        /// Address and reason of each that answers and turns us away: waiting does not help.
+        refusing: Vec<(String, String)>,
     },
     /// Every host is away.
     #[error("no host of the cluster can be reached, so there is nothing to do now")]
@@ -92,19 +89,53 @@ pub enum RotateError {
     },
     /// A member of etcd is not healthy before anything is done.
     #[error(
-        "etcd is not healthy:{}\nMend it first. If it is down because its certificates have \
-         expired, --allow-etcd-outage restarts all its members at once with the new ones",
-        members.iter().map(|(host, why)| format!("\n  {host}: {why}")).collect::<String>()
+        "etcd is not healthy:{}\nMend it first. {}",
+        listed(members),
+        if healthy < needed {
+            "If it is down because its certificates have expired, --allow-etcd-outage restarts \
+             all its members at once with the new ones"
+        } else {
+            "The others are a quorum still: --allow-etcd-outage gives these their new \
+             certificates first, and stops if they do not get well with them"
+        }
     )]
     Unhealthy {
         /// Address and reason of each.
         members: Vec<(String, String)>,
+        /// How many members are.
+        healthy: usize,
+        /// How many make a quorum.
+        needed: usize,
     },
     /// `--apply-config` where the nodes differ.
     #[error(
         "--apply-config cannot add, remove or move nodes: {0}. Run `rke up` for that, then rotate"
     )]
     Nodes(String),
+    /// `--apply-config` where containers would have to be made anew.
+    #[error(
+        "--apply-config cannot make containers anew, and without that nobody would read the new \
+         files: {0}. Run `rke up` first, then rotate"
+    )]
+    Containers(String),
+    /// Certificates of an etcd that RKE does not run.
+    #[error(
+        "the cluster's etcd is an external one (services.etcd.external_urls), so there is nothing \
+         to rotate for the service etcd: renew its certificates where it runs; what the API server \
+         shows it comes from services.etcd in cluster.yml"
+    )]
+    ExternalEtcd,
+    /// API servers as RKE before 0.2 started them.
+    #[error(
+        "kube-apiserver on {} checks service-account tokens with its own certificate's key, as RKE \
+         before 0.2 started it: a new key would void every token. Run `rke up` with RKE 0.2 or \
+         later first, which starts it with the service-account key, then rotate",
+        hosts.join(", ")
+    )]
+    Legacy {
+        /// Their addresses.
+        hosts: Vec<String>,
+    },
     /// Custom certificates that are all there already.
     #[error("these certificates are in force already")]
     Same,
@@ -130,6 +161,36 @@ pub enum RotateError {
     },
 }
 
+/// A line for each host.
+fn listed(hosts: &[(String, String)]) -> String {
+    let lines = hosts.iter().map(|(host, why)| format!("\n  {host}: {why}"));
+    lines.collect()
+}
+
+/// Who was not reached, and what to do about it.
+fn unreached(hosts: &[(String, String)], refusing: &[(String, String)]) -> String {
+    let mut text = String::new();
+    if !refusing.is_empty() {
+        text = format!(
+            "{} of the cluster's hosts answer and turn us away:{}\nMend this first: the SSH key, \
+             user or known host key, or the user's access to Docker",
+            refusing.len(),
+            listed(refusing)
+        );
+    }
+    if !hosts.is_empty() {
+        let first = if text.is_empty() { "" } else { "\n" };
+        text.push_str(&format!(
+            "{first}{} of the cluster's hosts cannot be reached:{}\nBring them back, or name them \
+             with --skip-unreachable; `kubepki resume` picks them up later",
+            hosts.len(),
+            listed(hosts)
+        ));
+    }
+    text.push_str("\nNothing was changed");
+    text
+}
+
 impl RotateError {
     /// Whether the command line is to blame.
     pub fn is_usage(&self) -> bool {
@@ -142,7 +203,7 @@ impl RotateError {
             Self::NoCurrentState => {
                 "the state file (cluster.rkestate beside cluster.yml) is missing, has another \
                  name than --config, or its currentState is empty: put it there, get it from the \
-                 cluster with `rke util get-state-file`, or rebuild it with \
+                 cluster with `kubepki state pull`, or rebuild it with \
                  `kubepki state rebuild`"
             }
             Self::NoAuthority | Self::EmptyAuthority => {

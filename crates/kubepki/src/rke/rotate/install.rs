@@ -46,6 +46,9 @@ pub fn install(
     let ask = Ask {
         signs: false,
         etcd: new.keys().any(|name| touches_etcd(name)),
+        tokens: new.keys().any(|name| {
+            [names::KUBE_APISERVER, names::SERVICE_ACCOUNT_TOKEN].contains(&name.as_str())
+        }),
     };
     let scene = scene(request, ask)?;
     let work = Work {
@@ -95,15 +98,22 @@ impl Work<'_> {
         }
         let admin = self.admin(&moved, admin_key, &mut changes.staged);
         changes.phases.push(self.certificates(&moved, admin));
-        let retire =
-            !moved.is_empty() && !self.request.options.keep_old && self.scene.skipped.is_empty();
+        let retire = !moved.is_empty() && !self.scene.keep_old && self.scene.skipped.is_empty();
         if retire {
             changes.phases.push(self.retire(&moved, admin_key));
         }
         if !retire && !moved.is_empty() {
-            changes.notes.push(
-                "The old CA stays trusted: its key can still sign for this cluster.".to_owned(),
-            );
+            let why = match self.request.options.api_away {
+                true => {
+                    " because the cluster's API does not answer, so that system pods cannot be \
+                     made to read the new one"
+                }
+                false => "",
+            };
+            changes.notes.push(format!(
+                "The old CA stays trusted{why}: its key can still sign for this cluster. It goes \
+                 with the next change of the CA."
+            ));
         }
         if !self.set.can_issue() {
             changes.notes.push(

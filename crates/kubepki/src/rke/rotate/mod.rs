@@ -35,6 +35,7 @@ mod site;
 use std::collections::BTreeSet;
 
 use pki::UnixTime;
+use zeroize::Zeroizing;
 
 use super::{ClusterConfig, Rotation, State};
 use crate::edge::{Entropy, KeySource};
@@ -105,7 +106,8 @@ pub struct Options {
     pub keep_old: bool,
     /// Hosts that may be left out if they cannot be reached, by address.
     pub skip_unreachable: BTreeSet<String>,
-    /// Whether etcd may lose its quorum for a while.
+    /// Whether etcd may lose its quorum for a while. All its members restart at once only where
+    /// those that are healthy make no quorum.
     pub allow_etcd_outage: bool,
     /// How many hosts restart kubelet and kube-proxy at once; a tenth of them, at least one,
     /// unless given.
@@ -114,6 +116,9 @@ pub struct Options {
     pub parallel_restarts: bool,
     /// Whether names and ranges are taken from `cluster.yml` instead of from the state.
     pub apply_config: bool,
+    /// Whether the cluster's API could not be asked: its pods cannot be told of a new root, so
+    /// the old one stays trusted.
+    pub api_away: bool,
 }
 
 /// How CAs change.
@@ -161,10 +166,12 @@ pub struct Scene {
     pub gone: BTreeSet<String>,
     /// Whether etcd's members restart all at once, and nobody looks at their quorum.
     pub etcd_at_once: bool,
+    /// Members of etcd that were reached and are not healthy, by address: they restart first.
+    pub etcd_sick: BTreeSet<String>,
     /// What is to be said about it.
     pub notes: Vec<String>,
     /// `rkeConfig` for `desiredState`, if it changes.
-    pub new_config: Option<Vec<u8>>,
+    pub new_config: Option<Zeroizing<Vec<u8>>>,
 }
 
 impl Scene {

@@ -3,7 +3,7 @@
 use super::refuse::Ask;
 use super::{Request, Scene, Switch};
 use crate::rke::config::Difference;
-use crate::rke::{Role, Rotation};
+use crate::rke::{Role, Rotation, Service};
 
 /// The plan's title.
 pub(super) fn title(request: &Request<'_>, scene: &Scene) -> String {
@@ -77,9 +77,17 @@ pub(super) fn foreign(found: &[(String, String)]) -> Vec<String> {
 pub(super) fn scene(request: &Request<'_>, scene: &Scene, ask: Ask) -> Vec<String> {
     let mut notes = Vec::new();
     for host in &scene.gone {
+        let cut_off = match scene.switch {
+            None => "",
+            Some(Switch::Cross) if scene.keep_old => "",
+            Some(_) => {
+                " It is cut off once the old root goes: if it is a node still, put it back into \
+                 cluster.yml first."
+            }
+        };
         notes.push(format!(
             "Host {host} is in the state and not in cluster.yml: it is not touched and keeps its \
-             certificates."
+             certificates.{cut_off}"
         ));
     }
     let skipped: Vec<&str> = scene.skipped.iter().map(String::as_str).collect();
@@ -92,6 +100,16 @@ pub(super) fn scene(request: &Request<'_>, scene: &Scene, ask: Ask) -> Vec<Strin
     }
     if ask.etcd && !scene.config.has_external_etcd() {
         notes.extend(etcd(request, scene));
+    }
+    if let Rotation::Services(services) = request.rotation
+        && services.contains(&Service::Etcd)
+        && scene.config.has_external_etcd()
+    {
+        notes.push(
+            "etcd is an external one (services.etcd.external_urls): there is nothing to do for the \
+             service etcd."
+                .to_owned(),
+        );
     }
     notes.extend(authorities(request, scene));
     if ask.signs && !matches!(request.rotation, Rotation::Services(_)) {
@@ -111,6 +129,14 @@ fn etcd(request: &Request<'_>, scene: &Scene) -> Option<String> {
                 .to_owned(),
         );
     }
+    if !scene.etcd_sick.is_empty() {
+        let sick: Vec<&str> = scene.etcd_sick.iter().map(String::as_str).collect();
+        return Some(format!(
+            "Members of etcd that are not healthy restart first: {}. If they do not get well with \
+             the new certificates, it stops there, and the others keep their quorum.",
+            sick.join(", ")
+        ));
+    }
     (request.options.allow_etcd_outage && members < 3).then(|| {
         format!(
             "etcd has {members} member{}: the cluster stands still while one restarts.",
@@ -124,27 +150,53 @@ fn authorities(request: &Request<'_>, scene: &Scene) -> Vec<String> {
     match scene.switch {
         None => Vec::new(),
         Some(Switch::Cross) if scene.keep_old => {
-            let why = match request.options.keep_old {
-                true => "",
-                false => " while hosts are left out that know nothing newer",
+            let (why, when) = match request.options {
+                options if options.keep_old => ("", ""),
+                _ if !scene.skipped.is_empty() => (
+                    " while hosts are left out that know nothing newer",
+                    " once they are back",
+                ),
+                _ => (
+                    " because the cluster's API does not answer, so that system pods cannot be \
+                     made to read the new one",
+                    " once the API answers",
+                ),
             };
             vec![
                 format!(
-                    "The old root stays trusted{why}: its key can still sign for this cluster."
+                    "The old root stays trusted{why}: its key can still sign for this cluster. \
+                     Another `kubepki rotate-ca`{when} makes a newer root, and leaves that one \
+                     alone trusted."
                 ),
                 format!("{own_pods} go on, and learn the new root when they restart."),
             ]
         }
-        Some(Switch::Cross) => vec![format!(
-            "{own_pods} know only the old root, and are shut out in the second phase until they \
-             restart. --keep-old stops before it."
-        )],
-        Some(Switch::Hard) => vec![format!(
-            "From the deployment until everything has been restarted, components refuse each \
-             other. {own_pods} are shut out until they restart."
-        )],
+        Some(Switch::Cross) => vec![
+            format!(
+                "{own_pods} know only the old root, and are shut out in the second phase until \
+                 they restart. --keep-old stops before it."
+            ),
+            elsewhere(request, "in the second phase"),
+        ],
+        Some(Switch::Hard) => vec![
+            format!(
+                "From the deployment until everything has been restarted, components refuse each \
+                 other. {own_pods} are shut out until they restart."
+            ),
+            elsewhere(request, "at once"),
+        ],
         Some(Switch::Compromised) => compromised(request, own_pods),
     }
+}
+
+/// Who is not a pod and holds the old root all the same.
+fn elsewhere(request: &Request<'_>, when: &str) -> String {
+    format!(
+        "Other kubeconfigs with certificates of the old CA, and clients elsewhere that hold a copy \
+         of it, are shut out {when}, too, until they are given new certificates and the new root, \
+         which {} then holds.",
+        request.site.kubeconfig_spelled
+    )
 }
 
 /// What else has to be done, and every place where old keys lie.

@@ -94,7 +94,7 @@ impl Prover<'_> {
             .filter(|other| {
                 other.address != node.address && !self.scene.gone.contains(&other.address)
             })
-            .filter(|other| !self.scene.is_skipped(other))
+            .filter(|other| !self.scene.is_skipped(other) && !self.has_no_etcd(other))
             .map(|other| (other.address.clone(), etcd_health(other)))
             .collect();
         // With an outage allowed, whoever else is there must be healthy all the same.
@@ -105,6 +105,13 @@ impl Prover<'_> {
             needed,
             client: self.client(names::KUBE_NODE),
         })
+    }
+
+    /// Whether a member has no container: nothing here makes it healthy. The plan is refused then
+    /// unless an outage was allowed.
+    fn has_no_etcd(&self, node: &Node) -> bool {
+        let view = self.request.survey.host(&node.address);
+        view.is_some_and(|view| !view.containers.contains_key(Service::Etcd.name()))
     }
 
     fn proofs(&self, node: &Node, component: Service) -> Vec<Proof> {

@@ -9,7 +9,7 @@ use super::authority::foreign_keys;
 use super::{Request, RotateError, Scene, Switch, notes, proofs};
 use crate::rke::config::{Difference, differences};
 use crate::rke::survey::{HostView, Seen};
-use crate::rke::{ClusterConfig, Half, Json, Node, Role, Rotation, Service, names};
+use crate::rke::{ClusterConfig, Half, Json, Node, Role, Rotation, Service, names, placement};
 
 /// What a plan asks of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct Ask {
     pub signs: bool,
     /// Whether members of etcd restart.
     pub etcd: bool,
+    /// Whether the API server's key or that of service-account tokens changes.
+    pub tokens: bool,
 }
 
 impl Ask {
@@ -28,6 +30,10 @@ impl Ask {
             etcd: match rotation {
                 Rotation::All | Rotation::Authorities => true,
                 Rotation::Services(services) => services.contains(&Service::Etcd),
+            },
+            tokens: match rotation {
+                Rotation::All | Rotation::Authorities => true,
+                Rotation::Services(services) => services.contains(&Service::KubeApiserver),
             },
         }
     }
@@ -49,6 +55,12 @@ pub fn scene(request: &Request<'_>, ask: Ask) -> Result<Scene, RotateError> {
     if ask.signs {
         authority(request, bundle.get(names::KUBE_CA))?;
     }
+    if let Rotation::Services(services) = request.rotation
+        && stored.has_external_etcd()
+        && services.iter().all(|it| *it == Service::Etcd)
+    {
+        return Err(RotateError::ExternalEtcd);
+    }
     let found = differences(&stored, request.config);
     let mut notes = Vec::new();
     let mut new_config = None;
@@ -56,7 +68,7 @@ pub fn scene(request: &Request<'_>, ask: Ask) -> Result<Scene, RotateError> {
         true => {
             refuse_nodes(&found)?;
             let patched = patched(current, request.config);
-            new_config = Some(patched.pretty().to_vec());
+            new_config = Some(patched.pretty());
             applied(&stored, request.config)
         }
         false => stored,
@@ -72,14 +84,18 @@ pub fn scene(request: &Request<'_>, ask: Ask) -> Result<Scene, RotateError> {
     let mut scene = Scene {
         bundle,
         switch: matches!(request.rotation, Rotation::Authorities).then_some(request.options.switch),
-        keep_old: request.options.keep_old,
+        keep_old: request.options.keep_old || request.options.api_away,
         skipped: BTreeSet::new(),
         gone,
         etcd_at_once: false,
+        etcd_sick: BTreeSet::new(),
         notes,
         new_config,
         config,
     };
+    if ask.tokens {
+        legacy(request, &scene)?;
+    }
     soften(request, &mut scene);
     scene.skipped = hosts(request, &scene)?;
     if !scene.skipped.is_empty() && scene.switch == Some(Switch::Cross) {
@@ -112,6 +128,26 @@ fn authority(request: &Request<'_>, entry: Option<&crate::rke::Entry>) -> Result
     Ok(())
 }
 
+/// Clusters of RKE before 0.2 check tokens with the API server's own key, until their API servers
+/// are made anew: RKE does so in a rotation (`cmd/cert.go`), this program makes no containers.
+fn legacy(request: &Request<'_>, scene: &Scene) -> Result<(), RotateError> {
+    let hosts: Vec<String> = scene
+        .config
+        .with_role(Role::ControlPlane)
+        .filter(|node| {
+            let view = request.survey.host(&node.address);
+            let container =
+                view.and_then(|view| view.containers.get(Service::KubeApiserver.name()));
+            container.is_some_and(|it| placement::is_legacy_apiserver(&it.arguments))
+        })
+        .map(|node| node.address.clone())
+        .collect();
+    match hosts.is_empty() {
+        true => Ok(()),
+        false => Err(RotateError::Legacy { hosts }),
+    }
+}
+
 /// A CA that is out of its time vouches for nobody: then the switch is at once.
 fn soften(request: &Request<'_>, scene: &mut Scene) {
     if scene.switch != Some(Switch::Cross) {
@@ -131,8 +167,20 @@ fn soften(request: &Request<'_>, scene: &mut Scene) {
     }
 }
 
-/// Nodes come and go with `rke up`, not with certificates.
+/// Nodes come and go with `rke up`, not with certificates; so do flags and users of containers
+/// without which new certificates are not read.
 fn refuse_nodes(found: &[Difference]) -> Result<(), RotateError> {
+    let needs_new_containers = |difference: &&Difference| match difference {
+        Difference::Cluster { key, wanted, .. } => match *key {
+            "services.kubelet.generate_serving_certificate" => wanted == "true",
+            "services.etcd.uid:gid" => true,
+            _ => false,
+        },
+        _ => false,
+    };
+    if let Some(difference) = found.iter().find(needs_new_containers) {
+        return Err(RotateError::Containers(difference.to_string()));
+    }
     let node = found.iter().find(|difference| {
         matches!(
             difference,
@@ -225,11 +273,20 @@ fn hosts(request: &Request<'_>, scene: &Scene) -> Result<BTreeSet<String>, Rotat
             Some(Seen::Away { why, .. }) => why.clone(),
             _ => "it was not looked at".to_owned(),
         };
-        let hosts = missing.into_iter();
-        return Err(RotateError::Unreachable {
-            hosts: hosts
+        let refuses = |node: &&Node| {
+            let seen = request.survey.hosts.get(&node.address);
+            matches!(seen, Some(Seen::Away { refuses: true, .. }))
+        };
+        let told = |nodes: Vec<&Node>| {
+            let nodes = nodes.into_iter();
+            nodes
                 .map(|node| (node.address.clone(), why(node)))
-                .collect(),
+                .collect()
+        };
+        let (refusing, hosts): (Vec<&Node>, Vec<&Node>) = missing.into_iter().partition(refuses);
+        return Err(RotateError::Unreachable {
+            hosts: told(hosts),
+            refusing: told(refusing),
         });
     }
     if skipped.len() == scene.nodes().count() {
@@ -264,9 +321,14 @@ fn etcd(request: &Request<'_>, scene: &mut Scene) -> Result<(), RotateError> {
         scene.etcd_at_once = true;
         return Ok(());
     }
+    let healthy = reachable.saturating_sub(sick.len());
     if !options.allow_etcd_outage {
         if !sick.is_empty() {
-            return Err(RotateError::Unhealthy { members: sick });
+            return Err(RotateError::Unhealthy {
+                members: sick,
+                healthy,
+                needed,
+            });
         }
         if reachable.saturating_sub(1) < needed && reachable > 0 {
             return Err(RotateError::Quorum {
@@ -276,7 +338,9 @@ fn etcd(request: &Request<'_>, scene: &mut Scene) -> Result<(), RotateError> {
             });
         }
     }
-    scene.etcd_at_once = !sick.is_empty();
+    // Where there is no quorum, no member gets well alone; where there is one, it is kept.
+    scene.etcd_at_once = !sick.is_empty() && healthy < needed;
+    scene.etcd_sick = sick.into_iter().map(|(host, _)| host).collect();
     Ok(())
 }
 

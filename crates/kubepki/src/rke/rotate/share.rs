@@ -55,13 +55,20 @@ impl Draft<'_> {
                 read.push(file);
             }
         }
-        if first {
-            files.extend(self.strays(node, phase, &shape));
-        }
+        files.extend(self.strays(node, phase, &shape));
         if files.is_empty() {
             return None;
         }
-        let components = self.components(node, &read);
+        let (components, missing) = self.components(node, &read);
+        if first && !missing.is_empty() {
+            let names: Vec<&str> = missing.iter().map(|it| it.name()).collect();
+            self.plan.notes.push(format!(
+                "Host {} has no container {}: its files are put there, and nothing is restarted \
+                 or proven for it.",
+                node.address,
+                names.join(", ")
+            ));
+        }
         Some(Share {
             node,
             set: FileSet {
@@ -139,7 +146,10 @@ impl Draft<'_> {
         let mut kept = Vec::new();
         for file in placement::surplus_of(node, shape, &self.scene.config) {
             let others = row_of(&file.entry).is_some_and(|row| row.per != Per::Cluster);
-            if !others || !phase.entries.contains_key(&file.entry) {
+            let key = (node.address.clone(), file.name.clone());
+            // An earlier phase has taken it away.
+            let gone = self.left.contains_key(&key);
+            if gone || !others || !phase.entries.contains_key(&file.entry) {
                 continue;
             }
             let before = match self.request.survey.host(&node.address) {
@@ -168,12 +178,16 @@ impl Draft<'_> {
             self.strayed.push((node.address.clone(), removed.len()));
         }
         if !kept.is_empty() {
-            self.plan.notes.push(format!(
+            let note = format!(
                 "Host {} has files named after other nodes that are not what the state holds; \
                  they stay, look at them: {}.",
                 node.address,
                 kept.join(", ")
-            ));
+            );
+            // Each phase finds them.
+            if !self.plan.notes.contains(&note) {
+                self.plan.notes.push(note);
+            }
         }
         removed
     }
@@ -195,16 +209,19 @@ impl Draft<'_> {
         }
     }
 
-    /// The containers on a node's host that read a changed file and exist, as far as is known.
-    fn components(&self, node: &Node, files: &[HostFile]) -> Vec<Service> {
+    /// The containers on a node's host that read a changed file and exist, as far as is known,
+    /// and those that should exist and do not.
+    fn components(&self, node: &Node, files: &[HostFile]) -> (Vec<Service>, Vec<Service>) {
         let mut components = placement::affected(node, files, &self.scene.config);
         if self.scene.config.has_external_etcd() {
             components.retain(|component| *component != Service::Etcd);
         }
-        if let Some(view) = self.request.survey.host(&node.address) {
-            components.retain(|component| view.containers.contains_key(component.name()));
+        match self.request.survey.host(&node.address) {
+            Some(view) => components
+                .into_iter()
+                .partition(|component| view.containers.contains_key(component.name())),
+            None => (components, Vec::new()),
         }
-        components
     }
 }
 

@@ -1,4 +1,4 @@
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests panic")]
+//! RKE's own logs beside what is said to a plan for the same cluster.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -50,6 +50,17 @@ fn survey(state: &State, config: &ClusterConfig) -> Survey {
     }
 }
 
+fn site() -> Site {
+    Site {
+        root: "/clusters".into(),
+        state: "/clusters/cluster.rkestate".into(),
+        state_before: Before::Any,
+        kubeconfig: "/clusters/kube_config_cluster.yml".into(),
+        kubeconfig_before: Before::Absent,
+        kubeconfig_spelled: "./kube_config_cluster.yml".to_owned(),
+    }
+}
+
 /// What is said if every step succeeds, or none of those that need the API.
 fn said(rotation: &Rotation, api: bool) -> Vec<Said> {
     let fixture = testkit::fixture("rke-1.6-live");
@@ -65,14 +76,7 @@ fn said(rotation: &Rotation, api: bool) -> Vec<Said> {
             allow_etcd_outage: true,
             ..Options::default()
         },
-        site: &Site {
-            root: "/clusters".into(),
-            state: "/clusters/cluster.rkestate".into(),
-            state_before: Before::Any,
-            kubeconfig: "/clusters/kube_config_cluster.yml".into(),
-            kubeconfig_before: Before::Absent,
-            kubeconfig_spelled: "./kube_config_cluster.yml".to_owned(),
-        },
+        site: &site(),
         state: &state,
         config: &config,
         survey: &survey(&state, &config),
