@@ -261,7 +261,10 @@ impl Victim {
         let mut command = Command::new(words.next().unwrap_or_default());
         command.args(words).args(options);
         if let Watch::Files(paths) = &self.watch {
-            command.arg("-f");
+            // Twice would mean a log for each thread.
+            if !options.contains(&"-f") {
+                command.arg("-f");
+            }
             for path in paths {
                 command.arg("-P").arg(path);
             }

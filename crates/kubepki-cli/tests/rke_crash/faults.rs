@@ -155,10 +155,10 @@ fn of_hosts() {
     let before = Before::now(&scene);
     scene.ok(&rotate);
     let pattern = before.pattern(&scene);
+    undone_when_back(&scene);
     for fault in [Fault::Sshd, Fault::Dockerd, Fault::Power] {
         strike(&scene, fault, &rotate, &pattern);
     }
-    undone_when_back(&scene);
 }
 
 /// What a failing host stopped can be taken back too once it is there again, and not before.
