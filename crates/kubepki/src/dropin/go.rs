@@ -55,6 +55,8 @@ pub(super) fn quote(text: &str) -> String {
             '\t' => quoted.push_str("\\t"),
             '\x0b' => quoted.push_str("\\v"),
             '\0'..' ' | '\x7f' => push_number(&mut quoted, "\\x", 2, character),
+            // Rust's rule has its own mind about apostrophes.
+            '\'' => quoted.push('\''),
             character if is_printable(character) => quoted.push(character),
             '\u{80}'..='\u{ffff}' => push_number(&mut quoted, "\\u", 4, character),
             _ => push_number(&mut quoted, "\\U", 8, character),
