@@ -106,7 +106,10 @@ impl RkeCluster {
     pub fn flag(&self) -> String {
         match self.files.config.to_str() {
             Some("cluster.yml") => String::new(),
-            _ => format!(" --cluster {}", self.files.config.display()),
+            _ => format!(
+                " --cluster {}",
+                quoted(&self.files.config.display().to_string())
+            ),
         }
     }
 
@@ -118,7 +121,8 @@ impl RkeCluster {
     pub fn state(&self) -> Result<&State, CliError> {
         self.state.as_ref().ok_or_else(|| {
             CliError::message(format!(
-                "can't find old certificates: there is no state file {}",
+                "Failed to rotate certificates: can't find old certificates: there is no state file \
+                 {}",
                 self.site.state.display()
             ))
             .hint(
@@ -127,6 +131,15 @@ impl RkeCluster {
                  control-plane host",
             )
         })
+    }
+}
+
+/// As a shell takes it for one word.
+fn quoted(word: &str) -> String {
+    let plain = |it: char| it.is_alphanumeric() || "/._-+,:@%=".contains(it);
+    match word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
     }
 }
 

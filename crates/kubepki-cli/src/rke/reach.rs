@@ -42,8 +42,9 @@ pub fn machines(
         hosts.push(HostSpec {
             name: node.address.clone(),
             docker_socket: node.docker_socket().to_owned(),
-            // An empty prefix would make relative paths.
-            prefix: PathBuf::from(format!("{}/", config.host_prefix(""))),
+            // RKE's own choice depends on the host's system, which its Docker tells.
+            prefix: (config.prefix_path != "/")
+                .then(|| PathBuf::from(format!("{}/", config.prefix_path.trim_end_matches('/')))),
             relabel: config.kubernetes_minor().is_some_and(|minor| minor < 22),
             images: images.clone(),
             reach: Arc::new(reach),

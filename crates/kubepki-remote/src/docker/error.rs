@@ -151,6 +151,18 @@ impl DockerError {
         )
     }
 
+    /// The same, from a Docker that was never reached: whatever may pass by itself leaves the host
+    /// out of reach, for without its Docker nothing can be done there.
+    pub fn on_connecting(self, host: &str) -> HostError {
+        match self.is_passing() {
+            true => HostError::Unreachable {
+                host: host.to_owned(),
+                source: Box::new(self),
+            },
+            false => self.at(host),
+        }
+    }
+
     /// The same, as a plan's executor reads it.
     pub fn at(self, host: &str) -> HostError {
         let message = self.to_string();

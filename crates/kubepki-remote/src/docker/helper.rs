@@ -8,11 +8,13 @@ use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::models::{ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder,
-    RemoveContainerOptionsBuilder, RestartContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+    ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, RestartContainerOptionsBuilder,
+    UploadToContainerOptionsBuilder,
 };
 use futures_util::StreamExt as _;
 use hyper::body::Bytes;
 use kubepki::host::Output;
+use pki::UnixTime;
 use zeroize::Zeroizing;
 
 use super::{DockerError, Engine, clock};
@@ -137,6 +139,27 @@ impl Engine {
             .await;
         let action = format!("make the helper container from image {image}");
         Ok(Helper(made.map_err(self.failed(action))?.id))
+    }
+
+    /// Removes the helpers of `owner` that were made before `before` by Docker's clock.
+    ///
+    /// # Errors
+    ///
+    /// When Docker cannot be asked, or keeps one.
+    pub async fn remove_helpers(&self, owner: &str, before: UnixTime) -> Result<(), DockerError> {
+        let label = vec![format!("{OWNER_LABEL}={owner}")];
+        let options = ListContainersOptionsBuilder::new()
+            .all(true)
+            .filters(&HashMap::from([("label".to_owned(), label)]))
+            .build();
+        let listed = self.client.list_containers(Some(options)).await;
+        let listed = listed.map_err(self.failed("list helper containers"))?;
+        let old = |made: Option<i64>| made.is_some_and(|it| UnixTime::from_secs(it) < before);
+        let listed = listed.into_iter().filter(|it| old(it.created));
+        for helper in listed.filter_map(|it| it.id).map(Helper) {
+            self.remove(&helper).await?;
+        }
+        Ok(())
     }
 
     /// Starts a helper. One that runs already is success.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
+use pki::UnixTime;
 
 mod clock;
 mod containers;
@@ -36,6 +37,17 @@ impl fmt::Debug for Engine {
             .field("version", &self.version)
             .finish_non_exhaustive()
     }
+}
+
+/// What a Docker says of its host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct System {
+    /// `linux` or `windows`.
+    pub kind: String,
+    /// `Flatcar Container Linux by Kinvolk 3975.2.0 (Oklo)`, for instance.
+    pub name: String,
+    /// Its time.
+    pub now: Option<UnixTime>,
 }
 
 /// How long Docker may take to begin an answer.
@@ -66,6 +78,25 @@ impl Engine {
             client,
             dial,
             version,
+        })
+    }
+
+    /// What the daemon says of its host.
+    ///
+    /// # Errors
+    ///
+    /// When Docker cannot be asked.
+    pub async fn system(&self) -> Result<System, DockerError> {
+        let info = self.client.info().await;
+        let info = info.map_err(self.failed("ask Docker for its system"))?;
+        Ok(System {
+            kind: info.os_type.unwrap_or_default(),
+            name: info.operating_system.unwrap_or_default(),
+            now: info
+                .system_time
+                .as_deref()
+                .and_then(clock::parse)
+                .map(|it| it.0),
         })
     }
 

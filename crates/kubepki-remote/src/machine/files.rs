@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::set::{NO_TAR, NOT_UNPACKED, READ_LIMIT, SETS, Set, under};
 use super::{HostSpec, Link, Notice, Notify, archive};
-use crate::docker::{Bind, DockerError, Engine, Helper};
+use crate::docker::{Bind, DockerError, Engine, Helper, System};
 
 /// A host that flushes slowly is not a dead one.
 pub(super) const SCRIPT_PATIENCE: Duration = Duration::from_secs(300);
@@ -44,6 +44,17 @@ type Listing = Option<BTreeMap<String, Entry>>;
 /// The label's value of containers that only read; they are never started.
 const READER: &str = "read";
 
+/// No reading takes that long, in seconds.
+const READER_AGE: i64 = 3600;
+
+/// Removes what readers left behind that were killed. It is a courtesy: the next connection tries
+/// again.
+pub(super) async fn remove_readers(engine: &Engine, system: &System) {
+    if let Some(now) = system.now {
+        let _ = engine.remove_helpers(READER, now.plus(-READER_AGE)).await;
+    }
+}
+
 /// The way that files take on one host.
 #[derive(Clone, Debug)]
 pub(super) enum Files {
@@ -59,6 +70,8 @@ pub(super) struct Desk<'a> {
     pub(super) link: &'a dyn Link,
     pub(super) engine: &'a Engine,
     pub(super) files: &'a Files,
+    /// What comes before every path on the host.
+    pub(super) prefix: &'a Path,
     pub(super) notify: &'a Notify,
 }
 
@@ -79,7 +92,7 @@ impl Desk<'_> {
     ) -> Result<Listing, HostError> {
         match self.files {
             Files::Direct(host) => {
-                let at = under(&self.spec.prefix, directory);
+                let at = under(self.prefix, directory);
                 match self.read_at_once(&at).await? {
                     Some(read) => Ok(read),
                     None => read_direct(&**host, &at).await,
@@ -150,7 +163,7 @@ impl Desk<'_> {
     }
 
     async fn deploy_direct(&self, host: &dyn Host, set: &Set<'_>) -> Result<(), HostError> {
-        let prefix = &self.spec.prefix;
+        let prefix = self.prefix;
         if let Some(ended) = self.deploy_at_once(host, set).await? {
             return self.judge(&ended);
         }
@@ -169,7 +182,7 @@ impl Desk<'_> {
         set: &Set<'_>,
     ) -> Result<Option<Output>, HostError> {
         let archive = set.archive().map_err(|error| self.not_packed(error))?;
-        let command = set.command_with_files(&self.spec.prefix);
+        let command = set.command_with_files(self.prefix);
         let Some(ended) = self.link.feed(&command, &archive).await else {
             return Ok(None);
         };
@@ -188,9 +201,7 @@ impl Desk<'_> {
     /// What is staged goes: its space may be what is missing.
     async fn not_staged(&self, host: &dyn Host, set: &Set<'_>, error: HostError) -> HostError {
         let error = self.explain(host, set, error).await;
-        let _ = host
-            .run(&set.clean_up(&self.spec.prefix), SCRIPT_PATIENCE)
-            .await;
+        let _ = host.run(&set.clean_up(self.prefix), SCRIPT_PATIENCE).await;
         error
     }
 
@@ -204,7 +215,7 @@ impl Desk<'_> {
 
     /// Neither SFTP nor tar tells how much is missing on a full disk.
     async fn explain(&self, host: &dyn Host, set: &Set<'_>, error: HostError) -> HostError {
-        let base = under(&self.spec.prefix, set.base()).display().to_string();
+        let base = under(self.prefix, set.base()).display().to_string();
         let asked = ["df", "-P", "-k", &base].map(str::to_owned);
         let Ok(said) = host.run(&asked, SCRIPT_PATIENCE).await else {
             return error;
@@ -298,7 +309,7 @@ impl Desk<'_> {
     async fn sweep(&self) -> Result<(), HostError> {
         match self.files {
             Files::Direct(host) => {
-                let sets = under(&self.spec.prefix, Path::new(BASE)).join(SETS);
+                let sets = under(self.prefix, Path::new(BASE)).join(SETS);
                 host.run(&shell(SWEEP, &sets), SCRIPT_PATIENCE).await?;
             }
             Files::Docker => {
@@ -316,7 +327,7 @@ impl Desk<'_> {
     /// helper container end with the lock's being taken over.
     async fn wait_for_script(&self) -> Result<(), HostError> {
         if let Files::Direct(host) = self.files {
-            let sets = under(&self.spec.prefix, Path::new(BASE)).join(SETS);
+            let sets = under(self.prefix, Path::new(BASE)).join(SETS);
             host.run(&shell(WAIT, &sets), SCRIPT_PATIENCE).await?;
         }
         Ok(())
@@ -368,9 +379,7 @@ impl Desk<'_> {
 
     fn bind(&self) -> Bind {
         Bind {
-            host: under(&self.spec.prefix, Path::new(BASE))
-                .display()
-                .to_string(),
+            host: under(self.prefix, Path::new(BASE)).display().to_string(),
             container: BASE.to_owned(),
             relabel: self.spec.relabel,
         }

@@ -31,8 +31,9 @@ pub struct HostSpec {
     pub name: String,
     /// The path of its Docker's socket.
     pub docker_socket: String,
-    /// `prefix_path`: what comes before `/etc/kubernetes` on this host, `/` as a rule.
-    pub prefix: PathBuf,
+    /// `prefix_path`: what comes before `/etc/kubernetes` on this host; `None` is RKE's choice for
+    /// the system that Docker names, `/` as a rule.
+    pub prefix: Option<PathBuf>,
     /// Whether `/etc/kubernetes` is bound with `:z`, as RKE does before Kubernetes 1.22.
     pub relabel: bool,
     /// Images to make the helper container from, first choice first, where the host has them:

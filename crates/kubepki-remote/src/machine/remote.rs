@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use kubepki::host::{Entry, HostError};
 use kubepki::machine::{ContainerState, Containers, Deployment, Machine, Stream};
+use kubepki::rke::config::{refuse_windows, system_prefix};
 use tokio::sync::{Mutex, Semaphore};
 
-use super::files::{Desk, Files};
+use super::files::{Desk, Files, remove_readers};
 use super::set::{Set, under};
 use super::{HostSpec, Link, Notice, Notify};
 use crate::docker::{DockerError, Engine, Helper};
@@ -38,6 +39,8 @@ struct Connected {
     link: Arc<dyn Link>,
     engine: Engine,
     files: Files,
+    /// What comes before `/etc/kubernetes` there.
+    prefix: PathBuf,
 }
 
 impl fmt::Debug for RemoteMachine {
@@ -113,23 +116,33 @@ impl RemoteMachine {
         for news in link.news() {
             (self.notify)(name, &Notice::Connected { news: &news });
         }
-        let engine = Engine::connect(link.socket(&self.spec.docker_socket));
-        let base = under(&self.spec.prefix, Path::new("/etc/kubernetes"));
-        let base = base.display().to_string();
-        // Each asks the host several times.
-        let (engine, files) = tokio::join!(engine, link.files(&base));
-        let engine = engine.map_err(|error| error.at(name))?;
-        let files = match files? {
+        let engine = Engine::connect(link.socket(&self.spec.docker_socket)).await;
+        let engine = engine.map_err(|error| error.on_connecting(name))?;
+        let system = engine.system().await;
+        let system = system.map_err(|error| error.on_connecting(name))?;
+        refuse_windows(name, &system.kind).map_err(|error| HostError::Remote {
+            host: name.clone(),
+            message: "it cannot be managed".to_owned(),
+            source: Some(Box::new(error)),
+        })?;
+        let chosen = || Path::new("/").join(system_prefix(&system.name).trim_start_matches('/'));
+        let prefix = self.spec.prefix.clone().unwrap_or_else(chosen);
+        let base = under(&prefix, Path::new("/etc/kubernetes"));
+        let files = match link.files(&base.display().to_string()).await? {
             Some(host) => {
                 (self.notify)(name, &Notice::FilesDirect);
                 Files::Direct(host)
             }
-            None => Files::Docker,
+            None => {
+                remove_readers(&engine, &system).await;
+                Files::Docker
+            }
         };
         Ok(Connected {
             link,
             engine,
             files,
+            prefix,
         })
     }
 
@@ -139,6 +152,7 @@ impl RemoteMachine {
             link: &*connected.link,
             engine: &connected.engine,
             files: &connected.files,
+            prefix: &connected.prefix,
             notify: &self.notify,
         }
     }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use kubepki::host::HostError;
 use kubepki::machine::{Containers as _, Machine as _, Machines as _};
-use kubepki_remote::machine::{HostSpec, RemoteMachines};
+use kubepki_remote::docker::OWNER_LABEL;
+use kubepki_remote::machine::{HostSpec, LocalReach, RemoteMachines};
 use testkit::rke::{Container, Host, Network, TOOLS_IMAGE, USER};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::world::{World, chain, spec};
 
@@ -133,12 +134,28 @@ async fn who_is_out_of_reach_and_who_refuses() {
         docker_socket: "/var/run/other.sock".to_owned(),
         ..spec(&host, USER)
     });
-    let said = chain(&other.machine.connect().await.unwrap_err());
+    // A host whose Docker was never reached counts as away, unlike one whose Docker went away
+    // while it was connected: there is nothing yet that could be half done.
+    let error = other.machine.connect().await.unwrap_err();
+    let said = chain(&error);
+    assert!(matches!(error, HostError::Unreachable { .. }), "{said}");
     assert!(said.contains("there is no /var/run/other.sock"), "{said}");
+    host.kill_dockerd();
+    let error = World::over_ssh(&host, USER).machine.connect().await;
+    let error = error.unwrap_err();
+    let said = chain(&error);
+    assert!(matches!(error, HostError::Unreachable { .. }), "{said}");
+    assert!(
+        said.contains("Unable to access the service on /var/run/docker.sock"),
+        "{said}"
+    );
+    host.start_dockerd();
     // The user may not.
     host.must("chmod", &["600", "/var/run/docker.sock"]);
     let other = World::over_ssh(&host, USER);
-    let said = chain(&other.machine.connect().await.unwrap_err());
+    let error = other.machine.connect().await.unwrap_err();
+    let said = chain(&error);
+    assert!(matches!(error, HostError::Remote { .. }), "{said}");
     assert!(
         said.contains("Unable to access the Docker socket (/var/run/docker.sock)"),
         "{said}"
@@ -165,4 +182,64 @@ async fn who_is_out_of_reach_and_who_refuses() {
         error.to_string().contains("not a node of cluster.yml"),
         "{error}"
     );
+}
+
+/// What a killed reader left goes with the next look, unless somebody else's plan made it or it is
+/// young.
+#[tokio::test]
+async fn what_readers_left_is_removed() {
+    let network = Network::start();
+    let host = Host::start(&network, "h1", 11);
+    let world = World::over_ssh(&host, USER);
+    let docker = host.docker();
+    for (name, owner) in [("left", "read"), ("kept", "plan")] {
+        let body = serde_json::json!({
+            "Image": TOOLS_IMAGE, "Cmd": ["true"], "Labels": { OWNER_LABEL: owner },
+        });
+        let path = format!("/containers/create?name={name}");
+        let body = body.to_string();
+        let answer = docker.call("POST", &path, "application/json", body.as_bytes());
+        assert_eq!(answer.unwrap().0, 201);
+    }
+    world.read("/etc/kubernetes").await;
+    let names = || docker.names().unwrap();
+    assert!(names().contains(&"left".to_owned()), "{:?}", names());
+    let engine = world.machine.docker().await.unwrap();
+    let now = engine.system().await.unwrap().now.unwrap();
+    engine.remove_helpers("read", now.plus(60)).await.unwrap();
+    assert_eq!(names(), ["kept"]);
+}
+
+/// No Docker for Windows runs here: what one says of itself is said by hand.
+#[tokio::test]
+async fn windows_is_refused() {
+    let network = Network::start();
+    let host = Host::start(&network, "h1", 11);
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("docker.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let body = r#"{"ApiVersion":"1.41","Version":"20.10.24","OSType":"windows"}"#;
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+                 Connection: close\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    let world = World::by(HostSpec {
+        docker_socket: socket.display().to_string(),
+        reach: std::sync::Arc::new(LocalReach::default()),
+        ..spec(&host, "nobody")
+    });
+    let error = world.machine.connect().await.unwrap_err();
+    let said = chain(&error);
+    assert!(matches!(error, HostError::Remote { .. }), "{said}");
+    assert!(said.contains("is a Windows node"), "{said}");
 }

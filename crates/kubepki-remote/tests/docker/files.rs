@@ -319,7 +319,7 @@ async fn this_machine_is_a_host_too() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::by(HostSpec {
         docker_socket: socket(&host),
-        prefix: folder.path().to_owned(),
+        prefix: Some(folder.path().to_owned()),
         reach: Arc::new(LocalReach::default()),
         ..spec(&host, "nobody")
     });
@@ -341,13 +341,35 @@ async fn a_prefix_comes_before_every_path() {
     for (host, user) in hosts.iter().zip(["root", USER]) {
         host.must("mkdir", &["-p", "/opt/rke/etc/kubernetes"]);
         let world = World::by(HostSpec {
-            prefix: PathBuf::from("/opt/rke"),
+            prefix: Some(PathBuf::from("/opt/rke")),
             ..spec(host, user)
         });
         let set = deployment("p1-01", [("kube-ca.pem", Some(file("ca", 0o600, 0)))]);
         world.machine.deploy(&set).await.unwrap();
         assert_eq!(text(host, "/opt/rke/etc/kubernetes/ssl/kube-ca.pem"), "ca");
         assert_eq!(world.names(SSL).await, ["kube-ca.pem"]);
+        assert_eq!(host.must("ls", &["-A", "/etc/kubernetes"]), "");
+    }
+}
+
+/// Docker reads the system's name from os-release; where that is Container Linux's, `/etc` is not
+/// for us.
+#[tokio::test]
+async fn the_prefix_follows_from_the_system() {
+    let network = Network::start();
+    let host = Host::start(&network, "h1", 11);
+    let name = "PRETTY_NAME=\"Flatcar Container Linux by Kinvolk 3975.2.0\"";
+    host.must("sh", &["-c", &format!("echo '{name}' > /run/os-release")]);
+    host.must("mount", &["--bind", "/run/os-release", "/etc/os-release"]);
+    host.must("mkdir", &["-p", "/opt/rke/etc/kubernetes"]);
+    for user in ["root", USER] {
+        let world = World::over_ssh(&host, user);
+        let set = deployment(
+            &format!("{user}-01"),
+            [("kube-ca.pem", Some(file(user, 0o600, 0)))],
+        );
+        world.machine.deploy(&set).await.unwrap();
+        assert_eq!(text(&host, "/opt/rke/etc/kubernetes/ssl/kube-ca.pem"), user);
         assert_eq!(host.must("ls", &["-A", "/etc/kubernetes"]), "");
     }
 }

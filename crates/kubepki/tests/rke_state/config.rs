@@ -336,8 +336,8 @@ fn windows_nodes_are_refused() {
         );
     }
     let config = parse(ONE);
-    assert!(refuse_windows(&config.nodes[0], "linux").is_ok());
-    let error = refuse_windows(&config.nodes[0], "windows").unwrap_err();
+    assert!(refuse_windows(&config.nodes[0].address, "linux").is_ok());
+    let error = refuse_windows(&config.nodes[0].address, "windows").unwrap_err();
     assert_eq!(error.evidence, "Docker's OSType is \"windows\"");
 }
 

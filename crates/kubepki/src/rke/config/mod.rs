@@ -232,14 +232,20 @@ impl ClusterConfig {
         if self.prefix_path != "/" {
             return self.prefix_path.trim_end_matches('/').to_owned();
         }
-        let is = |name: &str| operating_system.contains(name);
-        if is("Boot2Docker") {
-            "/mnt/sda1/rke".to_owned()
-        } else if is("RancherOS") || is("CoreOS") || is("Flatcar") {
-            "/opt/rke".to_owned()
-        } else {
-            String::new()
-        }
+        system_prefix(operating_system).to_owned()
+    }
+}
+
+/// What RKE puts before `/etc/kubernetes` where `prefix_path` says nothing, by what Docker calls
+/// the host's system: empty where the root file system can be written.
+pub fn system_prefix(operating_system: &str) -> &'static str {
+    let is = |name: &str| operating_system.contains(name);
+    if is("Boot2Docker") {
+        "/mnt/sda1/rke"
+    } else if is("RancherOS") || is("CoreOS") || is("Flatcar") {
+        "/opt/rke"
+    } else {
+        ""
     }
 }
 

@@ -29,11 +29,11 @@ pub struct WindowsHost {
 /// # Errors
 ///
 /// [`WindowsHost`].
-pub fn refuse_windows(node: &Node, docker_os_type: &str) -> Result<(), WindowsHost> {
+pub fn refuse_windows(address: &str, docker_os_type: &str) -> Result<(), WindowsHost> {
     match docker_os_type.eq_ignore_ascii_case("windows") {
         false => Ok(()),
         true => Err(WindowsHost {
-            address: node.address.clone(),
+            address: address.to_owned(),
             evidence: format!("Docker's OSType is {docker_os_type:?}"),
         }),
     }
