@@ -172,8 +172,8 @@ impl Eyes<'_> {
         let found = state.entry(half, entry);
         let found = found.filter(|it| !it.certificate_pem.is_empty() && !it.key_pem.is_empty());
         let half = half.key();
-        let found = found
-            .ok_or_else(|| format!("{at} has no certificate and key of {entry} in {half}"))?;
+        let found =
+            found.ok_or_else(|| format!("{at} has no certificate and key of {entry} in {half}"))?;
         Ok(Identity {
             chain: found.certificate_pem.into_bytes(),
             key: found.key_pem.as_bytes().to_vec().into(),
