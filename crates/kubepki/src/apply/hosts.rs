@@ -95,6 +95,7 @@ pub(super) fn seen_from(proof: &Proof) -> Vec<&str> {
     match proof {
         Proof::ServesAt { host, .. }
         | Proof::ServesOtherAt { host, .. }
+        | Proof::ServesExactly { host, .. }
         | Proof::Healthy { host, .. }
         | Proof::Accepts { host, .. } => vec![host],
         // Some of the members may be away.

@@ -392,7 +392,7 @@ fn told_already(plan: &Plan, before: u32, hosts: &[String]) -> Option<u32> {
 /// What is looked at, in words that are the same for every host.
 fn seen(proof: &Proof) -> String {
     match proof {
-        Proof::ServesAt { address, .. } => {
+        Proof::ServesAt { address, .. } | Proof::ServesExactly { address, .. } => {
             format!("{} serves its new certificate", port_of(address))
         }
         Proof::ServesOtherAt { address, .. } => {
@@ -402,6 +402,9 @@ fn seen(proof: &Proof) -> String {
         Proof::Accepts { client, .. } => match client {
             Credential::Leaf(LeafId(leaf)) => format!("an API server takes the new {leaf}"),
             Credential::RkeState { entry, .. } => format!("an API server takes {entry}"),
+            Credential::RkeDesired { entry, .. } => {
+                format!("an API server takes the new {entry}")
+            }
         },
         Proof::Quorum {
             members, needed, ..

@@ -7,6 +7,7 @@
 )]
 
 mod carry_out;
+mod exact;
 mod refuse;
 mod scene;
 mod world;

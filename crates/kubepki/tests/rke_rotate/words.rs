@@ -184,6 +184,7 @@ fn client(client: &Credential) -> String {
     match client {
         Credential::Leaf(leaf) => format!("new {leaf}"),
         Credential::RkeState { entry, .. } => format!("present {entry}"),
+        Credential::RkeDesired { entry, .. } => format!("desired {entry}"),
     }
 }
 
@@ -197,6 +198,16 @@ fn proof(proof: &Proof) -> String {
         Proof::ServesOtherAt { host, address, .. } => {
             format!("{host} sees another certificate at {address}")
         }
+        Proof::ServesExactly {
+            host,
+            address,
+            sha256,
+            kept,
+        } => format!(
+            "{host} sees {}{} at {address}",
+            sha256.get(..12).unwrap(),
+            if *kept { " as before" } else { "" }
+        ),
         Proof::Healthy {
             host,
             url,
