@@ -10,3 +10,4 @@
 //! functions; the HTTP layer only carries their answers.
 
 pub mod issuance;
+mod ledger;
