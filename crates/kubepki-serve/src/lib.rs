@@ -14,6 +14,7 @@ pub mod access;
 pub mod config;
 pub mod issuance;
 pub mod leaf;
+mod ledger;
 pub mod metrics;
 pub mod node;
 pub mod password;
