@@ -68,8 +68,11 @@ pub(super) fn block(text: &mut String, plan: &Plan, steps: &[Step]) -> usize {
         line(text, "reason:", &first.reason);
     }
     if plan.deferrable.contains(&first.number) {
-        let later = "put off if it cannot be done now, until `kubepki resume`";
-        line(text, "later:", later);
+        let later = match plan.holds_back(first) {
+            true => "put off with all that follows if it cannot be done now",
+            false => "put off if it cannot be done now",
+        };
+        line(text, "later:", &format!("{later}, until `kubepki resume`"));
     }
     count
 }

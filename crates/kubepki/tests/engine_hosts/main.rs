@@ -8,6 +8,7 @@
 
 mod carry_out;
 mod exact;
+mod held_back;
 mod refuse;
 mod scene;
 mod world;

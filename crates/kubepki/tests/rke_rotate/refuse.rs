@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kubepki::plan::{Action, LeafId, Proof};
+use kubepki::plan::{Action, Content, LeafId, Proof};
 use kubepki::rke::rotate::{RotateError, Switch};
 use kubepki::rke::survey::Seen;
 use kubepki::rke::{Half, Rotation, State, json};
@@ -387,6 +387,83 @@ fn the_old_root_stays_while_the_api_is_away() {
         "{:?}",
         plan.notes
     );
+}
+
+/// While pods that know only the old root are there, so is the root.
+#[test]
+fn pods_hold_the_second_phase_back() {
+    let gates = |plan: &kubepki::plan::Plan| -> Vec<u32> {
+        let gates = plan.steps.iter().filter(|step| plan.holds_back(step));
+        gates.map(|step| step.number).collect()
+    };
+    let lab = Lab::new();
+    let (plan, _) = lab.plan(&Rotation::Authorities);
+    let pods = plan
+        .steps
+        .iter()
+        .find(|step| matches!(step.action, Action::DeletePods { .. }))
+        .unwrap();
+    assert_eq!(gates(&plan), [pods.number]);
+    // Nothing follows that needs them.
+    for change in [
+        (|lab| lab.options.keep_old = true) as fn(&mut Lab),
+        |lab| lab.options.switch = Switch::Hard,
+        |lab| lab.options.api_away = true,
+    ] {
+        let mut lab = Lab::new();
+        change(&mut lab);
+        let (plan, _) = lab.plan(&Rotation::Authorities);
+        assert_eq!(gates(&plan), [0; 0], "{}", plan.title);
+    }
+}
+
+/// The kubeconfig goes on naming whom it names, if that is there and one of the control plane.
+#[test]
+fn the_administrators_server_stays_where_it_can() {
+    let server = |lab: &Lab| {
+        let (plan, _) = lab.plan(&Rotation::All);
+        let mut servers = plan.steps.iter().filter_map(|step| match &step.action {
+            Action::Put {
+                content: Content::AdminKubeconfig { server, .. },
+                ..
+            } => Some(server.clone()),
+            _ => None,
+        });
+        let told = plan.notes.iter().any(|it| it.contains("as RKE makes it"));
+        (servers.next().unwrap(), told)
+    };
+    let url = |address: &str| format!("https://{address}:6443");
+    let lab = || {
+        let mut lab = Lab::of_members(4);
+        lab.options.allow_etcd_outage = true;
+        lab
+    };
+    // What the state says, where there is no file: nothing of this cluster.
+    assert_eq!(server(&lab()), (url("10.0.0.1"), false));
+    for (present, named, told) in [
+        ("https://10.0.0.3:6443", "10.0.0.3", false),
+        ("https://10.0.0.3:6443/", "10.0.0.3", false),
+        ("https://10.0.0.9:6443", "10.0.0.1", true),
+        ("https://balancer.example:6443", "10.0.0.1", true),
+    ] {
+        let mut lab = lab();
+        lab.server = Some(present.to_owned());
+        assert_eq!(server(&lab), (url(named), told), "{present}");
+    }
+    // One that is away is not waited for.
+    let mut lab = lab();
+    lab.server = Some(url("10.0.0.1"));
+    lab.away("10.0.0.1");
+    lab.options.skip_unreachable = BTreeSet::from(["10.0.0.1".to_owned()]);
+    assert_eq!(server(&lab), (url("10.0.0.2"), true));
+    // The state's word, where there is no file.
+    let mut lab = self::Lab::of_members(4);
+    lab.options.allow_etcd_outage = true;
+    edit(&mut lab, "kube-admin", |entry| {
+        let config = kubepki::rke::kubeconfig::admin("10.0.0.4", "c", "", "", "");
+        *entry = entry.clone().with_admin_config(config, "./x");
+    });
+    assert_eq!(server(&lab), (url("10.0.0.4"), false));
 }
 
 /// RKE redeploys such API servers in a rotation; without that, a new key voids every token.

@@ -37,6 +37,7 @@ pub fn words(plan: &Plan) -> String {
 
 fn one(text: &mut String, plan: &Plan, step: &Step) {
     let wait = match plan.deferrable.contains(&step.number) {
+        true if plan.holds_back(step) => ", may wait with all that follows",
         true => ", may wait",
         false => "",
     };

@@ -6,7 +6,7 @@ use pki::verify::{self, Options as VerifyOptions};
 use pki::{Certificate, Purpose};
 
 use super::authority::foreign_keys;
-use super::{Request, RotateError, Scene, Switch, notes, proofs};
+use super::{Request, RotateError, Scene, Switch, notes, proofs, site};
 use crate::rke::config::{Difference, differences};
 use crate::rke::survey::{HostView, Seen};
 use crate::rke::{ClusterConfig, Half, Json, Node, Role, Rotation, Service, names, placement};
@@ -81,7 +81,11 @@ pub fn scene(request: &Request<'_>, ask: Ask) -> Result<Scene, RotateError> {
         .filter(|node| request.config.node(&node.address).is_none())
         .map(|node| node.address.clone())
         .collect();
+    let named = request.site.kubeconfig_server.clone();
+    let recorded = bundle.get(names::KUBE_ADMIN);
+    let recorded = recorded.and_then(|it| site::server(it.config.as_bytes()));
     let mut scene = Scene {
+        admin_server: named.or(recorded),
         bundle,
         switch: matches!(request.rotation, Rotation::Authorities).then_some(request.options.switch),
         keep_old: request.options.keep_old || request.options.api_away,
