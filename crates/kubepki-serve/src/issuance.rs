@@ -62,7 +62,7 @@ impl Credential {
     }
 }
 
-/// Where in the log a record stands; the first is 0.
+/// Where in the log a record stands; the first is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position(pub u64);
 
