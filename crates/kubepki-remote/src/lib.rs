@@ -5,8 +5,10 @@
 //! system's trust store plays no part, and neither does a proxy.
 
 mod answer;
+mod api_route;
 mod caller;
 pub mod docker;
+mod exchange;
 mod kubernetes;
 pub mod machine;
 mod rke_api;
@@ -14,6 +16,7 @@ pub mod ssh;
 mod supervisor;
 mod tls;
 
+pub use api_route::{ApiRoute, NoRoute};
 pub use kubernetes::{Kubernetes, KubernetesError};
 pub use rke_api::RkeApi;
 pub use supervisor::{Seen, Supervisor, SupervisorError};

@@ -45,7 +45,7 @@ pub enum StateCommand {
 /// Which cluster.
 #[derive(Clone, Debug, Args)]
 pub struct WhichArgs {
-    /// The cluster.yml of an RKE cluster; its state file lies beside it.
+    /// The cluster.yml of an RKE cluster; its state file and certificates lie beside it.
     #[arg(
         long,
         env = "RKE_CONFIG",
@@ -85,6 +85,8 @@ pub struct RebuildArgs {
 pub struct PullArgs {
     #[command(flatten)]
     pub which: WhichArgs,
+    #[command(flatten)]
+    pub ssh: SshArgs,
     #[command(flatten)]
     pub ask: AskArgs,
 }
@@ -282,7 +284,8 @@ async fn pull(world: &World, args: &PullArgs) -> Result<Exit, CliError> {
     let (cluster, _) = RkeCluster::open_damaged(world, &args.which.cluster).await?;
     refuse_unfinished(&cluster.state_dir)?;
     let kubeconfig = cluster.site.kubeconfig.clone();
-    let api = RkeApi::new(&world.host, kubeconfig, world.clock.as_ref());
+    let route = reach::api(&cluster, &args.ssh)?;
+    let api = RkeApi::new(&world.host, kubeconfig, world.clock.as_ref(), route);
     let saved = api.saved_state().await?;
     let saved = saved.ok_or_else(|| {
         CliError::message("the cluster keeps no copy of the state (full-cluster-state)")

@@ -23,7 +23,7 @@ use crate::world::World;
 /// When the certificates cannot be installed, a host does not answer, or the plan cannot be
 /// carried out.
 pub async fn run(args: &InstallArgs, world: &World) -> Result<Exit, CliError> {
-    let cluster = RkeCluster::open(world, &args.place.cluster, &SiteArgs::default()).await?;
+    let cluster = RkeCluster::open(world, &args.place.which.cluster, &SiteArgs::default()).await?;
     refuse_unfinished(&cluster.state_dir)?;
     let state = cluster.state()?;
     let verdict = judge(world, &cluster, &args.place, world.now()).await?;

@@ -34,7 +34,9 @@ impl RkeCluster {
     /// RKE's words for a missing or wrong cluster.yml; and for a state file that cannot be
     /// understood. One that is missing is none: see [`Self::state`].
     pub async fn open(world: &World, config: &Path, args: &SiteArgs) -> Result<Self, CliError> {
-        let (mut cluster, entry) = Self::files(world, config, args).await?;
+        let (mut cluster, entry) = Self::files(world, config, args)
+            .await
+            .map_err(CliError::of_cluster)?;
         cluster.state = match &entry {
             None => None,
             Some(entry) => Some(parsed_state(&cluster.site.state, entry)?),
@@ -52,7 +54,9 @@ impl RkeCluster {
         world: &World,
         config: &Path,
     ) -> Result<(Self, Option<Result<(), CliError>>), CliError> {
-        let (mut cluster, entry) = Self::files(world, config, &SiteArgs::default()).await?;
+        let (mut cluster, entry) = Self::files(world, config, &SiteArgs::default())
+            .await
+            .map_err(CliError::of_cluster)?;
         let Some(entry) = entry else {
             return Ok((cluster, None));
         };

@@ -14,7 +14,6 @@ use super::deferred::waits_for_own;
 use super::error::{ApplyError, Difference};
 use super::failure::{MakeError, StepError};
 use super::preflight::{fill_unknown, foreseen_kind};
-use crate::error_chain;
 use crate::host::{Entry, HostError};
 use crate::journal::{Found, Replay};
 use crate::machine::Machine;
@@ -286,7 +285,7 @@ impl Executor<'_> {
                 Ok(machine) => drop(reached.insert(host.to_owned(), machine)),
                 Err(error) if is_away(&error) => {
                     if !may_wait(plan, first, host) {
-                        away.push(error_chain(&error));
+                        away.push(format!("{host}: {}", error.reason()));
                     }
                 }
                 Err(error) => return Err(error.into()),

@@ -11,6 +11,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::error_chain;
+
 mod local;
 
 pub use local::LocalHost;
@@ -249,4 +251,20 @@ pub enum HostError {
         /// The limit.
         seconds: u64,
     },
+}
+
+impl HostError {
+    /// The same with all reasons, for a text that names the machine already.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Unreachable { source, .. } => error_chain(&**source),
+            Self::Remote {
+                message,
+                source: Some(source),
+                ..
+            } => format!("{message}: {}", error_chain(&**source)),
+            Self::Remote { message, .. } => message.clone(),
+            other => error_chain(other),
+        }
+    }
 }

@@ -182,7 +182,7 @@ impl Lab {
     /// Makes a host unreachable.
     pub fn away(&mut self, host: &str) {
         let away = Seen::Away {
-            why: format!("{host} cannot be reached: connection refused"),
+            why: "connection refused".to_owned(),
             refuses: false,
         };
         self.survey.hosts.insert(host.to_owned(), away);
