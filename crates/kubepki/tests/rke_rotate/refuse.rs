@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kubepki::plan::{Action, Content, LeafId, Proof};
+use kubepki::plan::{Action, LeafId, Proof};
 use kubepki::rke::rotate::{RotateError, Switch};
 use kubepki::rke::survey::Seen;
 use kubepki::rke::{Half, Rotation, State, json};
@@ -10,7 +10,7 @@ use pki::{DAY, UnixTime};
 
 use crate::lab::{Lab, NOW, services};
 
-fn refusal(lab: &Lab, rotation: &Rotation) -> String {
+pub fn refusal(lab: &Lab, rotation: &Rotation) -> String {
     match lab.try_plan(rotation) {
         Ok((plan, _)) => panic!("planned: {}", plan.title),
         Err(error) => error.to_string(),
@@ -18,7 +18,7 @@ fn refusal(lab: &Lab, rotation: &Rotation) -> String {
 }
 
 /// An entry of both halves, changed.
-fn edit(lab: &mut Lab, name: &str, change: impl Fn(&mut kubepki::rke::Entry)) {
+pub fn edit(lab: &mut Lab, name: &str, change: impl Fn(&mut kubepki::rke::Entry)) {
     let mut entry = lab.state.entry(Half::Current, name).unwrap();
     change(&mut entry);
     lab.state.set_desired([entry]);
@@ -409,55 +409,6 @@ fn pods_hold_the_second_phase_back() {
         let (plan, _) = lab.plan(&Rotation::Authorities);
         assert_eq!(gates(&plan), [0; 0], "{}", plan.title);
     }
-}
-
-/// The kubeconfig goes on naming whom it names, if that is there and one of the control plane.
-#[test]
-fn the_administrators_server_stays_where_it_can() {
-    let server = |lab: &Lab| {
-        let (plan, _) = lab.plan(&Rotation::All);
-        let mut servers = plan.steps.iter().filter_map(|step| match &step.action {
-            Action::Put {
-                content: Content::AdminKubeconfig { server, .. },
-                ..
-            } => Some(server.clone()),
-            _ => None,
-        });
-        let told = plan.notes.iter().any(|it| it.contains("as RKE makes it"));
-        (servers.next().unwrap(), told)
-    };
-    let url = |address: &str| format!("https://{address}:6443");
-    let lab = || {
-        let mut lab = Lab::of_members(4);
-        lab.options.allow_etcd_outage = true;
-        lab
-    };
-    // What the state says, where there is no file: nothing of this cluster.
-    assert_eq!(server(&lab()), (url("10.0.0.1"), false));
-    for (present, named, told) in [
-        ("https://10.0.0.3:6443", "10.0.0.3", false),
-        ("https://10.0.0.3:6443/", "10.0.0.3", false),
-        ("https://10.0.0.9:6443", "10.0.0.1", true),
-        ("https://balancer.example:6443", "10.0.0.1", true),
-    ] {
-        let mut lab = lab();
-        lab.server = Some(present.to_owned());
-        assert_eq!(server(&lab), (url(named), told), "{present}");
-    }
-    // One that is away is not waited for.
-    let mut lab = lab();
-    lab.server = Some(url("10.0.0.1"));
-    lab.away("10.0.0.1");
-    lab.options.skip_unreachable = BTreeSet::from(["10.0.0.1".to_owned()]);
-    assert_eq!(server(&lab), (url("10.0.0.2"), true));
-    // The state's word, where there is no file.
-    let mut lab = self::Lab::of_members(4);
-    lab.options.allow_etcd_outage = true;
-    edit(&mut lab, "kube-admin", |entry| {
-        let config = kubepki::rke::kubeconfig::admin("10.0.0.4", "c", "", "", "");
-        *entry = entry.clone().with_admin_config(config, "./x");
-    });
-    assert_eq!(server(&lab), (url("10.0.0.4"), false));
 }
 
 /// RKE redeploys such API servers in a rotation; without that, a new key voids every token.
