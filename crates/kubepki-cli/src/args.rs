@@ -121,6 +121,14 @@ pub enum Command {
     /// Show, check, make, rotate and rewrite the tokens that nodes join with.
     #[command(subcommand)]
     Token(crate::command::token::TokenCommand),
+    /// Serve a K3s cluster's certificates: agents join and renew here.
+    ///
+    /// Answers K3s's agents on its port: CA files, settings, certificates for nodes. Makes what
+    /// is missing in the data directory, renews what is due, then listens. Every certificate is
+    /// in the issuance log before it leaves. Refuses a data directory in which K3s runs.
+    #[command(after_help = "Examples:\n  kubepki serve --node-name server-1\n  \
+                            kubepki serve --data-dir /srv/k3s --https-listen-port 7443")]
+    Serve(Box<crate::command::serve::ServeArgs>),
     /// List, rotate and drop the keys of service-account tokens.
     #[command(subcommand)]
     SaKey(crate::command::sa_key::SaKeyCommand),

@@ -18,6 +18,7 @@ pub mod journal;
 pub mod k3s;
 pub mod kubeconfig;
 pub mod listener;
+pub mod log;
 pub mod machine;
 pub mod plan;
 pub mod reconcile;

@@ -110,7 +110,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 /// The Kubernetes API of an RKE cluster, as far as a rotation changes something there.
 #[async_trait]
 pub trait ClusterApi: Send + Sync + fmt::Debug {
-    /// Stores the state file's text as Secret `full-cluster-state` in `kube-system`, and deletes
+    /// Stores the state, JSON on one line, as Secret `full-cluster-state` in `kube-system`, and deletes
     /// the ConfigMap of that name, as RKE since 1.6.0.
     async fn save_state(&self, state: &[u8]) -> Result<(), CallError>;
 

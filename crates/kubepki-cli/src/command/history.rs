@@ -131,7 +131,14 @@ fn standing(past: &Past, holder: Holder) -> String {
         (Standing::Abandoned, _) => "given up".to_owned(),
         (Standing::Superseded { by }, _) => format!("done in part, then {by} came"),
         (Standing::PutOff { open }, _) => {
-            let steps: Vec<String> = open.iter().map(|(step, _)| step.to_string()).collect();
+            let runs = open.chunk_by(|(one, _), (next, _)| one.checked_add(1) == Some(*next));
+            let steps: Vec<String> = runs
+                .filter_map(|run| match run {
+                    [(only, _)] => Some(only.to_string()),
+                    [(first, _), .., (last, _)] => Some(format!("{first}-{last}")),
+                    [] => None,
+                })
+                .collect();
             format!("done but for steps {}: kubepki resume", steps.join(", "))
         }
         (Standing::Unreadable(why), _) => format!("cannot be read: {why}"),

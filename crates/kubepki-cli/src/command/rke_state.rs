@@ -45,7 +45,7 @@ pub enum StateCommand {
 /// Which cluster.
 #[derive(Clone, Debug, Args)]
 pub struct WhichArgs {
-    /// The cluster.yml of an RKE cluster; its state file lies beside it.
+    /// The cluster.yml of an RKE cluster; its state file and certificates lie beside it.
     #[arg(
         long,
         env = "RKE_CONFIG",

@@ -23,7 +23,7 @@ use crate::world::World;
 /// When the certificates cannot be installed, a host does not answer, or the plan cannot be
 /// carried out.
 pub async fn run(args: &InstallArgs, world: &World) -> Result<Exit, CliError> {
-    let cluster = RkeCluster::open(world, &args.place.cluster, &SiteArgs::default()).await?;
+    let cluster = RkeCluster::open(world, &args.place.which.cluster, &SiteArgs::default()).await?;
     refuse_unfinished(&cluster.state_dir)?;
     let state = cluster.state()?;
     let verdict = judge(world, &cluster, &args.place, world.now()).await?;
@@ -41,13 +41,12 @@ pub async fn run(args: &InstallArgs, world: &World) -> Result<Exit, CliError> {
     let machines = reach::machines(&cluster, &args.ssh, reach::told())?;
     let survey = look(world, &cluster, &machines).await;
     let id = plan_id(world.now(), "install", &world.entropy)?;
-    // Only another CA is dropped later, and needs the API for that.
+    // Another CA needs the API: pods have to read it before anything is shown that it signed.
     let request = Request {
         id: &id,
         rotation: &Rotation::All,
         options: &Options {
             api_away: set.entries.contains_key(names::KUBE_CA)
-                && !args.keep_old
                 && api_away(world, &cluster, &machines).await,
             ..options(&args.rollout, Switch::Cross, args.keep_old)
         },

@@ -93,7 +93,10 @@ impl RkeCluster {
         let (site, entry) = Site::open(&world.host, root, &files).await?;
         let state_dir = match &args.state_dir {
             Some(path) => StateDir::new(path.clone()),
-            None => StateDir::of_rke_state(&site.state),
+            // Beside cluster.yml also where the state file itself lies elsewhere.
+            None => {
+                StateDir::of_rke_state(&site.root.join(files.state.file_name().unwrap_or_default()))
+            }
         };
         let cluster = Self {
             files,

@@ -394,6 +394,7 @@ impl Scene {
         let secret: serde_json::Value = serde_json::from_str(&said).unwrap();
         let data = secret["data"]["full-cluster-state"].as_str();
         let saved = unbase64(data.unwrap_or_else(|| panic!("{said}")));
+        assert!(!saved.contains(&b'\n'), "it is one line, as RKE's");
         let saved = State::parse(&saved).unwrap();
         assert!(
             saved.bundle(Half::Current) == self.state().bundle(Half::Current),

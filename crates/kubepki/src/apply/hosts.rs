@@ -10,7 +10,7 @@ use futures_util::stream;
 
 use super::Executor;
 use super::compare::{Care, difference, found, required};
-use super::deferred::waits_for;
+use super::deferred::waits_for_own;
 use super::error::{ApplyError, Difference};
 use super::failure::{MakeError, StepError};
 use super::preflight::{fill_unknown, foreseen_kind};
@@ -94,6 +94,7 @@ pub(super) fn seen_from(proof: &Proof) -> Vec<&str> {
     match proof {
         Proof::ServesAt { host, .. }
         | Proof::ServesOtherAt { host, .. }
+        | Proof::ServesExactly { host, .. }
         | Proof::Healthy { host, .. }
         | Proof::Accepts { host, .. } => vec![host],
         // Some of the members may be away.
@@ -351,7 +352,7 @@ async fn compare_hosts(
         differences: Vec::new(),
     };
     for step in steps() {
-        let waits = replay.and_then(|replay| waits_for(plan, step, &replay.deferred));
+        let waits = replay.and_then(|replay| waits_for_own(plan, step, &replay.deferred));
         if let (Action::Deploy { sets }, None) = (&step.action, waits) {
             let seen =
                 |set: &&FileSet| machines.contains_key(&set.host) && !away.contains(&set.host);
