@@ -434,7 +434,8 @@ pub struct ApplyArgs {
 pub struct HistoryArgs {
     /// Show one plan whole.
     pub id: Option<String>,
-    /// Forget a plan, its backups and staged keys for good.
+    /// Forget a plan, its backups and staged keys for good, and the old files that hosts of an
+    /// RKE cluster keep for it.
     #[arg(long, value_name = "ID", conflicts_with = "id")]
     pub forget: Option<String>,
     /// Go on without asking.
