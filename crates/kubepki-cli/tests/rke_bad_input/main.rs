@@ -6,7 +6,8 @@
     reason = "tests fail by panicking"
 )]
 
-#[path = "common/rke_log.rs"]
+mod hints;
+#[path = "../common/rke_log.rs"]
 mod rke_log;
 
 use std::fs;
