@@ -4,6 +4,7 @@
 //! the token before a password is sent, the Kubernetes API's to the bundle in the kubeconfig. The
 //! system's trust store plays no part, and neither does a proxy.
 
+mod agent;
 mod answer;
 mod caller;
 pub mod docker;
@@ -14,6 +15,7 @@ pub mod ssh;
 mod supervisor;
 mod tls;
 
+pub use agent::{AgentConnection, NodeProof};
 pub use kubernetes::{Kubernetes, KubernetesError};
 pub use rke_api::RkeApi;
 pub use supervisor::{Seen, Supervisor, SupervisorError};
