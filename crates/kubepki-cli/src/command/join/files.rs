@@ -88,7 +88,6 @@ impl Files {
     ///
     /// When a file cannot be written: those before it are; `join` again does the rest.
     pub async fn write(&self, world: &World, obtained: &Obtained) -> Result<Exit, CliError> {
-        make_directory(world, &self.directory, 0o700).await?;
         let mut written = 0;
         for (name, bytes) in &obtained.files {
             let present = self.present.get(name);

@@ -241,6 +241,7 @@ async fn run(
     output::confirm("Go on?", args.yes)?;
     make_directory(world, &resolved(&args.data_dir), 0o755).await?;
     let _lock = StateDir::of_data_dir(&resolved(&args.data_dir)).lock()?;
+    make_directory(world, &files.directory, 0o700).await?;
     // Looked at again, now that nobody else writes.
     let files = Files::open(world, args).await?;
     let password = node_password(world, &files.password_file).await?;
