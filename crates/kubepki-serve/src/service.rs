@@ -76,6 +76,20 @@ pub struct Loaded {
     pub reserved: Reserved,
 }
 
+impl Loaded {
+    /// Users and reserved names from the tree. `key` is random and lives as long as the process.
+    pub fn new(tree: Tree, settings: &Settings, key: &[u8; 32]) -> Self {
+        Self {
+            users: Users::new(&tree.passwd, key),
+            reserved: Reserved {
+                server: settings.node_name.clone(),
+                sans: settings.sans.iter().cloned().collect(),
+            },
+            tree,
+        }
+    }
+}
+
 /// A request that may be answered.
 #[derive(Debug)]
 pub struct Admitted {
