@@ -118,7 +118,7 @@ fn skipped(scene: &Scene) {
 /// Old keys that cannot be removed are named.
 fn forgotten(scene: &Scene) {
     let w1 = scene.cluster.host("w1");
-    let plan = scene.plans().pop().unwrap();
+    let plan = scene.plans().into_iter().max().unwrap();
     let kept = |name: &str| scene.kept(name).contains(&plan);
     assert!(kept("cp1") && kept("w1"));
     w1.kill_sshd();

@@ -172,7 +172,7 @@ impl Scene {
         self.ends(args, 0)
     }
 
-    /// The plans that are kept, oldest first.
+    /// The plans that are kept.
     pub fn plans(&self) -> Vec<String> {
         let run = self.ok(&["history", "-o", "json"]);
         let list: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
@@ -182,7 +182,7 @@ impl Scene {
     }
 
     /// The plans that a node keeps old files for.
-    pub fn kept(&self, node: &str) -> Vec<String> {
+    pub fn kept(&self, node: &str) -> BTreeSet<String> {
         let ssl = self.cluster.ssl(node);
         let sets = std::fs::read_dir(ssl.with_file_name(".kubepki")).unwrap();
         let names = sets.map(|it| it.unwrap().file_name().into_string().unwrap());
