@@ -140,6 +140,14 @@ pub enum Command {
     /// Show, check, make, rotate and rewrite the tokens that nodes join with.
     #[command(subcommand)]
     Token(crate::command::token::TokenCommand),
+    /// Serve a K3s cluster's certificates: agents join and renew here.
+    ///
+    /// Answers K3s's agents on its port: CA files, settings, certificates for nodes. Makes what
+    /// is missing in the data directory, renews what is due, then listens. Every certificate is
+    /// in the issuance log before it leaves. Refuses a data directory in which K3s runs.
+    #[command(after_help = "Examples:\n  kubepki serve --node-name server-1\n  \
+                            kubepki serve --data-dir /srv/k3s --https-listen-port 7443")]
+    Serve(Box<crate::command::serve::ServeArgs>),
     /// List, rotate and drop the keys of service-account tokens.
     #[command(subcommand)]
     SaKey(crate::command::sa_key::SaKeyCommand),
@@ -176,6 +184,22 @@ pub enum Command {
                             kubepki rotate-ca --cluster cluster.yml\n  \
                             kubepki rotate-ca --cluster cluster.yml --keep-old")]
     RotateCa(Box<crate::command::rotate_ca::RotateCaArgs>),
+    /// Get this node's certificates from a server, with keys that are made here.
+    ///
+    /// The CA is held to the hash in the token before anything secret is sent. Writes the files
+    /// of a K3s agent; run again, it renews only what is due, and keys stay.
+    #[command(
+        after_help = "Examples:\n  kubepki join --server https://10.0.0.1:6443 --token-file \
+                            /etc/rancher/k3s/token\n  kubepki join --server \
+                            https://10.0.0.1:6443,https://10.0.0.2:6443 --token-file -"
+    )]
+    Join(Box<crate::command::join::JoinArgs>),
+    /// What concerns this node alone.
+    #[command(subcommand)]
+    Node(crate::command::join::NodeCommand),
+    /// See and verify the record of every certificate that this server issued.
+    #[command(subcommand)]
+    Log(crate::command::log::LogCommand),
     /// Show the main job on a made-up server in a temporary directory.
     Tour(TourArgs),
 }

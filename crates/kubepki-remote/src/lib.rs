@@ -4,9 +4,12 @@
 //! the token before a password is sent, the Kubernetes API's to the bundle in the kubeconfig. The
 //! system's trust store plays no part, and neither does a proxy.
 
+mod agent;
 mod answer;
+mod api_route;
 mod caller;
 pub mod docker;
+mod exchange;
 mod kubernetes;
 pub mod machine;
 mod rke_api;
@@ -14,6 +17,8 @@ pub mod ssh;
 mod supervisor;
 mod tls;
 
+pub use agent::{AgentConnection, NodeProof};
+pub use api_route::{ApiRoute, NoRoute};
 pub use kubernetes::{Kubernetes, KubernetesError};
 pub use rke_api::RkeApi;
 pub use supervisor::{Seen, Supervisor, SupervisorError};

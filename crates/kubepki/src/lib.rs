@@ -1,5 +1,6 @@
 //! The certificate lifecycle of Kubernetes clusters.
 
+pub mod agent;
 pub mod apply;
 pub mod bootstrap;
 pub mod ca;
@@ -18,6 +19,7 @@ pub mod journal;
 pub mod k3s;
 pub mod kubeconfig;
 pub mod listener;
+pub mod log;
 pub mod machine;
 pub mod plan;
 pub mod reconcile;

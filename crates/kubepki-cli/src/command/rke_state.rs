@@ -46,7 +46,7 @@ pub enum StateCommand {
 /// Which cluster.
 #[derive(Clone, Debug, Args)]
 pub struct WhichArgs {
-    /// The cluster.yml of an RKE cluster; its state file lies beside it.
+    /// The cluster.yml of an RKE cluster; its state file and certificates lie beside it.
     #[arg(
         long,
         env = "RKE_CONFIG",
@@ -88,6 +88,8 @@ pub struct RebuildArgs {
 pub struct PullArgs {
     #[command(flatten)]
     pub which: WhichArgs,
+    #[command(flatten)]
+    pub ssh: SshArgs,
     #[command(flatten)]
     pub kept: KeptArgs,
     #[command(flatten)]
@@ -292,7 +294,8 @@ async fn pull(world: &World, args: &PullArgs) -> Result<Exit, CliError> {
     let (cluster, _) = RkeCluster::open_damaged(world, &args.which.cluster, &site).await?;
     refuse_unfinished(&cluster.state_dir).map_err(|error| cluster.named(error))?;
     let kubeconfig = cluster.site.kubeconfig.clone();
-    let api = RkeApi::new(&world.host, kubeconfig, world.clock.as_ref());
+    let route = reach::api(&cluster, &args.ssh)?;
+    let api = RkeApi::new(&world.host, kubeconfig, world.clock.as_ref(), route);
     let rebuild = "`kubepki state rebuild` makes one from a control-plane host";
     let missing = |error: CliError| cluster.named(error.hint(rebuild));
     let saved = api.saved_state().await;

@@ -7,7 +7,6 @@ use kubepki::init::Staged;
 use kubepki::plan::Plan;
 use kubepki::rke::init::{InitError, InitRequest, plan_init};
 use kubepki::rke::local::{LocalFiles, plan_files};
-use kubepki_remote::machine::RemoteMachines;
 
 use super::{RkeCluster, Session, flags, reach};
 use crate::args::AskArgs;
@@ -95,7 +94,7 @@ async fn carry_out(
     ask: &AskArgs,
 ) -> Result<Exit, CliError> {
     // No host has a part in it.
-    let nobody = RemoteMachines::new([], 1, reach::told());
+    let nobody = reach::nobody();
     Session::new(world, cluster, &nobody, 0)
         .carry_out(plan, &staged, ask)
         .await

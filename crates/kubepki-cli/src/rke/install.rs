@@ -22,7 +22,7 @@ use crate::world::World;
 /// When the certificates cannot be installed, a host does not answer, or the plan cannot be
 /// carried out.
 pub async fn run(args: &InstallArgs, world: &World) -> Result<Exit, CliError> {
-    let cluster = RkeCluster::open(world, &args.place.cluster, &args.kept.site()).await?;
+    let cluster = RkeCluster::open(world, &args.place.which.cluster, &args.kept.site()).await?;
     let done = install_on(&cluster, args, world).await;
     done.map_err(|error| cluster.named(error))
 }
@@ -49,13 +49,12 @@ async fn install_on(
     let machines = reach::machines(cluster, &args.ssh, reach::told())?;
     let survey = look(world, cluster, &machines).await;
     let id = plan_id(world.now(), "install", &world.entropy)?;
-    // Only another CA is dropped later, and needs the API for that.
+    // Another CA needs the API: pods have to read it before anything is shown that it signed.
     let request = Request {
         id: &id,
         rotation: &Rotation::All,
         options: &Options {
             api_away: set.entries.contains_key(names::KUBE_CA)
-                && !args.keep_old
                 && api_away(world, cluster, &machines).await,
             ..options(&args.rollout, Switch::Cross, args.keep_old)
         },

@@ -36,7 +36,9 @@ impl RkeCluster {
     /// RKE's words for a missing or wrong cluster.yml; and for a state file that cannot be
     /// understood. One that is missing is none: see [`Self::state`].
     pub async fn open(world: &World, config: &Path, args: &SiteArgs) -> Result<Self, CliError> {
-        let (mut cluster, entry) = Self::files(world, config, args).await?;
+        let (mut cluster, entry) = Self::files(world, config, args)
+            .await
+            .map_err(CliError::of_cluster)?;
         cluster.state = match &entry {
             None => None,
             Some(entry) => Some(parsed_state(&cluster.site.state, entry)?),
@@ -55,7 +57,9 @@ impl RkeCluster {
         config: &Path,
         args: &SiteArgs,
     ) -> Result<(Self, Option<Result<(), CliError>>), CliError> {
-        let (mut cluster, entry) = Self::files(world, config, args).await?;
+        let (mut cluster, entry) = Self::files(world, config, args)
+            .await
+            .map_err(CliError::of_cluster)?;
         let Some(entry) = entry else {
             return Ok((cluster, None));
         };
@@ -92,7 +96,10 @@ impl RkeCluster {
         let (site, entry) = Site::open(&world.host, root, &files).await?;
         let state_dir = match &args.state_dir {
             Some(path) => StateDir::new(path.clone()),
-            None => StateDir::of_rke_state(&site.state),
+            // Beside cluster.yml also where the state file itself lies elsewhere.
+            None => {
+                StateDir::of_rke_state(&site.root.join(files.state.file_name().unwrap_or_default()))
+            }
         };
         let cluster = Self {
             files,
@@ -139,6 +146,7 @@ impl RkeCluster {
 
     /// An error whose hint and message name the commands so that they find this cluster again.
     pub fn named(&self, error: CliError) -> CliError {
+        let error = error.of_cluster();
         CliError {
             message: self.spelled(&error.message),
             hint: error.hint.map(|hint| self.spelled(&hint)),

@@ -12,7 +12,7 @@ use kubepki::rke::rotate::{self, Ask, Options, Request, RotateError, Switch};
 use kubepki::rke::survey::{Subject, Survey, ask_etcd, survey};
 use kubepki::rke::{Half, Rotation, Service};
 
-use super::{RkeCluster, RolloutArgs, Session, SshArgs, flags, reach};
+use super::{Hosts, RkeCluster, RolloutArgs, Session, SshArgs, flags, reach};
 use crate::args::{AskArgs, PlanArgs, RotateArgs};
 use crate::command::change::{print_plan, refuse_unfinished};
 use crate::command::rotate_ca::RotateCaArgs;
@@ -193,7 +193,7 @@ pub fn options(rollout: &RolloutArgs, switch: Switch, keep_old: bool) -> Options
 pub async fn draft(
     world: &World,
     cluster: &RkeCluster,
-    machines: &dyn Machines,
+    machines: &Hosts,
     rotation: &Rotation,
     options: &Options,
 ) -> Result<(Plan, Vec<Staged>), CliError> {
@@ -263,7 +263,7 @@ pub fn refuse_early(
 }
 
 /// Whether the cluster's API cannot be asked, so that pods cannot be deleted either.
-pub async fn api_away(world: &World, cluster: &RkeCluster, machines: &dyn Machines) -> bool {
+pub async fn api_away(world: &World, cluster: &RkeCluster, machines: &Hosts) -> bool {
     let patience = LOOK.as_secs();
     let api = Session::new(world, cluster, machines, patience).api;
     api.version().await.is_err()

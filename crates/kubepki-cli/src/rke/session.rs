@@ -1,18 +1,18 @@
 //! Carrying out plans of an RKE cluster: print, ask, apply; `apply`, `undo`, `resume`.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kubepki::apply::{
     ApplyError, Executor, Observer, Outcome, Patience, put_off, refuse_unreadable, unfinished,
 };
 use kubepki::init::{Staged, stage};
-use kubepki::machine::Machines;
 use kubepki::plan::{Action, Plan, PlanId, Step};
 use kubepki::state::Locked;
 use kubepki_remote::RkeApi;
 
-use super::{RkeCluster, aftermath};
+use super::{Hosts, RkeCluster, aftermath};
 use crate::args::AskArgs;
 use crate::command::change::{
     INTERRUPTED, failed, last_done, lock, print_plan, put_off_text, refuse_unfinished,
@@ -28,7 +28,7 @@ pub struct Session<'a> {
     /// The cluster's files.
     pub cluster: &'a RkeCluster,
     /// Its hosts.
-    pub machines: &'a dyn Machines,
+    pub machines: &'a Hosts,
     /// Its API.
     pub api: RkeApi<'a>,
     /// Seconds to wait for the proofs of a restart.
@@ -40,15 +40,16 @@ impl<'a> Session<'a> {
     pub fn new(
         world: &'a World,
         cluster: &'a RkeCluster,
-        machines: &'a dyn Machines,
+        machines: &'a Hosts,
         patience: u64,
     ) -> Self {
         let kubeconfig = cluster.site.kubeconfig.clone();
+        let route = Arc::clone(&machines.route);
         Self {
             world,
             cluster,
             machines,
-            api: RkeApi::new(&world.host, kubeconfig, world.clock.as_ref()),
+            api: RkeApi::new(&world.host, kubeconfig, world.clock.as_ref(), route),
             patience,
         }
     }

@@ -108,7 +108,13 @@ fn an_api_that_fails_is_asked_again() {
     // Still nobody.
     scene.ends(&["resume"], 7);
     scene.cluster.clear_faults();
-    scene.ok(&["resume"]);
+    // There, but not for the operator's machine: hosts lead there.
+    scene.shut_api(true);
+    let run = scene.ok(&["resume"]);
+    scene.shut_api(false);
+    let cp1 = scene.cluster.host("cp1").address();
+    let said = format!("asked through the SSH connection of {cp1}");
+    assert!(run.text().contains(&said), "{}", run.text());
     scene.assert_whole();
     assert!(
         scene

@@ -172,6 +172,40 @@ impl Scene {
         self.ends(args, 0)
     }
 
+    /// The plans that are kept, oldest first.
+    pub fn plans(&self) -> Vec<String> {
+        let run = self.ok(&["history", "-o", "json"]);
+        let list: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
+        let ids = list.as_array().unwrap().iter();
+        ids.map(|it| it["id"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// The plans that a node keeps old files for.
+    pub fn kept(&self, node: &str) -> Vec<String> {
+        let ssl = self.cluster.ssl(node);
+        let sets = std::fs::read_dir(ssl.with_file_name(".kubepki")).unwrap();
+        let names = sets.map(|it| it.unwrap().file_name().into_string().unwrap());
+        let plan = |name: String| Some(name.rsplit_once('-')?.0.to_owned());
+        names.filter_map(plan).collect()
+    }
+
+    /// Whether the API turns this machine away, and nobody else.
+    pub fn shut_api(&self, shut: bool) {
+        let way = if shut { "-A" } else { "-D" };
+        for node in self.cluster.nodes() {
+            if node.has(Role::ControlPlane) {
+                let host = self.cluster.host(&node.name);
+                let us = host.network().address(254).to_string();
+                let words = "INPUT -p tcp --dport 6443 -j REJECT --reject-with tcp-reset";
+                let mut words: Vec<_> = words.split(' ').collect();
+                words.extend(["-s", &us]);
+                words.insert(0, way);
+                host.must("iptables", &words);
+            }
+        }
+    }
+
     /// All that the program said so far.
     pub fn said(&self) -> Vec<u8> {
         self.said.borrow().clone()
@@ -384,6 +418,7 @@ impl Scene {
         let secret: serde_json::Value = serde_json::from_str(&said).unwrap();
         let data = secret["data"]["full-cluster-state"].as_str();
         let saved = unbase64(data.unwrap_or_else(|| panic!("{said}")));
+        assert!(!saved.contains(&b'\n'), "it is one line, as RKE's");
         let saved = State::parse(&saved).unwrap();
         assert!(
             saved.bundle(Half::Current) == self.state().bundle(Half::Current),

@@ -79,7 +79,7 @@ pub use proof::served_certificate;
 pub use undo::stopped;
 pub use witness::Witness;
 
-use deferred::waits_for;
+use deferred::{held_from, waits_for};
 use leaves::Workshop;
 use step::Taken;
 
@@ -276,6 +276,7 @@ impl<'a> Executor<'a> {
         }
         let replay = self.replay(&journal, id)?;
         if let Progress::InProgress { next } = replay.progress {
+            let next = held_from(&plan, &replay).unwrap_or(next);
             let (host, cluster) = (self.host, self.cluster);
             preflight::check_before_from(&plan, next, host, cluster, Some(&replay))
                 .await

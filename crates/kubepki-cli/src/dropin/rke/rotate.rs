@@ -10,7 +10,6 @@ use kubepki::rke::log::{info, version_line};
 use kubepki::rke::rotate::{Options, Request, RotateError, Switch, plan};
 use kubepki::rke::survey::{Seen, Survey};
 use kubepki::rke::{ClusterConfig, Half, Role, Rotation, Service};
-use kubepki_remote::machine::RemoteMachines;
 
 use super::args::RotateArgs;
 use super::log::Log;
@@ -21,7 +20,7 @@ use crate::command::change::refuse_unfinished;
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::rke::rotate::{api_away, look, refuse_early};
-use crate::rke::{RkeCluster, Session, reach};
+use crate::rke::{Hosts, RkeCluster, Session, reach};
 use crate::world::World;
 
 /// Seconds to wait for the proofs of a restart.
@@ -179,13 +178,7 @@ fn away(survey: &Survey, stored: &ClusterConfig) -> Result<Vec<(String, String)>
         let Some(Seen::Away { why, refuses }) = survey.hosts.get(host) else {
             continue;
         };
-        // RKE names the host in its own words.
-        let own = [format!("{host} cannot be reached: "), format!("{host}: ")];
-        let why = own
-            .iter()
-            .find_map(|own| why.strip_prefix(own))
-            .unwrap_or(why);
-        let why = why.to_owned();
+        let why = why.clone();
         if *refuses {
             return Err(Failure {
                 text: format!("Failed to set up SSH tunneling for host [{host}]: {why}"),
@@ -303,7 +296,7 @@ fn draft(
 async fn carry_out(
     world: &World,
     cluster: &RkeCluster,
-    machines: &RemoteMachines,
+    machines: &Hosts,
     (plan, staged): (Plan, Vec<Staged>),
     narrator: &Narrator,
 ) -> Result<Exit, Failure> {

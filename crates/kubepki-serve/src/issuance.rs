@@ -1,0 +1,86 @@
+//! What is written down before a certificate leaves.
+
+use std::net::SocketAddr;
+
+use pki::{Digest, San, Serial, UnixTime};
+
+/// One certificate that was issued, for whom, from where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssueRecord {
+    /// When it was issued.
+    pub time: UnixTime,
+    /// The server that issued it, by its node name.
+    pub server: String,
+    /// The path that was asked, for instance `/v1-k3s/client-kubelet.crt`.
+    pub endpoint: String,
+    /// Who asked.
+    pub who: Requester,
+    /// Where the connection came from.
+    pub peer: SocketAddr,
+    /// The node that it is for, in lower case; `None` where the endpoint knows none.
+    pub node: Option<String>,
+    /// The subject as Go prints it, for instance `CN=system:node:a,O=system:nodes`.
+    pub subject: String,
+    /// The names and addresses in it.
+    pub sans: Vec<San>,
+    /// SHA-256 of the subject's public key (DER of its SubjectPublicKeyInfo).
+    pub spki: Digest,
+    /// The serial number.
+    pub serial: Serial,
+    /// When it ends.
+    pub not_after: UnixTime,
+}
+
+/// Who asked for a certificate: never with the secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requester {
+    /// The user, for instance `node` or `system:node:a`.
+    pub user: String,
+    /// How it proved that.
+    pub credential: Credential,
+}
+
+/// The kind of proof that a caller gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credential {
+    /// User and password: a server or agent token.
+    Token,
+    /// A bootstrap token.
+    BootstrapToken,
+    /// A client certificate under the cluster's client CA.
+    Certificate,
+}
+
+impl Credential {
+    /// The word in logs: `token`, `bootstrap-token` or `certificate`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::BootstrapToken => "bootstrap-token",
+            Self::Certificate => "certificate",
+        }
+    }
+}
+
+/// Where in the log a record stands; the first is 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position(pub u64);
+
+/// The record could not be made durable: the certificate must not leave.
+#[derive(Debug, thiserror::Error)]
+#[error("the issuance log did not take the record: {reason}")]
+pub struct LogError {
+    /// What failed, in words.
+    pub reason: String,
+}
+
+/// Keeps records of what was issued.
+#[async_trait::async_trait]
+pub trait IssuanceLog: Send + Sync {
+    /// Appends one record, and returns once it is durable.
+    ///
+    /// # Errors
+    ///
+    /// When the record is not durable: then its certificate must not leave.
+    async fn append(&self, record: IssueRecord) -> Result<Position, LogError>;
+}

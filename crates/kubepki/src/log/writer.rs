@@ -1,0 +1,265 @@
+//! Adding records: one thread writes, whoever waits shares its fsync.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pki::Digest;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::open::{self, End, Mended};
+use super::segment::{self, Segment};
+use super::{Head, Issued, LogError, line};
+use crate::edge::file;
+
+/// How a log is kept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where: `<directory>/<server>/` holds the chain.
+    pub directory: PathBuf,
+    /// Whose chain: the server's node name.
+    pub server: String,
+    /// From how many bytes on a segment is followed by the next. A group of records is never
+    /// split, so a segment can be a group longer.
+    pub segment_bytes: u64,
+    /// How many records share an fsync at most.
+    pub group: usize,
+}
+
+impl Options {
+    /// Segments of 16 MiB (some 30,000 records: read in whole at every start), groups as large as
+    /// they come.
+    pub fn new(directory: impl Into<PathBuf>, server: impl Into<String>) -> Self {
+        Self {
+            directory: directory.into(),
+            server: server.into(),
+            segment_bytes: 16 << 20,
+            group: 4096,
+        }
+    }
+}
+
+/// A record is on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its number, from 1.
+    pub seq: u64,
+    /// Its hash.
+    pub hash: Digest,
+}
+
+/// A server's log, open for adding. Clones are the same log.
+#[derive(Clone, Debug)]
+pub struct Log {
+    server: Arc<str>,
+    requests: mpsc::Sender<Request>,
+    head: watch::Receiver<Head>,
+}
+
+#[derive(Debug)]
+enum Request {
+    Append {
+        body: Vec<u8>,
+        answer: oneshot::Sender<Result<Receipt, LogError>>,
+    },
+    Close(oneshot::Sender<()>),
+}
+
+/// A line that is longer than this was not meant as one: names in certificates are short.
+const LONGEST: usize = 256 << 10;
+
+/// How many callers can wait for room; more wait for that.
+const QUEUE: usize = 8192;
+
+impl Log {
+    /// Opens or begins a server's chain. `known` is the head that the datastore holds
+    /// ([`super::stored_head`]); a log that lacks what it names is not opened.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError`]; nothing was changed then, a new directory and lock apart.
+    pub fn open(
+        options: &Options,
+        known: Option<&Head>,
+    ) -> Result<(Self, Option<Mended>), LogError> {
+        super::checked(&options.server)?;
+        let directory = options.directory.join(&options.server);
+        let mut end = open::open(&directory, &options.server, known)?;
+        let mended = end.mended.take();
+        let (requests, incoming) = mpsc::channel(QUEUE);
+        let (published, head) = watch::channel(end.head.clone());
+        let writer = Writer {
+            directory: directory.clone(),
+            limit: options.segment_bytes,
+            group: options.group.max(1),
+            end,
+            published,
+            poisoned: false,
+        };
+        std::thread::Builder::new()
+            .name("issuance-log".to_owned())
+            .spawn(move || writer.run(incoming))
+            .map_err(|error| LogError::file("start the thread that writes to", directory, error))?;
+        let log = Self {
+            server: options.server.as_str().into(),
+            requests,
+            head,
+        };
+        Ok((log, mended))
+    }
+
+    /// Adds a record and returns once it is on the disk. Its `server` is this log's, whatever it
+    /// says. When the future is dropped, the record may be in the log or not.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError`]: the certificate must not leave.
+    pub async fn append(&self, mut issued: Issued) -> Result<Receipt, LogError> {
+        issued.server = (*self.server).to_owned();
+        let body = line::body(&issued)
+            .map_err(|error| LogError::file("write a record to", &*self.server, error))?;
+        if body.len() > LONGEST {
+            return Err(LogError::TooLong {
+                bytes: body.len(),
+                limit: LONGEST,
+            });
+        }
+        let (answer, done) = oneshot::channel();
+        let request = Request::Append { body, answer };
+        let sent = self.requests.send(request).await;
+        sent.map_err(|_| LogError::Closed)?;
+        done.await.map_err(|_| LogError::Closed)?
+    }
+
+    /// The last record that is on the disk.
+    pub fn head(&self) -> Head {
+        self.head.borrow().clone()
+    }
+
+    /// Tells of every new head; ends when the log is closed.
+    pub fn heads(&self) -> watch::Receiver<Head> {
+        self.head.clone()
+    }
+
+    /// Whose chain it is.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// Finishes what was asked for until now, then lets go of the directory. Later records are
+    /// refused with [`LogError::Closed`].
+    pub async fn close(&self) {
+        let (answer, done) = oneshot::channel();
+        if self.requests.send(Request::Close(answer)).await.is_ok() {
+            // The thread has ended if it does not answer.
+            let _ = done.await;
+        }
+    }
+}
+
+/// Everything that the thread owns.
+struct Writer {
+    directory: PathBuf,
+    limit: u64,
+    group: usize,
+    end: End,
+    published: watch::Sender<Head>,
+    poisoned: bool,
+}
+
+/// Who waits, with what to tell him once the group is on the disk.
+type Waiting = Vec<(oneshot::Sender<Result<Receipt, LogError>>, Receipt)>;
+
+impl Writer {
+    fn run(mut self, mut incoming: mpsc::Receiver<Request>) {
+        let mut closing = Vec::new();
+        let mut buffer = Vec::new();
+        while let Some(first) = incoming.blocking_recv() {
+            let mut next = Some(first);
+            let mut waiting = Waiting::new();
+            let mut head = self.end.head.clone();
+            buffer.clear();
+            while let Some(request) = next {
+                match request {
+                    Request::Append { body, answer } => {
+                        head.records += 1;
+                        head.hash = line::render(&mut buffer, head.records, &head.hash, &body);
+                        let (seq, hash) = (head.records, head.hash);
+                        waiting.push((answer, Receipt { seq, hash }));
+                    }
+                    Request::Close(answer) => {
+                        // What others have already handed in is still taken.
+                        incoming.close();
+                        closing.push(answer);
+                    }
+                }
+                next = match waiting.len() < self.group && buffer.len() < MOST_BYTES {
+                    true => incoming.try_recv().ok(),
+                    false => None,
+                };
+            }
+            if !waiting.is_empty() {
+                self.commit(&buffer, head, waiting);
+            }
+        }
+        let Self { end, published, .. } = self;
+        drop((end.file, end.lock, published));
+        for answer in closing {
+            let _ = answer.send(());
+        }
+    }
+
+    /// Writes a group, waits for the disk, and tells everybody.
+    fn commit(&mut self, lines: &[u8], head: Head, waiting: Waiting) {
+        match self.write(lines, &head) {
+            Ok(()) => {
+                self.end.length += lines.len() as u64;
+                self.end.head = head.clone();
+                let _ = self.published.send(head);
+                for (answer, receipt) in waiting {
+                    let _ = answer.send(Ok(receipt));
+                }
+            }
+            Err(error) => {
+                for (answer, _) in waiting {
+                    let _ = answer.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, lines: &[u8], head: &Head) -> Result<(), LogError> {
+        if self.poisoned {
+            return Err(LogError::Poisoned {
+                directory: self.directory.clone(),
+            });
+        }
+        if self.end.length >= self.limit {
+            self.rotate()?;
+        }
+        debug_assert!(head.records > self.end.head.records);
+        let path = &self.end.segment.path;
+        if let Err(error) = file::append(&mut self.end.file, lines) {
+            let error = LogError::file("write to", path, error);
+            // What is there of the group goes, so that the next one stands behind the last.
+            // Whether that reached the disk must be sure too: else nothing more is taken.
+            let length = self.end.length;
+            let back = self.end.file.set_len(length);
+            self.poisoned = back.and_then(|()| self.end.file.sync_data()).is_err();
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> Result<(), LogError> {
+        let segment: Segment = segment::after(&self.directory, &self.end.head);
+        let file: File = open::create(&segment)?;
+        self.end.file = file;
+        self.end.segment = segment;
+        self.end.length = 0;
+        Ok(())
+    }
+}
+
+/// A group that is this long does not get longer.
+const MOST_BYTES: usize = 4 << 20;
