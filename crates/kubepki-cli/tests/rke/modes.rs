@@ -56,7 +56,7 @@ fn saved_plans(scene: &Scene) {
 
 fn older(host: &str, component: &str, file: &str) -> String {
     format!(
-        "due: {host}: {component}: was started … before files that it reads were written: {file}"
+        "due: {host}: {component}: was started … before files that it reads were written: … {file}"
     )
 }
 
