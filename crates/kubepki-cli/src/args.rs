@@ -93,12 +93,31 @@ pub enum Command {
                             kubepki plan --cluster cluster.yml --service etcd")]
     Plan(PlanArgs),
     /// Run a saved plan, if everything is still as it was when it was made.
+    #[command(
+        after_help = "Examples:\n  kubepki apply 20300101T120000Z-rotate-1a2b --restart\n  \
+                      kubepki apply 20300101T120000Z-rotate-1a2b --cluster cluster.yml"
+    )]
     Apply(ApplyArgs),
     /// Show what was done, newest last.
+    #[command(after_help = "Examples:\n  kubepki history\n  \
+                            kubepki history --cluster cluster.yml\n  \
+                            kubepki history 20300101T120000Z-rotate-1a2b --cluster cluster.yml\n  \
+                            kubepki history --forget 20300101T120000Z-rotate-1a2b")]
     History(HistoryArgs),
     /// Take back what a plan did, the last one by default.
+    ///
+    /// On an RKE cluster: the hosts get back what they kept, the state file comes from its backup,
+    /// and what reads them is restarted with the same care as before.
+    #[command(after_help = "Examples:\n  kubepki undo --restart\n  \
+                            kubepki undo --cluster cluster.yml\n  \
+                            kubepki undo 20300101T120000Z-rotate-1a2b --cluster cluster.yml")]
     Undo(UndoArgs),
     /// Go on after an interruption.
+    ///
+    /// On an RKE cluster also with what was put off: hosts that were away, an API that did not
+    /// answer.
+    #[command(after_help = "Examples:\n  kubepki resume\n  \
+                            kubepki resume --cluster cluster.yml")]
     Resume(ResumeArgs),
     /// K3s's own commands, with its flags, messages and exit codes.
     #[command(name = "k3s")]
@@ -121,6 +140,14 @@ pub enum Command {
     /// Show, check, make, rotate and rewrite the tokens that nodes join with.
     #[command(subcommand)]
     Token(crate::command::token::TokenCommand),
+    /// Serve a K3s cluster's certificates: agents join and renew here.
+    ///
+    /// Answers K3s's agents on its port: CA files, settings, certificates for nodes. Makes what
+    /// is missing in the data directory, renews what is due, then listens. Every certificate is
+    /// in the issuance log before it leaves. Refuses a data directory in which K3s runs.
+    #[command(after_help = "Examples:\n  kubepki serve --node-name server-1\n  \
+                            kubepki serve --data-dir /srv/k3s --https-listen-port 7443")]
+    Serve(Box<crate::command::serve::ServeArgs>),
     /// List, rotate and drop the keys of service-account tokens.
     #[command(subcommand)]
     SaKey(crate::command::sa_key::SaKeyCommand),

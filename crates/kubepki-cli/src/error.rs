@@ -96,6 +96,15 @@ impl CliError {
         }
     }
 
+    /// The same about the files of an RKE cluster, which are the operator's own.
+    #[must_use]
+    pub fn of_cluster(mut self) -> Self {
+        if self.hint.as_deref() == Some(K3S_USER) {
+            self.hint = Some(OPERATOR.to_owned());
+        }
+        self
+    }
+
     /// With something to try.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -113,15 +122,16 @@ impl CliError {
     }
 }
 
+const K3S_USER: &str = "run it as the user that K3s runs as: root";
+const OPERATOR: &str = "run it as the user whom cluster.yml and the files beside it belong to";
+
 /// What to do where the operating system refused something.
 fn way_out(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>() {
             return match error.kind() {
-                io::ErrorKind::PermissionDenied => {
-                    Some("run it as the user that K3s runs as: root")
-                }
+                io::ErrorKind::PermissionDenied => Some(K3S_USER),
                 io::ErrorKind::ReadOnlyFilesystem => {
                     Some("the file system is mounted read-only: remount it for writing first")
                 }

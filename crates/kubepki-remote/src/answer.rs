@@ -7,10 +7,10 @@ use rustls::ClientConfig;
 use serde::Deserialize;
 
 /// K3s's own limit for one exchange (`pkg/clientaccess/token.go`).
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// No answer that is asked for here is anywhere near as long.
-const LONGEST: usize = 64 * 1024 * 1024;
+pub(crate) const LONGEST: usize = 64 * 1024 * 1024;
 
 /// A client that follows no redirects, uses no proxy and knows no other trust than `tls`.
 pub(crate) fn client(tls: ClientConfig) -> Result<Client, reqwest::Error> {

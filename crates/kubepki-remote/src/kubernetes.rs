@@ -2,21 +2,34 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use kubepki::fleet::{Fleet, Node};
 use kubepki::kubeconfig::{Cluster, KeyPlacement, Kubeconfig, KubeconfigError, Placement, User};
 use pki::{Certificate, PrivateKey, UnixTime};
 use reqwest::{Client, Method, Url};
+use rustls::ClientConfig;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio_rustls::TlsConnector;
 
 use crate::answer::{Answer, Unreadable, client};
+use crate::api_route::ApiRoute;
+use crate::exchange::{Question, exchange, target};
 use crate::tls::{ClientIdentity, trusting};
 
 /// The API server that a kubeconfig leads to, as its user.
 pub struct Kubernetes {
     base: Url,
-    client: Client,
+    way: Way,
+}
+
+/// How requests get there.
+enum Way {
+    /// Directly.
+    Client(Client),
+    /// However the cluster is reached.
+    Route(Arc<ApiRoute>, TlsConnector),
 }
 
 /// The Kubernetes API could not be asked.
@@ -73,35 +86,29 @@ impl Kubernetes {
     ///
     /// [`KubernetesError`] for a kubeconfig that does not lead anywhere; nothing is asked yet.
     pub fn from_kubeconfig(text: &[u8], now: UnixTime) -> Result<Self, KubernetesError> {
-        let config = Kubeconfig::parse(text)?;
-        let unfit = |problem: &str| KubernetesError::Unfit {
-            problem: problem.to_owned(),
-        };
-        let current = config.current_context.as_deref();
-        let context = config
-            .contexts
-            .iter()
-            .find(|context| current == Some(context.name.as_str()))
-            .ok_or_else(|| unfit("has no current context"))?;
-        let cluster = context.cluster.as_deref().and_then(|it| config.cluster(it));
-        let cluster = cluster.ok_or_else(|| unfit("names no cluster in its context"))?;
-        let user = context.user.as_deref().and_then(|it| config.user(it));
-        let user = user.ok_or_else(|| unfit("names no user in its context"))?;
-        let base = server(cluster)?;
-        let (chain, key) = identity(user)?;
-        let identity = ClientIdentity {
-            chain: &chain,
-            key: &key,
-        };
-        let tls = trusting(&bundle(cluster)?, now, Some(identity));
-        let client = tls
-            .map_err(Into::into)
-            .and_then(|tls| client(tls).map_err(Into::into))
-            .map_err(|source| KubernetesError::Unreachable {
-                url: base.to_string(),
-                source,
-            })?;
-        Ok(Self { base, client })
+        let (base, tls) = prepare(text, now)?;
+        let client = client(tls).map_err(|source| unreachable(&base, source))?;
+        Ok(Self {
+            base,
+            way: Way::Client(client),
+        })
+    }
+
+    /// The same, by whatever road leads there.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::from_kubeconfig`].
+    pub fn by_route(
+        text: &[u8],
+        now: UnixTime,
+        route: Arc<ApiRoute>,
+    ) -> Result<Self, KubernetesError> {
+        let (base, tls) = prepare(text, now)?;
+        Ok(Self {
+            base,
+            way: Way::Route(route, TlsConnector::from(Arc::new(tls))),
+        })
     }
 
     /// Nodes, pods and lasting service-account tokens.
@@ -143,31 +150,27 @@ impl Kubernetes {
         &self,
         method: Method,
         path: &str,
-        body: Option<Vec<u8>>,
+        body: Option<String>,
     ) -> Result<Answer, KubernetesError> {
         let url = self
             .base
             .join(path)
             .map_err(|error| self.unreachable(error))?;
-        let mut request = self
-            .client
-            .request(method.clone(), url)
-            .header("accept", "application/json");
-        if let Some(body) = body {
-            request = request
-                .header("content-type", "application/json")
-                .body(body);
-        }
-        let response = request
-            .send()
-            .await
-            .map_err(|error| self.unreachable(error.without_url()))?;
-        let answer = Answer::read(response).await.map_err(|error| match error {
-            Unreadable::Broken(error) => self.unreachable(error.without_url()),
-            Unreadable::TooLong => {
-                self.unreachable(std::io::Error::other("the answer does not end"))
+        let answer = match &self.way {
+            Way::Client(client) => self.directly(client, method.clone(), url, body).await?,
+            Way::Route(route, tls) => {
+                let (host, port) = target(&url);
+                let stream = route.dial(host, port).await;
+                let stream = stream.map_err(|error| self.unreachable(error))?;
+                let question = Question {
+                    method: method.clone(),
+                    url: &url,
+                    body,
+                };
+                let answer = exchange(stream, tls, question).await;
+                answer.map_err(|error| self.unreachable(error))?
             }
-        })?;
+        };
         if answer.status.is_success() {
             return Ok(answer);
         }
@@ -180,20 +183,79 @@ impl Kubernetes {
         })
     }
 
+    async fn directly(
+        &self,
+        client: &Client,
+        method: Method,
+        url: Url,
+        body: Option<String>,
+    ) -> Result<Answer, KubernetesError> {
+        let mut request = client
+            .request(method, url)
+            .header("accept", "application/json");
+        if let Some(body) = body {
+            request = request
+                .header("content-type", "application/json")
+                .body(body);
+        }
+        let response = request
+            .send()
+            .await
+            .map_err(|error| self.unreachable(error.without_url()))?;
+        Answer::read(response).await.map_err(|error| match error {
+            Unreadable::Broken(error) => self.unreachable(error.without_url()),
+            Unreadable::TooLong => self.unreachable("the answer does not end"),
+        })
+    }
+
     fn unreachable(
         &self,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> KubernetesError {
-        KubernetesError::Unreachable {
-            url: self.base.to_string(),
-            source: source.into(),
-        }
+        unreachable(&self.base, source)
     }
 }
 
 impl fmt::Debug for Kubernetes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Kubernetes({})", self.base)
+    }
+}
+
+/// The server that a kubeconfig leads to, and what to show and believe there.
+fn prepare(text: &[u8], now: UnixTime) -> Result<(Url, ClientConfig), KubernetesError> {
+    let config = Kubeconfig::parse(text)?;
+    let unfit = |problem: &str| KubernetesError::Unfit {
+        problem: problem.to_owned(),
+    };
+    let current = config.current_context.as_deref();
+    let context = config
+        .contexts
+        .iter()
+        .find(|context| current == Some(context.name.as_str()))
+        .ok_or_else(|| unfit("has no current context"))?;
+    let cluster = context.cluster.as_deref().and_then(|it| config.cluster(it));
+    let cluster = cluster.ok_or_else(|| unfit("names no cluster in its context"))?;
+    let user = context.user.as_deref().and_then(|it| config.user(it));
+    let user = user.ok_or_else(|| unfit("names no user in its context"))?;
+    let base = server(cluster)?;
+    let (chain, key) = identity(user)?;
+    let identity = ClientIdentity {
+        chain: &chain,
+        key: &key,
+    };
+    let tls = trusting(&bundle(cluster)?, now, Some(identity));
+    let tls = tls.map_err(|source| unreachable(&base, source))?;
+    Ok((base, tls))
+}
+
+fn unreachable(
+    url: &Url,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> KubernetesError {
+    KubernetesError::Unreachable {
+        url: url.to_string(),
+        source: source.into(),
     }
 }
 

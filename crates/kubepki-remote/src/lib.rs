@@ -6,8 +6,10 @@
 
 mod agent;
 mod answer;
+mod api_route;
 mod caller;
 pub mod docker;
+mod exchange;
 mod kubernetes;
 pub mod machine;
 mod rke_api;
@@ -16,6 +18,7 @@ mod supervisor;
 mod tls;
 
 pub use agent::{AgentConnection, NodeProof};
+pub use api_route::{ApiRoute, NoRoute};
 pub use kubernetes::{Kubernetes, KubernetesError};
 pub use rke_api::RkeApi;
 pub use supervisor::{Seen, Supervisor, SupervisorError};

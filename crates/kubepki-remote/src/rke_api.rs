@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -18,6 +19,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use crate::api_route::ApiRoute;
 use crate::kubernetes::{Kubernetes, KubernetesError};
 
 /// Asks with whatever the kubeconfig holds at that moment: a rotation rewrites it on its way.
@@ -27,6 +29,7 @@ pub struct RkeApi<'a> {
     host: &'a dyn Host,
     kubeconfig: PathBuf,
     clock: &'a dyn Clock,
+    route: Arc<ApiRoute>,
 }
 
 /// Where RKE keeps its state in the cluster (`cluster/state.go`).
@@ -41,12 +44,18 @@ const TRIES: u32 = 5;
 const AT_ONCE: usize = 10;
 
 impl<'a> RkeApi<'a> {
-    /// The cluster that the kubeconfig at `kubeconfig` leads to; nothing is asked yet.
-    pub fn new(host: &'a dyn Host, kubeconfig: PathBuf, clock: &'a dyn Clock) -> Self {
+    /// The cluster that the kubeconfig at `kubeconfig` leads to, by `route`; nothing is asked yet.
+    pub fn new(
+        host: &'a dyn Host,
+        kubeconfig: PathBuf,
+        clock: &'a dyn Clock,
+        route: Arc<ApiRoute>,
+    ) -> Self {
         Self {
             host,
             kubeconfig,
             clock,
+            route,
         }
     }
 
@@ -153,7 +162,7 @@ impl<'a> RkeApi<'a> {
             not_done: true,
             source: None,
         })?;
-        Kubernetes::from_kubeconfig(bytes, self.clock.now())
+        Kubernetes::by_route(bytes, self.clock.now(), Arc::clone(&self.route))
             .map_err(|error| unusable("leads nowhere", error.into()))
     }
 }
@@ -172,7 +181,7 @@ impl ClusterApi for RkeApi<'_> {
                     if let Some(secret) = secret.as_object_mut() {
                         secret.insert("data".to_owned(), data.clone());
                     }
-                    let body = secret.to_string().into_bytes();
+                    let body = secret.to_string();
                     kubernetes.ask(Method::PUT, &path, Some(body)).await
                 }
                 None => {
@@ -182,7 +191,7 @@ impl ClusterApi for RkeApi<'_> {
                         "metadata": { "name": STATE, "namespace": "kube-system" },
                         "data": data,
                     });
-                    let body = secret.to_string().into_bytes();
+                    let body = secret.to_string();
                     kubernetes.ask(Method::POST, SECRETS, Some(body)).await
                 }
             };

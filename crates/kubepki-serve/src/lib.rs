@@ -9,5 +9,19 @@
 //! Who a caller is, what it may ask for and what a request for a certificate gets are pure
 //! functions; the HTTP layer only carries their answers.
 
+pub mod accept;
+pub mod access;
+pub mod config;
 pub mod issuance;
+pub mod leaf;
 mod ledger;
+pub mod listener;
+pub mod metrics;
+pub mod node;
+pub mod notify;
+pub mod password;
+pub mod route;
+pub mod service;
+pub mod status;
+pub mod tls;
+pub mod tree;

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::apply::CallError;
 use crate::host::{Entry, HostError};
+use crate::plan::PlanId;
 
 /// The machines of a cluster, by the names that plans use: [`crate::plan::FileSet::host`].
 #[async_trait]
@@ -42,6 +43,10 @@ pub trait Machine: Containers {
     /// Puts a whole set of files in place: see [`Deployment`]. It may be repeated after a crash at
     /// any point, and ends the same.
     async fn deploy(&self, deployment: &Deployment) -> Result<(), HostError>;
+
+    /// Removes what deployments of a plan have kept ([`Deployment::keep`]), old keys for the most
+    /// part. That there is nothing is success. The machine should be locked.
+    async fn forget(&self, plan: &PlanId) -> Result<(), HostError>;
 
     /// Connects to `host:port` as the machine itself would.
     async fn dial(&self, address: &str) -> Result<Box<dyn Stream>, HostError>;
@@ -105,7 +110,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 /// The Kubernetes API of an RKE cluster, as far as a rotation changes something there.
 #[async_trait]
 pub trait ClusterApi: Send + Sync + fmt::Debug {
-    /// Stores the state file's text as Secret `full-cluster-state` in `kube-system`, and deletes
+    /// Stores the state, JSON on one line, as Secret `full-cluster-state` in `kube-system`, and deletes
     /// the ConfigMap of that name, as RKE since 1.6.0.
     async fn save_state(&self, state: &[u8]) -> Result<(), CallError>;
 

@@ -27,43 +27,28 @@ impl CertificateRequest {
     ///
     /// [`Error::Malformed`]; [`Error::BadSignature`] when the sender does not hold the key.
     pub fn from_der(der: &[u8]) -> Result<Self, Error> {
-        let bad = |error: der::Error| Error::malformed("certificate request", error);
-        let mut outer = SliceReader::new(der).map_err(bad)?;
-        let (info, algorithm, signature) = outer
-            .sequence(|fields| {
-                let info = fields.tlv_bytes()?;
-                let algorithm = fields.tlv_bytes()?;
-                let signature = BitStringRef::decode(fields)?;
-                let octets = signature.as_bytes().ok_or(Tag::BitString.value_error())?;
-                Ok::<_, der::Error>((info, algorithm, octets))
-            })
-            .map_err(bad)?;
-        outer.finish().map_err(bad)?;
-
-        let mut reader = SliceReader::new(info).map_err(bad)?;
-        let (subject, spki, requested) = reader
-            .sequence(|fields| {
-                u8::decode(fields)?;
-                let subject = fields.tlv_bytes()?;
-                let spki = fields.tlv_bytes()?;
-                let attributes = if fields.is_finished() {
-                    None
-                } else {
-                    requested_extensions(AnyRef::decode(fields)?)?
-                };
-                Ok::<_, der::Error>((subject, spki, attributes))
-            })
-            .map_err(bad)?;
-        crate::signature::verify(spki, algorithm, info, signature)?;
+        let parts = Parts::read(der)?;
+        crate::signature::verify(parts.spki, parts.algorithm, parts.info, parts.signature)?;
         Ok(Self {
             der: der.to_vec(),
-            subject: Name::from_der(subject)?,
-            spki: spki.to_vec(),
-            extensions: requested
+            subject: Name::from_der(parts.subject)?,
+            spki: parts.spki.to_vec(),
+            extensions: parts
+                .requested
                 .map(|value| Extensions::from_der(&value))
                 .transpose()?
                 .unwrap_or_default(),
         })
+    }
+
+    /// The key that a request names (SubjectPublicKeyInfo), with nothing checked: who sent it
+    /// need not hold the key. K3s signs on no more than this.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`].
+    pub fn unverified_key(der: &[u8]) -> Result<Vec<u8>, Error> {
+        Parts::read(der).map(|parts| parts.spki.to_vec())
     }
 
     /// The first request of a PEM text (`CERTIFICATE REQUEST`, or `NEW CERTIFICATE REQUEST` as
@@ -185,6 +170,56 @@ impl CertificateRequest {
     /// SHA-256 of [`Self::spki_der`].
     pub fn spki_sha256(&self) -> Digest {
         sha256(&self.spki)
+    }
+}
+
+/// A request taken apart, nothing checked.
+struct Parts<'a> {
+    info: &'a [u8],
+    subject: &'a [u8],
+    spki: &'a [u8],
+    requested: Option<Vec<u8>>,
+    algorithm: &'a [u8],
+    signature: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    fn read(der: &'a [u8]) -> Result<Self, Error> {
+        let bad = |error: der::Error| Error::malformed("certificate request", error);
+        let mut outer = SliceReader::new(der).map_err(bad)?;
+        let (info, algorithm, signature) = outer
+            .sequence(|fields| {
+                let info = fields.tlv_bytes()?;
+                let algorithm = fields.tlv_bytes()?;
+                let signature = BitStringRef::decode(fields)?;
+                let octets = signature.as_bytes().ok_or(Tag::BitString.value_error())?;
+                Ok::<_, der::Error>((info, algorithm, octets))
+            })
+            .map_err(bad)?;
+        outer.finish().map_err(bad)?;
+
+        let mut reader = SliceReader::new(info).map_err(bad)?;
+        let (subject, spki, requested) = reader
+            .sequence(|fields| {
+                u8::decode(fields)?;
+                let subject = fields.tlv_bytes()?;
+                let spki = fields.tlv_bytes()?;
+                let attributes = if fields.is_finished() {
+                    None
+                } else {
+                    requested_extensions(AnyRef::decode(fields)?)?
+                };
+                Ok::<_, der::Error>((subject, spki, attributes))
+            })
+            .map_err(bad)?;
+        Ok(Self {
+            info,
+            subject,
+            spki,
+            requested,
+            algorithm,
+            signature,
+        })
     }
 }
 

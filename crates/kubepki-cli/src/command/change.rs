@@ -342,8 +342,20 @@ fn finish(
 /// Which steps are open, and what to do about them.
 pub fn put_off_text(open: &[(u32, String)]) -> String {
     let mut text = "Done, except for what cannot be reached:".to_owned();
-    for (step, reason) in open {
-        let _ = write!(text, "\n  step {step}: {reason}");
+    // What waits for the same is told of together.
+    let alike = |(step, one): &(u32, String), (next, other): &(u32, String)| {
+        one == other && step.checked_add(1) == Some(*next)
+    };
+    for alike in open.chunk_by(alike) {
+        match alike {
+            [(first, reason), .., (last, _)] => {
+                let _ = write!(text, "\n  steps {first}-{last}: {reason}");
+            }
+            [(step, reason)] => {
+                let _ = write!(text, "\n  step {step}: {reason}");
+            }
+            [] => {}
+        }
     }
     text.push_str("\nRun `kubepki resume` when it can.");
     text

@@ -12,11 +12,12 @@ use kubepki::rke::custom::{
 use kubepki::rke::{ClusterConfig, Half};
 use pki::UnixTime;
 
+use super::rke_state::WhichArgs;
 use crate::args::{AskArgs, PlanFormat, SiteArgs};
 use crate::dropin::rke_cluster;
 use crate::error::{CliError, Exit};
 use crate::output;
-use crate::rke::{self, RkeCluster, RolloutArgs, SshArgs};
+use crate::rke::{self, KeptArgs, RkeCluster, RolloutArgs, SshArgs};
 use crate::world::{World, resolved};
 
 /// `generate-csr`.
@@ -82,6 +83,8 @@ pub struct InstallArgs {
     #[arg(long)]
     pub keep_old: bool,
     #[command(flatten)]
+    pub kept: KeptArgs,
+    #[command(flatten)]
     pub ssh: SshArgs,
     #[command(flatten)]
     pub rollout: RolloutArgs,
@@ -95,14 +98,8 @@ pub struct InstallArgs {
 /// Which cluster, and where its certificates are exchanged.
 #[derive(Clone, Debug, Args)]
 pub struct PlaceArgs {
-    /// The cluster.yml of an RKE cluster.
-    #[arg(
-        long,
-        env = "RKE_CONFIG",
-        value_name = "FILE",
-        default_value = "cluster.yml"
-    )]
-    pub cluster: PathBuf,
+    #[command(flatten)]
+    pub which: WhichArgs,
     /// Where requests, keys and certificates lie [default: cluster_certs beside cluster.yml; of
     /// another name, that and _certs].
     #[arg(long, value_name = "DIR")]
@@ -116,7 +113,7 @@ pub struct PlaceArgs {
 /// When cluster.yml or something in the directory cannot be used: nothing is written then.
 pub async fn run_generate(args: &GenerateCsrArgs) -> Result<Exit, CliError> {
     let world = World::real();
-    let (files, config) = rke_cluster(&world, &args.place.cluster)
+    let (files, config) = rke_cluster(&world, &args.place.which.cluster)
         .await
         .map_err(CliError::message)?;
     let shown = args.place.cert_dir.as_ref().unwrap_or(&files.cert_dir);
@@ -176,7 +173,7 @@ pub async fn run(command: &CustomCertsCommand) -> Result<Exit, CliError> {
 }
 
 async fn run_status(args: &StatusArgs, world: &World) -> Result<Exit, CliError> {
-    let (files, config) = rke_cluster(world, &args.place.cluster)
+    let (files, config) = rke_cluster(world, &args.place.which.cluster)
         .await
         .map_err(CliError::message)?;
     let shown = args.place.cert_dir.as_ref().unwrap_or(&files.cert_dir);
@@ -198,7 +195,7 @@ async fn run_verify(args: &VerifyArgs, world: &World) -> Result<Exit, CliError> 
         Some(text) => crate::world::moment(text)?,
         None => world.now(),
     };
-    let cluster = RkeCluster::open(world, &args.place.cluster, &SiteArgs::default()).await?;
+    let cluster = RkeCluster::open(world, &args.place.which.cluster, &SiteArgs::default()).await?;
     let verdict = judge(world, &cluster, &args.place, now).await?;
     match args.output {
         PlanFormat::Json => {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use kubepki::apply::{Past, Standing, history};
-use kubepki::plan::PlanId;
+use kubepki::plan::{Plan, PlanId};
 use kubepki::state::{StateDir, StateError};
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use super::change::{lock, print_plan};
 use crate::args::{HistoryArgs, PlanFormat};
 use crate::error::{CliError, Exit};
 use crate::output;
-use crate::rke::{self, RkeCluster};
+use crate::rke::{self, RkeCluster, forget};
 use crate::world::{Node, World};
 
 /// `kubepki history`.
@@ -21,16 +21,23 @@ use crate::world::{Node, World};
 /// When the state directory cannot be read.
 pub async fn run(args: &HistoryArgs) -> Result<Exit, CliError> {
     let world = World::real();
-    let state = match rke::chosen(&args.cluster, &args.site)? {
-        Some(config) => {
-            RkeCluster::open(&world, &config, &args.site)
-                .await?
-                .state_dir
-        }
+    let cluster = match rke::chosen(&args.cluster, &args.site)? {
+        Some(config) => Some(RkeCluster::open(&world, &config, &args.site).await?),
+        None => None,
+    };
+    if let (Some(cluster), Some(id)) = (&cluster, &args.forget) {
+        return forget_cluster(&world, cluster, id, args).await;
+    }
+    let state = match cluster {
+        Some(cluster) => cluster.state_dir,
         None => Node::open(&world, &args.site, None, None).await?.state,
     };
     if let Some(id) = &args.forget {
-        return forget(&state, id, args.yes);
+        agree(&state, id, "", args.yes)?;
+        let id = PlanId(id.clone());
+        lock(&state)?.forget(&id)?;
+        output::talk(&format!("{id} is forgotten."));
+        return Ok(Exit::Fine);
     }
     if let Some(id) = &args.id {
         let plan = state.load_plan(&PlanId(id.clone()))?;
@@ -53,21 +60,49 @@ pub async fn run(args: &HistoryArgs) -> Result<Exit, CliError> {
     Ok(Exit::Fine)
 }
 
-fn forget(state: &StateDir, id: &str, yes: bool) -> Result<Exit, CliError> {
+/// Of a cluster's plan the hosts have old keys, too.
+async fn forget_cluster(
+    world: &World,
+    cluster: &RkeCluster,
+    id: &str,
+    args: &HistoryArgs,
+) -> Result<Exit, CliError> {
+    let plan = agree(
+        &cluster.state_dir,
+        id,
+        " and the old files that hosts keep for it",
+        args.yes,
+    )?;
     let id = PlanId(id.to_owned());
-    let title = match state.load_plan(&id) {
-        Ok(plan) => plan.title,
+    let hosts = forget::keepers(cluster, &id, plan.as_ref());
+    let state = lock(&cluster.state_dir)?;
+    if !hosts.is_empty() {
+        forget::refuse_beside(cluster, &id)?;
+    }
+    state.forget(&id)?;
+    let ssh = &args.cluster.ssh;
+    let exit = forget::on_hosts(world, cluster, ssh, (&state, &id), hosts).await?;
+    output::talk(&format!("{id} is forgotten."));
+    Ok(exit)
+}
+
+/// Asks whether a plan shall be forgotten; the plan, if it can be read.
+fn agree(state: &StateDir, id: &str, more: &str, yes: bool) -> Result<Option<Plan>, CliError> {
+    let id = PlanId(id.to_owned());
+    let plan = match state.load_plan(&id) {
+        Ok(plan) => Some(plan),
         Err(error @ (StateError::NoPlan { .. } | StateError::Name { .. })) => {
             return Err(error.into());
         }
-        Err(_) => "which cannot be read".to_owned(),
+        Err(_) => None,
     };
+    let title = plan
+        .as_ref()
+        .map_or("which cannot be read", |it| it.title.as_str());
     let question =
-        format!("Forget {id} ({title}) with its backups? It cannot be undone afterwards.");
+        format!("Forget {id} ({title}) with its backups{more}? It cannot be undone afterwards.");
     output::confirm(&question, yes)?;
-    lock(state)?.forget(&id)?;
-    output::talk(&format!("{id} is forgotten."));
-    Ok(Exit::Fine)
+    Ok(plan)
 }
 
 /// The process that holds the lock, as far as it says who it is.
@@ -96,7 +131,14 @@ fn standing(past: &Past, holder: Holder) -> String {
         (Standing::Abandoned, _) => "given up".to_owned(),
         (Standing::Superseded { by }, _) => format!("done in part, then {by} came"),
         (Standing::PutOff { open }, _) => {
-            let steps: Vec<String> = open.iter().map(|(step, _)| step.to_string()).collect();
+            let runs = open.chunk_by(|(one, _), (next, _)| one.checked_add(1) == Some(*next));
+            let steps: Vec<String> = runs
+                .filter_map(|run| match run {
+                    [(only, _)] => Some(only.to_string()),
+                    [(first, _), .., (last, _)] => Some(format!("{first}-{last}")),
+                    [] => None,
+                })
+                .collect();
             format!("done but for steps {}: kubepki resume", steps.join(", "))
         }
         (Standing::Unreadable(why), _) => format!("cannot be read: {why}"),

@@ -98,7 +98,7 @@ fn requested(node: &Node, names: &[String]) -> Result<(String, Vec<Selection>), 
     Ok((title, selected))
 }
 
-fn due(world: &World, node: &Node) -> Result<Plan, CliError> {
+pub(super) fn due(world: &World, node: &Node) -> Result<Plan, CliError> {
     let due = plan::due(&node.inventory, &node.wishes, &node.policy, world.now())?;
     let mut made = make(
         world,

@@ -17,6 +17,7 @@ pub(crate) mod reconcile;
 pub(crate) mod rke_state;
 pub(crate) mod rotate_ca;
 pub(crate) mod sa_key;
+pub(crate) mod serve;
 pub(crate) mod token;
 mod tour;
 pub(crate) mod unit;
@@ -34,9 +35,12 @@ use crate::rke::{self, ClusterArgs, RolloutArgs};
 ///
 /// What the operator is told, with the exit code.
 pub fn run(cli: Cli) -> Result<Exit, CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let mut builder = match &cli.command {
+        // Every core signs; the other commands do one thing after another.
+        Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = builder.enable_all().build()?;
     let none = RolloutArgs::default();
     runtime.block_on(async {
         match cli.command {
@@ -77,6 +81,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
             Command::CustomCerts(command) => custom_certs::run(&command).await,
             Command::Bootstrap(command) => bootstrap::run(&command).await,
             Command::Token(command) => token::run(&command).await,
+            Command::Serve(args) => serve::run(&args).await,
             Command::SaKey(command) => sa_key::run(&command).await,
             Command::Reconcile(args) => reconcile::run(&args).await,
             Command::Ca(command) => ca::run(&command).await,

@@ -7,7 +7,6 @@ use kubepki::init::Staged;
 use kubepki::plan::Plan;
 use kubepki::rke::init::{InitError, InitRequest, plan_init};
 use kubepki::rke::local::{LocalFiles, plan_files};
-use kubepki_remote::machine::RemoteMachines;
 
 use super::{RkeCluster, Session, flags, reach};
 use crate::args::AskArgs;
@@ -25,7 +24,7 @@ pub async fn init(config: &Path, args: &InitArgs) -> Result<Exit, CliError> {
     flags::refuse_node(&[node_flag(args), flags::site(&args.site)])?;
     let world = World::real();
     let cluster = RkeCluster::open(&world, config, &args.site).await?;
-    refuse_unfinished(&cluster.state_dir)?;
+    refuse_unfinished(&cluster.state_dir).map_err(|error| cluster.named(error))?;
     let id = plan_id(world.now(), "init", &world.entropy)?;
     let request = InitRequest {
         id: &id,
@@ -95,7 +94,7 @@ async fn carry_out(
     ask: &AskArgs,
 ) -> Result<Exit, CliError> {
     // No host has a part in it.
-    let nobody = RemoteMachines::new([], 1, reach::told());
+    let nobody = reach::nobody();
     Session::new(world, cluster, &nobody, 0)
         .carry_out(plan, &staged, ask)
         .await

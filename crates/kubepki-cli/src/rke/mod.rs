@@ -6,6 +6,8 @@ mod args;
 pub mod check;
 pub mod files;
 pub mod flags;
+pub mod forget;
+mod hosts;
 pub mod install;
 mod open;
 pub mod reach;
@@ -14,7 +16,8 @@ mod session;
 
 use std::path::{Path, PathBuf};
 
-pub use args::{ClusterArgs, RolloutArgs, SshArgs};
+pub use args::{ClusterArgs, KeptArgs, RolloutArgs, SshArgs, boolean};
+pub use hosts::Hosts;
 pub use open::RkeCluster;
 pub use session::Session;
 

@@ -1,18 +1,18 @@
 //! Carrying out plans of an RKE cluster: print, ask, apply; `apply`, `undo`, `resume`.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kubepki::apply::{
     ApplyError, Executor, Observer, Outcome, Patience, put_off, refuse_unreadable, unfinished,
 };
 use kubepki::init::{Staged, stage};
-use kubepki::machine::Machines;
 use kubepki::plan::{Action, Plan, PlanId, Step};
 use kubepki::state::Locked;
 use kubepki_remote::RkeApi;
 
-use super::{RkeCluster, aftermath};
+use super::{Hosts, RkeCluster, aftermath};
 use crate::args::AskArgs;
 use crate::command::change::{
     INTERRUPTED, failed, last_done, lock, print_plan, put_off_text, refuse_unfinished,
@@ -28,7 +28,7 @@ pub struct Session<'a> {
     /// The cluster's files.
     pub cluster: &'a RkeCluster,
     /// Its hosts.
-    pub machines: &'a dyn Machines,
+    pub machines: &'a Hosts,
     /// Its API.
     pub api: RkeApi<'a>,
     /// Seconds to wait for the proofs of a restart.
@@ -40,15 +40,16 @@ impl<'a> Session<'a> {
     pub fn new(
         world: &'a World,
         cluster: &'a RkeCluster,
-        machines: &'a dyn Machines,
+        machines: &'a Hosts,
         patience: u64,
     ) -> Self {
         let kubeconfig = cluster.site.kubeconfig.clone();
+        let route = Arc::clone(&machines.route);
         Self {
             world,
             cluster,
             machines,
-            api: RkeApi::new(&world.host, kubeconfig, world.clock.as_ref()),
+            api: RkeApi::new(&world.host, kubeconfig, world.clock.as_ref(), route),
             patience,
         }
     }
@@ -224,14 +225,14 @@ impl<'a> Session<'a> {
                         text,
                         " Take it back with: kubepki undo {}{}",
                         plan.id,
-                        self.cluster.flag()
+                        self.cluster.flags()
                     );
                 }
                 output::talk(&text);
                 Exit::Fine
             }
             Outcome::Partly { open, .. } => {
-                output::talk(&self.spelled(put_off_text(&open)));
+                output::talk(&self.cluster.spelled(&put_off_text(&open)));
                 Exit::Partial
             }
             Outcome::Waiting {
@@ -244,7 +245,7 @@ impl<'a> Session<'a> {
                     let _ = write!(text, "\n  not yet: {unmet}");
                 }
                 text.push_str("\nThen run `kubepki resume`.");
-                output::talk(&self.spelled(text));
+                output::talk(&self.cluster.spelled(&text));
                 Exit::Partial
             }
         }
@@ -255,7 +256,7 @@ impl<'a> Session<'a> {
     pub fn stopped(&self, error: ApplyError) -> CliError {
         let failure = failed(error);
         let begun = unfinished(&self.cluster.state_dir).is_ok_and(|open| open.is_some());
-        self.named(match failure.exit {
+        self.cluster.named(match failure.exit {
             Exit::Failed if begun => CliError {
                 exit: Exit::Interrupted,
                 hint: Some(INTERRUPTED.to_owned()),
@@ -263,23 +264,6 @@ impl<'a> Session<'a> {
             },
             _ => failure,
         })
-    }
-
-    /// An error whose hint names the commands so that they find this cluster again.
-    pub fn named(&self, error: CliError) -> CliError {
-        CliError {
-            hint: error.hint.map(|hint| self.spelled(hint)),
-            ..error
-        }
-    }
-
-    fn spelled(&self, text: String) -> String {
-        let flag = self.cluster.flag();
-        let with = |text: String, command: &str| {
-            let quoted = format!("`{command}`");
-            text.replace(&quoted, &format!("`{command}{flag}`"))
-        };
-        with(with(text, "kubepki resume"), "kubepki undo")
     }
 
     /// After new CAs: whether the Secrets of lasting service-account tokens have learned of them.

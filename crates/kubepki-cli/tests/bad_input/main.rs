@@ -12,6 +12,7 @@ mod authority;
 mod common;
 mod disk;
 mod names;
+mod rke;
 mod state;
 mod trees;
 

@@ -3,7 +3,7 @@
 use testkit::rke::{Role, Spec};
 
 use crate::rotate::{ALL, assert_none_lost, begun, finished};
-use crate::scene::Scene;
+use crate::scene::{Scene, text};
 
 #[test]
 fn a_host_that_cannot_be_reached_changes_nothing() {
@@ -79,11 +79,14 @@ fn skipped(scene: &Scene) {
     let writer = scene.cluster.writer(&scene.node_pair());
     begun(&writer);
     let before = scene.snapshot();
-    w1.kill_sshd();
+    // Without its Docker nothing can be done there.
+    w1.kill_dockerd();
     let skip = ["--skip-unreachable", &address];
     let all = [&["rotate", "--yes"], &skip[..]].concat();
     let run = scene.ends(&all, 5);
     assert!(run.text().contains("--allow-etcd-outage"), "{}", run.text());
+    refused_as_rke(scene, &address);
+    scene.assert_untouched(&before);
     let run = scene.ends(&[&all[..], &["--allow-etcd-outage"]].concat(), 7);
     assert!(run.text().contains(&address), "{}", run.text());
     let on_w1 = |scene: &Scene| {
@@ -97,13 +100,67 @@ fn skipped(scene: &Scene) {
         .filter(|it| it.0.0 == "w1")
         .collect();
     assert!(on_w1(scene) == old);
-    // Still away.
+    // Still away, in another way; Docker starts all its containers anew.
+    w1.start_dockerd();
+    scene.cluster.wait_healthy();
+    w1.kill_sshd();
     scene.ends(&["resume"], 7);
     w1.start_sshd();
     scene.ok(&["resume"]);
-    scene.assert_restarted(&before.starts, &scene.everywhere(ALL));
+    let mut restarted = scene.everywhere(ALL);
+    restarted.insert(("w1".to_owned(), "nginx-proxy".to_owned()));
+    scene.assert_restarted(&before.starts, &restarted);
     scene.assert_whole();
     assert_none_lost(&finished(writer));
+    forgotten(scene);
+}
+
+/// Old keys that cannot be removed are named.
+fn forgotten(scene: &Scene) {
+    let w1 = scene.cluster.host("w1");
+    let plan = scene.plans().pop().unwrap();
+    let kept = |name: &str| scene.kept(name).contains(&plan);
+    assert!(kept("cp1") && kept("w1"));
+    w1.kill_sshd();
+    let run = scene.ends(&["history", "--forget", &plan, "--yes"], 7);
+    w1.start_sshd();
+    let named = format!("/etc/kubernetes/.kubepki/{plan}-*");
+    assert!(run.text().contains(&named), "{}", run.text());
+    assert!(
+        run.text().contains(&w1.address().to_string()),
+        "{}",
+        run.text()
+    );
+    assert!(!kept("cp1") && !kept("cp2") && kept("w1"));
+    assert!(!scene.plans().contains(&plan));
+}
+
+/// Where RKE would go on without a member, and etcd stand still at each restart of another.
+fn refused_as_rke(scene: &Scene, address: &str) {
+    let (config, known) = (text(&scene.config), scene.cluster.known_hosts());
+    let run = scene.run_bare(&[
+        "rke",
+        "cert",
+        "rotate",
+        "--config",
+        config,
+        "--known-hosts",
+        text(&known),
+    ]);
+    assert_eq!(run.code, Some(1), "{}", run.text());
+    let said = String::from_utf8(run.stdout).unwrap();
+    let removed = format!("level=warning msg=\"Removing host [{address}] from node lists\"");
+    assert!(said.contains(&removed), "{said}");
+    let last = said.lines().last().unwrap();
+    assert!(
+        last.contains("level=fatal msg=\"etcd would be without"),
+        "{said}"
+    );
+    assert!(last.contains(&format!("[{address}]")), "{said}");
+    let hint = String::from_utf8(run.stderr).unwrap();
+    assert!(hint.contains("--allow-etcd-outage"), "{hint}");
+    let resume = format!("`kubepki resume --cluster {config}`");
+    assert!(hint.contains(&resume), "{hint}");
 }
 
 /// A full disk stops a plan before the host's files change; it goes on, or back.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use testkit::rke::{Fault, Spec};
 
+use crate::expired;
 use crate::scene::{Scene, wait};
 
 /// The labels of RKE's table (rke.md section 5.7), of every network plugin and add-on.
@@ -107,7 +108,13 @@ fn an_api_that_fails_is_asked_again() {
     // Still nobody.
     scene.ends(&["resume"], 7);
     scene.cluster.clear_faults();
-    scene.ok(&["resume"]);
+    // There, but not for the operator's machine: hosts lead there.
+    scene.shut_api(true);
+    let run = scene.ok(&["resume"]);
+    scene.shut_api(false);
+    let cp1 = scene.cluster.host("cp1").address();
+    let said = format!("asked through the SSH connection of {cp1}");
+    assert!(run.text().contains(&said), "{}", run.text());
     scene.assert_whole();
     assert!(
         scene
@@ -115,4 +122,5 @@ fn an_api_that_fails_is_asked_again() {
             .text()
             .contains("Nothing is interrupted")
     );
+    expired::is_rotated(&scene);
 }

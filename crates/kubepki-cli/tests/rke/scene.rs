@@ -142,10 +142,68 @@ impl Scene {
         run
     }
 
+    /// `check` must end with `code` and have a line for each of these, which has its parts (`…`
+    /// between them) in that order; all that it said.
+    #[track_caller]
+    pub fn finds(&self, code: i32, lines: &[&str]) -> String {
+        let said = self.ends(&["check", "-o", "text"], code).text();
+        for wanted in lines {
+            let fits = |line: &&str| {
+                let mut rest = *line;
+                wanted.split(" … ").all(|part| {
+                    let found = rest.split_once(part);
+                    rest = found.map_or("", |(_, after)| after);
+                    found.is_some()
+                })
+            };
+            assert!(said.lines().any(|line| fits(&line)), "{wanted}: {said}");
+        }
+        said
+    }
+
+    /// What lies on the hosts and when their containers were started.
+    pub fn snapshot_of_hosts(&self) -> (Starts, OnHosts) {
+        (self.cluster.starts(), self.on_hosts())
+    }
+
     /// The same, and it must succeed.
     #[track_caller]
     pub fn ok(&self, args: &[&str]) -> Run {
         self.ends(args, 0)
+    }
+
+    /// The plans that are kept, oldest first.
+    pub fn plans(&self) -> Vec<String> {
+        let run = self.ok(&["history", "-o", "json"]);
+        let list: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
+        let ids = list.as_array().unwrap().iter();
+        ids.map(|it| it["id"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// The plans that a node keeps old files for.
+    pub fn kept(&self, node: &str) -> Vec<String> {
+        let ssl = self.cluster.ssl(node);
+        let sets = std::fs::read_dir(ssl.with_file_name(".kubepki")).unwrap();
+        let names = sets.map(|it| it.unwrap().file_name().into_string().unwrap());
+        let plan = |name: String| Some(name.rsplit_once('-')?.0.to_owned());
+        names.filter_map(plan).collect()
+    }
+
+    /// Whether the API turns this machine away, and nobody else.
+    pub fn shut_api(&self, shut: bool) {
+        let way = if shut { "-A" } else { "-D" };
+        for node in self.cluster.nodes() {
+            if node.has(Role::ControlPlane) {
+                let host = self.cluster.host(&node.name);
+                let us = host.network().address(254).to_string();
+                let words = "INPUT -p tcp --dport 6443 -j REJECT --reject-with tcp-reset";
+                let mut words: Vec<_> = words.split(' ').collect();
+                words.extend(["-s", &us]);
+                words.insert(0, way);
+                host.must("iptables", &words);
+            }
+        }
     }
 
     /// All that the program said so far.
@@ -360,6 +418,7 @@ impl Scene {
         let secret: serde_json::Value = serde_json::from_str(&said).unwrap();
         let data = secret["data"]["full-cluster-state"].as_str();
         let saved = unbase64(data.unwrap_or_else(|| panic!("{said}")));
+        assert!(!saved.contains(&b'\n'), "it is one line, as RKE's");
         let saved = State::parse(&saved).unwrap();
         assert!(
             saved.bundle(Half::Current) == self.state().bundle(Half::Current),
@@ -439,7 +498,7 @@ fn unbase64(text: &str) -> Vec<u8> {
     run.stdout
 }
 
-fn write_private(path: &Path, bytes: &[u8]) {
+pub fn write_private(path: &Path, bytes: &[u8]) {
     use std::os::unix::fs::PermissionsExt as _;
 
     std::fs::write(path, bytes).unwrap();

@@ -30,7 +30,11 @@ fn a_user_who_is_not_root_through_a_bastion() {
     let writer = scene.cluster.writer(&scene.node_pair());
     begun(&writer);
     let before = scene.snapshot();
-    scene.ok(&["rotate", "--yes"]);
+    // The API, too.
+    scene.shut_api(true);
+    let run = scene.ok(&["rotate", "--yes"]);
+    scene.shut_api(false);
+    assert!(!run.text().contains("asked through"), "{}", run.text());
     scene.assert_restarted(&before.starts, &scene.everywhere(ALL));
     scene.assert_whole();
     lookout.learn();
@@ -40,7 +44,22 @@ fn a_user_who_is_not_root_through_a_bastion() {
     assert_none_lost(&finished(writer));
     lookout.finish();
     all_came_through_w1(&scene);
+    forgotten(&scene);
     denied(&scene);
+}
+
+/// Old keys on the hosts go with the plan that kept them there.
+fn forgotten(scene: &Scene) {
+    for plan in scene.plans() {
+        for host in ["cp1", "cp2", "w1"] {
+            assert!(scene.kept(host).contains(&plan), "{host}: {plan}");
+        }
+        scene.ok(&["history", "--forget", &plan, "--yes"]);
+    }
+    for host in ["cp1", "cp2", "w1"] {
+        assert_eq!(scene.kept(host), Vec::<String>::new());
+    }
+    scene.assert_nothing_left();
 }
 
 fn all_came_through_w1(scene: &Scene) {

@@ -183,7 +183,7 @@ impl DockerError {
 }
 
 /// Docker's messages, of bounded length, in one line.
-pub(super) fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     const LIMIT: usize = 600;
     let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if let Some((end, _)) = line.char_indices().nth(LIMIT) {

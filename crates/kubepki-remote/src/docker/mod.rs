@@ -19,6 +19,7 @@ mod helper;
 mod transport;
 
 pub use error::DockerError;
+pub(crate) use error::one_line;
 pub use helper::{Bind, Helper, LOCK_NAME, OWNER_LABEL};
 pub use transport::{Cause, Dial, DialError, LocalSocket};
 

@@ -18,6 +18,7 @@ mod local;
 mod remote;
 mod set;
 mod ssh;
+mod upkeep;
 
 pub use local::LocalReach;
 pub use remote::RemoteMachine;
@@ -111,6 +112,13 @@ pub enum Notice<'a> {
         container: &'a str,
         /// Why.
         error: String,
+    },
+    /// The Kubernetes API is asked through this host, for the usual road does not lead there.
+    ApiByHost {
+        /// Its `address:port`.
+        target: &'a str,
+        /// What befell on the usual road.
+        why: &'a str,
     },
     /// The connection had broken and is made anew.
     Reconnecting,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kubepki::host::{Entry, HostError};
 use kubepki::machine::{ContainerState, Containers, Deployment, Machine, Stream};
+use kubepki::plan::PlanId;
 use kubepki::rke::config::{refuse_windows, system_prefix};
 use tokio::sync::{Mutex, Semaphore};
 
@@ -76,6 +77,11 @@ impl RemoteMachine {
             connected: Mutex::new(None),
             held: Mutex::new(None),
         }
+    }
+
+    /// Its name in plans.
+    pub fn name(&self) -> &str {
+        &self.spec.name
     }
 
     /// Connects now, if that has not happened yet.
@@ -220,6 +226,10 @@ impl Machine for RemoteMachine {
             return done.and(freed);
         }
         done
+    }
+
+    async fn forget(&self, plan: &PlanId) -> Result<(), HostError> {
+        on_host!(self, |connected| self.desk(&connected).forget(plan).await)
     }
 
     async fn dial(&self, address: &str) -> Result<Box<dyn Stream>, HostError> {

@@ -21,6 +21,15 @@ pub struct Credentials {
     pub agent: Option<PathBuf>,
 }
 
+impl From<PrivateKey> for Credentials {
+    fn from(key: PrivateKey) -> Self {
+        Self {
+            key: Some(key),
+            agent: None,
+        }
+    }
+}
+
 /// A private key as text, and what belongs to it.
 #[derive(Clone)]
 pub struct PrivateKey {
@@ -116,6 +125,11 @@ impl PrivateKey {
             reason: said(&error),
         })?;
         Ok(self.with_certificate(line.as_str()))
+    }
+
+    /// Whether nobody need say a passphrase first.
+    pub fn is_ready(&self) -> bool {
+        self.passphrase.is_some() || !encrypted(&self.text)
     }
 
     /// Decodes the key; `host` is for messages.

@@ -36,74 +36,83 @@ async fn is_whole(world: &World, directory: &str, words: &[&str]) {
 async fn a_program_that_ends_anywhere_is_followed_by_another() {
     let network = Network::start();
     let hosts = Host::start_all(&network, &[("h1", 11), ("h2", 12)]);
-    for (host, user) in hosts.iter().zip(["root", USER]) {
-        let first = World::over_ssh(host, user);
-        first.machine.deploy(&set("p0-01", "old")).await.unwrap();
-        let mut word = "old".to_owned();
-        let mut cut = 0;
-        for step in 1..13_u64 {
-            let (name, next) = (format!("p{step}-01"), format!("new{step}"));
-            let fresh = set(&name, &next);
-            let killed = World::over_ssh(host, user);
-            killed.machine.lock(&format!("p{step}")).await.unwrap();
-            let limit = Duration::from_millis(step * 20);
-            let ended = tokio::time::timeout(limit, killed.machine.deploy(&fresh)).await;
-            cut += usize::from(ended.is_err());
-            drop(killed);
-            let world = World::over_ssh(host, user);
-            is_whole(&world, SSL, &[&word, &next]).await;
-            world.machine.lock(&format!("p{step}")).await.unwrap();
-            world.machine.deploy(&fresh).await.unwrap();
-            is_whole(&world, SSL, &[&next]).await;
-            is_whole(&world, &keep(&name).display().to_string(), &[&word]).await;
-            world.machine.unlock(&format!("p{step}")).await.unwrap();
-            word = next;
-        }
-        assert!(cut > 0, "{user}: {cut}");
+    tokio::join!(
+        programs_end(&hosts[0], "root"),
+        programs_end(&hosts[1], USER)
+    );
+}
+
+async fn programs_end(host: &Host, user: &str) {
+    let first = World::over_ssh(host, user);
+    first.machine.deploy(&set("p0-01", "old")).await.unwrap();
+    let mut word = "old".to_owned();
+    let mut cut = 0;
+    for step in 1..13_u64 {
+        let (name, next) = (format!("p{step}-01"), format!("new{step}"));
+        let fresh = set(&name, &next);
+        let killed = World::over_ssh(host, user);
+        killed.machine.lock(&format!("p{step}")).await.unwrap();
+        let limit = Duration::from_millis(step * 20);
+        let ended = tokio::time::timeout(limit, killed.machine.deploy(&fresh)).await;
+        cut += usize::from(ended.is_err());
+        drop(killed);
+        let world = World::over_ssh(host, user);
+        is_whole(&world, SSL, &[&word, &next]).await;
+        world.machine.lock(&format!("p{step}")).await.unwrap();
+        world.machine.deploy(&fresh).await.unwrap();
+        is_whole(&world, SSL, &[&next]).await;
+        is_whole(&world, &keep(&name).display().to_string(), &[&word]).await;
+        world.machine.unlock(&format!("p{step}")).await.unwrap();
+        word = next;
     }
+    assert!(cut > 0, "{user}: {cut}");
 }
 
 /// The engine is killed in the middle, or the whole machine loses power.
 #[tokio::test]
 async fn a_host_that_dies_in_the_middle_is_whole_in_the_end() {
     let network = Network::start();
-    let host = Host::start(&network, "h1", 11);
+    let mut hosts = Host::start_all(&network, &[("h1", 11), ("h2", 12)]).into_iter();
+    let loses_power = dies(hosts.next().unwrap(), [25, 75, 125], |machine| {
+        machine.power_off();
+        machine.power_on();
+    });
+    let loses_docker = dies(hosts.next().unwrap(), [50, 100, 150], |machine| {
+        machine.kill_dockerd();
+        machine.start_dockerd();
+    });
+    let (power, docker) = tokio::join!(loses_power, loses_docker);
+    assert!(power + docker > 0, "it never hit");
+}
+
+/// Each of `after` milliseconds into a deployment the host dies; how many deployments failed.
+async fn dies(host: Host, after: [u64; 3], kill: fn(&Host)) -> usize {
     let world = World::over_ssh(&host, USER);
     world.machine.deploy(&set("p0-01", "old")).await.unwrap();
     let mut word = "old".to_owned();
     let mut host = Some(host);
     let mut failed = 0;
-    for step in 1..7_u64 {
-        let (plan, next) = (format!("p{step}"), format!("new{step}"));
+    for after in after {
+        let (plan, next) = (format!("p{after}"), format!("new{after}"));
         let fresh = set(&format!("{plan}-01"), &next);
         world.machine.lock(&plan).await.unwrap();
         let machine = host.take().unwrap();
-        let kill = tokio::task::spawn_blocking(move || {
-            std::thread::sleep(Duration::from_millis(step * 25));
-            if step % 2 == 0 {
-                machine.kill_dockerd();
-                machine.start_dockerd();
-            } else {
-                machine.power_off();
-                machine.power_on();
-            }
+        let killed = tokio::task::spawn_blocking(move || {
+            std::thread::sleep(Duration::from_millis(after));
+            kill(&machine);
             machine
         });
-        let (done, back) = tokio::join!(world.machine.deploy(&fresh), kill);
+        let (done, back) = tokio::join!(world.machine.deploy(&fresh), killed);
         failed += usize::from(done.is_err());
         host = Some(back.unwrap());
         is_whole(&world, SSL, &[&word, &next]).await;
         world.machine.lock(&plan).await.unwrap();
         world.machine.deploy(&fresh).await.unwrap();
         is_whole(&world, SSL, &[&next]).await;
-        is_whole(
-            &world,
-            &keep(&format!("{plan}-01")).display().to_string(),
-            &[&word],
-        )
-        .await;
+        let kept = keep(&format!("{plan}-01")).display().to_string();
+        is_whole(&world, &kept, &[&word]).await;
         world.machine.unlock(&plan).await.unwrap();
         word = next;
     }
-    assert!(failed > 0, "it never hit");
+    failed
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use kubepki::host::HostError;
 use kubepki::machine::{Deployment, Machine as _};
+use kubepki::plan::PlanId;
 use kubepki_remote::machine::{HostSpec, LocalReach};
 use testkit::rke::{Host, Network, USER};
 
@@ -155,6 +156,29 @@ async fn sets_of_five_plans_stay() {
         "p3-01", "p3-02", "p4-01", "p4-02", "p5-01", "p5-02", "p6-01", "p6-02", "p7-01", "p7-02",
     ];
     assert_eq!(left, wanted);
+    forgotten(&host, &world).await;
+}
+
+/// What a plan has kept goes when it is forgotten, whoever asks; that of others stays.
+async fn forgotten(host: &Host, root: &World) {
+    const SETS: &str = "/etc/kubernetes/.kubepki";
+    // A plan whose name begins alike.
+    host.must("mkdir", &["-p", &format!("{SETS}/p5-x-01/old")]);
+    let other = World::over_ssh(host, USER);
+    for (world, plan) in [(root, "p5"), (&other, "p6")] {
+        world.machine.lock("owner").await.unwrap();
+        for _ in 0..2 {
+            let plan = PlanId(plan.to_owned());
+            world.machine.forget(&plan).await.unwrap();
+        }
+        world.machine.unlock("owner").await.unwrap();
+    }
+    let left = host.must("ls", &[SETS]);
+    let left: Vec<_> = left.lines().filter(|it| *it != "lock").collect();
+    let wanted = [
+        "p3-01", "p3-02", "p4-01", "p4-02", "p5-x-01", "p7-01", "p7-02",
+    ];
+    assert_eq!(left, wanted);
 }
 
 #[tokio::test]
@@ -264,51 +288,53 @@ async fn names_that_could_do_harm_are_refused() {
 async fn a_full_disk_loses_nothing() {
     let network = Network::start();
     let hosts = Host::start_all(&network, &[("h1", 11), ("h2", 12)]);
-    for (host, user) in hosts.iter().zip(["root", USER]) {
-        let world = World::over_ssh(host, user);
-        let old = [
-            ("a.pem", Some(file("old a", 0o600, 0))),
-            ("b.pem", Some(file("old b", 0o600, 0))),
-        ];
-        world
-            .machine
-            .deploy(&deployment("p1-01", old))
-            .await
-            .unwrap();
-        let large = "x".repeat(9000);
-        let fresh = deployment(
-            "p2-01",
-            [
-                ("a.pem", Some(file(&large, 0o600, 0))),
-                ("b.pem", Some(file(&large, 0o600, 0))),
-            ],
-        );
-        // From no room at all, page by page, until there is enough.
-        let mut refused = 0;
-        for pages in 0..40 {
-            host.limit_disk(pages * 4096);
-            let done = world.machine.deploy(&fresh).await;
-            let now = world.read(SSL).await;
-            let texts: Vec<_> = now.values().map(|it| it.bytes().unwrap().len()).collect();
-            match done {
-                Ok(()) => {
-                    assert_eq!(texts, [9000, 9000]);
-                    break;
-                }
-                Err(error) => {
-                    refused += 1;
-                    assert_eq!(texts, [5, 5], "{user}, {pages} pages");
-                    let said = chain(&error).to_lowercase();
-                    assert!(said.contains("space"), "{user}, {pages} pages: {said}");
-                }
+    tokio::join!(fills_up(&hosts[0], "root"), fills_up(&hosts[1], USER));
+}
+
+async fn fills_up(host: &Host, user: &str) {
+    let world = World::over_ssh(host, user);
+    let old = [
+        ("a.pem", Some(file("old a", 0o600, 0))),
+        ("b.pem", Some(file("old b", 0o600, 0))),
+    ];
+    world
+        .machine
+        .deploy(&deployment("p1-01", old))
+        .await
+        .unwrap();
+    let large = "x".repeat(9000);
+    let fresh = deployment(
+        "p2-01",
+        [
+            ("a.pem", Some(file(&large, 0o600, 0))),
+            ("b.pem", Some(file(&large, 0o600, 0))),
+        ],
+    );
+    // From no room at all, page by page, until there is enough.
+    let mut refused = 0;
+    for pages in 0..40 {
+        host.limit_disk(pages * 4096);
+        let done = world.machine.deploy(&fresh).await;
+        let now = world.read(SSL).await;
+        let texts: Vec<_> = now.values().map(|it| it.bytes().unwrap().len()).collect();
+        match done {
+            Ok(()) => {
+                assert_eq!(texts, [9000, 9000]);
+                break;
+            }
+            Err(error) => {
+                refused += 1;
+                assert_eq!(texts, [5, 5], "{user}, {pages} pages");
+                let said = chain(&error).to_lowercase();
+                assert!(said.contains("space"), "{user}, {pages} pages: {said}");
             }
         }
-        assert!(refused > 1, "{user}");
-        host.unlimit_disk();
-        let kept = world.read(&keep("p2-01").display().to_string()).await;
-        assert_eq!(kept["a.pem"].bytes(), Some(&b"old a"[..]));
-        assert_eq!(kept["b.pem"].bytes(), Some(&b"old b"[..]));
     }
+    assert!(refused > 1, "{user}");
+    host.unlimit_disk();
+    let kept = world.read(&keep("p2-01").display().to_string()).await;
+    assert_eq!(kept["a.pem"].bytes(), Some(&b"old a"[..]));
+    assert_eq!(kept["b.pem"].bytes(), Some(&b"old b"[..]));
 }
 
 /// The machine that the program runs on, with a prefix, directly.

@@ -2,7 +2,8 @@
 //!
 //! A plan names the steps that may be put off. When one cannot be done now, a line says so and
 //! the rest goes on; the plan ends [`Outcome::Partly`] and stays open. `resume` tries what is open
-//! again, in order. Such a plan stands in nobody's way: the next plan that begins takes its place,
+//! again, in order. Where the rest would cut off who has missed that step, it is put off with it
+//! ([`Plan::holds_back`]). Such a plan stands in nobody's way: the next plan that begins takes its place,
 //! and a line of the older one says so (`superseded`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,9 +15,38 @@ use crate::error_chain;
 use crate::journal::{Event, Journal, Replay};
 use crate::plan::{Action, Before, Plan, PlanId, Step, Target};
 
-/// Why `step` has to wait for one that is put off: an earlier one for a host of its own, or whose
-/// work it changes again. `None` if it need not, or may not.
+/// Why `step` has to wait for one that is put off: an earlier one that holds back all that
+/// follows, or one for a host of its own, or whose work it changes again. `None` if it need not,
+/// or may not.
 pub(super) fn waits_for(
+    plan: &Plan,
+    step: &Step,
+    deferred: &BTreeMap<u32, String>,
+) -> Option<String> {
+    let earlier = |other: &&Step| other.number < step.number;
+    let mut open = plan.steps.iter().filter(earlier);
+    let held = open.find(|it| deferred.contains_key(&it.number) && plan.holds_back(it));
+    match held {
+        Some(first) => Some(comes_after(first.number)),
+        None => waits_for_own(plan, step, deferred),
+    }
+}
+
+fn comes_after(first: u32) -> String {
+    format!("it comes after step {first}, which is put off")
+}
+
+/// The first step that is put off though it cannot be alone, or that holds others back: from
+/// there on a `resume` takes all there is.
+pub(super) fn held_from(plan: &Plan, replay: &Replay) -> Option<u32> {
+    let open = |step: &&Step| replay.deferred.contains_key(&step.number);
+    let mut open = plan.steps.iter().filter(open);
+    let first = open.find(|it| !plan.deferrable.contains(&it.number) || plan.holds_back(it));
+    first.map(|step| step.number)
+}
+
+/// As [`waits_for`], for what may be put off itself.
+pub(super) fn waits_for_own(
     plan: &Plan,
     step: &Step,
     deferred: &BTreeMap<u32, String>,
@@ -29,7 +59,7 @@ pub(super) fn waits_for(
         let other = plan.steps.iter().find(|other| other.number == **number);
         other.is_some_and(|other| shares_host(step, other)) || builds_on(step, **number)
     })?;
-    Some(format!("it comes after step {first}, which is put off"))
+    Some(comes_after(*first))
 }
 
 fn shares_host(step: &Step, other: &Step) -> bool {

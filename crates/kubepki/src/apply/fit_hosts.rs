@@ -154,7 +154,7 @@ pub(super) fn leaf_of_proof(proof: &Proof) -> Option<&LeafId> {
     };
     match client {
         Some(Credential::Leaf(leaf)) => Some(leaf),
-        Some(Credential::RkeState { .. }) | None => None,
+        Some(Credential::RkeState { .. } | Credential::RkeDesired { .. }) | None => None,
     }
 }
 

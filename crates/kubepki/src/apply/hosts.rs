@@ -10,11 +10,10 @@ use futures_util::stream;
 
 use super::Executor;
 use super::compare::{Care, difference, found, required};
-use super::deferred::waits_for;
+use super::deferred::waits_for_own;
 use super::error::{ApplyError, Difference};
 use super::failure::{MakeError, StepError};
 use super::preflight::{fill_unknown, foreseen_kind};
-use crate::error_chain;
 use crate::host::{Entry, HostError};
 use crate::journal::{Found, Replay};
 use crate::machine::Machine;
@@ -95,6 +94,7 @@ pub(super) fn seen_from(proof: &Proof) -> Vec<&str> {
     match proof {
         Proof::ServesAt { host, .. }
         | Proof::ServesOtherAt { host, .. }
+        | Proof::ServesExactly { host, .. }
         | Proof::Healthy { host, .. }
         | Proof::Accepts { host, .. } => vec![host],
         // Some of the members may be away.
@@ -285,7 +285,7 @@ impl Executor<'_> {
                 Ok(machine) => drop(reached.insert(host.to_owned(), machine)),
                 Err(error) if is_away(&error) => {
                     if !may_wait(plan, first, host) {
-                        away.push(error_chain(&error));
+                        away.push(format!("{host}: {}", error.reason()));
                     }
                 }
                 Err(error) => return Err(error.into()),
@@ -352,7 +352,7 @@ async fn compare_hosts(
         differences: Vec::new(),
     };
     for step in steps() {
-        let waits = replay.and_then(|replay| waits_for(plan, step, &replay.deferred));
+        let waits = replay.and_then(|replay| waits_for_own(plan, step, &replay.deferred));
         if let (Action::Deploy { sets }, None) = (&step.action, waits) {
             let seen =
                 |set: &&FileSet| machines.contains_key(&set.host) && !away.contains(&set.host);

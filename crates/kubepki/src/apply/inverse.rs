@@ -450,6 +450,17 @@ pub(super) fn proof_of_undo(proof: &Proof, replay: &Replay) -> Option<Proof> {
                 sha256: record.and_then(|record| record.certificate.clone())?,
             }
         }
+        Proof::ServesExactly { kept: true, .. } => proof.clone(),
+        Proof::ServesExactly {
+            host,
+            address,
+            sha256,
+            ..
+        } => Proof::ServesOtherAt {
+            host: host.clone(),
+            address: address.clone(),
+            sha256: sha256.clone(),
+        },
         // It may serve what it served before: that is the question no more.
         Proof::ServesOtherAt { .. } => return None,
         Proof::Holds { .. } => return None,

@@ -152,6 +152,11 @@ fn with_former_client(proof: Proof, entries: &BTreeMap<&LeafId, Credential>) -> 
     let former = |client: Credential| match &client {
         Credential::Leaf(leaf) => entries.get(leaf).cloned(),
         Credential::RkeState { .. } => Some(client),
+        // What is wanted goes back with the rest; what was in force is in force again.
+        Credential::RkeDesired { path, entry } => Some(Credential::RkeState {
+            path: path.clone(),
+            entry: entry.clone(),
+        }),
     };
     Some(match proof {
         Proof::Healthy {

@@ -4,11 +4,13 @@ use std::path::Path;
 
 use super::Executor;
 use super::failure::{MakeError, StepError};
+use super::render::edit_error;
 use super::step::Taken;
 use crate::host::Entry;
 use crate::journal::{Found, Journal};
 use crate::machine::ClusterApi;
 use crate::plan::Step;
+use crate::rke::State;
 
 impl Executor<'_> {
     pub(super) async fn take_save(
@@ -23,8 +25,11 @@ impl Executor<'_> {
         let state = state.ok_or_else(|| MakeError::Missing {
             place: path.display().to_string(),
         })?;
+        // RKE keeps it there on one line (`cluster/state.go`).
+        let parsed = State::parse(state).map_err(|source| edit_error("the state file", source))?;
+        let state = parsed.render_compact();
         self.intend_stateless(journal, step)?;
-        api.save_state(state).await?;
+        api.save_state(&state).await?;
         self.done(journal, step, Found::Stateless)
     }
 

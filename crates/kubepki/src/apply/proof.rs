@@ -120,6 +120,7 @@ async fn look(proof: &Proof, eyes: &Eyes<'_>) -> Result<(), String> {
         Proof::FileRenewed { path, sha256 } => renewed(host, path, sha256.as_ref()).await,
         Proof::ServesAt { .. }
         | Proof::ServesOtherAt { .. }
+        | Proof::ServesExactly { .. }
         | Proof::Healthy { .. }
         | Proof::Accepts { .. }
         | Proof::Quorum { .. } => look_from_host(proof, eyes).await,
@@ -144,6 +145,15 @@ async fn look_from_host(proof: &Proof, eyes: &Eyes<'_>) -> Result<(), String> {
         } => {
             let served = eyes.served_at(host, address).await?;
             is_other(sha256, &served, &format!("{address} on {host}"))
+        }
+        Proof::ServesExactly {
+            host,
+            address,
+            sha256,
+            ..
+        } => {
+            let served = eyes.served_at(host, address).await?;
+            is_exactly(sha256, &served, &format!("{address} on {host}"))
         }
         Proof::Healthy {
             host,
@@ -171,6 +181,16 @@ fn is_other(former: &str, served: &str, at: &str) -> Result<(), String> {
             "{at} still serves the certificate with SHA-256 {former}"
         )),
         false => Ok(()),
+    }
+}
+
+fn is_exactly(wanted: &str, served: &str, at: &str) -> Result<(), String> {
+    match served == wanted {
+        true => Ok(()),
+        false => Err(format!(
+            "{at} serves another certificate (SHA-256 {served}) than the one that was put there \
+             ({wanted})"
+        )),
     }
 }
 

@@ -2,6 +2,7 @@
 //! only its servers know.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use super::hosts::{each, never_reached};
@@ -148,22 +149,35 @@ impl Eyes<'_> {
         match credential {
             Credential::Leaf(leaf) => self.leaf_identity(leaf).await,
             Credential::RkeState { path, entry } => {
-                let at = path.display();
-                let read = self.workshop.file(path).await;
-                let bytes = read.map_err(|error| error_chain(&error))?;
-                let state = State::parse(&bytes)
-                    .map_err(|error| format!("{at}: {}", error_chain(&error)))?;
-                let found = state.entry(Half::Current, entry);
-                let found =
-                    found.filter(|it| !it.certificate_pem.is_empty() && !it.key_pem.is_empty());
-                let found =
-                    found.ok_or_else(|| format!("{at} has no certificate and key of {entry}"))?;
-                Ok(Identity {
-                    chain: found.certificate_pem.into_bytes(),
-                    key: found.key_pem.as_bytes().to_vec().into(),
-                })
+                self.state_identity(path, Half::Current, entry).await
+            }
+            Credential::RkeDesired { path, entry } => {
+                self.state_identity(path, Half::Desired, entry).await
             }
         }
+    }
+
+    /// An entry of the state file, as it is now.
+    async fn state_identity(
+        &self,
+        path: &Path,
+        half: Half,
+        entry: &str,
+    ) -> Result<Identity, String> {
+        let at = path.display();
+        let read = self.workshop.file(path).await;
+        let bytes = read.map_err(|error| error_chain(&error))?;
+        let state =
+            State::parse(&bytes).map_err(|error| format!("{at}: {}", error_chain(&error)))?;
+        let found = state.entry(half, entry);
+        let found = found.filter(|it| !it.certificate_pem.is_empty() && !it.key_pem.is_empty());
+        let half = half.key();
+        let found =
+            found.ok_or_else(|| format!("{at} has no certificate and key of {entry} in {half}"))?;
+        Ok(Identity {
+            chain: found.certificate_pem.into_bytes(),
+            key: found.key_pem.as_bytes().to_vec().into(),
+        })
     }
 
     async fn leaf_identity(&self, leaf: &LeafId) -> Result<Identity, String> {
@@ -188,7 +202,7 @@ impl Eyes<'_> {
 fn name(credential: &Credential) -> String {
     match credential {
         Credential::Leaf(leaf) => leaf.to_string(),
-        Credential::RkeState { entry, .. } => entry.clone(),
+        Credential::RkeState { entry, .. } | Credential::RkeDesired { entry, .. } => entry.clone(),
     }
 }
 

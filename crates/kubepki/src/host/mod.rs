@@ -4,12 +4,14 @@
 //! journals, and decides nothing.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+use crate::error_chain;
 
 mod local;
 
@@ -128,6 +130,49 @@ pub async fn is_directory(host: &dyn Host, path: &Path) -> Result<bool, HostErro
     }
 }
 
+/// Where links at the last component of `path` lead, and what is there; `None` if nothing, as at
+/// the end of a link to a file that is yet to be made.
+///
+/// # Errors
+///
+/// When something on the way cannot be read, or the links lead in a circle.
+pub async fn followed(
+    host: &dyn Host,
+    mut path: PathBuf,
+) -> Result<(PathBuf, Option<Entry>), HostError> {
+    for _ in 0..LINKS {
+        let entry = host.read(&path).await?;
+        let Some(EntryKind::Link(target)) = entry.as_ref().map(|entry| &entry.kind) else {
+            return Ok((path, entry));
+        };
+        let mut next = path.parent().map(Path::to_owned).unwrap_or_default();
+        for part in target.components() {
+            match part {
+                Component::CurDir => {}
+                // Above a link is not above where it leads.
+                Component::ParentDir if is_plain_directory(host, &next).await? => {
+                    next.pop();
+                }
+                part => next.push(part),
+            }
+        }
+        path = next;
+    }
+    Err(HostError::File {
+        action: "read",
+        path,
+        source: rustix::io::Errno::LOOP.into(),
+    })
+}
+
+async fn is_plain_directory(host: &dyn Host, path: &Path) -> Result<bool, HostError> {
+    let entry = host.read(path).await?;
+    Ok(entry.is_some_and(|entry| entry.kind == EntryKind::Directory))
+}
+
+/// How many links are followed, as many as Linux follows.
+const LINKS: usize = 40;
+
 /// How a command ended.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -206,4 +251,20 @@ pub enum HostError {
         /// The limit.
         seconds: u64,
     },
+}
+
+impl HostError {
+    /// The same with all reasons, for a text that names the machine already.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Unreachable { source, .. } => error_chain(&**source),
+            Self::Remote {
+                message,
+                source: Some(source),
+                ..
+            } => format!("{message}: {}", error_chain(&**source)),
+            Self::Remote { message, .. } => message.clone(),
+            other => error_chain(other),
+        }
+    }
 }

@@ -74,6 +74,18 @@ impl Passwd {
         self.rows.iter().map(|row| row.user.as_str()).collect()
     }
 
+    /// The groups of `user`: the fourth column, a list with commas.
+    pub fn groups(&self, user: &str) -> Vec<String> {
+        let row = self.rows.iter().find(|row| row.user == user);
+        let list = row.and_then(|row| row.rest.get(1));
+        list.into_iter()
+            .flat_map(|list| list.split(','))
+            .map(str::trim)
+            .filter(|group| !group.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
     /// Adds `user` with `password` unless there is one of that name.
     pub fn ensure(&mut self, (user, group): (&str, &str), password: &Zeroizing<String>) {
         if self.password(user).is_none() {

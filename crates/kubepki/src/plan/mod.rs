@@ -76,7 +76,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Steps, by number, that are put off when they cannot be done now (a host that is away, an
     /// API that does not answer): the rest goes on, and the plan stays unfinished until a
-    /// `resume` has done them.
+    /// `resume` has done them. Pods that have to read a new root hold back what follows:
+    /// [`Plan::holds_back`].
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub deferrable: BTreeSet<u32>,
     /// What the operator should know or do afterwards, a sentence each.
@@ -401,6 +402,18 @@ pub enum TxnOperation {
     Update(Content),
     /// Only at the revision in [`Step::before`].
     Delete,
+}
+
+impl Plan {
+    /// Whether everything after `step` is put off with it: it has pods read a new root, and what
+    /// follows takes away the old one.
+    pub fn holds_back(&self, step: &Step) -> bool {
+        let firm =
+            |later: &Step| later.number > step.number && !self.deferrable.contains(&later.number);
+        matches!(step.action, Action::DeletePods { .. })
+            && self.deferrable.contains(&step.number)
+            && self.steps.iter().any(firm)
+    }
 }
 
 impl Action {

@@ -19,6 +19,13 @@ pub enum Credential {
         /// The bundle key.
         entry: String,
     },
+    /// The same entry of `desiredState`: what is being put in place, and its key is nowhere else.
+    RkeDesired {
+        /// The `.rkestate`.
+        path: PathBuf,
+        /// The bundle key.
+        entry: String,
+    },
 }
 
 /// Something that can be looked at to see that a change has taken hold.
@@ -85,6 +92,20 @@ pub enum Proof {
         address: String,
         /// SHA-256 of the certificate served before, hex.
         sha256: String,
+    },
+    /// The address serves, seen from a host, the one certificate that this plan brings there:
+    /// from elsewhere, so that it is known beforehand.
+    ServesExactly {
+        /// The host's name.
+        host: String,
+        /// `host:port`, dialled by the host.
+        address: String,
+        /// SHA-256 of the certificate, in DER, hex.
+        sha256: String,
+        /// Whether the host had it already when the plan was made: then taking the plan back
+        /// leaves it there.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        kept: bool,
     },
     /// A URL answers a GET with status 200 when a host asks for it. Whom it trusts is not the
     /// question, as in RKE's own health checks.

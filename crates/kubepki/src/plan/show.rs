@@ -325,6 +325,9 @@ pub(super) fn proof_in_words(proof: &Proof) -> String {
         Proof::FileRenewed { path, .. } => format!("{} is new", path.display()),
         Proof::ServesAt { address, leaf, .. } => format!("{address} serves the new {leaf}"),
         Proof::ServesOtherAt { address, .. } => format!("{address} serves another certificate"),
+        Proof::ServesExactly {
+            address, sha256, ..
+        } => format!("{address} serves the certificate with SHA-256 {sha256}"),
         Proof::Healthy { url, .. } => format!("{url} is healthy"),
         Proof::Accepts { url, .. } => format!("{url} takes the new certificate"),
         Proof::Quorum {

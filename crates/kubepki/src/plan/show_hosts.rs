@@ -68,8 +68,11 @@ pub(super) fn block(text: &mut String, plan: &Plan, steps: &[Step]) -> usize {
         line(text, "reason:", &first.reason);
     }
     if plan.deferrable.contains(&first.number) {
-        let later = "put off if it cannot be done now, until `kubepki resume`";
-        line(text, "later:", later);
+        let later = match plan.holds_back(first) {
+            true => "put off with all that follows if it cannot be done now",
+            false => "put off if it cannot be done now",
+        };
+        line(text, "later:", &format!("{later}, until `kubepki resume`"));
     }
     count
 }
@@ -392,7 +395,7 @@ fn told_already(plan: &Plan, before: u32, hosts: &[String]) -> Option<u32> {
 /// What is looked at, in words that are the same for every host.
 fn seen(proof: &Proof) -> String {
     match proof {
-        Proof::ServesAt { address, .. } => {
+        Proof::ServesAt { address, .. } | Proof::ServesExactly { address, .. } => {
             format!("{} serves its new certificate", port_of(address))
         }
         Proof::ServesOtherAt { address, .. } => {
@@ -402,6 +405,9 @@ fn seen(proof: &Proof) -> String {
         Proof::Accepts { client, .. } => match client {
             Credential::Leaf(LeafId(leaf)) => format!("an API server takes the new {leaf}"),
             Credential::RkeState { entry, .. } => format!("an API server takes {entry}"),
+            Credential::RkeDesired { entry, .. } => {
+                format!("an API server takes the new {entry}")
+            }
         },
         Proof::Quorum {
             members, needed, ..

@@ -4,23 +4,22 @@
 //! and deploys them. Of `rkeConfig` it holds what certificates depend on: `rke up` fills in the
 //! rest, images above all, from metadata that we do not have.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::thread;
 
 use pki::{
     Authority, Certificate, DAY, KeyAlgorithm, Name, PrivateKey, Serial, UnixTime, Validity,
 };
-use zeroize::Zeroizing;
 
 use super::catalogue::AUTHORITY_DAYS;
 use super::entry::Origin;
 use super::generate::{GenerateError, LeafSpec, first};
+use super::local::{LocalFiles, plan_files};
 use super::rotate::Site;
 use super::{ClusterConfig, Entry, Half, Json, Node, Role, Secret, State, kubeconfig, names};
 use crate::edge::{Entropy, KeySource};
-use crate::host::Attributes;
 use crate::init::Staged;
-use crate::plan::{Action, Before, Content, PLAN_FORMAT, Plan, PlanId, Step, Target};
+use crate::plan::{Before, Plan, PlanId};
 
 /// Seconds that notBefore lies back, for clocks that are behind.
 const BACKDATE: i64 = 3_600;
@@ -132,63 +131,21 @@ pub fn plan_init(request: &InitRequest<'_>) -> Result<(Plan, Vec<Staged>), InitE
         });
     }
     let First { state, kubeconfig } = first_state(request)?;
-    let files = [
-        (
-            &request.site.state,
-            Before::Absent,
-            state.render(),
+    let notes = ["`rke up` with the same --config takes it from here.".to_owned()];
+    let files = LocalFiles {
+        title: &format!("first state of {}", request.config.cluster_name),
+        cluster: &request.config.cluster_name,
+        state: (
+            &state,
             "every certificate and key of the cluster; keep it safe, nothing else has the CA's key",
         ),
-        (
-            &request.site.kubeconfig,
-            request.site.kubeconfig_before.clone(),
-            Zeroizing::new(kubeconfig.as_bytes().to_vec()),
+        kubeconfig: Some((
+            &kubeconfig,
             "the administrator's way in, once the cluster is up",
-        ),
-    ];
-    let mut steps = Vec::new();
-    let mut staged = Vec::new();
-    for ((path, before, bytes, reason), number) in files.into_iter().zip(1_u32..) {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let file = Staged {
-            name: name.into_owned(),
-            bytes,
-        };
-        steps.push(Step {
-            number,
-            target: Target::File {
-                host: "local".to_owned(),
-                path: path.clone(),
-            },
-            before,
-            action: Action::Put {
-                attributes: Attributes::new(0o600),
-                content: Content::Staged {
-                    name: file.name.clone(),
-                    sha256: pki::sha256(&file.bytes).to_string(),
-                },
-            },
-            reason: reason.to_owned(),
-        });
-        staged.push(file);
-    }
-    let plan = Plan {
-        format: PLAN_FORMAT,
-        id: request.id.clone(),
-        undoes: None,
-        title: format!("first state of {}", request.config.cluster_name),
-        node: request.config.cluster_name.clone(),
-        root: request.site.root.clone(),
-        datastore: None,
-        irreversible: None,
-        created: request.now,
-        hypothetical: false,
-        leaves: BTreeMap::new(),
-        steps,
-        deferrable: BTreeSet::new(),
-        notes: vec!["`rke up` with the same --config takes it from here.".to_owned()],
+        )),
+        notes: &notes,
     };
-    Ok((plan, staged))
+    Ok(plan_files(request.id, request.site, &files, request.now))
 }
 
 fn make(what: &str) -> impl Fn(pki::Error) -> InitError {

@@ -201,7 +201,7 @@ pub async fn survey(
             Ok(view) => Seen::Here(Box::new(view)),
             Err(error) => Seen::Away {
                 refuses: !matches!(error, HostError::Unreachable { .. }),
-                why: error_chain(&error),
+                why: error.reason(),
             },
         };
         (subject.host.clone(), seen)

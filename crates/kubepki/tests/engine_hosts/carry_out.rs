@@ -26,7 +26,7 @@ async fn a_rotation_is_carried_out_taken_back_and_brought_about_again() {
     );
     assert_eq!(scene.api.deleted.load(Ordering::SeqCst), 1);
     let saved = scene.api.saved.lock().unwrap().last().cloned();
-    assert_eq!(saved, std::fs::read(scene.path("cluster.rkestate")).ok());
+    assert_eq!(saved, Some(scene.state_file().render_compact().to_vec()));
     let journal = state.journal(&plan.id).unwrap();
     let mut told: Vec<String> = Vec::new();
     for entry in &journal.entries {

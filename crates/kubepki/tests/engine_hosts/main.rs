@@ -7,6 +7,8 @@
 )]
 
 mod carry_out;
+mod exact;
+mod held_back;
 mod refuse;
 mod scene;
 mod world;

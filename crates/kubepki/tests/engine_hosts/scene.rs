@@ -98,6 +98,13 @@ impl Scene {
         State::parse(&std::fs::read(self.path("cluster.rkestate")).unwrap()).unwrap()
     }
 
+    /// The cluster's CA.
+    pub fn ca(&self) -> Authority {
+        let entry = self.state_file().entry(Half::Current, "kube-ca").unwrap();
+        let certificate = entry.certificate().unwrap().unwrap();
+        Authority::new(certificate, entry.key().unwrap().unwrap()).unwrap()
+    }
+
     pub fn executor<'a>(&'a self, state: &'a Locked) -> Executor<'a> {
         Executor {
             host: &LocalHost,
@@ -422,7 +429,7 @@ fn put(content: Content) -> Action {
     }
 }
 
-fn authority() -> Authority {
+pub fn authority() -> Authority {
     let key = PrivateKey::generate(KeyAlgorithm::P256).unwrap();
     let validity = Validity {
         not_before: today().plus(-2 * DAY),
@@ -432,7 +439,7 @@ fn authority() -> Authority {
     Authority::self_signed(&Name::new(&[], "kube-ca").unwrap(), key, serial, validity).unwrap()
 }
 
-fn issue(ca: &Authority, name: &str) -> (PrivateKey, Certificate) {
+pub fn issue(ca: &Authority, name: &str) -> (PrivateKey, Certificate) {
     let key = PrivateKey::generate(KeyAlgorithm::P256).unwrap();
     let request = LeafRequest {
         organizations: &[],

@@ -17,6 +17,7 @@ use kubepki::host::{Attributes, Entry, EntryKind, Host, HostError, LocalHost};
 use kubepki::machine::{
     ClusterApi, ContainerState, Containers, Deployment, Machine, Machines, Stream,
 };
+use kubepki::plan::PlanId;
 use pki::UnixTime;
 
 /// Fails at a chosen call to any host, and from then on.
@@ -215,6 +216,10 @@ impl Machine for Node {
                 None => file::remove(&path).unwrap(),
             }
         }
+        self.call()
+    }
+
+    async fn forget(&self, _: &PlanId) -> Result<(), HostError> {
         self.call()
     }
 

@@ -6,11 +6,12 @@ use kubepki::init::Staged;
 use kubepki::plan::{Action, Plan, Proof, Step};
 use kubepki::rke::custom::{CustomEntry, CustomFile, CustomSet};
 use kubepki::rke::rotate::{RotateError, Switch, quorum};
+use kubepki::rke::survey::FileView;
 use kubepki::rke::{Half, Rotation, Service};
 
 use testkit::assert_golden;
 
-use crate::lab::{Lab, services};
+use crate::lab::{Lab, host_entry, services};
 use crate::words::words;
 use crate::world::{Judge, World};
 
@@ -303,6 +304,7 @@ fn custom_certificates_of_another_ca_cut_nobody_off() {
             .unwrap()
             .certificate_pem;
         assert!(world.texts().all(|(_, text)| !text.contains(old.trim())));
+        assert_eq!(exactly_served(&plan), servers(&set));
         let keys = world
             .texts()
             .filter(|(name, _)| *name == "kube-ca-key.pem")
@@ -325,6 +327,67 @@ fn custom_certificates_of_another_ca_cut_nobody_off() {
             &words(&plan),
         );
     }
+}
+
+/// What servers have to show once they have it, a digest each.
+fn exactly_served(plan: &Plan) -> BTreeSet<String> {
+    let mut served = BTreeSet::new();
+    for step in &plan.steps {
+        let Action::RestartContainers { restarts } = &step.action else {
+            continue;
+        };
+        for proof in restarts.iter().flat_map(|it| &it.proof) {
+            match proof {
+                Proof::ServesExactly { sha256, kept, .. } => {
+                    assert!(!kept);
+                    served.insert(sha256.clone());
+                }
+                Proof::ServesAt { .. } | Proof::ServesOtherAt { .. } => panic!("{proof:?}"),
+                _ => {}
+            }
+        }
+    }
+    served
+}
+
+/// The digests of what etcd, API servers and kubelets serve.
+fn servers(set: &CustomSet) -> BTreeSet<String> {
+    let entries = set.entries.iter().filter(|(name, _)| {
+        name.starts_with("kube-etcd-")
+            || name.starts_with("kube-kubelet-")
+            || *name == "kube-apiserver"
+    });
+    let leaves = entries.map(|(_, entry)| {
+        let leaf = pki::Certificate::all_from_pem(entry.certificate_pem.as_bytes()).unwrap();
+        pki::sha256(leaf[0].der()).to_string()
+    });
+    leaves.collect()
+}
+
+/// Taking the plan back leaves there what was there.
+#[test]
+fn a_server_that_has_its_certificate_keeps_it() {
+    let mut lab = Lab::new();
+    let set = custom(&lab, true);
+    let file = "kube-etcd-10-99-0-11.pem";
+    let pem = set.entries["kube-etcd-10-99-0-11"].certificate_pem.clone();
+    let view = FileView::of(file, &host_entry(pem.as_bytes()));
+    let files = lab.view("127.0.0.11").files.as_mut().unwrap();
+    files.insert(file.to_owned(), view);
+    let (plan, _) = lab.install(&set, "").unwrap();
+    let kept = plan.steps.iter().filter_map(|step| match &step.action {
+        Action::RestartContainers { restarts } => Some(restarts),
+        _ => None,
+    });
+    let kept: Vec<&str> = kept
+        .flatten()
+        .flat_map(|restart| &restart.proof)
+        .filter_map(|proof| match proof {
+            Proof::ServesExactly { address, kept, .. } => kept.then_some(address.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(kept, ["10.99.0.11:2379"]);
 }
 
 #[test]

@@ -22,6 +22,7 @@ fn site() -> Site {
         state_before: Before::Absent,
         kubeconfig: "/clusters/kube_config_cluster.yml".into(),
         kubeconfig_before: Before::Absent,
+        kubeconfig_server: None,
         kubeconfig_spelled: "./kube_config_cluster.yml".to_owned(),
     }
 }

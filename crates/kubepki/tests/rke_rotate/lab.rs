@@ -28,6 +28,8 @@ pub struct Lab {
     pub survey: Survey,
     pub now: UnixTime,
     pub options: Options,
+    /// What the administrator's kubeconfig names.
+    pub server: Option<String>,
     pub after: BTreeMap<String, State>,
     keys: Pool,
 }
@@ -97,6 +99,7 @@ impl Lab {
                 allow_etcd_outage: true,
                 ..Options::default()
             },
+            server: None,
             after,
             keys: Pool(Mutex::new(keys.collect())),
             state,
@@ -179,7 +182,7 @@ impl Lab {
     /// Makes a host unreachable.
     pub fn away(&mut self, host: &str) {
         let away = Seen::Away {
-            why: format!("{host} cannot be reached: connection refused"),
+            why: "connection refused".to_owned(),
             refuses: false,
         };
         self.survey.hosts.insert(host.to_owned(), away);
@@ -217,6 +220,7 @@ impl Lab {
             state_before: Before::Present(Fingerprint::of(&state)),
             kubeconfig: "/clusters/kube_config_cluster.yml".into(),
             kubeconfig_before: Before::Absent,
+            kubeconfig_server: self.server.clone(),
             kubeconfig_spelled: "./kube_config_cluster.yml".to_owned(),
         };
         planner(&Request {

@@ -7,6 +7,8 @@
     reason = "tests fail by panicking"
 )]
 
+mod admin;
+mod bad_input;
 mod check;
 mod cut_off;
 mod first;

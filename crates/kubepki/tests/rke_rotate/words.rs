@@ -37,6 +37,7 @@ pub fn words(plan: &Plan) -> String {
 
 fn one(text: &mut String, plan: &Plan, step: &Step) {
     let wait = match plan.deferrable.contains(&step.number) {
+        true if plan.holds_back(step) => ", may wait with all that follows",
         true => ", may wait",
         false => "",
     };
@@ -184,6 +185,7 @@ fn client(client: &Credential) -> String {
     match client {
         Credential::Leaf(leaf) => format!("new {leaf}"),
         Credential::RkeState { entry, .. } => format!("present {entry}"),
+        Credential::RkeDesired { entry, .. } => format!("desired {entry}"),
     }
 }
 
@@ -197,6 +199,16 @@ fn proof(proof: &Proof) -> String {
         Proof::ServesOtherAt { host, address, .. } => {
             format!("{host} sees another certificate at {address}")
         }
+        Proof::ServesExactly {
+            host,
+            address,
+            sha256,
+            kept,
+        } => format!(
+            "{host} sees {}{} at {address}",
+            sha256.get(..12).unwrap(),
+            if *kept { " as before" } else { "" }
+        ),
         Proof::Healthy {
             host,
             url,

@@ -308,6 +308,21 @@ fn a_host_name_must_be_one() {
 }
 
 #[test]
+fn a_wrong_port_is_told_with_its_line() {
+    let text = "nodes:\n- address: 10.0.0.1\n  user: u\n  role: [worker]\n  port: x22\n";
+    assert_eq!(
+        refused(text).to_string(),
+        "line 5: Port [x22] for host (1) is not a number from 1 to 65535"
+    );
+    let text = "nodes:\n- {address: 10.0.0.1, user: u, role: [worker]}\nbastion_host:\n  \
+                address: 10.0.0.9\n  user: u\n  port: 65536\n";
+    assert_eq!(
+        refused(text).to_string(),
+        "line 6: Port [65536] for the bastion host is not a number from 1 to 65535"
+    );
+}
+
+#[test]
 fn windows_nodes_are_refused() {
     let node = |more: &str| {
         format!("nodes:\n- address: 10.0.0.1\n  user: u\n  role: [worker]\n  {more}\n")

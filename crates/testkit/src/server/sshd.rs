@@ -304,6 +304,8 @@ impl Sshd {
         config += &format!("AllowStreamLocalForwarding {forward}\n");
         config += &format!("AuthorizedKeysFile {folder}/authorized_keys\n");
         config += &format!("PidFile {folder}/sshd.pid\n");
+        // A login shell reads what the user keeps at home, which takes its time or blocks.
+        config += &format!("SetEnv HOME={folder}\n");
         config += "PermitRootLogin prohibit-password\nPasswordAuthentication no\n\
                    KbdInteractiveAuthentication no\nUsePAM no\nStrictModes no\n\
                    MaxStartups 200\nMaxSessions 200\nLogLevel VERBOSE\n";

@@ -11,6 +11,7 @@ use kubepki_remote::machine::{Notice, Notify};
 use super::log::Log;
 use super::script::Script;
 use crate::output;
+use crate::rke::reach::api_by_host;
 
 /// How [`Observer::progress`] says that a container is proven.
 const PROVEN: &str = "proved ";
@@ -81,6 +82,9 @@ pub fn notify(log: &Arc<Log>) -> Notify {
         Notice::Connected { news } => output::talk(&format!("kubepki: {host}: {news}")),
         Notice::Reconnecting => {
             output::talk(&format!("kubepki: {host}: the connection broke; once more"));
+        }
+        Notice::ApiByHost { target, why } => {
+            output::talk(&format!("kubepki: {}", api_by_host(host, target, why)));
         }
         Notice::FilesDirect | Notice::FilesByDocker { .. } => {}
     })

@@ -83,6 +83,9 @@ pub(super) fn validate(
         host(value, index + 1, node, roles)?;
         windows(value, node)?;
     }
+    if let (Some(bastion), Some(value)) = (&config.bastion, root.get("bastion_host")?) {
+        port(&value, &bastion.port, "the bastion host")?;
+    }
     strategies(root, config)?;
     if !PLUGINS.contains(&config.network_plugin.as_str()) {
         let message = format!(
@@ -188,6 +191,7 @@ fn host(
     if node.user.is_empty() {
         return Err(refusal(value, &["user"], missing("User")));
     }
+    port(value, &node.port, &format!("host ({number})"))?;
     if roles.is_empty() {
         return Err(refusal(value, &["role"], missing("Role")));
     }
@@ -209,6 +213,15 @@ fn host(
             Err(error)
         }
     }
+}
+
+/// RKE finds a wrong port when it connects.
+fn port(value: &Value<'_>, port: &str, of: &str) -> Result<(), ConfigError> {
+    if port.parse::<u16>().is_ok_and(|port| port != 0) {
+        return Ok(());
+    }
+    let message = format!("Port [{port}] for {of} is not a number from 1 to 65535");
+    Err(refusal(value, &["port"], message))
 }
 
 /// What Kubernetes says of a name that is no DNS-1123 subdomain.

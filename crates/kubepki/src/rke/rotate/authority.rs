@@ -160,19 +160,9 @@ fn vouch(
     root: &Authority,
     old: &Entry,
 ) -> Result<Option<(Certificate, Vec<Certificate>)>, RotateError> {
-    let refuse = |problem: String| RotateError::NoCross {
-        entry: entry.to_owned(),
-        problem,
-    };
-    if old.certificate_pem.is_empty() {
+    let refuse = |problem: String| no_cross(entry, problem);
+    let Some((authority, trusted)) = old_signer(entry, old)? else {
         return Ok(None);
-    }
-    let Some((authority, trusted)) = signer(entry, old).map_err(|error| match error {
-        RotateError::BadAuthority { problem, .. } => refuse(problem),
-        other => other,
-    })?
-    else {
-        return Err(refuse("its key is not in the state file".to_owned()));
     };
     let new = root.certificate();
     let validity = new
@@ -193,6 +183,37 @@ fn vouch(
     pki::verify::verify(&cross, &[], &trusted, &options)
         .map_err(|error| refuse(error.to_string()))?;
     Ok(Some((cross, trusted)))
+}
+
+fn no_cross(entry: &str, problem: String) -> RotateError {
+    RotateError::NoCross {
+        entry: entry.to_owned(),
+        problem,
+    }
+}
+
+/// The CA that is to vouch for a new one; `None` where there was none.
+fn old_signer(
+    entry: &str,
+    old: &Entry,
+) -> Result<Option<(Authority, Vec<Certificate>)>, RotateError> {
+    if old.certificate_pem.is_empty() {
+        return Ok(None);
+    }
+    match signer(entry, old) {
+        Ok(Some(signer)) => Ok(Some(signer)),
+        Ok(None) => Err(no_cross(
+            entry,
+            "its key is not in the state file".to_owned(),
+        )),
+        Err(RotateError::BadAuthority { problem, .. }) => Err(no_cross(entry, problem)),
+        Err(other) => Err(other),
+    }
+}
+
+/// Whether a CA could vouch for a new one, as far as its own key goes.
+pub(super) fn can_vouch(entry: &str, old: &Entry) -> Result<(), RotateError> {
+    old_signer(entry, old).map(drop)
 }
 
 fn serial(request: &Request<'_>) -> Result<Serial, pki::Error> {

@@ -283,12 +283,20 @@ impl Work<'_> {
 }
 
 impl Scene {
-    /// The control-plane node that the administrator's kubeconfig points to: the first that is
-    /// there.
+    /// The control-plane node that the administrator's kubeconfig points to: the one that it
+    /// points to now, if that is there, or else the first that is.
     pub fn admin_node(&self) -> Option<&crate::rke::Node> {
         let planes = || self.nodes().filter(|node| node.has(Role::ControlPlane));
-        let here = planes().find(|node| !self.is_skipped(node));
-        here.or_else(|| planes().next())
+        let here = || planes().filter(|node| !self.is_skipped(node));
+        let named = self.admin_server.as_deref();
+        let named = named.map(|it| it.trim_end_matches('/'));
+        let present = here().find(|node| {
+            let server = kubeconfig::admin_server(&node.address);
+            named == Some(server.as_str())
+        });
+        present
+            .or_else(|| here().next())
+            .or_else(|| planes().next())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::change::{Changes, Phase, staged_content};
+use super::change::{Changes, EntryChange, Phase, staged_content};
 use super::proofs::Prover;
 use super::share::Share;
 use super::{Request, RotateError, SYSTEM_PODS, Scene, WAVE, notes};
@@ -55,9 +55,12 @@ pub fn draft(
         repair: changes.repair,
     };
     let last = phases.len().saturating_sub(1);
+    // Pods learn of the new root before anything else changes. Where the API was away already,
+    // they come last: it may answer by then.
+    let pods_after = if request.options.api_away { last } else { 0 };
     for (index, phase) in phases.iter().enumerate() {
         draft.phase(phase, index == 0, index == last);
-        if index == 0 && changes.pods {
+        if index == pods_after && changes.pods {
             draft.pods();
         }
     }
@@ -368,6 +371,7 @@ impl Draft<'_> {
             _ => None,
         });
         if let Some(content) = content {
+            self.tell_server(admin);
             let before = self.kubeconfig_before.clone();
             let number = self.push(
                 Self::local(&self.request.site.kubeconfig),
@@ -388,6 +392,20 @@ impl Draft<'_> {
         if config || !entries.is_empty() {
             let edit = StateEdit::Promote { entries, config };
             self.edit(edit, "the cluster runs with it");
+        }
+    }
+
+    /// Says once that the kubeconfig will name another server than it does.
+    fn tell_server(&mut self, admin: Option<&EntryChange>) {
+        let config = admin.and_then(|change| change.config.as_ref());
+        let (Some(StateConfig::Admin { server, .. }), Some(present)) =
+            (config, &self.request.site.kubeconfig_server)
+        else {
+            return;
+        };
+        let note = notes::other_server(self.request.site, present, server);
+        if let Some(note) = note.filter(|note| !self.plan.notes.contains(note)) {
+            self.plan.notes.push(note);
         }
     }
 

@@ -15,7 +15,8 @@
 //! every leaf carries the cross-certificate behind it: whoever has loaded the old bundle or the
 //! new one takes whatever is served, in any order of restarts, on the way there and back. In the
 //! second the new root is left alone. System pods are deleted between the two, so that they have
-//! loaded the new root before the old one goes. An entry whose issuer changes, too, waits for it
+//! loaded the new root before the old one goes; while that is put off, so is the second phase
+//! ([`Plan::holds_back`]). An entry whose issuer changes, too, waits for it
 //! before it goes to `currentState`, which so is whole at every moment.
 //!
 //! Taking back relies on each phase's restarts coming after all of its deployments: the old set
@@ -168,6 +169,8 @@ pub struct Scene {
     pub etcd_at_once: bool,
     /// Members of etcd that were reached and are not healthy, by address: they restart first.
     pub etcd_sick: BTreeSet<String>,
+    /// The API server that the administrator's kubeconfig names, or else that of the state.
+    pub admin_server: Option<String>,
     /// What is to be said about it.
     pub notes: Vec<String>,
     /// `rkeConfig` for `desiredState`, if it changes.

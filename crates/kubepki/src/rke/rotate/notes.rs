@@ -1,7 +1,7 @@
 //! What a plan says beside its steps.
 
 use super::refuse::Ask;
-use super::{Request, Scene, Switch};
+use super::{Request, Scene, Site, Switch};
 use crate::rke::config::Difference;
 use crate::rke::{Role, Rotation, Service};
 
@@ -223,6 +223,18 @@ fn compromised(request: &Request<'_>, own_pods: &str) -> Vec<String> {
          that was seen, too, `rke encrypt rotate-key` and new credentials are called for."
             .to_owned(),
     ]
+}
+
+/// That the administrator's kubeconfig changes its server.
+pub(super) fn other_server(site: &Site, present: &str, server: &str) -> Option<String> {
+    let differs = present.trim_end_matches('/') != server;
+    differs.then(|| {
+        format!(
+            "{} names {present}, which is no host of the control plane that can be reached; it \
+             will name {server}, as RKE makes it.",
+            site.kubeconfig_spelled
+        )
+    })
 }
 
 /// Files of other nodes that are removed.

@@ -2,8 +2,11 @@
 
 use std::net::IpAddr;
 
+use pki::Certificate;
+
 use super::{Request, Scene, change::Phase};
 use crate::plan::{ContainerRestart, Content, Credential, LeafId, Plan, Proof};
+use crate::rke::survey::FileFacts;
 use crate::rke::{ClusterConfig, Node, Role, Service, names};
 
 /// The API server's port.
@@ -174,38 +177,52 @@ impl Prover<'_> {
         }
     }
 
-    /// That what is put in place is served: the very leaf, or, where the plan does not issue it,
-    /// another certificate than before.
+    /// That what is put in place is served: the very certificate, whether the plan issues it or it
+    /// comes from elsewhere.
     fn served(&self, node: &Node, entry: &str) -> Option<Proof> {
         let change = self.phase.entries.get(entry)?;
-        // The second phase takes away what stands behind a leaf; the leaf is the same.
-        if let Content::BareCertificate(_) = change.certificate.as_ref()? {
-            return None;
-        }
-        let config = &self.scene.config;
-        let (address, _) = ports(node, config)
+        let (address, _) = ports(node, &self.scene.config)
             .into_iter()
             .find(|(_, it)| it == entry)?;
-        if let Some(leaf) = &change.leaf {
-            return Some(Proof::ServesAt {
-                host: node.address.clone(),
+        let host = node.address.clone();
+        match (change.certificate.as_ref()?, &change.leaf) {
+            // The second phase takes away what stands behind a leaf; the leaf is the same.
+            (Content::BareCertificate(_), _) => None,
+            (_, Some(leaf)) => Some(Proof::ServesAt {
+                host,
                 address,
                 leaf: leaf.clone(),
-            });
+            }),
+            (Content::Text(pem), None) => {
+                let certificates = Certificate::all_from_pem(pem.as_bytes()).ok()?;
+                let leaf = certificates.first()?;
+                Some(Proof::ServesExactly {
+                    host,
+                    address,
+                    sha256: leaf.fingerprint().to_string(),
+                    kept: self.holds(node, entry, leaf),
+                })
+            }
+            _ => None,
         }
-        let view = self.request.survey.host(&node.address)?;
-        let served = view.served.get(&address)?.as_ref().ok()?;
-        Some(Proof::ServesOtherAt {
-            host: node.address.clone(),
-            sha256: served.fingerprint().to_string(),
-            address,
-        })
+    }
+
+    /// Whether a host has a certificate already where an entry's belongs.
+    fn holds(&self, node: &Node, entry: &str, leaf: &Certificate) -> bool {
+        let view = self.request.survey.host(&node.address);
+        let file = view.and_then(|view| view.file(&format!("{entry}.pem")));
+        match file.map(|file| &file.facts) {
+            Some(FileFacts::Certificates(found)) => {
+                found.first().is_some_and(|first| first.der() == leaf.der())
+            }
+            _ => false,
+        }
     }
 
     /// That an API server takes the new client certificate: the host's own, or else the first
     /// that is there.
     fn accepted(&self, node: &Node, entry: &str) -> Option<Proof> {
-        let leaf = self.phase.entries.get(entry)?.leaf.clone()?;
+        let client = self.renewed(entry)?;
         let server = match node.has(Role::ControlPlane) {
             true => local(node),
             false => {
@@ -221,19 +238,35 @@ impl Prover<'_> {
         Some(Proof::Accepts {
             host: node.address.clone(),
             url: format!("https://{server}:{API}/healthz"),
-            client: Credential::Leaf(leaf),
+            client,
         })
     }
 
-    /// A client certificate: the plan's, or else that of the state.
+    /// The client certificate that the phase puts in place: the plan's, or one from elsewhere,
+    /// which with its key is in the state file by then.
+    fn renewed(&self, entry: &str) -> Option<Credential> {
+        let change = self.phase.entries.get(entry)?;
+        if let Some(leaf) = &change.leaf {
+            return Some(Credential::Leaf(leaf.clone()));
+        }
+        let keyless = Content::Text(String::new());
+        let key = change.key.as_ref().filter(|key| **key != keyless);
+        key.and(change.certificate.as_ref())?;
+        Some(Credential::RkeDesired {
+            path: self.request.site.state.clone(),
+            entry: entry.to_owned(),
+        })
+    }
+
+    /// A client certificate: the new one, or else that of the state.
     fn client(&self, entry: &str) -> Credential {
         let id = LeafId(entry.to_owned());
         match self.plan.leaves.contains_key(&id) {
             true => Credential::Leaf(id),
-            false => Credential::RkeState {
+            false => self.renewed(entry).unwrap_or_else(|| Credential::RkeState {
                 path: self.request.site.state.clone(),
                 entry: entry.to_owned(),
-            },
+            }),
         }
     }
 }

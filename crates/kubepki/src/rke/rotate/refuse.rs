@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use pki::verify::{self, Options as VerifyOptions};
 use pki::{Certificate, Purpose};
 
-use super::authority::foreign_keys;
-use super::{Request, RotateError, Scene, Switch, notes, proofs};
+use super::authority::{self, foreign_keys};
+use super::{Request, RotateError, Scene, Switch, notes, proofs, site};
 use crate::rke::config::{Difference, differences};
 use crate::rke::survey::{HostView, Seen};
-use crate::rke::{ClusterConfig, Half, Json, Node, Role, Rotation, Service, names, placement};
+use crate::rke::{
+    Bundle, ClusterConfig, Half, Json, Node, Role, Rotation, Service, names, placement,
+};
 
 /// What a plan asks of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +55,7 @@ pub fn scene(request: &Request<'_>, ask: Ask) -> Result<Scene, RotateError> {
         .map_err(|error| RotateError::Config(error.to_string()))?;
     let bundle = request.state.bundle(Half::Current);
     if ask.signs {
-        authority(request, bundle.get(names::KUBE_CA))?;
+        authority(request, &bundle)?;
     }
     if let Rotation::Services(services) = request.rotation
         && stored.has_external_etcd()
@@ -81,7 +83,11 @@ pub fn scene(request: &Request<'_>, ask: Ask) -> Result<Scene, RotateError> {
         .filter(|node| request.config.node(&node.address).is_none())
         .map(|node| node.address.clone())
         .collect();
+    let named = request.site.kubeconfig_server.clone();
+    let recorded = bundle.get(names::KUBE_ADMIN);
+    let recorded = recorded.and_then(|it| site::server(it.config.as_bytes()));
     let mut scene = Scene {
+        admin_server: named.or(recorded),
         bundle,
         switch: matches!(request.rotation, Rotation::Authorities).then_some(request.options.switch),
         keep_old: request.options.keep_old || request.options.api_away,
@@ -97,6 +103,11 @@ pub fn scene(request: &Request<'_>, ask: Ask) -> Result<Scene, RotateError> {
         legacy(request, &scene)?;
     }
     soften(request, &mut scene);
+    if scene.switch == Some(Switch::Cross)
+        && let Some(old) = scene.bundle.get(names::KUBE_CA)
+    {
+        authority::can_vouch(names::KUBE_CA, old)?;
+    }
     scene.skipped = hosts(request, &scene)?;
     if !scene.skipped.is_empty() && scene.switch == Some(Switch::Cross) {
         scene.keep_old = true;
@@ -108,9 +119,10 @@ pub fn scene(request: &Request<'_>, ask: Ask) -> Result<Scene, RotateError> {
     Ok(scene)
 }
 
-/// Whether the CA is one, in RKE's order and words (`cmd/cert.go`).
-fn authority(request: &Request<'_>, entry: Option<&crate::rke::Entry>) -> Result<(), RotateError> {
-    let entry = entry.ok_or(RotateError::NoAuthority)?;
+/// Whether the CA is one, in RKE's order and words (`cmd/cert.go`), and whether its key is its own,
+/// which RKE does not ask.
+fn authority(request: &Request<'_>, bundle: &Bundle) -> Result<(), RotateError> {
+    let entry = bundle.get(names::KUBE_CA).ok_or(RotateError::NoAuthority)?;
     let certificate: Certificate = match entry.certificate() {
         Ok(Some(certificate)) => certificate,
         Ok(None) | Err(_) => return Err(RotateError::EmptyAuthority),
@@ -122,10 +134,7 @@ fn authority(request: &Request<'_>, entry: Option<&crate::rke::Entry>) -> Result
         let words = verify::go_words(certificate, &[], &roots, &options);
         return Err(RotateError::InvalidAuthority(words.unwrap_or_default()));
     }
-    if entry.key_pem.is_empty() {
-        return Err(RotateError::KeylessAuthority);
-    }
-    Ok(())
+    authority::present(request, bundle, names::KUBE_CA).map(drop)
 }
 
 /// Clusters of RKE before 0.2 check tokens with the API server's own key, until their API servers

@@ -57,6 +57,7 @@ fn site() -> Site {
         state_before: Before::Any,
         kubeconfig: "/clusters/kube_config_cluster.yml".into(),
         kubeconfig_before: Before::Absent,
+        kubeconfig_server: None,
         kubeconfig_spelled: "./kube_config_cluster.yml".to_owned(),
     }
 }

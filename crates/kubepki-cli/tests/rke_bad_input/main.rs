@@ -6,91 +6,19 @@
     reason = "tests fail by panicking"
 )]
 
-#[path = "common/rke_log.rs"]
+mod files;
+mod hints;
+mod operator;
+#[path = "../common/rke_log.rs"]
 mod rke_log;
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use pki::{Authority, DAY, KeyAlgorithm, Name, PrivateKey, Serial, UnixTime, Validity};
 use serde_json::{Value, json};
-use testkit::{DiffOptions, Fixture, Run, Tree};
+use testkit::{DiffOptions, Tree};
 
-/// A folder with the recorded cluster's files, whose hosts do not answer.
-struct Operator(Fixture);
-
-impl Operator {
-    fn new() -> Self {
-        let fixture = testkit::fixture("rke-1.6-live");
-        let operator = Self(fixture);
-        let folder = operator.folder();
-        fs::create_dir_all(&folder).unwrap();
-        for name in ["cluster.yml", "cluster.rkestate"] {
-            fs::copy(operator.0.extra(name), folder.join(name)).unwrap();
-        }
-        // Nobody listens at port 1.
-        operator.edit("cluster.yml", |text| {
-            text.replace("user: root", "user: root\n    port: 1")
-        });
-        let key = folder.join("id");
-        let key = key.to_str().unwrap();
-        let made = testkit::run(
-            "ssh-keygen",
-            &["-q", "-t", "ed25519", "-N", "", "-f", key],
-            b"",
-        );
-        assert!(made.success(), "{}", made.text());
-        operator
-    }
-
-    fn folder(&self) -> PathBuf {
-        self.0.scratch("operator")
-    }
-
-    fn edit(&self, name: &str, edit: impl FnOnce(&str) -> String) {
-        let path = self.folder().join(name);
-        let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, edit(&text)).unwrap();
-    }
-
-    /// Changes the state file's JSON.
-    fn state(&self, edit: impl FnOnce(&mut Value)) {
-        self.edit("cluster.rkestate", |text| {
-            let mut state = serde_json::from_str(text).unwrap();
-            edit(&mut state);
-            serde_json::to_string_pretty(&state).unwrap()
-        });
-    }
-
-    /// Runs `kubepki ARGS` in the folder.
-    fn run(&self, args: &[&str]) -> Run {
-        run_in(&self.folder(), args)
-    }
-}
-
-fn run_in(folder: &Path, args: &[&str]) -> Run {
-    let folder = folder.to_str().unwrap();
-    let mut all = vec![
-        "-i",
-        "-C",
-        folder,
-        "LC_ALL=C",
-        "TZ=UTC",
-        "HOME=/nonexistent",
-    ];
-    all.push(env!("CARGO_BIN_EXE_kubepki"));
-    all.extend(args);
-    testkit::run("env", &all, b"")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-fn entry<'a>(state: &'a mut Value, name: &str) -> &'a mut Value {
-    let bundle = format!("/currentState/certificatesBundle/{name}");
-    state.pointer_mut(&bundle).unwrap()
-}
+use crate::operator::{Operator, entry, run_in, text};
 
 /// What makes the folder wrong.
 type Spoil = fn(&Operator);
@@ -105,6 +33,13 @@ struct Case {
 }
 
 const FINE: Spoil = |_| {};
+
+fn anothers_key(operator: &Operator) {
+    operator.state(|state| {
+        let other = entry(state, "kube-node")["keyPEM"].clone();
+        entry(state, "kube-ca")["keyPEM"] = other;
+    });
+}
 
 const fn case(
     name: &'static str,
@@ -239,6 +174,20 @@ const CASES: &[Case] = &[
         &["--service", "kubelet"],
         "CA Certificate or Key is empty",
         Some(5),
+    ),
+    case(
+        "a CA with another's key",
+        anothers_key,
+        &["--service", "kubelet"],
+        "kube-ca in the state file cannot sign: ",
+        Some(5),
+    ),
+    case(
+        "a CA with another's key that is to vouch",
+        anothers_key,
+        &["--rotate-ca"],
+        "kube-ca cannot vouch for a new root: ",
+        None,
     ),
     case(
         "a CA that has expired",

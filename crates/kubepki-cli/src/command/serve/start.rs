@@ -1,0 +1,256 @@
+//! Before it listens: alone on the data directory, files made and renewed, datastore open.
+
+use std::fs::{File, OpenOptions};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kubepki::datastore::Datastore;
+use kubepki::edge::file::make_directory;
+use kubepki::host::Attributes;
+use kubepki::init::Spec;
+use kubepki_serve::config::Settings as Served;
+use pki::{Certificate, San};
+use rustix::fs::{FlockOperation, flock};
+
+use super::{ServeArgs, state_path};
+use crate::args::{AskArgs, ChangeArgs, LeafArgs, NameArgs, PlanFormat, RestartArgs};
+use crate::command::change::{carry_out, refuse_unfinished};
+use crate::command::init::{self, InitArgs};
+use crate::command::leaves::due;
+use crate::datastore::{Access, open, reached};
+use crate::error::CliError;
+use crate::k3s::{Settings, running_in};
+use crate::rke::ClusterArgs;
+use crate::world::{Node, World};
+
+/// What a server needs to listen.
+pub(super) struct Started {
+    /// `<data-dir>/server`.
+    pub server: PathBuf,
+    /// The state directory.
+    pub state: PathBuf,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// What agents are told.
+    pub served: Served,
+    /// A leaf's lifetime in seconds.
+    pub lifetime: i64,
+    /// The cluster's datastore.
+    pub store: Arc<dyn Datastore>,
+    /// Every certificate of the node.
+    pub certificates: Vec<Certificate>,
+    /// Held while it serves: one server for a data directory.
+    _alone: File,
+}
+
+pub(super) async fn start(args: &ServeArgs) -> Result<Started, CliError> {
+    let world = World::real();
+    let settings = Settings::load(&world.host, &args.site).await?;
+    let server = settings.data_dir.join("server");
+    refuse_k3s(&settings)?;
+    let port = args.https_listen_port.unwrap_or(settings.https_port());
+    let wanted = init_args(args);
+    if !server.join("tls/server-ca.crt").exists() {
+        init::run(&wanted).await?;
+    }
+    let state = state_path(&args.site, &settings.data_dir);
+    if !state.is_dir() {
+        make_directory(&state, &Attributes::new(0o700))?;
+    }
+    let alone = alone(&state)?;
+    let node = renewed(&world, args).await?;
+    let wanted = InitArgs {
+        node_name: args.node_name.clone().or(node.inventory.node_name()),
+        ..wanted
+    };
+    let spec = init::spec(&wanted, &settings)?;
+    let certificates = node.inventory.rows.iter();
+    let certificates = certificates.filter_map(|row| row.file.first_certificate().cloned());
+    Ok(Started {
+        listen: SocketAddr::new(
+            spec.bind_address.unwrap_or(Ipv6Addr::UNSPECIFIED.into()),
+            port,
+        ),
+        served: served(args, &spec, &settings)?,
+        lifetime: spec.leaf_lifetime,
+        store: datastore(args, &settings, &world).await?,
+        certificates: certificates.collect(),
+        server,
+        state,
+        _alone: alone,
+    })
+}
+
+fn refuse_k3s(settings: &Settings) -> Result<(), CliError> {
+    match running_in(&settings.data_dir, &settings.configured) {
+        Some(process) => Err(CliError::refused(format!(
+            "{} runs as {} in {}: two servers on one data directory would tear it apart",
+            process.name,
+            process.pid,
+            settings.data_dir.display()
+        ))
+        .hint("stop it, or serve another data directory")),
+        None => Ok(()),
+    }
+}
+
+/// Takes the lock that a server holds for as long as it serves; plans have another.
+fn alone(state: &Path) -> Result<File, CliError> {
+    let path = state.join("serve.lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        CliError::refused(format!(
+            "another `kubepki serve` works in this data directory: it holds {}",
+            path.display()
+        ))
+    })?;
+    Ok(file)
+}
+
+/// Renews what is due, then looks at the node.
+async fn renewed(world: &World, args: &ServeArgs) -> Result<Node, CliError> {
+    let names = NameArgs {
+        tls_san: args.tls_san.clone(),
+        ..NameArgs::default()
+    };
+    let leaves = LeafArgs {
+        keep_key: false,
+        window: None,
+    };
+    let look = || Node::open(world, &args.site, Some(&names), Some(&leaves));
+    let node = look().await?;
+    refuse_unfinished(&node.state)?;
+    let plan = due(world, &node)?;
+    if plan.steps.is_empty() {
+        return Ok(node);
+    }
+    let change = ChangeArgs {
+        ask: AskArgs {
+            yes: true,
+            dry_run: false,
+            output: PlanFormat::Text,
+        },
+        restart: RestartArgs::default(),
+    };
+    carry_out(world, &node, plan, &change).await?;
+    look().await
+}
+
+/// What a first start makes: no agent runs here.
+fn init_args(args: &ServeArgs) -> InitArgs {
+    InitArgs {
+        node_name: args.node_name.clone(),
+        node_ip: args.node_ip.clone(),
+        node_external_ip: Vec::new(),
+        tls_san: args.tls_san.clone(),
+        cluster_domain: args.cluster_domain.clone(),
+        service_cidr: args.service_cidr.clone(),
+        bind_address: args.bind_address.clone(),
+        https_listen_port: args.https_listen_port.filter(|port| *port != 0),
+        token_file: args.endpoint.token_files.first().cloned(),
+        agent_token_file: None,
+        write_kubeconfig: None,
+        write_kubeconfig_mode: None,
+        with_agent: false,
+        disable_agent: true,
+        disable_etcd: false,
+        complete: false,
+        cluster: ClusterArgs::default(),
+        site: args.site.clone(),
+        yes: true,
+        dry_run: false,
+        output: PlanFormat::Text,
+    }
+}
+
+fn served(args: &ServeArgs, spec: &Spec, settings: &Settings) -> Result<Served, CliError> {
+    let node = &spec.node;
+    let own = args.advertise_address.or(node.addresses.first().copied());
+    let advertise_ip =
+        own.ok_or_else(|| CliError::usage("the node has no address: give --node-ip"))?;
+    let mut sans = node.server_names();
+    sans.extend(node.service_names());
+    if !sans.contains(&San::Ip(advertise_ip)) {
+        sans.push(San::Ip(advertise_ip));
+    }
+    let service_cidrs = match args.service_cidr.as_slice() {
+        [] => {
+            let configured = settings.config.iter().flat_map(|it| &it.service_cidr);
+            let configured: Vec<String> = configured.map(|it| it.value.clone()).collect();
+            match configured.is_empty() {
+                true => vec!["10.43.0.0/16".to_owned()],
+                false => configured,
+            }
+        }
+        given => given.to_vec(),
+    };
+    Ok(Served {
+        node_name: node.name.clone(),
+        advertise_ip,
+        port: spec.https_port,
+        sans,
+        cluster_cidrs: networks("--cluster-cidr", &args.cluster_cidr)?,
+        service_cidrs: networks("--service-cidr", &service_cidrs)?,
+        cluster_dns: vec![tenth(node.service_address)],
+        cluster_domain: node.cluster_domain.clone(),
+        flannel_backend: args.flannel_backend.clone(),
+        data_dir: settings.data_dir.join("server").display().to_string(),
+    })
+}
+
+/// K3s's DNS service has the tenth address of the services; the first one is `first`.
+fn tenth(first: IpAddr) -> IpAddr {
+    match first {
+        IpAddr::V4(it) => IpAddr::V4((it.to_bits().saturating_add(9)).into()),
+        IpAddr::V6(it) => IpAddr::V6((it.to_bits().saturating_add(9)).into()),
+    }
+}
+
+fn networks(flag: &str, texts: &[String]) -> Result<Vec<(IpAddr, u8)>, CliError> {
+    let network = |text: &String| {
+        let (address, length) = text.split_once('/')?;
+        let address: IpAddr = address.parse().ok()?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let length: u8 = length.parse().ok().filter(|it| *it <= most)?;
+        Some((address, length))
+    };
+    let read = |text| {
+        network(text).ok_or_else(|| {
+            CliError::usage(format!(
+                "{flag} {text:?} is no network; write it as 10.42.0.0/16"
+            ))
+        })
+    };
+    texts.iter().map(read).collect()
+}
+
+/// The datastore that is named; else SQLite in the data directory, made if it is missing.
+async fn datastore(
+    args: &ServeArgs,
+    settings: &Settings,
+    world: &World,
+) -> Result<Arc<dyn Datastore>, CliError> {
+    let directory = settings.data_dir.join("server/db");
+    let file = directory.join("state.db");
+    let named =
+        args.endpoint.datastore_endpoint.is_some() || settings.connection.endpoint.is_some();
+    let is_new = !named && !file.exists() && !directory.join("etcd").exists();
+    if is_new {
+        if !directory.is_dir() {
+            make_directory(&directory, &Attributes::new(0o700))?;
+        }
+        kubepki_datastore::new_sqlite(&file)
+            .await
+            .map_err(reached)?;
+    }
+    let connected = open(&world.host, &args.endpoint, settings, Access::Write).await?;
+    connected.refuse_read_only()?;
+    Ok(Started::shared(connected.store))
+}

@@ -1,0 +1,370 @@
+//! The accept loop: connections, limits, HTTP, graceful stop.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, LAST_MODIFIED,
+};
+use hyper::service::service_fn;
+use hyper::{Response, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use zeroize::Zeroizing;
+
+use crate::leaf::LARGEST_REQUEST;
+use crate::node::NodeHeaders;
+use crate::route::Endpoint;
+use crate::service::{Request, Service};
+use crate::status::{Answer, Refusal};
+
+/// What one client, or all together, may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at a time; more wait in the kernel's queue.
+    pub connections: usize,
+    /// Connections at a time from one address.
+    pub connections_of_one: usize,
+    /// Requests at a time; more get 429.
+    pub requests: usize,
+    /// For a TLS handshake.
+    pub handshake: Duration,
+    /// For a request's headers; on HTTP/1.1 also between two requests.
+    pub headers: Duration,
+    /// For a request's body.
+    pub body: Duration,
+    /// For what is open when the server is told to stop.
+    pub stop: Duration,
+    /// Bytes of the two bodies that carry CAs or tokens.
+    pub large_body: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            connections_of_one: 1024,
+            requests: 512,
+            handshake: Duration::from_secs(10),
+            headers: Duration::from_secs(15),
+            body: Duration::from_secs(15),
+            stop: Duration::from_secs(10),
+            large_body: 1 << 20,
+        }
+    }
+}
+
+/// A server that listens.
+#[derive(Debug)]
+pub struct Server {
+    /// Who answers.
+    pub service: Arc<Service>,
+    /// Certificates, versions, suites.
+    pub tls: Arc<ServerConfig>,
+    /// What is taken.
+    pub limits: Limits,
+}
+
+struct Shared {
+    service: Arc<Service>,
+    limits: Limits,
+    requests: Arc<Semaphore>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Server {
+    /// Serves `listener` until `stop` is done, then lets open requests end.
+    ///
+    /// # Errors
+    ///
+    /// When the listener is unusable. Connections that fail concern nobody else.
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        stop: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        let (told, stopping) = watch::channel(false);
+        let acceptor = TlsAcceptor::from(self.tls);
+        let places = Arc::new(Semaphore::new(self.limits.connections));
+        let shared = Arc::new(Shared {
+            service: self.service,
+            limits: self.limits,
+            requests: Arc::new(Semaphore::new(self.limits.requests)),
+            stop: stopping,
+        });
+        let crowd = Crowd::default();
+        let mut open = JoinSet::new();
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let next = async {
+                let place = Arc::clone(&places).acquire_owned().await;
+                (listener.accept().await, place)
+            };
+            let (accepted, place) = tokio::select! {
+                () = &mut stop => break,
+                Some(_) = open.join_next(), if !open.is_empty() => continue,
+                next = next => next,
+            };
+            let (Ok((stream, peer)), Ok(place)) = (accepted, place) else {
+                // Out of file descriptors, or the client was gone: others are waiting.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            let Some(counted) = crowd.enter(peer, self.limits.connections_of_one) else {
+                continue;
+            };
+            let (acceptor, shared) = (acceptor.clone(), Arc::clone(&shared));
+            open.spawn(async move {
+                let _held = (place, counted, shared.service.metrics.connected());
+                connection(&acceptor, stream, peer, &shared).await;
+            });
+        }
+        drop(listener);
+        let _ = told.send(true);
+        let all = async { while open.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(self.limits.stop, all).await;
+        Ok(())
+    }
+}
+
+/// How many connections each address has.
+#[derive(Default, Clone)]
+struct Crowd(Arc<std::sync::Mutex<std::collections::HashMap<std::net::IpAddr, usize>>>);
+
+struct Member(Crowd, std::net::IpAddr);
+
+impl Crowd {
+    fn enter(&self, peer: SocketAddr, most: usize) -> Option<Member> {
+        let mut all = self.0.lock().ok()?;
+        let count = all.entry(peer.ip()).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Member(self.clone(), peer.ip()))
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if let Ok(mut all) = self.0.0.lock()
+            && let Some(count) = all.get_mut(&self.1)
+        {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.1);
+            }
+        }
+    }
+}
+
+/// One connection, from its handshake to its end.
+async fn connection(
+    acceptor: &TlsAcceptor,
+    stream: TcpStream,
+    peer: SocketAddr,
+    shared: &Arc<Shared>,
+) {
+    let _ = stream.set_nodelay(true);
+    let handshake = tokio::time::timeout(shared.limits.handshake, acceptor.accept(stream));
+    let Ok(Ok(stream)) = handshake.await else {
+        return;
+    };
+    let (_, session) = stream.get_ref();
+    let is_h2 = session.alpn_protocol() == Some(b"h2");
+    let certificates: Vec<Vec<u8>> = session
+        .peer_certificates()
+        .unwrap_or_default()
+        .iter()
+        .map(|der| der.to_vec())
+        .collect();
+    let certificates: Arc<[Vec<u8>]> = certificates.into();
+    let service = service_fn({
+        let shared = Arc::clone(shared);
+        move |request| {
+            let (shared, certificates) = (Arc::clone(&shared), Arc::clone(&certificates));
+            async move { respond(&shared, peer, &certificates, request).await }
+        }
+    });
+    let io = TokioIo::new(stream);
+    let mut stop = shared.stop.clone();
+    if is_h2 {
+        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(64)
+            .max_header_list_size(16 << 10)
+            .keep_alive_interval(shared.limits.headers)
+            .keep_alive_timeout(shared.limits.headers)
+            .serve_connection(io, service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            _ = &mut connection => {}
+            () = told(&mut stop) => {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+            }
+        }
+    } else {
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(shared.limits.headers)
+            .max_buf_size(32 << 10)
+            .serve_connection(io, service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            _ = &mut connection => {}
+            () = told(&mut stop) => {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+            }
+        }
+    }
+}
+
+async fn told(stop: &mut watch::Receiver<bool>) {
+    // An error means that the server itself is gone.
+    let _ = stop.wait_for(|stop| *stop).await.map(|it| *it);
+}
+
+async fn respond(
+    shared: &Shared,
+    peer: SocketAddr,
+    certificates: &[Vec<u8>],
+    request: hyper::Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
+    let version = request.version();
+    let is_head = request.method() == hyper::Method::HEAD;
+    let answer = match Arc::clone(&shared.requests).try_acquire_owned() {
+        Ok(place) => taken(shared, peer, certificates, request, place).await,
+        Err(_) => Refusal::TooMany.answer(),
+    };
+    Ok(response(answer, version, is_head))
+}
+
+async fn taken(
+    shared: &Shared,
+    peer: SocketAddr,
+    certificates: &[Vec<u8>],
+    request: hyper::Request<Incoming>,
+    _place: OwnedSemaphorePermit,
+) -> Answer {
+    let (head, body) = request.into_parts();
+    let mut ours = Request {
+        peer,
+        method: head.method.as_str(),
+        path: head.uri.path(),
+        authorization: head.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes),
+        certificates,
+        node: NodeHeaders {
+            name: text(&head.headers, "k3s-node-name"),
+            password: text(&head.headers, "k3s-node-password").map(Zeroizing::new),
+            addresses: text(&head.headers, "k3s-node-ip"),
+        },
+        body: Zeroizing::default(),
+    };
+    // Before the body: strangers' megabytes are not read.
+    let admitted = shared.service.admit(&ours);
+    if admitted.is_ok() {
+        let limit = match Endpoint::of(ours.path) {
+            Some(Endpoint::PutCaCerts | Endpoint::PutToken) => shared.limits.large_body,
+            _ => LARGEST_REQUEST,
+        };
+        match tokio::time::timeout(shared.limits.body, collect(body, limit)).await {
+            Ok(Ok(bytes)) => ours.body = bytes,
+            Ok(Err(refusal)) => return shared.service.answer(&ours, Err(refusal)).await,
+            Err(_) => return shared.service.answer(&ours, Err(Refusal::TooSlow)).await,
+        }
+    }
+    shared.service.answer(&ours, admitted).await
+}
+
+async fn collect(body: Incoming, limit: usize) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    let read = Limited::new(body, limit).collect().await;
+    let read = read.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+        Some(_) => Refusal::TooLarge(limit),
+        None => Refusal::Bad("the request's body cannot be read".to_owned()),
+    })?;
+    Ok(Zeroizing::new(read.to_bytes().to_vec()))
+}
+
+/// A header that is there once. Two of one name are as good as none: a program between client
+/// and server may have read the other one.
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    let mut all = headers.get_all(name).iter();
+    let first = all.next()?;
+    if all.next().is_some() {
+        return None;
+    }
+    Some(String::from_utf8_lossy(first.as_bytes()).into_owned())
+}
+
+fn response(answer: Answer, version: Version, is_head: bool) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::new()));
+    *response.status_mut() = hyper::StatusCode::from_u16(answer.code).unwrap_or_default();
+    let headers = response.headers_mut();
+    if !answer.content_type.is_empty() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    }
+    if let Some(modified) = answer.modified
+        && let Ok(value) = HeaderValue::from_str(&http_date(modified))
+    {
+        headers.insert(LAST_MODIFIED, value);
+    }
+    // HTTP/2 knows no such header.
+    if answer.code >= 400 && version < Version::HTTP_2 {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if is_head {
+        headers.insert(hyper::header::CONTENT_LENGTH, answer.body.len().into());
+    } else {
+        *response.body_mut() = Full::new(Bytes::from(answer.body));
+    }
+    response
+}
+
+/// `Sun, 22 Nov 2026 06:48:38 GMT` (RFC 9110 section 5.6.7).
+fn http_date(time: pki::UnixTime) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let (year, month, day, hour, minute, second) = time.civil();
+    // 1 January 1970 was a Thursday.
+    let weekday = usize::try_from(time.as_secs().div_euclid(pki::DAY).rem_euclid(7)).unwrap_or(0);
+    let weekday = DAYS.get(weekday).copied().unwrap_or_default();
+    let month = MONTHS
+        .get(usize::from(month).saturating_sub(1))
+        .copied()
+        .unwrap_or_default();
+    format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_as_http_has_them() {
+        let date = |seconds| http_date(pki::UnixTime::from_secs(seconds));
+        assert_eq!(date(1_795_330_118), "Sun, 22 Nov 2026 06:48:38 GMT");
+        assert_eq!(date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+    }
+
+    #[test]
+    fn two_headers_of_one_name_are_none() {
+        let mut headers = HeaderMap::new();
+        headers.append("k3s-node-name", HeaderValue::from_static("a"));
+        assert_eq!(text(&headers, "k3s-node-name").as_deref(), Some("a"));
+        headers.append("k3s-node-name", HeaderValue::from_static("b"));
+        assert_eq!(text(&headers, "k3s-node-name"), None);
+    }
+}

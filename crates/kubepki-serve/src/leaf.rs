@@ -1,0 +1,347 @@
+//! What a request for a certificate gets. Pure.
+
+use kubepki::catalogue::{CommonName, SanRule};
+use kubepki::plan::{can_be_carried, served_chain};
+use pki::{
+    Authority, Certificate, CertificateRequest, KeyAlgorithm, LeafRequest, San, Serial, UnixTime,
+    Validity, public_key_algorithm,
+};
+
+use crate::node::Strictness;
+use crate::route::LeafKind;
+use crate::status::Refusal;
+
+/// The largest request that is read: RSA-8192 keys make about 2 KiB.
+pub const LARGEST_REQUEST: usize = 64 << 10;
+/// RSA moduli that are taken, in bits.
+const RSA_BITS: std::ops::RangeInclusive<u32> = 2048..=8192;
+/// Leaves begin that long before they are issued, for clocks that are behind.
+const BACKDATE: i64 = 3600;
+
+/// What a body asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// A certificate for this key (SubjectPublicKeyInfo).
+    Request(Vec<u8>),
+    /// K3s's legacy mode: certificate and key, shared by every agent.
+    Legacy,
+}
+
+/// Reads method and body.
+///
+/// K3s takes only the key from a request, so that is all that is looked at: names, attributes
+/// and extensions in it say nothing. Strict, its signature must prove that the sender holds the
+/// key.
+///
+/// # Errors
+///
+/// Strict: 405 for other methods than POST, 400 for what is no request, for a wrong signature
+/// and for keys that are refused. K3s takes all that for legacy mode.
+pub fn read(
+    path: &str,
+    is_post: bool,
+    body: &[u8],
+    strictness: Strictness,
+) -> Result<Asked, Refusal> {
+    match strictness {
+        Strictness::K3sCompatible if !is_post => Ok(Asked::Legacy),
+        Strictness::K3sCompatible => Ok(CertificateRequest::unverified_key(body)
+            .ok()
+            .filter(|spki| public_key_algorithm(spki).is_some())
+            .map_or(Asked::Legacy, Asked::Request)),
+        Strictness::Strict if !is_post => Err(Refusal::Method(path.to_owned())),
+        Strictness::Strict => strict_request(body).map(Asked::Request),
+    }
+}
+
+fn strict_request(body: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let bad = |text: String| Refusal::Bad(text);
+    if body.starts_with(b"-----BEGIN") {
+        return Err(bad(
+            "the certificate request is PEM: send the DER inside it".to_owned(),
+        ));
+    }
+    let key = CertificateRequest::unverified_key(body)
+        .map_err(|_| bad("the body is no certificate request (PKCS#10 in DER)".to_owned()))?;
+    // Before the signature: checking one by a huge key costs what its sender chooses.
+    check_key(&key).map_err(bad)?;
+    let request = CertificateRequest::from_der(body).map_err(|error| match error {
+        pki::Error::BadSignature => {
+            bad("the request's signature is not by the key in it".to_owned())
+        }
+        error => bad(format!("the certificate request cannot be used: {error}")),
+    })?;
+    Ok(request.spki_der().to_vec())
+}
+
+/// Kinds and sizes that are taken: P-256, P-384, P-521, Ed25519, RSA from 2048 to 8192 bits.
+fn check_key(spki: &[u8]) -> Result<(), String> {
+    match public_key_algorithm(spki) {
+        Some(KeyAlgorithm::Rsa(bits)) if !RSA_BITS.contains(&bits) => Err(format!(
+            "the key in the request is RSA with {bits} bits: from {} to {} are taken",
+            RSA_BITS.start(),
+            RSA_BITS.end()
+        )),
+        Some(_) => Ok(()),
+        None => Err(
+            "the key in the request is of no kind that is taken: P-256, P-384, P-521, Ed25519, RSA"
+                .to_owned(),
+        ),
+    }
+}
+
+/// A CA as the server holds it.
+pub struct Issuer {
+    /// Certificate and key that sign.
+    pub authority: Authority,
+    /// PEM of what follows a leaf.
+    pub chain: String,
+}
+
+impl std::fmt::Debug for Issuer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Issuer({})", self.authority.certificate().subject())
+    }
+}
+
+impl Issuer {
+    /// Joins a CA file's certificates with the key. The first certificate signs.
+    ///
+    /// Behind a leaf K3s puts the whole file. With a cross-certificate in it, what is self-signed
+    /// stays out ([`served_chain`]), unless all is to be as K3s has it.
+    ///
+    /// # Errors
+    ///
+    /// When they do not belong together.
+    pub fn new(certificates: &[Certificate], authority: Authority, strictness: Strictness) -> Self {
+        let chain = match strictness {
+            Strictness::Strict => served_chain(certificates),
+            Strictness::K3sCompatible => certificates.iter().collect(),
+        };
+        let chain = chain.into_iter().map(Certificate::to_pem).collect();
+        Self { authority, chain }
+    }
+}
+
+/// A certificate to issue.
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// Which.
+    pub kind: LeafKind,
+    /// The node; `None` only where K3s asks for none.
+    pub node: Option<&'a str>,
+    /// Addresses for a kubelet's port.
+    pub addresses: &'a [std::net::IpAddr],
+    /// The key.
+    pub spki: &'a [u8],
+    /// The number.
+    pub serial: Serial,
+    /// Now.
+    pub now: UnixTime,
+    /// In seconds.
+    pub lifetime: i64,
+}
+
+/// Issues what `order` says, with the catalogue's profile for it.
+///
+/// # Errors
+///
+/// 500 with the reason: a CA that has ended or may not sign this, a name that fits no
+/// certificate.
+pub fn issue(issuer: &Issuer, order: &Order<'_>) -> Result<Certificate, Refusal> {
+    let internal = |text: String| Refusal::Internal(text);
+    let profile = order.kind.profile();
+    let profile = profile.ok_or_else(|| internal("no such profile".to_owned()))?;
+    let node = order.node.unwrap_or_default();
+    let common_name = match profile.common_name {
+        CommonName::Literal(name) => name.to_owned(),
+        CommonName::NodeNamed(prefix) => format!("{prefix}{node}"),
+    };
+    let sans = names(profile.sans, node, order.addresses);
+    if let Some(odd) = sans.iter().find(|san| !can_be_carried(san)) {
+        return Err(internal(format!("no certificate can carry {odd}")));
+    }
+    let authority = &issuer.authority;
+    let bounds = authority.certificate().validity();
+    if !bounds.contains(order.now) {
+        let subject = authority.certificate().subject();
+        return Err(internal(format!("the CA {subject} is not valid now")));
+    }
+    let not_before = order.now.plus(-BACKDATE);
+    let validity = Validity {
+        not_before,
+        not_after: not_before.plus(order.lifetime),
+    };
+    let organizations: Vec<String> = profile
+        .organizations
+        .iter()
+        .map(|&o| o.to_owned())
+        .collect();
+    authority
+        .issue(&LeafRequest {
+            organizations: &organizations,
+            common_name: &common_name,
+            sans: &sans,
+            purposes: profile.purposes,
+            spki_der: order.spki,
+            serial: order.serial.clone(),
+            validity: validity.clamped_to(bounds),
+        })
+        .map_err(|error| internal(error.to_string()))
+}
+
+/// Names without duplicates, in the profile's order.
+fn names(rules: &[SanRule], node: &str, addresses: &[std::net::IpAddr]) -> Vec<San> {
+    let mut found: Vec<San> = Vec::new();
+    for rule in rules {
+        match rule {
+            SanRule::Literal(text) => found.push(San::from_text(text)),
+            SanRule::NodeName => found.push(San::Dns(node.to_owned())),
+            SanRule::NodeAddresses => found.extend(addresses.iter().copied().map(San::Ip)),
+            // Servers' names: no node's certificate has them.
+            SanRule::LiteralSince(..) | SanRule::KubernetesService | SanRule::ServerNames => {}
+        }
+    }
+    let mut once = Vec::with_capacity(found.len());
+    for san in found {
+        if !once.contains(&san) {
+            once.push(san);
+        }
+    }
+    once
+}
+
+#[cfg(test)]
+mod tests {
+    use pki::{Name, PrivateKey};
+    use proptest::prelude::*;
+
+    use super::*;
+    use Strictness::{K3sCompatible, Strict};
+
+    fn request(key: &PrivateKey) -> Vec<u8> {
+        let name = Name::from_der(&[0x30, 0]).unwrap();
+        CertificateRequest::new(&name, &[], key)
+            .unwrap()
+            .der()
+            .to_vec()
+    }
+
+    fn why(body: &[u8]) -> String {
+        let refusal = read("/x", true, body, Strict).unwrap_err();
+        assert_eq!(refusal.code(), 400);
+        refusal.message()
+    }
+
+    #[test]
+    fn the_senders_key_is_taken() {
+        for algorithm in [
+            KeyAlgorithm::P256,
+            KeyAlgorithm::P384,
+            KeyAlgorithm::Ed25519,
+        ] {
+            let key = PrivateKey::generate(algorithm).unwrap();
+            for strictness in [Strict, K3sCompatible] {
+                let asked = read("/x", true, &request(&key), strictness);
+                assert_eq!(asked, Ok(Asked::Request(key.spki_der().to_vec())));
+            }
+        }
+    }
+
+    #[test]
+    fn a_signature_of_another_key_is_refused_by_us_and_taken_by_k3s() {
+        let key = PrivateKey::generate(KeyAlgorithm::P256).unwrap();
+        let mut body = request(&key);
+        let last = body.len() - 1;
+        body[last] ^= 1;
+        assert!(why(&body).contains("signature"), "{}", why(&body));
+        assert!(matches!(
+            read("/x", true, &body, K3sCompatible),
+            Ok(Asked::Request(_))
+        ));
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused_by_us_and_legacy_mode_for_k3s() {
+        let key = PrivateKey::generate(KeyAlgorithm::P256).unwrap();
+        let der = request(&key);
+        let pem = CertificateRequest::from_der(&der).unwrap().to_pem();
+        assert!(why(pem.as_bytes()).contains("PEM"));
+        let longer = [&der[..], b"\0"].concat();
+        for garbage in [&b""[..], b"0", b"hello", &der[..40], &longer, &[0x30; 4000]] {
+            assert!(why(garbage).contains("no certificate request"));
+            assert_eq!(read("/x", true, garbage, K3sCompatible), Ok(Asked::Legacy));
+        }
+        let get = read("/x", false, &der, Strict).unwrap_err();
+        assert_eq!(get, Refusal::Method("/x".to_owned()));
+        assert_eq!(read("/x", false, &der, K3sCompatible), Ok(Asked::Legacy));
+    }
+
+    /// A request for a key of `bits` one bits, with a signature that means nothing.
+    fn rsa_request(bits: usize) -> Vec<u8> {
+        let tlv = |tag: u8, parts: &[&[u8]]| {
+            let content = parts.concat();
+            let mut der = vec![tag, 0x83, 0, 0, 0];
+            let length = u32::try_from(content.len()).unwrap().to_be_bytes();
+            match content.len() {
+                0..128 => der = vec![tag, length[3]],
+                128..256 => der = vec![tag, 0x81, length[3]],
+                256..65536 => der = vec![tag, 0x82, length[2], length[3]],
+                _ => der[2..].copy_from_slice(&length[1..]),
+            }
+            der.extend(content);
+            der
+        };
+        let modulus = tlv(2, &[&[0], &vec![0xff; bits / 8]]);
+        let key = tlv(0x30, &[&modulus, &[2, 3, 1, 0, 1]]);
+        let algorithm = [
+            0x30, 13, 6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 13, 1, 1, 1, 5, 0,
+        ];
+        let spki = tlv(0x30, &[&algorithm, &tlv(3, &[&[0], &key])]);
+        let info = tlv(0x30, &[&[2, 1, 0], &[0x30, 0], &spki, &[0xa0, 0]]);
+        let mut signing = algorithm;
+        signing[12] = 11;
+        tlv(0x30, &[&info, &signing, &tlv(3, &[&[0, 1, 2, 3]])])
+    }
+
+    #[test]
+    fn short_and_huge_keys_are_refused_before_anything_is_computed_with_them() {
+        for bits in [512, 1024, 16384] {
+            let body = rsa_request(bits);
+            assert!(
+                why(&body).contains(&format!("RSA with {bits} bits")),
+                "{}",
+                why(&body)
+            );
+            assert!(matches!(
+                read("/x", true, &body, K3sCompatible),
+                Ok(Asked::Request(_))
+            ));
+        }
+        assert!(why(&rsa_request(2048)).contains("signature"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_answered(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(read("/x", true, &bytes, Strict).is_err());
+            prop_assert_eq!(read("/x", true, &bytes, K3sCompatible), Ok(Asked::Legacy));
+        }
+
+        #[test]
+        fn a_flipped_octet_never_changes_the_key(at in 0usize..189, bit in 0u8..8) {
+            let key = PrivateKey::from_pem(KEY).unwrap();
+            let mut body = request(&key);
+            let at = at % body.len();
+            body[at] ^= 1 << bit;
+            prop_assert!(read("/x", true, &body, Strict).is_err());
+        }
+    }
+
+    const KEY: &[u8] = b"-----BEGIN EC PRIVATE KEY-----
+MHcCAQEEIGiBXCG/eBy63SpUFKDNPq6NCbZXbPQQOLYkue9g3stboAoGCCqGSM49
+AwEHoUQDQgAEYvRG38PBdUgr5ufR9Vfn1x61qlXYxcGt6S/pochTJva8wR48K+Pi
+z7y9vJMwU2Jh/9xJgzwHZDlwwsCjunWVUA==
+-----END EC PRIVATE KEY-----
+";
+}

@@ -1,0 +1,206 @@
+//! The certificate that the port serves, kept as K3s keeps it: `tls/dynamic-cert.json`.
+
+use std::path::PathBuf;
+
+use kubepki::edge::{Entropy, KeySource, file};
+use kubepki::host::Attributes;
+use kubepki::listener::{Listener, ListenerError, is_listener_name, reissue, render};
+use kubepki::plan::served_chain;
+use pki::{
+    Certificate, DAY, KeyAlgorithm, LeafRequest, PrivateKey, Purpose, San, Serial, UnixTime,
+    Validity,
+};
+use rustls::sign::CertifiedKey;
+use zeroize::Zeroizing;
+
+use crate::tls::certified;
+use crate::tree::Tree;
+
+/// K3s renews its listener's certificate that long before its end.
+pub const WINDOW: i64 = 120 * DAY;
+/// Leaves begin that long before they are issued.
+const BACKDATE: i64 = 3600;
+
+/// The listener's certificate cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// The file cannot be read or written.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Its Secret cannot be changed.
+    #[error("cannot use {}", path.display())]
+    Secret {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ListenerError,
+    },
+    /// No certificate can be made or used.
+    #[error("the listener's certificate cannot be made or used")]
+    Material(#[source] pki::Error),
+}
+
+/// What a listener's certificate is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Names and addresses that it must carry.
+    pub sans: &'a [San],
+    /// In seconds.
+    pub lifetime: i64,
+    /// Now.
+    pub now: UnixTime,
+    /// Serial numbers.
+    pub entropy: &'a dyn Entropy,
+    /// A key, where there is none yet.
+    pub keys: &'a dyn KeySource,
+}
+
+/// What was found or done.
+#[derive(Debug)]
+pub struct Port {
+    /// For new connections.
+    pub certified: CertifiedKey,
+    /// Its leaf.
+    pub leaf: Certificate,
+    /// Why it was issued just now; `None` if the present one is good.
+    pub issued: Option<&'static str>,
+}
+
+/// The certificate in the file, or a new one: where there is none, it is due, lacks a wanted
+/// name, or is not by the CA in force. The key and the names that it has stay, as with K3s.
+///
+/// # Errors
+///
+/// [`PortError`]; then the file is as it was.
+pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
+    let path = tree.directory.join("tls/dynamic-cert.json");
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => Zeroizing::new(bytes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Zeroizing::default(),
+        Err(source) => return Err(PortError::File { path, source }),
+    };
+    let secret = |source| PortError::Secret {
+        path: path.clone(),
+        source,
+    };
+    let present = match Listener::parse(&bytes) {
+        Ok(present) => Some(present),
+        Err(ListenerError::Empty) => None,
+        Err(error) => return Err(secret(error)),
+    };
+    let why = why(tree, wanted, present.as_ref());
+    if let (None, Some(present)) = (why, &present) {
+        let leaf = present.certificates().map_err(PortError::Material)?;
+        return Ok(Port {
+            certified: certified(&present.certificate, &present.key)
+                .map_err(PortError::Material)?,
+            leaf: first(leaf)?,
+            issued: None,
+        });
+    }
+    let key = match &present {
+        Some(present) => PrivateKey::from_pem(&present.key),
+        None => wanted.keys.generate(KeyAlgorithm::P256),
+    };
+    let key = key.map_err(PortError::Material)?;
+    let named = present.iter().flat_map(|it| &it.sans);
+    let mut sans: Vec<San> = named.map(|name| San::from_text(name)).collect();
+    sans.extend(wanted.sans.iter().cloned());
+    sans.retain(|san| is_listener_name(&san.to_string()));
+    sans.sort();
+    sans.dedup();
+    let leaf = leaf(tree, wanted, &key, &sans).map_err(PortError::Material)?;
+    let mut chain = leaf.to_pem();
+    let behind = served_chain(&tree.server.certificates);
+    chain.extend(behind.into_iter().map(Certificate::to_pem));
+    let pem = key.to_pem().map_err(PortError::Material)?;
+    let texts: Vec<String> = sans.iter().map(San::to_string).collect();
+    let written = match &present {
+        Some(_) => reissue(&bytes, &chain, &pem),
+        None => render(&chain, &pem, &texts),
+    };
+    let written = written.map_err(secret)?;
+    let attributes = attributes(&path);
+    file::replace(&path, &written, &attributes)
+        .map_err(|source| PortError::File { path, source })?;
+    Ok(Port {
+        certified: certified(chain.as_bytes(), pem.as_bytes()).map_err(PortError::Material)?,
+        leaf,
+        issued: why,
+    })
+}
+
+fn first(certificates: Vec<Certificate>) -> Result<Certificate, PortError> {
+    let first = certificates.into_iter().next();
+    first.ok_or(PortError::Material(pki::Error::NoPemBlock {
+        expected: "CERTIFICATE",
+    }))
+}
+
+/// Why the present certificate will not do; `None` if it will.
+fn why(tree: &Tree, wanted: &Wanted<'_>, present: Option<&Listener>) -> Option<&'static str> {
+    let Some(present) = present else {
+        return Some("there is none");
+    };
+    if present.is_static {
+        return None;
+    }
+    let certificates = present.certificates().unwrap_or_default();
+    let Some(leaf) = certificates.first() else {
+        return Some("the present one cannot be read");
+    };
+    let authority = tree.server.issuer.authority.certificate();
+    let lacks = |san: &&San| is_listener_name(&san.to_string()) && !leaf.sans().contains(san);
+    if leaf.validity().remaining(wanted.now) <= WINDOW
+        && leaf.validity().not_after < authority.validity().not_after
+    {
+        Some("it is due")
+    } else if leaf.verify_signature(authority.spki_der()).is_err() {
+        Some("the present one is by another CA")
+    } else if wanted.sans.iter().find(lacks).is_some() {
+        Some("the present one lacks a name")
+    } else {
+        None
+    }
+}
+
+fn leaf(
+    tree: &Tree,
+    wanted: &Wanted<'_>,
+    key: &PrivateKey,
+    sans: &[San],
+) -> Result<Certificate, pki::Error> {
+    let authority = &tree.server.issuer.authority;
+    let not_before = wanted.now.plus(-BACKDATE);
+    let validity = Validity {
+        not_before,
+        not_after: not_before.plus(wanted.lifetime),
+    };
+    authority.issue(&LeafRequest {
+        organizations: &["k3s".to_owned()],
+        common_name: "k3s",
+        sans,
+        purposes: &[Purpose::ServerAuth],
+        spki_der: key.spki_der(),
+        serial: Serial::random(|bytes| wanted.entropy.fill(bytes))?,
+        validity: validity.clamped_to(authority.certificate().validity()),
+    })
+}
+
+/// The present file's owner, else ours; 0600, as K3s has it.
+fn attributes(path: &std::path::Path) -> Attributes {
+    use std::os::unix::fs::MetadataExt as _;
+    let present = std::fs::symlink_metadata(path).ok();
+    Attributes {
+        uid: present.as_ref().map(|it| it.uid()),
+        gid: present.as_ref().map(|it| it.gid()),
+        ..Attributes::new(0o600)
+    }
+}

@@ -1,0 +1,153 @@
+//! What is counted, in Prometheus' text form.
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::route::{Endpoint, LeafKind};
+use crate::status::{Answer, Refusal};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Path {
+    path: &'static str,
+    code: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    path: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Code {
+    code: u32,
+}
+
+/// K3s's labels for `k3s_certificate_expiration_seconds` (reference section 8.2).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Expiring {
+    subject: String,
+    usages: String,
+}
+
+/// Counters of a server.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<Path, Counter>,
+    issued: Family<Kind, Counter>,
+    refused: Family<Code, Counter>,
+    connections: Gauge,
+    expiring: Family<Expiring, Gauge<f64, AtomicU64>>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics(..)")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let requests = Family::<Path, Counter>::default();
+        let issued = Family::<Kind, Counter>::default();
+        let refused = Family::<Code, Counter>::default();
+        let connections = Gauge::default();
+        let expiring = Family::<Expiring, Gauge<f64, AtomicU64>>::default();
+        registry.register("kubepki_requests", "Requests answered", requests.clone());
+        registry.register(
+            "kubepki_certificates_issued",
+            "Certificates issued",
+            issued.clone(),
+        );
+        registry.register(
+            "kubepki_requests_refused",
+            "Requests refused",
+            refused.clone(),
+        );
+        registry.register(
+            "kubepki_connections",
+            "Connections open",
+            connections.clone(),
+        );
+        registry.register_with_unit(
+            "k3s_certificate_expiration",
+            "Seconds until a certificate ends",
+            Unit::Seconds,
+            expiring.clone(),
+        );
+        Self {
+            registry,
+            requests,
+            issued,
+            refused,
+            connections,
+            expiring,
+        }
+    }
+}
+
+impl Metrics {
+    /// A request was answered. Paths that are not ours share one label, so that strangers cannot
+    /// make new ones.
+    pub fn answered(&self, path: &str, code: u16) {
+        let path = Endpoint::of(path).map_or("other", Endpoint::path);
+        let code = u32::from(code);
+        self.requests.get_or_create(&Path { path, code }).inc();
+    }
+
+    /// A certificate was issued.
+    pub fn issued(&self, kind: LeafKind) {
+        let path = Endpoint::Leaf(kind).path();
+        self.issued.get_or_create(&Kind { path }).inc();
+    }
+
+    /// A request was refused.
+    pub fn refused(&self, code: u16) {
+        let code = u32::from(code);
+        self.refused.get_or_create(&Code { code }).inc();
+    }
+
+    /// A connection came; it is counted until the answer is dropped.
+    pub fn connected(&self) -> Connected {
+        self.connections.inc();
+        Connected(self.connections.clone())
+    }
+
+    /// How long a certificate is still good, with K3s's name and labels.
+    pub fn expires(&self, subject: String, usages: String, seconds: i64) {
+        let labels = Expiring { subject, usages };
+        // Seconds of millennia fit into a float's whole numbers.
+        let seconds = i32::try_from(seconds).map_or(f64::from(i32::MAX), f64::from);
+        self.expiring.get_or_create(&labels).set(seconds);
+    }
+
+    /// The text.
+    ///
+    /// # Errors
+    ///
+    /// 500 when it cannot be made.
+    pub fn render(&self) -> Result<Answer, Refusal> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)
+            .map_err(|_| Refusal::Internal("metrics cannot be written".to_owned()))?;
+        let form = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        Ok(Answer::ok(form, text))
+    }
+}
+
+/// A connection that is counted.
+#[derive(Debug)]
+pub struct Connected(Gauge);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

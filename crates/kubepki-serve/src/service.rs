@@ -1,0 +1,403 @@
+//! One request in, one answer out: every endpoint, without sockets.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, RwLock};
+
+use kubepki::datastore::Datastore;
+use kubepki::edge::{Clock, Entropy};
+use pki::{Certificate, San, Serial};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::access::{Identity, Offered, Users, identify, may};
+use crate::config::{Settings, config};
+use crate::issuance::{IssuanceLog, IssueRecord};
+use crate::leaf::{Asked, Issuer, Order, issue, read};
+use crate::metrics::Metrics;
+use crate::node::{Node, NodeHeaders, Reserved, Strictness, addresses, node_of};
+use crate::password::NodePasswords;
+use crate::route::{Endpoint, LeafKind};
+use crate::status::{Answer, PLAIN, Refusal, TEXT};
+use crate::tree::{AuthorityFile, Tree};
+
+/// A request, as far as any endpoint looks at it.
+pub struct Request<'a> {
+    /// Where the connection came from.
+    pub peer: SocketAddr,
+    /// `GET`, `POST`, in upper case.
+    pub method: &'a str,
+    /// The path without its query.
+    pub path: &'a str,
+    /// `Authorization`.
+    pub authorization: Option<&'a [u8]>,
+    /// The client certificate of the connection, leaf first.
+    pub certificates: &'a [Vec<u8>],
+    /// What it says of its node.
+    pub node: NodeHeaders,
+    /// The body.
+    pub body: Zeroizing<Vec<u8>>,
+}
+
+/// Everything that a server needs to answer.
+pub struct Service {
+    /// Names, addresses, networks.
+    pub settings: Settings,
+    /// Ours or K3s's rules.
+    pub strictness: Strictness,
+    /// A leaf's lifetime in seconds.
+    pub leaf_lifetime: i64,
+    /// CAs and secrets, replaced as a whole.
+    pub tree: RwLock<Arc<Loaded>>,
+    /// Node passwords.
+    pub passwords: NodePasswords,
+    /// Where records of nodes lie.
+    pub datastore: Arc<dyn Datastore>,
+    /// What is written before a certificate leaves.
+    pub log: Arc<dyn IssuanceLog>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Serial numbers, salts, error IDs.
+    pub entropy: Arc<dyn Entropy>,
+    /// Where the server says what it did.
+    pub journal: Arc<dyn Fn(&Line<'_>) + Send + Sync>,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// The tree and what follows from it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The files.
+    pub tree: Tree,
+    /// Who may log in.
+    pub users: Users,
+    /// What no other node may have.
+    pub reserved: Reserved,
+}
+
+impl Loaded {
+    /// Users and reserved names from the tree. `key` is random and lives as long as the process.
+    pub fn new(tree: Tree, settings: &Settings, key: &[u8; 32]) -> Self {
+        Self {
+            users: Users::new(&tree.passwd, key),
+            reserved: Reserved {
+                server: settings.node_name.clone(),
+                sans: settings.sans.iter().cloned().collect(),
+            },
+            tree,
+        }
+    }
+}
+
+/// A request that may be answered.
+#[derive(Debug)]
+pub struct Admitted {
+    endpoint: Endpoint,
+    /// `None` where anybody may.
+    identity: Option<Identity>,
+}
+
+/// One line for the log. It holds no secrets.
+#[derive(Debug, Clone)]
+pub struct Line<'a> {
+    /// What happened, in a few words.
+    pub message: &'a str,
+    /// The rest, in order.
+    pub fields: Vec<(&'a str, String)>,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Service({})", self.settings.node_name)
+    }
+}
+
+impl Service {
+    /// Answers a request that was [admitted](Self::admit), or was not. Never fails: refusals are
+    /// answers too.
+    pub async fn answer(
+        &self,
+        request: &Request<'_>,
+        admitted: Result<Admitted, Refusal>,
+    ) -> Answer {
+        let answer = match admitted {
+            Ok(admitted) => self.route(request, admitted).await,
+            Err(refusal) => Err(refusal),
+        };
+        let answer = answer.unwrap_or_else(|refusal| {
+            self.say_refusal(request, &refusal);
+            refusal.answer()
+        });
+        self.metrics.answered(request.path, answer.code);
+        answer
+    }
+
+    /// Who asks for what, and whether it may: known before the body is read, so that strangers
+    /// cannot have megabytes read.
+    ///
+    /// # Errors
+    ///
+    /// The refusal.
+    pub fn admit(&self, request: &Request<'_>) -> Result<Admitted, Refusal> {
+        let loaded = self.loaded()?;
+        let offered = Offered {
+            authorization: request.authorization,
+            certificates: request.certificates,
+        };
+        let identity = identify(
+            &offered,
+            &loaded.users,
+            &loaded.tree.client.certificates,
+            self.clock.now(),
+        );
+        let Some(endpoint) = Endpoint::of(request.path) else {
+            // K3s hands everything else to kube-apiserver, which knows neither token nor us.
+            return Err(match identity {
+                Ok(_) => Refusal::Unavailable("apiserver disabled".to_owned()),
+                Err(_) => Refusal::Unauthorized,
+            });
+        };
+        if endpoint.groups().is_empty() {
+            return Ok(Admitted {
+                endpoint,
+                identity: None,
+            });
+        }
+        let identity = identity?;
+        may(&identity, endpoint)?;
+        Ok(Admitted {
+            endpoint,
+            identity: Some(identity),
+        })
+    }
+
+    async fn route(&self, request: &Request<'_>, admitted: Admitted) -> Result<Answer, Refusal> {
+        let Admitted { endpoint, identity } = admitted;
+        let loaded = self.loaded()?;
+        let tree = &loaded.tree;
+        match (endpoint, identity) {
+            (Endpoint::CaCerts, _) => Ok(Answer::ok(PLAIN, tree.server.bytes.clone())),
+            (Endpoint::Ping, _) => Ok(Answer::ok(TEXT, "pong")),
+            (Endpoint::Healthz, _) => Ok(Answer::ok(TEXT, "ok")),
+            (Endpoint::Readyz, _) => Ok(Answer::ok(TEXT, "ok")),
+            (Endpoint::Metrics, _) => self.metrics.render(),
+            (Endpoint::ClientCa, _) => file(request, &tree.client),
+            (Endpoint::ServerCa, _) => file(request, &tree.server),
+            (Endpoint::Config, _) => Ok(Answer::json(&config(&self.settings, tree))),
+            (Endpoint::ApiServers, _) => {
+                let own = SocketAddr::new(self.settings.advertise_ip, self.settings.port);
+                Ok(Answer::json(&json!([own.to_string()])))
+            }
+            (Endpoint::ServerBootstrap, _) => Err(Refusal::Bad("etcd disabled".to_owned())),
+            (Endpoint::PutCaCerts, _) => self.put(request, "certificate"),
+            (Endpoint::PutToken, _) => self.put(request, "token"),
+            (Endpoint::Leaf(kind), Some(identity)) => {
+                self.leaf(request, kind, &identity, &loaded).await
+            }
+            (Endpoint::Leaf(_), None) => Err(Refusal::Forbidden),
+        }
+    }
+
+    async fn leaf(
+        &self,
+        request: &Request<'_>,
+        kind: LeafKind,
+        identity: &Identity,
+        loaded: &Loaded,
+    ) -> Result<Answer, Refusal> {
+        // K3s asks for the node only where the certificate names it, so that every holder of the
+        // agent token can be kube-proxy.
+        let node = match kind.names_node() || self.strictness == Strictness::Strict {
+            true => Some(node_of(identity, &request.node, self.strictness)?),
+            false => None,
+        };
+        if let Some(node) = &node {
+            self.check_password(node).await?;
+        }
+        let name = node.as_ref().map(|node| node.name.as_str());
+        let addresses = match kind {
+            LeafKind::ServingKubelet => addresses(
+                request.node.addresses.as_deref(),
+                name.unwrap_or_default(),
+                &loaded.reserved,
+                self.strictness,
+            )?,
+            _ => Vec::new(),
+        };
+        let is_post = request.method == "POST";
+        let (spki, shared) = match read(request.path, is_post, &request.body, self.strictness)? {
+            Asked::Request(spki) => (spki, None),
+            Asked::Legacy => {
+                let shared = loaded.tree.shared_key(kind.shared_key());
+                let (key, pem) = shared.map_err(|error| self.internal(request, &error))?;
+                (key.spki_der().to_vec(), Some(pem))
+            }
+        };
+        let issuer = match kind {
+            LeafKind::ServingKubelet => &loaded.tree.server.issuer,
+            _ => &loaded.tree.client.issuer,
+        };
+        let now = self.clock.now();
+        let serial = Serial::random(|bytes| self.entropy.fill(bytes))
+            .map_err(|error| Refusal::Internal(error.to_string()))?;
+        let order = Order {
+            kind,
+            node: name,
+            addresses: &addresses,
+            spki: &spki,
+            serial,
+            now,
+            lifetime: self.leaf_lifetime,
+        };
+        self.issue(request, identity, issuer, &order, shared).await
+    }
+
+    /// Issues, has it written down, and only then lets it go.
+    async fn issue(
+        &self,
+        request: &Request<'_>,
+        identity: &Identity,
+        issuer: &Issuer,
+        order: &Order<'_>,
+        shared: Option<Zeroizing<Vec<u8>>>,
+    ) -> Result<Answer, Refusal> {
+        let leaf = issue(issuer, order)?;
+        let record = IssueRecord {
+            time: order.now,
+            server: self.settings.node_name.clone(),
+            endpoint: request.path.to_owned(),
+            who: identity.requester(),
+            peer: request.peer,
+            node: order.node.map(str::to_owned),
+            subject: leaf.subject().to_string(),
+            sans: leaf.sans().to_vec(),
+            spki: leaf.spki_sha256(),
+            serial: leaf.serial().clone(),
+            not_after: leaf.validity().not_after,
+        };
+        self.log.append(record).await.map_err(|error| {
+            self.say("a certificate was not issued", request, error.to_string());
+            Refusal::Unavailable("the issuance log cannot be written".to_owned())
+        })?;
+        self.metrics.issued(order.kind);
+        self.say_issued(request, identity, order, &leaf);
+        let mut body = leaf.to_pem().into_bytes();
+        body.extend_from_slice(issuer.chain.as_bytes());
+        body.extend_from_slice(shared.as_deref().map_or(&[][..], |pem| pem));
+        Ok(Answer::ok(TEXT, body))
+    }
+
+    async fn check_password(&self, node: &Node) -> Result<(), Refusal> {
+        let Some(password) = &node.password else {
+            return Ok(());
+        };
+        let (datastore, entropy) = (self.datastore.as_ref(), self.entropy.as_ref());
+        self.passwords
+            .check(datastore, entropy, &node.name, password, self.clock.now())
+            .await
+    }
+
+    /// The two routes that change the cluster: K3s's answers to nothing and to nonsense. Changes
+    /// themselves are not taken yet.
+    fn put(&self, request: &Request<'_>, component: &str) -> Result<Answer, Refusal> {
+        if request.method != "PUT" {
+            return Err(Refusal::Method(request.path.to_owned()));
+        }
+        match serde_json::from_slice::<Value>(&request.body) {
+            Ok(Value::Object(members)) if members.is_empty() && component == "certificate" => {
+                Ok(Answer::empty())
+            }
+            Ok(Value::Object(_)) => Err(Refusal::Unavailable(
+                "this server takes no changes while it serves: stop it, then use `kubepki \
+                 rotate-ca` or `kubepki token rotate`"
+                    .to_owned(),
+            )),
+            _ => Err(self.with_id(request, component, "the body is no JSON object")),
+        }
+    }
+
+    fn internal(&self, request: &Request<'_>, error: &dyn std::error::Error) -> Refusal {
+        self.with_id(request, "certificate", &kubepki::error_chain(error))
+    }
+
+    /// As K3s hides details: the client gets a number, the log the reason under it.
+    fn with_id(&self, request: &Request<'_>, component: &str, why: &str) -> Refusal {
+        let mut bytes = [0; 4];
+        // Without random bytes the number is 00000: it only helps to find the line.
+        let _ = self.entropy.fill(&mut bytes);
+        let id = format!(
+            "{component} error ID {:05}",
+            u32::from_be_bytes(bytes) % 100_000
+        );
+        self.say(&id, request, why.to_owned());
+        Refusal::Internal(id)
+    }
+
+    /// The tree in force.
+    ///
+    /// # Errors
+    ///
+    /// 500 after a panic elsewhere.
+    pub fn loaded(&self) -> Result<Arc<Loaded>, Refusal> {
+        let guard = self.tree.read();
+        let guard = guard.map_err(|_| Refusal::Internal("the server must restart".to_owned()))?;
+        Ok(Arc::clone(&guard))
+    }
+
+    fn say(&self, message: &str, request: &Request<'_>, why: String) {
+        (self.journal)(&Line {
+            message,
+            fields: vec![
+                ("path", request.path.to_owned()),
+                ("peer", request.peer.to_string()),
+                ("reason", why),
+            ],
+        });
+    }
+
+    fn say_refusal(&self, request: &Request<'_>, refusal: &Refusal) {
+        self.metrics.refused(refusal.code());
+        self.say(
+            "refused",
+            request,
+            format!("{}: {}", refusal.code(), refusal.message()),
+        );
+    }
+
+    fn say_issued(
+        &self,
+        request: &Request<'_>,
+        identity: &Identity,
+        order: &Order<'_>,
+        leaf: &Certificate,
+    ) {
+        let sans: Vec<String> = leaf.sans().iter().map(San::to_string).collect();
+        (self.journal)(&Line {
+            message: "issued",
+            fields: vec![
+                ("path", request.path.to_owned()),
+                ("peer", request.peer.to_string()),
+                ("user", identity.user.clone()),
+                ("credential", identity.credential.word().to_owned()),
+                ("node", order.node.unwrap_or("-").to_owned()),
+                ("subject", leaf.subject().to_string()),
+                ("sans", sans.join(",")),
+                ("serial", leaf.serial().to_string()),
+                ("spki", leaf.spki_sha256().to_string()),
+                ("not_after", leaf.validity().not_after.to_string()),
+            ],
+        });
+    }
+}
+
+/// A CA's file, for reading only.
+fn file(request: &Request<'_>, authority: &AuthorityFile) -> Result<Answer, Refusal> {
+    match request.method {
+        "GET" | "HEAD" => Ok(Answer {
+            modified: Some(authority.modified),
+            ..Answer::ok(PLAIN, authority.bytes.clone())
+        }),
+        _ => Err(Refusal::Method(request.path.to_owned())),
+    }
+}
