@@ -161,7 +161,7 @@ fn a_whole_log_is_called_whole_and_shown() {
     assert_eq!(lines, own);
     let line = lines.lines().nth(2).unwrap();
     let (content, hash) = line.split_once(",\"hash\":\"").unwrap();
-    let sum = testkit::run("sha256sum", &[], content.as_bytes());
+    let sum = testkit::run("sha256sum", &["-"], content.as_bytes());
     assert_eq!(
         sum.text().split_whitespace().next(),
         hash.strip_suffix("\"}")
