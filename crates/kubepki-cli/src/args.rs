@@ -93,12 +93,31 @@ pub enum Command {
                             kubepki plan --cluster cluster.yml --service etcd")]
     Plan(PlanArgs),
     /// Run a saved plan, if everything is still as it was when it was made.
+    #[command(
+        after_help = "Examples:\n  kubepki apply 20300101T120000Z-rotate-1a2b --restart\n  \
+                      kubepki apply 20300101T120000Z-rotate-1a2b --cluster cluster.yml"
+    )]
     Apply(ApplyArgs),
     /// Show what was done, newest last.
+    #[command(after_help = "Examples:\n  kubepki history\n  \
+                            kubepki history --cluster cluster.yml\n  \
+                            kubepki history 20300101T120000Z-rotate-1a2b --cluster cluster.yml\n  \
+                            kubepki history --forget 20300101T120000Z-rotate-1a2b")]
     History(HistoryArgs),
     /// Take back what a plan did, the last one by default.
+    ///
+    /// On an RKE cluster: the hosts get back what they kept, the state file comes from its backup,
+    /// and what reads them is restarted with the same care as before.
+    #[command(after_help = "Examples:\n  kubepki undo --restart\n  \
+                            kubepki undo --cluster cluster.yml\n  \
+                            kubepki undo 20300101T120000Z-rotate-1a2b --cluster cluster.yml")]
     Undo(UndoArgs),
     /// Go on after an interruption.
+    ///
+    /// On an RKE cluster also with what was put off: hosts that were away, an API that did not
+    /// answer.
+    #[command(after_help = "Examples:\n  kubepki resume\n  \
+                            kubepki resume --cluster cluster.yml")]
     Resume(ResumeArgs),
     /// K3s's own commands, with its flags, messages and exit codes.
     #[command(name = "k3s")]
@@ -165,6 +184,22 @@ pub enum Command {
                             kubepki rotate-ca --cluster cluster.yml\n  \
                             kubepki rotate-ca --cluster cluster.yml --keep-old")]
     RotateCa(Box<crate::command::rotate_ca::RotateCaArgs>),
+    /// Get this node's certificates from a server, with keys that are made here.
+    ///
+    /// The CA is held to the hash in the token before anything secret is sent. Writes the files
+    /// of a K3s agent; run again, it renews only what is due, and keys stay.
+    #[command(
+        after_help = "Examples:\n  kubepki join --server https://10.0.0.1:6443 --token-file \
+                            /etc/rancher/k3s/token\n  kubepki join --server \
+                            https://10.0.0.1:6443,https://10.0.0.2:6443 --token-file -"
+    )]
+    Join(Box<crate::command::join::JoinArgs>),
+    /// What concerns this node alone.
+    #[command(subcommand)]
+    Node(crate::command::join::NodeCommand),
+    /// See and verify the record of every certificate that this server issued.
+    #[command(subcommand)]
+    Log(crate::command::log::LogCommand),
     /// Show the main job on a made-up server in a temporary directory.
     Tour(TourArgs),
 }

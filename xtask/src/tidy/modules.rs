@@ -78,11 +78,23 @@ fn named_files(path: &str, code: &str, text: &str) -> Vec<String> {
             files.extend(
                 text.split('"')
                     .nth(1)
-                    .map(|named| format!("{folder}/{named}")),
+                    .map(|named| below_or_beside(folder, named)),
             );
         }
     }
     files
+}
+
+/// A path counted from `folder`, which may lead out of it.
+fn below_or_beside(folder: &str, named: &str) -> String {
+    let mut parts: Vec<&str> = folder.split('/').collect();
+    for part in named.split('/') {
+        match part {
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
 }
 
 /// The name in `mod name;`, whatever stands before it.
@@ -128,7 +140,11 @@ mod tests {
             ("crates/a/src/bin/tool.rs", "//! x\n"),
             ("crates/a/tests/suite.rs", "//! x\nmod common;\n"),
             ("crates/a/tests/common/mod.rs", "//! x\n"),
-            ("crates/a/tests/large/main.rs", "//! x\nmod part;\n"),
+            (
+                "crates/a/tests/large/main.rs",
+                "//! x\nmod part;\n#[path = \"../common/shared.rs\"]\nmod shared;\n",
+            ),
+            ("crates/a/tests/common/shared.rs", "//! x\n"),
             ("crates/a/tests/large/part.rs", "//! x\n"),
             ("crates/a/build.rs", "//! x\n"),
         ]);

@@ -17,7 +17,7 @@ use crate::args::{AskArgs, PlanFormat, SiteArgs};
 use crate::dropin::rke_cluster;
 use crate::error::{CliError, Exit};
 use crate::output;
-use crate::rke::{self, RkeCluster, RolloutArgs, SshArgs};
+use crate::rke::{self, KeptArgs, RkeCluster, RolloutArgs, SshArgs};
 use crate::world::{World, resolved};
 
 /// `generate-csr`.
@@ -82,6 +82,8 @@ pub struct InstallArgs {
     /// Go on trusting the old CA beside the new one.
     #[arg(long)]
     pub keep_old: bool,
+    #[command(flatten)]
+    pub kept: KeptArgs,
     #[command(flatten)]
     pub ssh: SshArgs,
     #[command(flatten)]

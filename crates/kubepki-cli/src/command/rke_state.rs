@@ -17,7 +17,7 @@ use super::change::refuse_unfinished;
 use crate::args::{AskArgs, PlanFormat, SiteArgs};
 use crate::error::{CliError, Exit};
 use crate::output;
-use crate::rke::{RkeCluster, SshArgs, files, reach};
+use crate::rke::{KeptArgs, RkeCluster, SshArgs, files, reach};
 use crate::world::World;
 
 /// `state`.
@@ -39,6 +39,7 @@ pub enum StateCommand {
     /// kubeconfig beside cluster.yml.
     ///
     /// Prints the plan and asks.
+    #[command(after_help = "Example:\n  kubepki state pull --cluster clusters/prod.yml")]
     Pull(PullArgs),
 }
 
@@ -75,6 +76,8 @@ pub struct RebuildArgs {
     #[arg(long = "from-host", value_name = "ADDRESS", value_delimiter = ',')]
     pub hosts: Vec<String>,
     #[command(flatten)]
+    pub kept: KeptArgs,
+    #[command(flatten)]
     pub ssh: SshArgs,
     #[command(flatten)]
     pub ask: AskArgs,
@@ -87,6 +90,8 @@ pub struct PullArgs {
     pub which: WhichArgs,
     #[command(flatten)]
     pub ssh: SshArgs,
+    #[command(flatten)]
+    pub kept: KeptArgs,
     #[command(flatten)]
     pub ask: AskArgs,
 }
@@ -195,15 +200,19 @@ fn table(all: &[Shown]) -> String {
 }
 
 async fn run_rebuild(world: &World, args: &RebuildArgs) -> Result<Exit, CliError> {
-    let (cluster, present) = RkeCluster::open_damaged(world, &args.which.cluster).await?;
-    refuse_unfinished(&cluster.state_dir)?;
+    let site = args.kept.site();
+    let opened = RkeCluster::open_damaged(world, &args.which.cluster, &site);
+    let (cluster, present) = opened.await?;
+    refuse_unfinished(&cluster.state_dir).map_err(|error| cluster.named(error))?;
     match present {
         Some(Ok(())) => {
-            return Err(CliError::refused(format!(
+            let refusal = CliError::refused(format!(
                 "{} is there and can be read: nothing is to be rebuilt",
                 cluster.site.state.display()
-            ))
-            .hint("move it away first if it is another cluster's; `kubepki state show` shows it"));
+            ));
+            return Err(cluster.named(refusal.hint(
+                "move it away first if it is another cluster's; `kubepki state show` shows it",
+            )));
         }
         Some(Err(problem)) => output::talk(&format!(
             "{}\nIt is kept as the plan's backup.",
@@ -281,15 +290,19 @@ async fn host_files(
 }
 
 async fn pull(world: &World, args: &PullArgs) -> Result<Exit, CliError> {
-    let (cluster, _) = RkeCluster::open_damaged(world, &args.which.cluster).await?;
-    refuse_unfinished(&cluster.state_dir)?;
+    let site = args.kept.site();
+    let (cluster, _) = RkeCluster::open_damaged(world, &args.which.cluster, &site).await?;
+    refuse_unfinished(&cluster.state_dir).map_err(|error| cluster.named(error))?;
     let kubeconfig = cluster.site.kubeconfig.clone();
     let route = reach::api(&cluster, &args.ssh)?;
     let api = RkeApi::new(&world.host, kubeconfig, world.clock.as_ref(), route);
-    let saved = api.saved_state().await?;
+    let rebuild = "`kubepki state rebuild` makes one from a control-plane host";
+    let missing = |error: CliError| cluster.named(error.hint(rebuild));
+    let saved = api.saved_state().await;
+    let saved = saved.map_err(|error| missing(error.into()))?;
     let saved = saved.ok_or_else(|| {
-        CliError::message("the cluster keeps no copy of the state (full-cluster-state)")
-            .hint("`kubepki state rebuild` makes one from a control-plane host")
+        let text = "the cluster keeps no copy of the state (full-cluster-state)";
+        missing(CliError::message(text))
     })?;
     let state = State::parse(&saved)?;
     if let Some(present) = &cluster.state

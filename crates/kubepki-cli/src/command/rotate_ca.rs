@@ -40,7 +40,7 @@ use compromise::Leak;
 #[derive(Clone, Debug, Args)]
 pub struct RotateCaArgs {
     /// The directory that holds the set's tls/.
-    #[arg(long, value_name = "DIR", required_unless_present_any = ["staged", "back", "cluster"])]
+    #[arg(long, value_name = "DIR")]
     pub path: Option<PathBuf>,
     /// The set that `kubepki ca stage` made last.
     #[arg(long, conflicts_with = "path")]
@@ -137,6 +137,12 @@ async fn rotate(args: &RotateCaArgs) -> Result<Exit, CliError> {
         return Err(CliError::usage(
             "--rewrite-configs and --keep-configs are about new tokens, which only --compromised \
              makes",
+        ));
+    }
+    if args.path.is_none() && !args.staged && args.back.is_none() {
+        return Err(CliError::usage(
+            "rotate-ca needs to know which CAs: --path DIR or --staged, or --back PLAN; for an RKE \
+             cluster, --cluster cluster.yml",
         ));
     }
     let world = World::real();

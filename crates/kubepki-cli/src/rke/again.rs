@@ -17,14 +17,10 @@ pub async fn apply(config: &Path, args: &ApplyArgs) -> Result<Exit, CliError> {
     let world = World::real();
     let cluster = RkeCluster::open(&world, config, &args.site).await?;
     let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
-    Session::new(
-        &world,
-        &cluster,
-        &machines,
-        args.change.restart.restart_timeout,
-    )
-    .apply(&args.id, &args.change.ask)
-    .await
+    let patience = args.change.restart.restart_timeout;
+    let session = Session::new(&world, &cluster, &machines, patience);
+    let done = session.apply(&args.id, &args.change.ask).await;
+    done.map_err(|error| cluster.named(error))
 }
 
 /// `kubepki undo [ID] --cluster cluster.yml`.
@@ -37,14 +33,10 @@ pub async fn undo(config: &Path, args: &UndoArgs) -> Result<Exit, CliError> {
     let world = World::real();
     let cluster = RkeCluster::open(&world, config, &args.site).await?;
     let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
-    Session::new(
-        &world,
-        &cluster,
-        &machines,
-        args.change.restart.restart_timeout,
-    )
-    .undo(args.id.as_deref(), &args.change.ask)
-    .await
+    let patience = args.change.restart.restart_timeout;
+    let session = Session::new(&world, &cluster, &machines, patience);
+    let done = session.undo(args.id.as_deref(), &args.change.ask).await;
+    done.map_err(|error| cluster.named(error))
 }
 
 /// `kubepki resume [ID] --cluster cluster.yml`.
@@ -56,9 +48,9 @@ pub async fn resume(config: &Path, args: &ResumeArgs) -> Result<Exit, CliError> 
     let world = World::real();
     let cluster = RkeCluster::open(&world, config, &args.site).await?;
     let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
-    Session::new(&world, &cluster, &machines, args.restart_timeout)
-        .resume(args.id.as_deref())
-        .await
+    let session = Session::new(&world, &cluster, &machines, args.restart_timeout);
+    let done = session.resume(args.id.as_deref()).await;
+    done.map_err(|error| cluster.named(error))
 }
 
 fn refuse(restart: &RestartArgs) -> Result<(), CliError> {

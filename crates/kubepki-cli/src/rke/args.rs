@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgAction, Args};
+
+use crate::args::SiteArgs;
 
 /// The heading under which `--help` lists them.
 const HEADING: &str = "RKE clusters";
@@ -19,11 +21,32 @@ pub struct ClusterArgs {
     pub ssh: SshArgs,
 }
 
+/// Where plans are, for commands that are about RKE clusters only.
+#[derive(Clone, Debug, Default, Args)]
+pub struct KeptArgs {
+    /// Where plans, journal and backups are kept [default: .kubepki/cluster beside cluster.yml,
+    /// named after the state file].
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+impl KeptArgs {
+    /// As the commands have it that are about K3s nodes, too.
+    pub fn site(&self) -> SiteArgs {
+        SiteArgs {
+            state_dir: self.state_dir.clone(),
+            ..SiteArgs::default()
+        }
+    }
+}
+
 /// How hosts are reached.
 #[derive(Clone, Debug, Default, Args)]
 pub struct SshArgs {
     /// Log in by the agent at SSH_AUTH_SOCK, whatever cluster.yml says.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", value_parser = boolean, action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value = "false", hide_default_value = true)]
     pub ssh_agent_auth: bool,
     /// A file with the passphrase of the SSH keys.
     #[arg(long, value_name = "FILE")]
@@ -59,6 +82,19 @@ pub struct RolloutArgs {
     /// Use cluster.yml where it says something else about certificates than the state file.
     #[arg(long)]
     pub apply_config: bool,
+}
+
+/// A flag's value as Go's `strconv.ParseBool`, and so RKE, takes it.
+///
+/// # Errors
+///
+/// For everything else, in a sentence.
+pub fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("it is neither true nor false".to_owned()),
+    }
 }
 
 fn one_at_least() -> clap::builder::RangedU64ValueParser<usize> {

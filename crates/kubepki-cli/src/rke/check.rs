@@ -54,7 +54,10 @@ pub async fn run(config: &Path, args: &CheckArgs) -> Result<Exit, CliError> {
         window: args.warn_within.unwrap_or(days.saturating_mul(DAY)),
         authority_window: args.warn_within.unwrap_or(AUTHORITY_WINDOW),
     };
-    let findings = check(&question);
+    let mut findings = check(&question);
+    for mends in findings.iter_mut().filter_map(|it| it.mends.as_mut()) {
+        *mends = cluster.mended(mends);
+    }
     let worst: Option<Severity> = findings.iter().map(|finding| finding.severity).max();
     let root = cluster.site.root.clone();
     print_one(args, root, report(&question, &findings), worst)

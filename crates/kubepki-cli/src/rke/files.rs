@@ -24,7 +24,7 @@ pub async fn init(config: &Path, args: &InitArgs) -> Result<Exit, CliError> {
     flags::refuse_node(&[node_flag(args), flags::site(&args.site)])?;
     let world = World::real();
     let cluster = RkeCluster::open(&world, config, &args.site).await?;
-    refuse_unfinished(&cluster.state_dir)?;
+    refuse_unfinished(&cluster.state_dir).map_err(|error| cluster.named(error))?;
     let id = plan_id(world.now(), "init", &world.entropy)?;
     let request = InitRequest {
         id: &id,

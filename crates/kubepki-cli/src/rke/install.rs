@@ -9,7 +9,6 @@ use zeroize::Zeroizing;
 
 use super::rotate::{api_away, look, options};
 use super::{RkeCluster, Session, reach};
-use crate::args::SiteArgs;
 use crate::command::change::refuse_unfinished;
 use crate::command::custom_certs::{InstallArgs, judge, verdict_text};
 use crate::error::{CliError, Exit};
@@ -23,10 +22,19 @@ use crate::world::World;
 /// When the certificates cannot be installed, a host does not answer, or the plan cannot be
 /// carried out.
 pub async fn run(args: &InstallArgs, world: &World) -> Result<Exit, CliError> {
-    let cluster = RkeCluster::open(world, &args.place.which.cluster, &SiteArgs::default()).await?;
+    let cluster = RkeCluster::open(world, &args.place.which.cluster, &args.kept.site()).await?;
+    let done = install_on(&cluster, args, world).await;
+    done.map_err(|error| cluster.named(error))
+}
+
+async fn install_on(
+    cluster: &RkeCluster,
+    args: &InstallArgs,
+    world: &World,
+) -> Result<Exit, CliError> {
     refuse_unfinished(&cluster.state_dir)?;
     let state = cluster.state()?;
-    let verdict = judge(world, &cluster, &args.place, world.now()).await?;
+    let verdict = judge(world, cluster, &args.place, world.now()).await?;
     let text = verdict_text(&verdict);
     let Some(set) = verdict.set else {
         output::talk(&text);
@@ -38,8 +46,8 @@ pub async fn run(args: &InstallArgs, world: &World) -> Result<Exit, CliError> {
         output::talk(&text);
     }
     let admin_key = admin_key(world, &set).await?;
-    let machines = reach::machines(&cluster, &args.ssh, reach::told())?;
-    let survey = look(world, &cluster, &machines).await;
+    let machines = reach::machines(cluster, &args.ssh, reach::told())?;
+    let survey = look(world, cluster, &machines).await;
     let id = plan_id(world.now(), "install", &world.entropy)?;
     // Another CA needs the API: pods have to read it before anything is shown that it signed.
     let request = Request {
@@ -47,7 +55,7 @@ pub async fn run(args: &InstallArgs, world: &World) -> Result<Exit, CliError> {
         rotation: &Rotation::All,
         options: &Options {
             api_away: set.entries.contains_key(names::KUBE_CA)
-                && api_away(world, &cluster, &machines).await,
+                && api_away(world, cluster, &machines).await,
             ..options(&args.rollout, Switch::Cross, args.keep_old)
         },
         site: &cluster.site,
@@ -66,7 +74,7 @@ pub async fn run(args: &InstallArgs, world: &World) -> Result<Exit, CliError> {
         }
         planned => planned.map_err(|error| CliError::from_rotation(&error))?,
     };
-    Session::new(world, &cluster, &machines, args.restart_timeout)
+    Session::new(world, cluster, &machines, args.restart_timeout)
         .carry_out(plan, &staged, &args.ask)
         .await
 }

@@ -16,7 +16,7 @@ mod session;
 
 use std::path::{Path, PathBuf};
 
-pub use args::{ClusterArgs, RolloutArgs, SshArgs};
+pub use args::{ClusterArgs, KeptArgs, RolloutArgs, SshArgs, boolean};
 pub use hosts::Hosts;
 pub use open::RkeCluster;
 pub use session::Session;

@@ -1,6 +1,6 @@
 //! A cluster's files, read.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kubepki::host::{Entry, EntryKind, Host};
 use kubepki::rke::config::{ClusterConfig, ConfigError};
@@ -24,6 +24,8 @@ pub struct RkeCluster {
     pub state: Option<State>,
     /// Where plans are kept.
     pub state_dir: StateDir,
+    /// `--state-dir`, if it was given.
+    kept: Option<PathBuf>,
 }
 
 impl RkeCluster {
@@ -53,8 +55,9 @@ impl RkeCluster {
     pub async fn open_damaged(
         world: &World,
         config: &Path,
+        args: &SiteArgs,
     ) -> Result<(Self, Option<Result<(), CliError>>), CliError> {
-        let (mut cluster, entry) = Self::files(world, config, &SiteArgs::default())
+        let (mut cluster, entry) = Self::files(world, config, args)
             .await
             .map_err(CliError::of_cluster)?;
         let Some(entry) = entry else {
@@ -104,19 +107,50 @@ impl RkeCluster {
             config: parsed,
             state: None,
             state_dir,
+            kept: args.state_dir.clone(),
         };
         Ok((cluster, entry))
     }
 
-    /// What names this cluster on a command line, with a blank before it; empty where it is found
-    /// anyway.
-    pub fn flag(&self) -> String {
+    /// What names this cluster and its plans on a command line, with a blank before it; empty where
+    /// both are found anyway.
+    pub fn flags(&self) -> String {
+        let kept = self.kept.as_deref();
+        let kept = kept.map(|it| format!(" --state-dir {}", quoted(&it.display().to_string())));
+        self.flag() + &kept.unwrap_or_default()
+    }
+
+    fn flag(&self) -> String {
         match self.files.config.to_str() {
             Some("cluster.yml") => String::new(),
             _ => format!(
                 " --cluster {}",
                 quoted(&self.files.config.display().to_string())
             ),
+        }
+    }
+
+    /// What mends a finding, as the library says it of any cluster, with this one's flags.
+    pub fn mended(&self, mends: &str) -> String {
+        let flags = self.flags();
+        match flags.contains("--cluster") {
+            true => mends.replace(ANY_CLUSTER, &flags),
+            false => mends.replace(ANY_CLUSTER, &format!("{ANY_CLUSTER}{flags}")),
+        }
+    }
+
+    /// A text whose commands, which stand in backquotes, find this cluster and its plans again.
+    pub fn spelled(&self, text: &str) -> String {
+        spelled(text, &self.flag(), &self.flags())
+    }
+
+    /// An error whose hint and message name the commands so that they find this cluster again.
+    pub fn named(&self, error: CliError) -> CliError {
+        let error = error.of_cluster();
+        CliError {
+            message: self.spelled(&error.message),
+            hint: error.hint.map(|hint| self.spelled(&hint)),
+            ..error
         }
     }
 
@@ -127,7 +161,7 @@ impl RkeCluster {
     /// RKE's words, and the way out, when there is none.
     pub fn state(&self) -> Result<&State, CliError> {
         self.state.as_ref().ok_or_else(|| {
-            CliError::message(format!(
+            self.named(CliError::message(format!(
                 "Failed to rotate certificates: can't find old certificates: there is no state file \
                  {}",
                 self.site.state.display()
@@ -136,9 +170,42 @@ impl RkeCluster {
                 "its name follows from cluster.yml's; if it is lost, `kubepki state pull` \
                  fetches the cluster's copy, and `kubepki state rebuild` makes one from a \
                  control-plane host",
-            )
+            ))
         })
     }
+}
+
+/// How the library's findings name a cluster.
+const ANY_CLUSTER: &str = " --cluster cluster.yml";
+
+/// `flag` names the cluster, `flags` its plans too; both with a blank before them.
+fn spelled(text: &str, flag: &str, flags: &str) -> String {
+    let parts = text.split('`').enumerate().map(|(number, part)| {
+        let command = part.strip_prefix("kubepki ").filter(|_| number % 2 == 1);
+        let added = match command.and_then(|it| it.split_whitespace().next()) {
+            // RKE's own command line.
+            None | Some("rke") => "",
+            Some(_) if reads_only(part) => flag,
+            Some(_) => flags,
+        };
+        let named = ["--cluster", "--state-dir"];
+        match named.iter().any(|it| part.contains(it)) {
+            true => part.to_owned(),
+            false => format!("{part}{added}"),
+        }
+    });
+    parts.collect::<Vec<_>>().join("`")
+}
+
+/// Commands that know no plans, and so no place for them.
+fn reads_only(command: &str) -> bool {
+    const THESE: [&str; 4] = [
+        "kubepki generate-csr",
+        "kubepki custom-certs status",
+        "kubepki custom-certs verify",
+        "kubepki state show",
+    ];
+    THESE.iter().any(|it| command.starts_with(it))
 }
 
 /// As a shell takes it for one word.
@@ -173,4 +240,38 @@ fn parsed_state(path: &Path, entry: &Entry) -> Result<State, CliError> {
         let error = kubepki::error_chain(&error);
         CliError::message(format!("{}: {error}", path.display()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_find_the_cluster_again() {
+        let with = |text: &str| spelled(text, " --cluster b.yml", " --cluster b.yml --state-dir d");
+        assert_eq!(
+            with("run `kubepki resume` or `kubepki undo`"),
+            "run `kubepki resume --cluster b.yml --state-dir d` or \
+             `kubepki undo --cluster b.yml --state-dir d`"
+        );
+        assert_eq!(
+            with("`kubepki state show`"),
+            "`kubepki state show --cluster b.yml`"
+        );
+        // Neither twice nor where it is no flag.
+        for same in [
+            "`kubepki resume --cluster b.yml --state-dir d`",
+            "`kubepki rke cert generate-csr`",
+            "kubepki resume and `rke up`",
+            "`kubepki resume",
+        ] {
+            let once = with(same);
+            assert_eq!(with(&once), once);
+        }
+        assert_eq!(
+            with("`kubepki rke cert rotate`"),
+            "`kubepki rke cert rotate`"
+        );
+        assert_eq!(spelled("`kubepki undo`", "", ""), "`kubepki undo`");
+    }
 }

@@ -12,8 +12,8 @@ use kubepki::rke::rotate::{self, Ask, Options, Request, RotateError, Switch};
 use kubepki::rke::survey::{Subject, Survey, ask_etcd, survey};
 use kubepki::rke::{Half, Rotation, Service};
 
-use super::{Hosts, RkeCluster, RolloutArgs, Session, flags, reach};
-use crate::args::{PlanArgs, RotateArgs};
+use super::{Hosts, RkeCluster, RolloutArgs, Session, SshArgs, flags, reach};
+use crate::args::{AskArgs, PlanArgs, RotateArgs};
 use crate::command::change::{print_plan, refuse_unfinished};
 use crate::command::rotate_ca::RotateCaArgs;
 use crate::error::{CliError, Exit};
@@ -38,14 +38,15 @@ pub async fn rotate(config: &Path, args: &RotateArgs) -> Result<Exit, CliError> 
     let rotation = rotation(&args.services)?;
     let world = World::real();
     let cluster = RkeCluster::open(&world, config, &args.site).await?;
-    refuse_unfinished(&cluster.state_dir)?;
-    let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
-    let options = options(&args.rollout, Switch::Cross, false);
-    let (plan, staged) = draft(&world, &cluster, &machines, &rotation, &options).await?;
-    let patience = args.change.restart.restart_timeout;
-    Session::new(&world, &cluster, &machines, patience)
-        .carry_out(plan, &staged, &args.change.ask)
-        .await
+    let wanted = Wanted {
+        rotation,
+        options: options(&args.rollout, Switch::Cross, false),
+        ssh: &args.cluster.ssh,
+        patience: args.change.restart.restart_timeout,
+        ask: &args.change.ask,
+    };
+    let done = wanted.carry_out(&world, &cluster).await;
+    done.map_err(|error| cluster.named(error))
 }
 
 /// `kubepki rotate-ca --cluster cluster.yml`.
@@ -72,25 +73,41 @@ pub async fn rotate_ca(config: &Path, args: &RotateCaArgs) -> Result<Exit, CliEr
     ])?;
     let world = World::real();
     let cluster = RkeCluster::open(&world, config, &args.site).await?;
-    refuse_unfinished(&cluster.state_dir)?;
-    let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
     let switch = match (args.compromised, args.hard) {
         (true, _) => Switch::Compromised,
         (false, true) => Switch::Hard,
         (false, false) => Switch::Cross,
     };
-    let options = options(&args.rollout, switch, args.keep_old);
-    let (plan, staged) = draft(
-        &world,
-        &cluster,
-        &machines,
-        &Rotation::Authorities,
-        &options,
-    )
-    .await?;
-    Session::new(&world, &cluster, &machines, args.restart.restart_timeout)
-        .carry_out(plan, &staged, &args.ask)
-        .await
+    let wanted = Wanted {
+        rotation: Rotation::Authorities,
+        options: options(&args.rollout, switch, args.keep_old),
+        ssh: &args.cluster.ssh,
+        patience: args.restart.restart_timeout,
+        ask: &args.ask,
+    };
+    let done = wanted.carry_out(&world, &cluster).await;
+    done.map_err(|error| cluster.named(error))
+}
+
+/// A rotation that is carried out at once.
+struct Wanted<'a> {
+    rotation: Rotation,
+    options: Options,
+    ssh: &'a SshArgs,
+    patience: u64,
+    ask: &'a AskArgs,
+}
+
+impl Wanted<'_> {
+    async fn carry_out(&self, world: &World, cluster: &RkeCluster) -> Result<Exit, CliError> {
+        refuse_unfinished(&cluster.state_dir)?;
+        let machines = reach::machines(cluster, self.ssh, reach::told())?;
+        let drafted = draft(world, cluster, &machines, &self.rotation, &self.options);
+        let (plan, staged) = drafted.await?;
+        Session::new(world, cluster, &machines, self.patience)
+            .carry_out(plan, &staged, self.ask)
+            .await
+    }
 }
 
 /// `kubepki plan --cluster cluster.yml`.
@@ -117,11 +134,13 @@ pub async fn plan(config: &Path, args: &PlanArgs) -> Result<Exit, CliError> {
     let cluster = RkeCluster::open(&world, config, &args.site).await?;
     let machines = reach::machines(&cluster, &args.cluster.ssh, reach::told())?;
     let options = options(&args.rollout, Switch::Cross, false);
-    let (plan, staged) = draft(&world, &cluster, &machines, &rotation, &options).await?;
+    let drafted = draft(&world, &cluster, &machines, &rotation, &options).await;
+    let (plan, staged) = drafted.map_err(|error| cluster.named(error))?;
     print_plan(&plan, None, args.output)?;
     if !staged.is_empty() {
         // Secrets that belong to it are kept only with a plan that is begun at once.
-        output::talk("Not saved: it goes with secrets. Carry it out with `kubepki rotate`.");
+        let text = "Not saved: it goes with secrets. Carry it out with `kubepki rotate`.";
+        output::talk(&cluster.spelled(text));
         return Ok(Exit::Fine);
     }
     let state = crate::command::change::lock(&cluster.state_dir)?;
@@ -129,7 +148,7 @@ pub async fn plan(config: &Path, args: &PlanArgs) -> Result<Exit, CliError> {
     output::talk(&format!(
         "Saved. Carry it out with: kubepki apply {}{}",
         plan.id,
-        cluster.flag()
+        cluster.flags()
     ));
     Ok(Exit::Fine)
 }

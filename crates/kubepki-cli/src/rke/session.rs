@@ -225,14 +225,14 @@ impl<'a> Session<'a> {
                         text,
                         " Take it back with: kubepki undo {}{}",
                         plan.id,
-                        self.cluster.flag()
+                        self.cluster.flags()
                     );
                 }
                 output::talk(&text);
                 Exit::Fine
             }
             Outcome::Partly { open, .. } => {
-                output::talk(&self.spelled(put_off_text(&open)));
+                output::talk(&self.cluster.spelled(&put_off_text(&open)));
                 Exit::Partial
             }
             Outcome::Waiting {
@@ -245,7 +245,7 @@ impl<'a> Session<'a> {
                     let _ = write!(text, "\n  not yet: {unmet}");
                 }
                 text.push_str("\nThen run `kubepki resume`.");
-                output::talk(&self.spelled(text));
+                output::talk(&self.cluster.spelled(&text));
                 Exit::Partial
             }
         }
@@ -256,7 +256,7 @@ impl<'a> Session<'a> {
     pub fn stopped(&self, error: ApplyError) -> CliError {
         let failure = failed(error);
         let begun = unfinished(&self.cluster.state_dir).is_ok_and(|open| open.is_some());
-        self.named(match failure.exit {
+        self.cluster.named(match failure.exit {
             Exit::Failed if begun => CliError {
                 exit: Exit::Interrupted,
                 hint: Some(INTERRUPTED.to_owned()),
@@ -264,24 +264,6 @@ impl<'a> Session<'a> {
             },
             _ => failure,
         })
-    }
-
-    /// An error whose hint names the commands so that they find this cluster again.
-    pub fn named(&self, error: CliError) -> CliError {
-        let error = error.of_cluster();
-        CliError {
-            hint: error.hint.map(|hint| self.spelled(hint)),
-            ..error
-        }
-    }
-
-    fn spelled(&self, text: String) -> String {
-        let flag = self.cluster.flag();
-        let with = |text: String, command: &str| {
-            let quoted = format!("`{command}`");
-            text.replace(&quoted, &format!("`{command}{flag}`"))
-        };
-        with(with(text, "kubepki resume"), "kubepki undo")
     }
 
     /// After new CAs: whether the Secrets of lasting service-account tokens have learned of them.

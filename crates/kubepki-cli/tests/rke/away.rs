@@ -3,7 +3,7 @@
 use testkit::rke::{Role, Spec};
 
 use crate::rotate::{ALL, assert_none_lost, begun, finished};
-use crate::scene::Scene;
+use crate::scene::{Scene, text};
 
 #[test]
 fn a_host_that_cannot_be_reached_changes_nothing() {
@@ -85,6 +85,8 @@ fn skipped(scene: &Scene) {
     let all = [&["rotate", "--yes"], &skip[..]].concat();
     let run = scene.ends(&all, 5);
     assert!(run.text().contains("--allow-etcd-outage"), "{}", run.text());
+    refused_as_rke(scene, &address);
+    scene.assert_untouched(&before);
     let run = scene.ends(&[&all[..], &["--allow-etcd-outage"]].concat(), 7);
     assert!(run.text().contains(&address), "{}", run.text());
     let on_w1 = |scene: &Scene| {
@@ -131,6 +133,34 @@ fn forgotten(scene: &Scene) {
     );
     assert!(!kept("cp1") && !kept("cp2") && kept("w1"));
     assert!(!scene.plans().contains(&plan));
+}
+
+/// Where RKE would go on without a member, and etcd stand still at each restart of another.
+fn refused_as_rke(scene: &Scene, address: &str) {
+    let (config, known) = (text(&scene.config), scene.cluster.known_hosts());
+    let run = scene.run_bare(&[
+        "rke",
+        "cert",
+        "rotate",
+        "--config",
+        config,
+        "--known-hosts",
+        text(&known),
+    ]);
+    assert_eq!(run.code, Some(1), "{}", run.text());
+    let said = String::from_utf8(run.stdout).unwrap();
+    let removed = format!("level=warning msg=\"Removing host [{address}] from node lists\"");
+    assert!(said.contains(&removed), "{said}");
+    let last = said.lines().last().unwrap();
+    assert!(
+        last.contains("level=fatal msg=\"etcd would be without"),
+        "{said}"
+    );
+    assert!(last.contains(&format!("[{address}]")), "{said}");
+    let hint = String::from_utf8(run.stderr).unwrap();
+    assert!(hint.contains("--allow-etcd-outage"), "{hint}");
+    let resume = format!("`kubepki resume --cluster {config}`");
+    assert!(hint.contains(&resume), "{hint}");
 }
 
 /// A full disk stops a plan before the host's files change; it goes on, or back.

@@ -12,6 +12,7 @@
 mod away;
 mod company;
 mod dropin;
+mod expired;
 mod modes;
 mod pods;
 mod recorded;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use testkit::rke::{Fault, Spec};
 
+use crate::expired;
 use crate::scene::{Scene, wait};
 
 /// The labels of RKE's table (rke.md section 5.7), of every network plugin and add-on.
@@ -121,4 +122,5 @@ fn an_api_that_fails_is_asked_again() {
             .text()
             .contains("Nothing is interrupted")
     );
+    expired::is_rotated(&scene);
 }

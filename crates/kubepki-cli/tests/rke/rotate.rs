@@ -25,24 +25,24 @@ fn rotations_lose_nothing() {
     let mut lookout = Lookout::new(&scene);
     let writer = scene.cluster.writer(&scene.node_pair());
     begun(&writer);
+    let mut last = scene.snapshot();
     for (args, components) in [
         (["rotate", "--yes", "--service", "etcd"].as_slice(), ETCD),
         (&["rotate", "--yes", "--service", "kubelet"], KUBELET),
         (&["rotate", "--yes"], ALL),
     ] {
-        let (before, state) = (scene.cluster.starts(), scene.state());
+        let state = scene.state();
+        last = scene.snapshot();
         scene.ok(args);
-        scene.assert_restarted(&before, &scene.everywhere(components));
+        scene.assert_restarted(&last.starts, &scene.everywhere(components));
         scene.assert_whole();
         assert!(scene.state() != state);
         lookout.learn();
     }
-    let (now, before) = (scene.snapshot(), scene.cluster.starts());
-    scene.ok(&["rotate", "--yes"]);
-    lookout.learn();
+    let before = scene.cluster.starts();
     scene.ok(&["undo", "--yes"]);
     scene.assert_restarted(&before, &scene.everywhere(ALL));
-    scene.assert_files(&now);
+    scene.assert_files(&last);
     scene.assert_whole();
     scene.ok(&["check"]);
     assert_none_lost(&finished(writer));

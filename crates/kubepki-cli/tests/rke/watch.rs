@@ -1,6 +1,6 @@
 //! Who may look at a private key, and whether there was one to see.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -27,8 +27,9 @@ impl<'a> Lookout<'a> {
         let (stop, processes) = (Arc::<AtomicBool>::default(), Arc::default());
         let (ended, seen) = (stop.clone(), Arc::clone(&processes));
         let thread = std::thread::spawn(move || {
+            let mut known = BTreeMap::new();
             while !ended.load(Ordering::SeqCst) {
-                look(&seen);
+                look(&mut known, &seen);
                 std::thread::sleep(Duration::from_millis(20));
             }
         });
@@ -92,16 +93,26 @@ impl<'a> Lookout<'a> {
     }
 }
 
-fn look(seen: &Mutex<BTreeSet<Vec<u8>>>) {
-    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let processes = all.filter(|it| it.file_name().to_string_lossy().parse::<u32>().is_ok());
-    for process in processes {
-        for file in ["cmdline", "environ"] {
-            if let Ok(text) = std::fs::read(process.path().join(file))
-                && !text.is_empty()
-            {
-                seen.lock().unwrap().insert(text);
-            }
+/// `known` are the arguments of processes whose environment was seen: both come at once.
+fn look(known: &mut BTreeMap<u32, Vec<u8>>, seen: &Mutex<BTreeSet<Vec<u8>>>) {
+    let mut alive = BTreeSet::new();
+    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(number) = process.file_name().to_string_lossy().parse::<u32>() else {
+            continue;
+        };
+        let read = |file: &str| std::fs::read(process.path().join(file)).unwrap_or_default();
+        let arguments = read("cmdline");
+        alive.insert(number);
+        if known.get(&number) == Some(&arguments) {
+            continue;
+        }
+        let environment = read("environ");
+        let mut seen = seen.lock().unwrap();
+        let texts = [&arguments, &environment].into_iter();
+        seen.extend(texts.filter(|it| !it.is_empty()).cloned());
+        if !environment.is_empty() {
+            known.insert(number, arguments);
         }
     }
+    known.retain(|number, _| alive.contains(number));
 }

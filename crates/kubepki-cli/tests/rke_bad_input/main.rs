@@ -7,6 +7,7 @@
 )]
 
 mod files;
+mod hints;
 mod operator;
 #[path = "../common/rke_log.rs"]
 mod rke_log;

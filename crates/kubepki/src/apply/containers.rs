@@ -19,6 +19,7 @@ use crate::host::HostError;
 use crate::journal::{Event, Found, Journal, JournalError};
 use crate::machine::Machine;
 use crate::plan::{ContainerRestart, Plan, Proof, Step};
+use crate::rke::Service;
 
 /// When a container was started.
 type Moment = (UnixTime, u32);
@@ -201,7 +202,13 @@ impl Shift<'_, '_> {
                         return Ok(());
                     }
                 }
-                machine.restart(container, patience.grace).await?;
+                // Without a guard etcd is away all the same.
+                let spared = container == Service::Etcd.name() && !restart.guard.is_empty();
+                let grace = match spared {
+                    true => patience.etcd_grace,
+                    false => patience.grace,
+                };
+                machine.restart(container, grace).await?;
                 let started = self.started_anew(machine, restart, present.started).await?;
                 self.note(host, &format!("{RESTARTED}{container}"))?;
                 started

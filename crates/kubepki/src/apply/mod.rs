@@ -144,20 +144,24 @@ pub struct Patience {
     pub pause: Duration,
     /// For one connection, handshake or short command.
     pub look: Duration,
-    /// For a restart command to end; K3s's unit is of the kind that returns when it is up.
+    /// For a restart command to end; K3s's unit returns when it is up.
     pub command: Duration,
     /// For a container to stop before it is killed; RKE gives as much.
     pub grace: Duration,
+    /// The same for one of several etcd members, which waits 15 s for its clients and then hands
+    /// leadership over. Killed before that, it leaves the others without a leader for a while.
+    pub etcd_grace: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
         Self {
             proof: Duration::from_secs(120),
-            pause: Duration::from_millis(500),
+            pause: Duration::from_millis(200),
             look: Duration::from_secs(5),
             command: Duration::from_secs(300),
             grace: Duration::from_secs(5),
+            etcd_grace: Duration::from_secs(30),
         }
     }
 }

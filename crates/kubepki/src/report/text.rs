@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use pki::DAY;
 
+use super::table::CLUSTER;
 use super::{CertificateEntry, FindingEntry, Part, Report};
 
 /// The report in one line for each certificate, then one for each finding with what mends it.
@@ -45,8 +46,12 @@ fn line(entry: &CertificateEntry) -> String {
 /// Which tree, in one line.
 pub(super) fn heading(report: &Report) -> String {
     let node = report.node.as_deref().unwrap_or("unknown node");
+    let product = match report.role {
+        CLUSTER => "Kubernetes",
+        _ => "K3s",
+    };
     format!(
-        "{}: {} {}, K3s {}, at {}\n",
+        "{}: {} {}, {product} {}, at {}\n",
         printable(&report.data_dir),
         report.role,
         printable(node),

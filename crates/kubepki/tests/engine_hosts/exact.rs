@@ -47,6 +47,26 @@ impl Pair {
     }
 }
 
+/// A server's pair for a host.
+async fn pair_on(scene: &Scene, host: &str, (pem, key): (Content, Content)) -> FileSet {
+    let mut files = BTreeMap::new();
+    for (name, content) in [("web.pem", pem), ("web-key.pem", key)] {
+        let here = scene.node(host).at(Path::new(SSL)).join(name);
+        let before = LocalHost.read(&here).await.unwrap().unwrap();
+        let change = FileChange {
+            before: Before::Present(Fingerprint::of(&before)),
+            attributes: Attributes::new(0o600),
+            content: Some(content),
+        };
+        files.insert(name.to_owned(), change);
+    }
+    FileSet {
+        host: host.to_owned(),
+        directory: SSL.into(),
+        files,
+    }
+}
+
 /// Puts a client's pair into the state file and a server's on the first host, and proves `proof`.
 async fn install(
     scene: &Scene,
@@ -81,22 +101,7 @@ async fn install(
         entries: vec!["kube-node".to_owned()],
         config: false,
     };
-    let mut files = BTreeMap::new();
-    for (name, content) in [("web.pem", server.pem()), ("web-key.pem", server_key)] {
-        let here = scene.node(host).at(Path::new(SSL)).join(name);
-        let before = LocalHost.read(&here).await.unwrap().unwrap();
-        let change = FileChange {
-            before: Before::Present(Fingerprint::of(&before)),
-            attributes: Attributes::new(0o600),
-            content: Some(content),
-        };
-        files.insert(name.to_owned(), change);
-    }
-    let set = FileSet {
-        host: host.to_owned(),
-        directory: SSL.into(),
-        files,
-    };
+    let set = pair_on(scene, host, (server.pem(), server_key)).await;
     let restart = ContainerRestart {
         host: host.to_owned(),
         container: "web".to_owned(),

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgAction, Args, Subcommand};
 
-use crate::rke::SshArgs;
+use crate::rke::{SshArgs, boolean};
 
 /// RKE's own commands, spelt and answered as RKE does.
 #[derive(Clone, Debug, Args)]
@@ -21,12 +21,21 @@ pub struct RkeArgs {
 pub struct GlobalArgs {
     /// Debug logging.
     #[arg(short, long, global = true)]
+    #[arg(value_name = "BOOL", value_parser = boolean, action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value = "false", hide_default_value = true)]
     pub debug: bool,
     /// Quiet mode, disables logging and only critical output will be printed.
     #[arg(short, long, global = true)]
+    #[arg(value_name = "BOOL", value_parser = boolean, action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value = "false", hide_default_value = true)]
     pub quiet: bool,
     /// Trace logging.
     #[arg(long, global = true)]
+    #[arg(value_name = "BOOL", value_parser = boolean, action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value = "false", hide_default_value = true)]
     pub trace: bool,
 }
 
@@ -47,14 +56,15 @@ pub enum CertCommand {
     /// left out, restarts only what reads a changed file, etcd one member at a time, proves each
     /// step, and can be taken back: `kubepki resume`, `kubepki undo`. Hosts that cannot be reached
     /// are left out as RKE does it, but the exit code is 7 then and `kubepki resume` brings them up
-    /// to date. `kubepki rotate --cluster cluster.yml` shows the plan and asks first.
+    /// to date; where etcd would lose its quorum without them, nothing is done. `kubepki rotate
+    /// --cluster cluster.yml` shows the plan and asks first.
     #[command(after_help = ROTATE_EXAMPLES)]
     Rotate(RotateArgs),
     /// Generate certificate sign requests for k8s components.
     ///
     /// Acts at once. Keys that are there are never replaced; the directory is made 0700, files
     /// 0600. `kubepki custom-certs` says what came back, and judges it.
-    #[command(name = "generate-csr")]
+    #[command(name = "generate-csr", after_help = CSR_EXAMPLES)]
     GenerateCsr(GenerateCsrArgs),
 }
 
@@ -64,6 +74,12 @@ Examples:
   kubepki rke cert rotate
   kubepki rke cert rotate --service kubelet --service kube-proxy
   kubepki rke cert rotate --rotate-ca --config clusters/prod.yml";
+
+/// Under those of `generate-csr`.
+const CSR_EXAMPLES: &str = "\
+Examples:
+  kubepki rke cert generate-csr
+  kubepki rke cert generate-csr --config clusters/prod.yml --cert-dir requests";
 
 /// `kubepki rke cert rotate`.
 #[derive(Clone, Debug, Args)]
@@ -77,10 +93,21 @@ pub struct RotateArgs {
     pub service: Vec<String>,
     /// Rotate all certificates including CA certs.
     #[arg(long)]
+    #[arg(value_name = "BOOL", value_parser = boolean, action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value = "false", hide_default_value = true)]
     pub rotate_ca: bool,
-    /// Disable Docker version check: taken for RKE's sake, any Docker with API 1.24 will do.
+    /// Disable Docker version check. Changes nothing: which Docker versions RKE takes stands in
+    /// metadata that only RKE has, and kubepki works with every Docker from API 1.24 on.
     #[arg(long)]
+    #[arg(value_name = "BOOL", value_parser = boolean, action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value = "false", hide_default_value = true)]
     pub ignore_docker_version: bool,
+    /// Not RKE's: of three or more etcd members some are away, and etcd may stand still at each
+    /// restart of another.
+    #[arg(long)]
+    pub allow_etcd_outage: bool,
     #[command(flatten)]
     pub ssh: SshArgs,
 }

@@ -26,6 +26,9 @@ use crate::world::World;
 /// Seconds to wait for the proofs of a restart.
 const PATIENCE: u64 = 120;
 
+/// So many members of etcd can spare one.
+const SPARE: usize = 3;
+
 /// Why it ended, in RKE's words, and what to do about it.
 #[derive(Debug)]
 pub struct Failure {
@@ -71,25 +74,45 @@ pub async fn rotate(args: &RotateArgs, world: &World, log: &Arc<Log>) -> Result<
             text: format!("[state] failed to read state file: {}", error.message),
             hint: Some("nothing was changed; RKE itself would take it for an empty one".to_owned()),
         })?;
+    let done = rotate_opened(&cluster, args, &rotation, world, log).await;
+    done.map_err(|failure| Failure {
+        text: cluster.spelled(&failure.text),
+        hint: failure.hint.map(|hint| cluster.spelled(&hint)),
+    })
+}
+
+async fn rotate_opened(
+    cluster: &RkeCluster,
+    args: &RotateArgs,
+    rotation: &Rotation,
+    world: &World,
+    log: &Arc<Log>,
+) -> Result<Exit, Failure> {
     refuse_unfinished(&cluster.state_dir)?;
-    let stored = stored(&cluster)?;
-    refuse_early(world, &cluster, &rotation, &Options::default())?;
-    let machines = reach::machines(&cluster, &args.ssh, notify(log)).map_err(|error| Failure {
+    let stored = stored(cluster)?;
+    refuse_early(world, cluster, rotation, &Options::default())?;
+    let machines = reach::machines(cluster, &args.ssh, notify(log)).map_err(|error| Failure {
         text: format!("Can't establish dialer connection: {}", error.message),
         hint: error.hint,
     })?;
-    let survey = look(world, &cluster, &machines).await;
+    let survey = look(world, cluster, &machines).await;
     let away = away(&survey, &stored)?;
     let told = Told {
-        rotation: &rotation,
+        rotation,
         config: &stored,
         files: &cluster.files,
         away: &away,
     };
     refuse_lone(&told, log)?;
-    let drops = rotation == Rotation::Authorities;
-    let api_away = drops && api_away(world, &cluster, &machines).await;
-    let planned = draft(world, &cluster, &survey, &told, api_away);
+    let drops = *rotation == Rotation::Authorities;
+    let wanted = Options {
+        switch: Switch::Cross,
+        allow_etcd_outage: args.allow_etcd_outage,
+        skip_unreachable: away.iter().map(|(host, _)| host.clone()).collect(),
+        api_away: drops && api_away(world, cluster, &machines).await,
+        ..Options::default()
+    };
+    let planned = draft(world, cluster, &survey, &told, wanted);
     let (plan, staged) = planned.map_err(|error| {
         if !away.is_empty() {
             tunnels(&told).iter().for_each(|it| narrator::say(log, it));
@@ -103,7 +126,7 @@ pub async fn rotate(args: &RotateArgs, world: &World, log: &Arc<Log>) -> Result<
         script: Script::of(&plan, &told),
         log: Arc::clone(log),
     };
-    carry_out(world, &cluster, &machines, (plan, staged), &narrator).await
+    carry_out(world, cluster, &machines, (plan, staged), &narrator).await
 }
 
 /// What is asked for. RKE takes any service, and gives `--rotate-ca` precedence.
@@ -167,15 +190,20 @@ fn away(survey: &Survey, stored: &ClusterConfig) -> Result<Vec<(String, String)>
     Ok(away)
 }
 
+/// The members of etcd that do not answer.
+fn members_away<'a>(told: &'a Told<'_>) -> Vec<&'a str> {
+    let members = told.config.with_role(Role::Etcd);
+    members
+        .map(|node| node.address.as_str())
+        .filter(|member| told.away.iter().any(|(host, _)| host == member))
+        .collect()
+}
+
 /// RKE's one condition on how many hosts are left.
 fn refuse_lone(told: &Told<'_>, log: &Log) -> Result<(), Failure> {
-    let members: Vec<&str> = told
-        .config
-        .with_role(Role::Etcd)
-        .map(|node| node.address.as_str())
-        .collect();
-    let is_away = |member: &&str| told.away.iter().any(|(host, _)| host == member);
-    if told.config.has_external_etcd() || members.is_empty() || !members.iter().all(is_away) {
+    let members = members_away(told);
+    let lone = members.len() == told.config.with_role(Role::Etcd).count();
+    if told.config.has_external_etcd() || members.is_empty() || !lone {
         return Ok(());
     }
     tunnels(told).iter().for_each(|it| narrator::say(log, it));
@@ -189,14 +217,15 @@ fn refuse_lone(told: &Told<'_>, log: &Log) -> Result<(), Failure> {
     })
 }
 
-/// Plans; where etcd cannot but be out of order for a while, it is, as with RKE. Where it is sick
-/// and still has a quorum, RKE would take that away; we stop.
+/// Plans; where etcd cannot but be out of order for a while, it is, as with RKE: it has one or two
+/// members, or no quorum even now. Where it has one and need not lose it, RKE would take it away;
+/// we stop.
 fn draft(
     world: &World,
     cluster: &RkeCluster,
     survey: &Survey,
     told: &Told<'_>,
-    api_away: bool,
+    mut options: Options,
 ) -> Result<(Plan, Vec<Staged>), CliError> {
     let state = cluster.state()?;
     let purpose = match told.rotation {
@@ -204,12 +233,6 @@ fn draft(
         Rotation::All | Rotation::Services(_) => "rotate",
     };
     let id = plan_id(world.now(), purpose, &world.entropy)?;
-    let mut options = Options {
-        switch: Switch::Cross,
-        api_away,
-        skip_unreachable: told.away.iter().map(|(host, _)| host.clone()).collect(),
-        ..Options::default()
-    };
     let attempt = |options: &Options| {
         plan(&Request {
             id: &id,
@@ -240,8 +263,22 @@ fn draft(
             ))
             .hint(
                 "nothing was changed: restarting the others could cost etcd its quorum. Mend \
-                 these first, or run `kubepki rotate --allow-etcd-outage`, which restarts the sick \
-                 ones first and goes on only if they get well",
+                 these first, or say --allow-etcd-outage, which restarts the sick ones first and \
+                 goes on only if they get well",
+            ));
+        }
+        Err(RotateError::Quorum {
+            members, reachable, ..
+        }) if members >= SPARE => {
+            return Err(CliError::refused(format!(
+                "etcd would be without a quorum while a member restarts: of its {members} members \
+                 {reachable} can be reached, not host(s) [{}]",
+                members_away(told).join(" ")
+            ))
+            .hint(
+                "nothing was changed: RKE would go on, and the cluster stand still at each \
+                 restart. Bring these hosts back, or say --allow-etcd-outage; they get what they \
+                 lack with `kubepki resume`, once they are back",
             ));
         }
         Err(error @ (RotateError::Quorum { .. } | RotateError::Unhealthy { .. })) => {
@@ -299,6 +336,7 @@ mod tests {
             rotate_ca,
             ssh: crate::rke::SshArgs::default(),
             ignore_docker_version: false,
+            allow_etcd_outage: false,
         };
         rotation(&args).map_err(|failure| failure.text)
     }

@@ -83,11 +83,8 @@ pub fn scene(request: &Request<'_>, ask: Ask) -> Result<Scene, RotateError> {
         .filter(|node| request.config.node(&node.address).is_none())
         .map(|node| node.address.clone())
         .collect();
-    let named = request.site.kubeconfig_server.clone();
-    let recorded = bundle.get(names::KUBE_ADMIN);
-    let recorded = recorded.and_then(|it| site::server(it.config.as_bytes()));
     let mut scene = Scene {
-        admin_server: named.or(recorded),
+        admin_server: admin_server(request, &bundle),
         bundle,
         switch: matches!(request.rotation, Rotation::Authorities).then_some(request.options.switch),
         keep_old: request.options.keep_old || request.options.api_away,
@@ -103,11 +100,7 @@ pub fn scene(request: &Request<'_>, ask: Ask) -> Result<Scene, RotateError> {
         legacy(request, &scene)?;
     }
     soften(request, &mut scene);
-    if scene.switch == Some(Switch::Cross)
-        && let Some(old) = scene.bundle.get(names::KUBE_CA)
-    {
-        authority::can_vouch(names::KUBE_CA, old)?;
-    }
+    can_vouch(&scene)?;
     scene.skipped = hosts(request, &scene)?;
     if !scene.skipped.is_empty() && scene.switch == Some(Switch::Cross) {
         scene.keep_old = true;
@@ -154,6 +147,22 @@ fn legacy(request: &Request<'_>, scene: &Scene) -> Result<(), RotateError> {
     match hosts.is_empty() {
         true => Ok(()),
         false => Err(RotateError::Legacy { hosts }),
+    }
+}
+
+/// Whom the administrator's kubeconfig names: the file, or else the state.
+fn admin_server(request: &Request<'_>, bundle: &Bundle) -> Option<String> {
+    let recorded = || site::server(bundle.get(names::KUBE_ADMIN)?.config.as_bytes());
+    request.site.kubeconfig_server.clone().or_else(recorded)
+}
+
+/// Whether the old root can vouch for a new one, where it has to.
+fn can_vouch(scene: &Scene) -> Result<(), RotateError> {
+    match scene.bundle.get(names::KUBE_CA) {
+        Some(old) if scene.switch == Some(Switch::Cross) => {
+            authority::can_vouch(names::KUBE_CA, old)
+        }
+        _ => Ok(()),
     }
 }
 

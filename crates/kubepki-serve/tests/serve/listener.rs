@@ -1,0 +1,125 @@
+//! What the port serves, as OpenSSL sees it; the file behind it.
+
+use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
+use kubepki::listener::Listener;
+use kubepki_serve::accept::Limits;
+use kubepki_serve::listener::{Wanted, prepare};
+use kubepki_serve::node::Strictness;
+use kubepki_serve::tree::Tree;
+use pki::{DAY, San};
+use testkit::{Fixture, openssl};
+
+use crate::common::{HOST, serve, serve_with, settings};
+
+fn s_client(server: &crate::common::Running, more: &[&str]) -> String {
+    let connect = server.address.to_string();
+    let authority = server.tls_file("server-ca.crt").display().to_string();
+    let fixed = [
+        "s_client",
+        "-connect",
+        &connect,
+        "-CAfile",
+        &authority,
+        "-verify_return_error",
+        "-verify_ip",
+        HOST,
+    ];
+    openssl(&[&fixed[..], more].concat(), b"").text()
+}
+
+#[test]
+fn openssl_trusts_it_and_is_asked_for_a_certificate() {
+    let server = serve(Strictness::Strict);
+    let modern = s_client(&server, &["-alpn", "h2"]);
+    assert!(modern.contains("Verify return code: 0 (ok)"), "{modern}");
+    assert!(modern.contains("ALPN protocol: h2"), "{modern}");
+    assert!(
+        modern.contains("Client Certificate Types")
+            || modern.contains("Acceptable client certificate")
+            || modern.contains("No client certificate CA names sent"),
+        "{modern}"
+    );
+    let older = s_client(&server, &["-tls1_2"]);
+    assert!(older.contains("Verify return code: 0 (ok)"), "{older}");
+    let oldest = s_client(&server, &["-tls1_1", "-cipher", "ALL@SECLEVEL=0"]);
+    assert!(
+        !oldest.contains("Verify return code: 0 (ok)\n---\n") || oldest.contains("alert"),
+        "{oldest}"
+    );
+}
+
+#[test]
+fn trees_of_every_kind_are_served() {
+    for name in ["k3s-1.36-custom-ca", "k3s-1.36-default-rotated"] {
+        let server = serve_with(name, Strictness::Strict, Limits::default());
+        let seen = s_client(&server, &[]);
+        assert!(
+            seen.contains("Verify return code: 0 (ok)"),
+            "{name}: {seen}"
+        );
+        assert_eq!(server.curl("/ping", &[]).text(), "pong");
+        let leaf = server.ask_as("a", "/v1-k3s/client-kubelet.crt", &crate::common::request());
+        assert_eq!(leaf.code, 200, "{name}: {}", leaf.text());
+        let file = server.fixture.scratch("leaf.pem");
+        std::fs::write(&file, &leaf.body).unwrap();
+        let authority = server.tls_file("client-ca.crt").display().to_string();
+        let file = file.display().to_string();
+        let arguments = [
+            "verify",
+            "-partial_chain",
+            "-purpose",
+            "sslclient",
+            "-CAfile",
+            &authority,
+            "-untrusted",
+            &file,
+            &file,
+        ];
+        testkit::openssl_ok(&arguments, b"");
+    }
+}
+
+#[test]
+fn the_file_changes_only_for_a_reason_and_keeps_its_key() {
+    let fixture = Fixture::without_datastore("k3s-1.36-sqlite");
+    let server = fixture.data_dir().join("server");
+    let path = server.join("tls/dynamic-cert.json");
+    let tree = Tree::load(&server, Strictness::Strict).unwrap();
+    let read = || Listener::parse(&std::fs::read(&path).unwrap()).unwrap();
+    let before = read();
+    let now = SystemClock.now();
+    let prepare = |sans: &[San], days: i64| {
+        let wanted = Wanted {
+            sans,
+            lifetime: 365 * DAY,
+            now: now.plus(days * DAY),
+            entropy: &SystemEntropy,
+            keys: &FreshKeys,
+        };
+        prepare(&tree, &wanted).unwrap().issued
+    };
+    assert_eq!(prepare(&[], 0), None);
+    assert!(read() == before);
+    assert_eq!(
+        prepare(&[San::from_text("new.example")], 0),
+        Some("the present one lacks a name")
+    );
+    let named = read();
+    assert!(named.key == before.key && named.sans.contains(&"new.example".to_owned()));
+    assert!(before.sans.iter().all(|name| named.sans.contains(name)));
+    assert_eq!(prepare(&[], 0), None);
+    assert_eq!(prepare(&[], 300), Some("it is due"));
+    assert!(read().key == before.key);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(prepare(&settings().sans, 0), Some("there is none"));
+    let made = read();
+    assert!(made.key != before.key && made.certificates().unwrap().len() == 2);
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    // Another CA in force: what was issued by the old one goes.
+    let other = Fixture::without_datastore("k3s-1.36-custom-ca");
+    let foreign = other.data_dir().join("server/tls/dynamic-cert.json");
+    std::fs::copy(foreign, &path).unwrap();
+    assert_eq!(prepare(&[], 0), Some("the present one is by another CA"));
+}

@@ -1,0 +1,16 @@
+//! A server on trees that real clusters wrote, asked by strangers.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking"
+)]
+
+mod common;
+mod hostile;
+mod listener;
+mod recordings;
+mod strict;
