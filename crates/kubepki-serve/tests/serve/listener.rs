@@ -123,3 +123,47 @@ fn the_file_changes_only_for_a_reason_and_keeps_its_key() {
     std::fs::copy(foreign, &path).unwrap();
     assert_eq!(prepare(&[], 0), Some("the present one is by another CA"));
 }
+
+#[test]
+fn it_is_renewed_while_connections_stay() {
+    use std::io::{Read as _, Write as _};
+
+    let server = serve(Strictness::Strict);
+    let mut stays = crate::hostile::connect(&server);
+    let mut ping = || {
+        stays
+            .write_all(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
+        let mut answer = [0; 512];
+        let read = stays.read(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..read]).into_owned()
+    };
+    let served = || {
+        let connect = server.address.to_string();
+        let shown = openssl(&["s_client", "-connect", &connect, "-showcerts"], b"");
+        pki::Certificate::all_from_pem(&shown.stdout)
+            .unwrap()
+            .remove(0)
+    };
+    assert!(ping().contains("200 OK"));
+    let mut ends = served().validity().not_after;
+    let mut renewed = 0;
+    // A look a month, through 400 days.
+    for month in 0..14 {
+        server.time.to(month * 30 * DAY);
+        let looked = kubepki_serve::renewal::look(&server.service, &server.listened, &FreshKeys);
+        renewed += usize::from(looked.unwrap().is_some());
+        let leaf = served();
+        let left = leaf.validity().remaining(server.service.clock.now());
+        assert!(left > 90 * DAY, "{left} seconds left in month {month}");
+        assert!(leaf.validity().not_after >= ends);
+        ends = leaf.validity().not_after;
+        assert!(
+            ping().contains("200 OK"),
+            "the connection was lost in month {month}"
+        );
+    }
+    assert_eq!(renewed, 1);
+    let said = server.said.lock().unwrap().join("\n");
+    assert!(said.contains("it is due"), "{said}");
+}

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use clap::Args;
@@ -17,17 +17,19 @@ use kubepki_serve::metrics::Metrics;
 use kubepki_serve::node::Strictness;
 use kubepki_serve::notify::notify;
 use kubepki_serve::password::NodePasswords;
+use kubepki_serve::renewal::{AGAIN, EVERY, jittered, look};
 use kubepki_serve::service::{Line, Loaded, Service};
 use kubepki_serve::tls::{Listened, server_config};
 use kubepki_serve::tree::Tree;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::start::{Started, start};
+use self::start::{Started, renewed, start};
 use crate::args::SiteArgs;
 use crate::datastore::EndpointArgs;
 use crate::error::{CliError, Exit};
 use crate::output;
+use crate::world::World;
 
 mod start;
 
@@ -110,16 +112,20 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
     let service = Arc::new(service(tree, served, &started, &log, strictness)?);
     count(&service, &started, &port);
     let listened = Arc::new(Listened::new(port.certified));
-    let tls = server_config(listened)
+    let tls = server_config(Arc::clone(&listened))
         .map_err(|error| CliError::message(format!("TLS cannot be set up: {error}")))?;
     announce(&listener, &service, port.issued);
+    let renewing = keep_fresh(args, &service, &listened);
     let server = Server {
         service: Arc::clone(&service),
         tls: Arc::new(tls),
         limits: Limits::default(),
     };
     tell_systemd("READY=1");
-    server.run(listener, stopped()?).await?;
+    tokio::select! {
+        served = server.run(listener, stopped()?) => served?,
+        () = renewing => {}
+    }
     log.close().await;
     // The head of what was issued last goes into the datastore, unless that is away.
     let _ = tokio::time::timeout(Duration::from_secs(5), keeper).await;
@@ -128,6 +134,28 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
         fields: Vec::new(),
     });
     Ok(Exit::Fine)
+}
+
+/// Renews the node's leaves and the listener's certificate when they are due, for as long as it
+/// is asked to. CAs are never touched.
+async fn keep_fresh(args: &ServeArgs, service: &Arc<Service>, listened: &Arc<Listened>) {
+    let world = World::real();
+    let mut pause = EVERY;
+    loop {
+        tokio::time::sleep(jittered(pause, &SystemEntropy)).await;
+        let renewed = renewed(&world, args).await.map(drop);
+        let renewed = renewed.map_err(|error| error.message);
+        let looked = look(service, listened, &FreshKeys).map(drop);
+        let looked = looked.map_err(|error| kubepki::error_chain(&error));
+        pause = EVERY;
+        for reason in [renewed, looked].into_iter().filter_map(Result::err) {
+            pause = AGAIN;
+            say(&Line {
+                message: "renewal failed and is tried again in five minutes",
+                fields: vec![("reason", reason)],
+            });
+        }
+    }
 }
 
 async fn bind(started: &Started) -> Result<TcpListener, CliError> {
@@ -196,6 +224,7 @@ fn service(
         strictness,
         leaf_lifetime: started.lifetime,
         tree: RwLock::new(Arc::new(loaded)),
+        throttle: Mutex::default(),
         passwords: NodePasswords::new(&key().map_err(failed)?),
         datastore: Arc::clone(&started.store),
         log: Arc::new(log.clone()),
