@@ -16,6 +16,9 @@ const ADDRESSES: usize = 65_536;
 #[derive(Debug, Default)]
 pub struct Throttle {
     failures: HashMap<IpAddr, Failures>,
+    /// When those who are forgiven were last forgotten: a look at all of them for each that
+    /// comes would be work that strangers can ask for.
+    swept: Option<UnixTime>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +45,8 @@ impl Throttle {
 
     /// `peer` was wrong.
     pub fn failed(&mut self, peer: IpAddr, now: UnixTime) {
-        if self.failures.len() >= ADDRESSES {
+        if self.failures.len() >= ADDRESSES && self.swept != Some(now) {
+            self.swept = Some(now);
             self.failures.retain(|_, failures| failures.left(now) > 0);
         }
         let is_full = self.failures.len() >= ADDRESSES;

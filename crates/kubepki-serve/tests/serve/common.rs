@@ -132,22 +132,8 @@ pub fn serve_with(fixture: &str, strictness: Strictness, limits: Limits) -> Runn
         runtime.block_on(async move {
             let store = store(&server).await;
             let (log, _) = Log::open(&options, None).unwrap();
-            let service = Service {
-                leaf_lifetime: 365 * DAY,
-                tree: RwLock::new(Arc::new(Loaded::new(tree, &settings, &[1; 32]))),
-                settings,
-                strictness,
-                throttle: Default::default(),
-                passwords: NodePasswords::new(&[2; 32]),
-                datastore: Arc::new(store),
-                log: Arc::new(log.clone()),
-                clock,
-                entropy: Arc::new(SystemEntropy),
-                journal: Arc::new(move |line: &Line<'_>| {
-                    said_to.lock().unwrap().push(format!("{line:?}"));
-                }),
-                metrics: Metrics::default(),
-            };
+            let shared = (Arc::new(store), Arc::new(log.clone()), clock, said_to);
+            let service = service(tree, settings, strictness, shared);
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let service = Arc::new(service);
             let address = listener.local_addr().unwrap();
@@ -172,6 +158,37 @@ pub fn serve_with(fixture: &str, strictness: Strictness, limits: Limits) -> Runn
         said,
         stop: Some(stop),
         thread: Some(thread),
+    }
+}
+
+type Shared = (
+    Arc<SqliteStore>,
+    Arc<Log>,
+    Arc<Moved>,
+    Arc<Mutex<Vec<String>>>,
+);
+
+fn service(
+    tree: Tree,
+    settings: Settings,
+    strictness: Strictness,
+    (datastore, log, clock, said): Shared,
+) -> Service {
+    Service {
+        leaf_lifetime: 365 * DAY,
+        tree: RwLock::new(Arc::new(Loaded::new(tree, &settings, &[1; 32]))),
+        settings,
+        strictness,
+        throttle: Mutex::default(),
+        passwords: NodePasswords::new(&[2; 32]),
+        datastore,
+        log,
+        clock,
+        entropy: Arc::new(SystemEntropy),
+        journal: Arc::new(move |line: &Line<'_>| {
+            said.lock().unwrap().push(format!("{line:?}"));
+        }),
+        metrics: Metrics::default(),
     }
 }
 
