@@ -6,13 +6,57 @@ use std::time::Duration;
 use kubepki::edge::{Entropy, KeySource};
 
 use crate::listener::{PortError, Wanted, prepare};
-use crate::service::{Line, Service};
+use crate::service::{Line, Loaded, Service};
 use crate::tls::Listened;
+use crate::tree::{AuthorityFile, Tree, TreeError};
 
 /// Between two looks, as K3s (reference section 8.1).
 pub const EVERY: Duration = Duration::from_secs(6 * 3600);
 /// After a failure.
 pub const AGAIN: Duration = Duration::from_secs(300);
+
+/// Between two looks at the files on the disk.
+pub const RELOAD: Duration = Duration::from_secs(30);
+
+/// Takes up CAs, passwords and keys that somebody changed on the disk. Answers whether there was
+/// anything new.
+///
+/// Requests that are being answered end with what they began with. Call [`look`] afterwards: the
+/// listener's certificate has to follow a new CA.
+///
+/// # Errors
+///
+/// Files that do not fit, as in the middle of a rotation: then nothing changes, and the next
+/// look finds them whole.
+pub fn reload(service: &Service) -> Result<bool, TreeError> {
+    let Ok(present) = service.loaded() else {
+        return Ok(false);
+    };
+    let old = &present.tree;
+    let tree = Tree::load(&old.directory, service.strictness)?;
+    let same_file = |old: &AuthorityFile, new: &AuthorityFile| old.bytes == new.bytes;
+    let same = same_file(&old.client, &tree.client)
+        && same_file(&old.server, &tree.server)
+        && old.passwd.is_same_as(&tree.passwd)
+        && old.ipsec_psk == tree.ipsec_psk;
+    if same {
+        return Ok(false);
+    }
+    let mut key = [0; 32];
+    if service.entropy.fill(&mut key).is_err() {
+        return Ok(false);
+    }
+    let hash = pki::sha256(&tree.server.bytes);
+    let loaded = Loaded::new(tree, &service.settings, &key);
+    if let Ok(mut held) = service.tree.write() {
+        *held = Arc::new(loaded);
+    }
+    (service.journal)(&Line {
+        message: "CAs or passwords were changed on the disk and are in force",
+        fields: vec![("server_ca_sha256", hash.to_string())],
+    });
+    Ok(true)
+}
 
 /// A pause of `about` that long: up to a tenth more or less, so that servers which were started
 /// together do not renew together.

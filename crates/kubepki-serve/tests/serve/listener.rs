@@ -167,3 +167,39 @@ fn it_is_renewed_while_connections_stay() {
     let said = server.said.lock().unwrap().join("\n");
     assert!(said.contains("it is due"), "{said}");
 }
+
+#[test]
+fn new_authorities_are_taken_up_while_it_serves() {
+    let server = serve(Strictness::Strict);
+    let other = Fixture::without_datastore("k3s-1.36-custom-ca");
+    let take = |name: &str| {
+        let from = other.data_dir().join("server/tls").join(name);
+        std::fs::copy(from, server.tls_file(name)).unwrap();
+    };
+    let reload = || kubepki_serve::renewal::reload(&server.service);
+    let look = || kubepki_serve::renewal::look(&server.service, &server.listened, &FreshKeys);
+    let before = server.curl("/cacerts", &[]);
+    assert!(!reload().unwrap());
+    // In the middle of a change nothing fits: what was in force stays.
+    take("server-ca.crt");
+    assert!(reload().is_err());
+    for name in ["server-ca.key", "client-ca.crt", "client-ca.key"] {
+        take(name);
+    }
+    std::fs::write(server.tls_file("dynamic-cert-regenerate"), "").unwrap();
+    assert!(reload().unwrap());
+    assert_eq!(
+        look().unwrap(),
+        Some("tls/dynamic-cert-regenerate asks for it")
+    );
+    assert!(!server.tls_file("dynamic-cert-regenerate").exists());
+    assert_eq!((reload().unwrap(), look().unwrap()), (false, None));
+    // curl trusts the CA that is now on the disk, and nothing else.
+    let after = server.curl("/cacerts", &[]);
+    assert!(after.code == 200 && after.body != before.body);
+    let leaf = server.ask_as("a", "/v1-k3s/client-kubelet.crt", &crate::common::request());
+    let chain = pki::Certificate::all_from_pem(&leaf.body).unwrap();
+    let authority = std::fs::read(server.tls_file("client-ca.crt")).unwrap();
+    let authority = pki::Certificate::all_from_pem(&authority).unwrap();
+    assert_eq!(chain[1], authority[0]);
+}

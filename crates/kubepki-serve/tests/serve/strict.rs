@@ -44,9 +44,19 @@ const SERVICE: &[&str] = &["-H", "k3s-Node-IP: 10.43.0.1"];
 const HOST: &[&str] = &["-H", "k3s-Node-IP: 10.0.0.9,10.77.0.11"];
 const ANY: &[&str] = &["-H", "k3s-Node-IP: 0.0.0.0"];
 
+/// Name, node, path, headers, codes, words.
+type Named = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static [&'static str],
+    [u16; 2],
+    &'static str,
+);
+
 /// What is asked for in the name of a node, with a good request.
 #[rustfmt::skip]
-const NODES: &[(&str, &str, &str, &[&str], [u16; 2], &str)] = &[
+const NODES: &[Named] = &[
     ("the service's address", "a", SERVING, SERVICE, [403, 200], "servers"),
     ("the server's address", "a", SERVING, HOST, [403, 200], "servers"),
     ("the server's own node", "s1", SERVING, HOST, [200, 200], ""),

@@ -1,7 +1,7 @@
 //! `serve`: the server that agents join and renew at.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use kubepki_serve::metrics::Metrics;
 use kubepki_serve::node::Strictness;
 use kubepki_serve::notify::notify;
 use kubepki_serve::password::NodePasswords;
-use kubepki_serve::renewal::{AGAIN, EVERY, jittered, look};
+use kubepki_serve::renewal::{AGAIN, EVERY, RELOAD, jittered, look, reload};
 use kubepki_serve::service::{Line, Loaded, Service};
 use kubepki_serve::tls::{Listened, server_config};
 use kubepki_serve::tree::Tree;
@@ -136,22 +136,40 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
     Ok(Exit::Fine)
 }
 
-/// Renews the node's leaves and the listener's certificate when they are due, for as long as it
-/// is asked to. CAs are never touched.
+/// For as long as it is asked to: takes up what changes on the disk (every half minute, or at
+/// once with SIGHUP), renews the node's leaves and the listener's certificate when they are due.
+/// CAs are never touched.
 async fn keep_fresh(args: &ServeArgs, service: &Arc<Service>, listened: &Arc<Listened>) {
     let world = World::real();
-    let mut pause = EVERY;
+    let mut hangup = signal(SignalKind::hangup()).ok();
+    let mut left = jittered(EVERY, &SystemEntropy);
     loop {
-        tokio::time::sleep(jittered(pause, &SystemEntropy)).await;
-        let renewed = renewed(&world, args).await.map(drop);
-        let renewed = renewed.map_err(|error| error.message);
-        let looked = look(service, listened, &FreshKeys).map(drop);
-        let looked = looked.map_err(|error| kubepki::error_chain(&error));
-        pause = EVERY;
-        for reason in [renewed, looked].into_iter().filter_map(Result::err) {
-            pause = AGAIN;
+        let pause = RELOAD.min(left);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => left = left.saturating_sub(pause),
+            Some(()) = async { hangup.as_mut()?.recv().await } => {}
+        }
+        let mut failures: Vec<String> = Vec::new();
+        match reload(service) {
+            Ok(false) if !left.is_zero() => continue,
+            Ok(_) => {}
+            Err(error) => failures.push(kubepki::error_chain(&error)),
+        }
+        if left.is_zero()
+            && let Err(error) = renewed(&world, args).await
+        {
+            failures.push(error.message);
+        }
+        if let Err(error) = look(service, listened, &FreshKeys) {
+            failures.push(kubepki::error_chain(&error));
+        }
+        if left.is_zero() {
+            let next = if failures.is_empty() { EVERY } else { AGAIN };
+            left = jittered(next, &SystemEntropy);
+        }
+        for reason in failures {
             say(&Line {
-                message: "renewal failed and is tried again in five minutes",
+                message: "renewal failed and is tried again",
                 fields: vec![("reason", reason)],
             });
         }
@@ -160,7 +178,17 @@ async fn keep_fresh(args: &ServeArgs, service: &Arc<Service>, listened: &Arc<Lis
 
 async fn bind(started: &Started) -> Result<TcpListener, CliError> {
     let address = started.listen;
-    TcpListener::bind(address).await.map_err(|error| {
+    let bound = match TcpListener::bind(address).await {
+        // A machine without IPv6.
+        Err(error)
+            if address.ip() == Ipv6Addr::UNSPECIFIED
+                && error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) =>
+        {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    };
+    bound.map_err(|error| {
         let taken = error.kind() == std::io::ErrorKind::AddrInUse;
         let text = format!("cannot listen on {address}: {error}");
         match taken {
