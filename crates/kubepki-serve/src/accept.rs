@@ -119,6 +119,8 @@ impl Server {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             };
+            // A socket for both families calls 192.0.2.1 ::ffff:192.0.2.1.
+            let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
             let Some(counted) = crowd.enter(peer, self.limits.connections_of_one) else {
                 continue;
             };

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
 
@@ -33,8 +34,30 @@ pub struct Running {
     pub fixture: Fixture,
     pub address: SocketAddr,
     pub said: Arc<Mutex<Vec<String>>>,
+    pub service: Arc<Service>,
+    pub listened: Arc<Listened>,
+    pub time: Arc<Moved>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// The time at which the test began, moved by so many seconds.
+#[derive(Debug)]
+pub struct Moved {
+    began: pki::UnixTime,
+    by: AtomicI64,
+}
+
+impl Moved {
+    pub fn to(&self, seconds: i64) {
+        self.by.store(seconds, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Moved {
+    fn now(&self) -> pki::UnixTime {
+        self.began.plus(self.by.load(Ordering::SeqCst))
+    }
 }
 
 impl Drop for Running {
@@ -89,10 +112,16 @@ pub fn serve_with(fixture: &str, strictness: Strictness, limits: Limits) -> Runn
         keys: &FreshKeys,
     };
     let port = prepare(&tree, &wanted).unwrap();
-    let tls = server_config(Arc::new(Listened::new(port.certified))).unwrap();
+    let listened = Arc::new(Listened::new(port.certified));
+    let tls = server_config(Arc::clone(&listened)).unwrap();
+    let time = Arc::new(Moved {
+        began: SystemClock.now(),
+        by: AtomicI64::new(0),
+    });
+    let clock = Arc::clone(&time);
     let options = Options::new(fixture.scratch("log"), "s1");
     let said = Arc::new(Mutex::new(Vec::new()));
-    let (told, address) = std::sync::mpsc::channel();
+    let (told, known) = std::sync::mpsc::channel();
     let (stop, stopped) = oneshot::channel();
     let said_to = Arc::clone(&said);
     let thread = std::thread::spawn(move || {
@@ -103,25 +132,14 @@ pub fn serve_with(fixture: &str, strictness: Strictness, limits: Limits) -> Runn
         runtime.block_on(async move {
             let store = store(&server).await;
             let (log, _) = Log::open(&options, None).unwrap();
-            let service = Service {
-                leaf_lifetime: 365 * DAY,
-                tree: RwLock::new(Arc::new(Loaded::new(tree, &settings, &[1; 32]))),
-                settings,
-                strictness,
-                passwords: NodePasswords::new(&[2; 32]),
-                datastore: Arc::new(store),
-                log: Arc::new(log.clone()),
-                clock: Arc::new(SystemClock),
-                entropy: Arc::new(SystemEntropy),
-                journal: Arc::new(move |line: &Line<'_>| {
-                    said_to.lock().unwrap().push(format!("{line:?}"));
-                }),
-                metrics: Metrics::default(),
-            };
+            let shared = (Arc::new(store), Arc::new(log.clone()), clock, said_to);
+            let service = service(tree, settings, strictness, shared);
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            told.send(listener.local_addr().unwrap()).unwrap();
+            let service = Arc::new(service);
+            let address = listener.local_addr().unwrap();
+            told.send((address, Arc::clone(&service))).unwrap();
             let server = Server {
-                service: Arc::new(service),
+                service,
                 tls: Arc::new(tls),
                 limits,
             };
@@ -130,12 +148,47 @@ pub fn serve_with(fixture: &str, strictness: Strictness, limits: Limits) -> Runn
             log.close().await;
         });
     });
+    let (address, service) = known.recv().unwrap();
     Running {
-        address: address.recv().unwrap(),
+        address,
+        service,
+        listened,
+        time,
         fixture,
         said,
         stop: Some(stop),
         thread: Some(thread),
+    }
+}
+
+type Shared = (
+    Arc<SqliteStore>,
+    Arc<Log>,
+    Arc<Moved>,
+    Arc<Mutex<Vec<String>>>,
+);
+
+fn service(
+    tree: Tree,
+    settings: Settings,
+    strictness: Strictness,
+    (datastore, log, clock, said): Shared,
+) -> Service {
+    Service {
+        leaf_lifetime: 365 * DAY,
+        tree: RwLock::new(Arc::new(Loaded::new(tree, &settings, &[1; 32]))),
+        settings,
+        strictness,
+        throttle: Mutex::default(),
+        passwords: NodePasswords::new(&[2; 32]),
+        datastore,
+        log,
+        clock,
+        entropy: Arc::new(SystemEntropy),
+        journal: Arc::new(move |line: &Line<'_>| {
+            said.lock().unwrap().push(format!("{line:?}"));
+        }),
+        metrics: Metrics::default(),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::common::{HOST, PASSWORD, Running, serve, serve_with};
 type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 /// A connection on which anything can be said.
-fn connect(server: &Running) -> Stream {
+pub fn connect(server: &Running) -> Stream {
     let pem = std::fs::read(server.tls_file("server-ca.crt")).unwrap();
     let mut roots = RootCertStore::empty();
     for certificate in pki::Certificate::all_from_pem(&pem).unwrap() {
@@ -263,4 +263,34 @@ fn whatever_comes_the_server_lives() {
         })
         .unwrap();
     assert_eq!(server.curl("/ping", &[]).text(), "pong");
+}
+
+#[test]
+fn guessing_is_slow_for_who_guesses() {
+    let server = serve(Strictness::Strict);
+    let wrong = "GET /v1-k3s/readyz HTTP/1.1\r\nHost: x\r\nAuthorization: Basic bm9kZTp4\r\n\r\n";
+    let guesses = usize::try_from(kubepki_serve::throttle::BURST).unwrap() + 30;
+    let codes: Vec<String> = (0..guesses)
+        .map(|_| {
+            say(&server, wrong.as_bytes())
+                .get(..12)
+                .unwrap_or_default()
+                .to_owned()
+        })
+        .collect();
+    let (answered, refused) = codes.split_at(guesses - 30);
+    assert!(
+        answered.iter().all(|code| code == "HTTP/1.1 401"),
+        "{codes:?}"
+    );
+    assert!(
+        refused.iter().all(|code| code == "HTTP/1.1 429"),
+        "{codes:?}"
+    );
+    // Even the right one waits, or the answer would tell; who shows nothing is served.
+    assert_eq!(server.curl("/ping", &[]).text(), "pong");
+    assert_eq!(server.curl("/cacerts", &[]).code, 200);
+    server.time.to(3600);
+    let user = format!("node:{PASSWORD}");
+    assert_eq!(server.curl("/v1-k3s/readyz", &["-u", &user]).code, 200);
 }

@@ -123,3 +123,83 @@ fn the_file_changes_only_for_a_reason_and_keeps_its_key() {
     std::fs::copy(foreign, &path).unwrap();
     assert_eq!(prepare(&[], 0), Some("the present one is by another CA"));
 }
+
+#[test]
+fn it_is_renewed_while_connections_stay() {
+    use std::io::{Read as _, Write as _};
+
+    let server = serve(Strictness::Strict);
+    let mut stays = crate::hostile::connect(&server);
+    let mut ping = || {
+        stays
+            .write_all(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
+        let mut answer = [0; 512];
+        let read = stays.read(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..read]).into_owned()
+    };
+    let served = || {
+        let connect = server.address.to_string();
+        let shown = openssl(&["s_client", "-connect", &connect, "-showcerts"], b"");
+        pki::Certificate::all_from_pem(&shown.stdout)
+            .unwrap()
+            .remove(0)
+    };
+    assert!(ping().contains("200 OK"));
+    let mut ends = served().validity().not_after;
+    let mut renewed = 0;
+    // A look a month, through 400 days.
+    for month in 0..14 {
+        server.time.to(month * 30 * DAY);
+        let looked = kubepki_serve::renewal::look(&server.service, &server.listened, &FreshKeys);
+        renewed += usize::from(looked.unwrap().is_some());
+        let leaf = served();
+        let left = leaf.validity().remaining(server.service.clock.now());
+        assert!(left > 90 * DAY, "{left} seconds left in month {month}");
+        assert!(leaf.validity().not_after >= ends);
+        ends = leaf.validity().not_after;
+        assert!(
+            ping().contains("200 OK"),
+            "the connection was lost in month {month}"
+        );
+    }
+    assert_eq!(renewed, 1);
+    let said = server.said.lock().unwrap().join("\n");
+    assert!(said.contains("it is due"), "{said}");
+}
+
+#[test]
+fn new_authorities_are_taken_up_while_it_serves() {
+    let server = serve(Strictness::Strict);
+    let other = Fixture::without_datastore("k3s-1.36-custom-ca");
+    let take = |name: &str| {
+        let from = other.data_dir().join("server/tls").join(name);
+        std::fs::copy(from, server.tls_file(name)).unwrap();
+    };
+    let reload = || kubepki_serve::renewal::reload(&server.service);
+    let look = || kubepki_serve::renewal::look(&server.service, &server.listened, &FreshKeys);
+    let before = server.curl("/cacerts", &[]);
+    assert!(!reload().unwrap());
+    // In the middle of a change nothing fits: what was in force stays.
+    take("server-ca.crt");
+    assert!(reload().is_err());
+    for name in ["server-ca.key", "client-ca.crt", "client-ca.key"] {
+        take(name);
+    }
+    std::fs::write(server.tls_file("dynamic-cert-regenerate"), "").unwrap();
+    assert!(reload().unwrap());
+    assert_eq!(
+        look().unwrap(),
+        Some("tls/dynamic-cert-regenerate asks for it")
+    );
+    assert!(!server.tls_file("dynamic-cert-regenerate").exists());
+    assert_eq!((reload().unwrap(), look().unwrap()), (false, None));
+    // curl trusts the CA that is now on the disk, and nothing else.
+    let after = server.curl("/cacerts", &[]);
+    assert!(after.code == 200 && after.body != before.body);
+    let leaf = server.ask_as("a", "/v1-k3s/client-kubelet.crt", &crate::common::request());
+    let chain = pki::Certificate::all_from_pem(&leaf.body).unwrap();
+    let authority = std::fs::read(server.tls_file("client-ca.crt")).unwrap();
+    let authority = pki::Certificate::all_from_pem(&authority).unwrap();
+    assert_eq!(chain[1], authority[0]);
+}

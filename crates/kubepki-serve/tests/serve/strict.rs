@@ -39,7 +39,36 @@ struct Row {
     says: &'static str,
 }
 
-fn rows() -> Vec<Row> {
+const NONE: &[&str] = &[];
+const SERVICE: &[&str] = &["-H", "k3s-Node-IP: 10.43.0.1"];
+const HOST: &[&str] = &["-H", "k3s-Node-IP: 10.0.0.9,10.77.0.11"];
+const ANY: &[&str] = &["-H", "k3s-Node-IP: 0.0.0.0"];
+
+/// Name, node, path, headers, codes, words.
+type Named = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static [&'static str],
+    [u16; 2],
+    &'static str,
+);
+
+/// What is asked for in the name of a node, with a good request.
+#[rustfmt::skip]
+const NODES: &[Named] = &[
+    ("the service's address", "a", SERVING, SERVICE, [403, 200], "servers"),
+    ("the server's address", "a", SERVING, HOST, [403, 200], "servers"),
+    ("the server's own node", "s1", SERVING, HOST, [200, 200], ""),
+    ("no host's address", "a", SERVING, ANY, [400, 200], "single host"),
+    ("the API server's name", "kubernetes.default", SERVING, NONE, [403, 200], "servers"),
+    ("localhost", "localhost", SERVING, NONE, [403, 200], "servers"),
+    ("no node's name", "a..b", KUBELET, NONE, [400, 200], "no name of a node"),
+    ("upper case", "NODE-A", KUBELET, NONE, [200, 200], ""),
+];
+
+/// What is sent as a request.
+fn bodies() -> Vec<(&'static str, Vec<u8>, [u16; 2], &'static str)> {
     let good = request();
     let mut unsigned = good.clone();
     *unsigned.last_mut().unwrap() ^= 1;
@@ -52,150 +81,48 @@ fn rows() -> Vec<Row> {
         let name = format!("ec_paramgen_curve:{name}");
         openssl_request(&["-algorithm", "EC", "-pkeyopt", &name])
     };
-    let row = |name, node, path, headers, body: &[u8], codes, says| Row {
-        name,
-        node,
-        path,
-        headers,
-        body: body.to_vec(),
-        codes,
-        says,
-    };
-    let service: &[&str] = &["-H", "k3s-Node-IP: 10.43.0.1"];
-    let host: &[&str] = &["-H", "k3s-Node-IP: 10.0.0.9,10.77.0.11"];
-    let any: &[&str] = &["-H", "k3s-Node-IP: 0.0.0.0"];
+    let nothing = "no certificate request";
     vec![
-        row(
-            "wrong signature",
-            "a",
-            KUBELET,
-            &[],
-            &unsigned,
-            [400, 200],
-            "signature",
-        ),
-        row("PEM", "a", KUBELET, &[], &pem, [400, 200], "PEM"),
-        row(
-            "nothing",
-            "a",
-            KUBELET,
-            &[],
-            b"",
-            [400, 200],
-            "no certificate request",
-        ),
-        row(
-            "garbage",
-            "a",
-            KUBELET,
-            &[],
-            b"0\x03abc",
-            [400, 200],
-            "no certificate request",
-        ),
-        row(
-            "RSA 512",
-            "a",
-            KUBELET,
-            &[],
-            &rsa("512"),
-            [400, 200],
-            "512 bits",
-        ),
-        row(
-            "RSA 1024",
-            "a",
-            KUBELET,
-            &[],
-            &rsa("1024"),
-            [400, 200],
-            "1024 bits",
-        ),
-        row("RSA 2048", "a", KUBELET, &[], &rsa("2048"), [200, 200], ""),
-        row(
-            "P-224",
-            "a",
-            KUBELET,
-            &[],
-            &curve("P-224"),
+        ("wrong signature", unsigned, [400, 200], "signature"),
+        ("PEM", pem, [400, 200], "PEM"),
+        ("nothing", Vec::new(), [400, 200], nothing),
+        ("garbage", b"0\x03abc".to_vec(), [400, 200], nothing),
+        ("RSA 512", rsa("512"), [400, 200], "512 bits"),
+        ("RSA 1024", rsa("1024"), [400, 200], "1024 bits"),
+        ("RSA 2048", rsa("2048"), [200, 200], ""),
+        ("P-224", curve("P-224"), [400, 200], "no kind that is taken"),
+        (
+            "secp256k1",
+            curve("secp256k1"),
             [400, 200],
             "no kind that is taken",
         ),
-        row(
-            "secp256k1",
-            "a",
-            KUBELET,
-            &[],
-            &curve("secp256k1"),
-            [400, 200],
-            "no kind",
-        ),
-        row("P-521", "a", KUBELET, &[], &curve("P-521"), [200, 200], ""),
-        row(
-            "the service's address",
-            "a",
-            SERVING,
-            service,
-            &good,
-            [403, 200],
-            "servers",
-        ),
-        row(
-            "the server's address",
-            "a",
-            SERVING,
-            host,
-            &good,
-            [403, 200],
-            "servers",
-        ),
-        row(
-            "the server's own node",
-            "s1",
-            SERVING,
-            host,
-            &good,
-            [200, 200],
-            "",
-        ),
-        row(
-            "no host's address",
-            "a",
-            SERVING,
-            any,
-            &good,
-            [400, 200],
-            "single host",
-        ),
-        row(
-            "the API server's name",
-            "kubernetes.default",
-            SERVING,
-            &[],
-            &good,
-            [403, 200],
-            "servers",
-        ),
-        row(
-            "localhost",
-            "localhost",
-            SERVING,
-            &[],
-            &good,
-            [403, 200],
-            "servers",
-        ),
-        row(
-            "no node's name",
-            "a..b",
-            KUBELET,
-            &[],
-            &good,
-            [400, 200],
-            "no name of a node",
-        ),
-        row("upper case", "NODE-A", KUBELET, &[], &good, [200, 200], ""),
+        ("P-521", curve("P-521"), [200, 200], ""),
     ]
+}
+
+fn rows() -> Vec<Row> {
+    let bodies = bodies().into_iter().map(|(name, body, codes, says)| Row {
+        name,
+        node: "a",
+        path: KUBELET,
+        headers: NONE,
+        body,
+        codes,
+        says,
+    });
+    let nodes = NODES
+        .iter()
+        .map(|&(name, node, path, headers, codes, says)| Row {
+            name,
+            node,
+            path,
+            headers,
+            body: request(),
+            codes,
+            says,
+        });
+    bodies.chain(nodes).collect()
 }
 
 fn ask(server: &Running, row: &Row) -> crate::common::Answer {
