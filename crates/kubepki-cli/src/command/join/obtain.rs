@@ -48,17 +48,19 @@ pub async fn obtain(
             obtained.said.push(format!("{certificate_file} stays"));
             continue;
         };
-        let proof = wanted.names_node().then_some(NodeProof {
+        // K3s looks at them for the kubelet's two only; a strict server gives nobody a certificate
+        // that is bound to no node.
+        let proof = NodeProof {
             name: node.name(),
             password,
             addresses: match wanted.carries_addresses() {
                 true => node.addresses(),
                 false => &[],
             },
-        });
+        };
         let csr = CertificateRequest::new(&Name::from_der(EMPTY)?, &[], &key)?;
         let answer = connection
-            .certificate(&wanted.endpoint(), proof.as_ref(), &csr)
+            .certificate(&wanted.endpoint(), &proof, &csr)
             .await
             .map_err(|error| refusal(&error))?;
         let accepted = wanted.accept(&answer, &key, &trust, world.now());
