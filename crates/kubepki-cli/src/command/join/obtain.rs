@@ -83,14 +83,20 @@ pub async fn obtain(
         let text = Zeroizing::new(text.into_bytes());
         obtained.files.push((certificate_file, text));
     }
-    for (path, text) in kubeconfigs(&files.directory, &args.kubeconfig_server) {
-        if let Some(name) = path.file_name() {
-            let name = name.to_string_lossy().into_owned();
-            let text = Zeroizing::new(text.into_bytes());
-            obtained.files.push((name, text));
-        }
-    }
+    obtained.files.extend(configs(args, files));
     Ok(obtained)
+}
+
+/// The node's kubeconfigs, by file name.
+fn configs(args: &NodeArgs, files: &Files) -> Vec<(String, Zeroizing<Vec<u8>>)> {
+    let texts = kubeconfigs(&files.directory, &args.kubeconfig_server);
+    texts
+        .into_iter()
+        .filter_map(|(path, text)| {
+            let name = path.file_name()?.to_string_lossy().into_owned();
+            Some((name, Zeroizing::new(text.into_bytes())))
+        })
+        .collect()
 }
 
 /// A name without parts: K3s's agents leave the subject out, for servers decide it.
