@@ -125,19 +125,17 @@ impl AgentConnection {
     pub async fn certificate(
         &self,
         path: &str,
-        proof: Option<&NodeProof<'_>>,
+        proof: &NodeProof<'_>,
         csr: &CertificateRequest,
     ) -> Result<Vec<u8>, SupervisorError> {
         let request = self.client.post(self.url(path)?).body(csr.der().to_vec());
-        let mut request = self.logged_in(request)?;
-        if let Some(proof) = proof {
-            request = request
-                .header("k3s-Node-Name", proof.name)
-                .header("k3s-Node-Password", self.sensitive(proof.password)?);
-            if !proof.addresses.is_empty() {
-                let texts: Vec<String> = proof.addresses.iter().map(IpAddr::to_string).collect();
-                request = request.header("k3s-Node-IP", texts.join(","));
-            }
+        let mut request = self
+            .logged_in(request)?
+            .header("k3s-Node-Name", proof.name)
+            .header("k3s-Node-Password", self.sensitive(proof.password)?);
+        if !proof.addresses.is_empty() {
+            let texts: Vec<String> = proof.addresses.iter().map(IpAddr::to_string).collect();
+            request = request.header("k3s-Node-IP", texts.join(","));
         }
         self.answer(&format!("POST {path}"), request).await
     }

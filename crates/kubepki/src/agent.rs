@@ -161,11 +161,6 @@ impl Wanted {
         format!("/v1-k3s/{}.crt", self.row.path)
     }
 
-    /// Whether it is the node's own, for which the node must prove its name.
-    pub fn names_node(&self) -> bool {
-        matches!(self.spec.common_name, CommonName::NodeNamed(_))
-    }
-
     /// Whether it needs the node's addresses.
     pub fn carries_addresses(&self) -> bool {
         self.spec.sans.contains(&SanRule::NodeAddresses)
@@ -299,20 +294,20 @@ mod tests {
         let node = Node::new("K3s-Fixture", vec![[127, 0, 0, 1].into()]).unwrap();
         let asked: Vec<_> = wanted(&node)
             .iter()
-            .map(|it| (it.endpoint(), it.subject(), it.names_node()))
+            .map(|it| (it.endpoint(), it.subject(), it.carries_addresses()))
             .collect();
         let expected = [
             (
                 "client-kubelet",
                 "CN=system:node:k3s-fixture,O=system:nodes",
-                true,
+                false,
             ),
             ("serving-kubelet", "CN=k3s-fixture", true),
             ("client-kube-proxy", "CN=system:kube-proxy", false),
             ("client-k3s-controller", "CN=system:k3s-controller", false),
         ];
         let expected = expected
-            .map(|(stem, subject, own)| (format!("/v1-k3s/{stem}.crt"), subject.to_owned(), own));
+            .map(|(stem, subject, ip)| (format!("/v1-k3s/{stem}.crt"), subject.to_owned(), ip));
         assert_eq!(asked, expected);
     }
 

@@ -48,17 +48,19 @@ pub async fn obtain(
             obtained.said.push(format!("{certificate_file} stays"));
             continue;
         };
-        let proof = wanted.names_node().then_some(NodeProof {
+        // K3s looks at them for the kubelet's two only; a strict server gives nobody a certificate
+        // that is bound to no node.
+        let proof = NodeProof {
             name: node.name(),
             password,
             addresses: match wanted.carries_addresses() {
                 true => node.addresses(),
                 false => &[],
             },
-        });
+        };
         let csr = CertificateRequest::new(&Name::from_der(EMPTY)?, &[], &key)?;
         let answer = connection
-            .certificate(&wanted.endpoint(), proof.as_ref(), &csr)
+            .certificate(&wanted.endpoint(), &proof, &csr)
             .await
             .map_err(|error| refusal(&error))?;
         let accepted = wanted.accept(&answer, &key, &trust, world.now());
@@ -81,14 +83,20 @@ pub async fn obtain(
         let text = Zeroizing::new(text.into_bytes());
         obtained.files.push((certificate_file, text));
     }
-    for (path, text) in kubeconfigs(&files.directory, &args.kubeconfig_server) {
-        if let Some(name) = path.file_name() {
-            let name = name.to_string_lossy().into_owned();
-            let text = Zeroizing::new(text.into_bytes());
-            obtained.files.push((name, text));
-        }
-    }
+    obtained.files.extend(configs(args, files));
     Ok(obtained)
+}
+
+/// The node's kubeconfigs, by file name.
+fn configs(args: &NodeArgs, files: &Files) -> Vec<(String, Zeroizing<Vec<u8>>)> {
+    let texts = kubeconfigs(&files.directory, &args.kubeconfig_server);
+    texts
+        .into_iter()
+        .filter_map(|(path, text)| {
+            let name = path.file_name()?.to_string_lossy().into_owned();
+            Some((name, Zeroizing::new(text.into_bytes())))
+        })
+        .collect()
 }
 
 /// A name without parts: K3s's agents leave the subject out, for servers decide it.
