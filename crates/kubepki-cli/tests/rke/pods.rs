@@ -83,6 +83,12 @@ fn deletions(scene: &Scene) -> usize {
     deletes.filter(|it| it.address.contains("/pods/")).count()
 }
 
+/// How many certificates are trusted.
+fn roots(scene: &Scene) -> usize {
+    let authority = scene.entry("kube-ca").certificate_pem;
+    authority.matches("BEGIN CERTIFICATE").count()
+}
+
 #[test]
 fn an_api_that_fails_is_asked_again() {
     let scene = Scene::start(&Spec::three());
@@ -90,21 +96,24 @@ fn an_api_that_fails_is_asked_again() {
     scene
         .cluster
         .fail_calls("GET", "k8s-app=canal", Fault::Status(500));
-    let run = scene.ends(&["rotate-ca", "--yes", "--hard"], 7);
+    let run = scene.ends(&["rotate-ca", "--yes"], 7);
     assert!(run.text().contains("resume"), "{}", run.text());
+    // The old root stays until pods have read the new one.
+    assert!(run.text().contains("which is put off"), "{}", run.text());
+    assert!(roots(&scene) > 1);
     assert!(!run.text().contains("panic"), "{}", run.text());
     assert_eq!(deletions(&scene), 0);
     scene.cluster.clear_faults();
     scene.ok(&["resume"]);
     pods.assert_deleted_once(&scene);
     scene.assert_whole();
+    assert_eq!(roots(&scene), 1);
 
     // Nobody there at all.
     scene
         .cluster
         .fail_calls("GET", "full-cluster-state", Fault::Close);
-    let args = ["rotate", "--yes", "--service", "kube-scheduler"];
-    scene.ends(&args, 7);
+    scene.ends(&["rotate-ca", "--yes", "--hard"], 7);
     // Still nobody.
     scene.ends(&["resume"], 7);
     scene.cluster.clear_faults();
