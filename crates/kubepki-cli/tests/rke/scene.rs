@@ -142,30 +142,6 @@ impl Scene {
         run
     }
 
-    /// `check` must end with `code` and have a line for each of these, which has its parts (`…`
-    /// between them) in that order; all that it said.
-    #[track_caller]
-    pub fn finds(&self, code: i32, lines: &[&str]) -> String {
-        let said = self.ends(&["check", "-o", "text"], code).text();
-        for wanted in lines {
-            let fits = |line: &&str| {
-                let mut rest = *line;
-                wanted.split(" … ").all(|part| {
-                    let found = rest.split_once(part);
-                    rest = found.map_or("", |(_, after)| after);
-                    found.is_some()
-                })
-            };
-            assert!(said.lines().any(|line| fits(&line)), "{wanted}: {said}");
-        }
-        said
-    }
-
-    /// What lies on the hosts and when their containers were started.
-    pub fn snapshot_of_hosts(&self) -> (Starts, OnHosts) {
-        (self.cluster.starts(), self.on_hosts())
-    }
-
     /// The same, and it must succeed.
     #[track_caller]
     pub fn ok(&self, args: &[&str]) -> Run {

@@ -60,7 +60,7 @@ fn elliptic(state: &mut Value) {
     let read = |key: &str| ca[key].as_str().unwrap().as_bytes().to_vec();
     let certificate = Certificate::all_from_pem(&read("certificatePEM")).unwrap();
     let key = PrivateKey::from_pem(&read("keyPEM")).unwrap();
-    let ca = Authority::new(certificate[0].clone(), key).unwrap();
+    let ca = Authority::new(certificate.first().unwrap().clone(), key).unwrap();
     let key = PrivateKey::generate(KeyAlgorithm::P256).unwrap();
     let since = ca.certificate().validity().not_before;
     let leaf = ca.issue(&LeafRequest {
