@@ -1,7 +1,8 @@
 //! A cluster's datastore as this program sees it: keys with values and revisions.
 //!
-//! Only K3s's bootstrap keys (`/bootstrap/…`) are ever touched. What lies behind the trait (kine's
-//! table in SQLite, PostgreSQL or MySQL, or etcd) is in a crate of its own.
+//! Only K3s's bootstrap keys (`/bootstrap/…`) and our server's own (`/kubepki/…`) are ever touched.
+//! What lies behind the trait (kine's table in SQLite, PostgreSQL or MySQL, or etcd) is in a crate of
+//! its own.
 
 use std::fmt;
 
