@@ -9,6 +9,7 @@ mod bootstrap;
 mod check;
 mod issue;
 mod keys;
+mod ledger;
 mod measure;
 mod rke;
 mod trees;
@@ -92,6 +93,21 @@ enum What {
         #[arg(long, default_value_t = 0)]
         delay: u64,
     },
+    /// The issuance log: records that share an fsync, beside one for each.
+    Log {
+        /// How many records.
+        #[arg(long, default_value_t = 20_000)]
+        records: usize,
+        /// How many callers wait at the same time.
+        #[arg(long, default_value_t = 64)]
+        callers: usize,
+        /// How often the sides take turns.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// On which disk, in a folder of its own that goes afterwards.
+        #[arg(long)]
+        folder: Option<PathBuf>,
+    },
     /// The bootstrap data, read and written in each datastore.
     Bootstrap {
         /// How often each is done.
@@ -147,6 +163,17 @@ fn run(what: &What) -> Result<(), Failure> {
             counts: hosts,
             rounds: *rounds,
             delay: *delay,
+        }),
+        What::Log {
+            records,
+            callers,
+            rounds,
+            folder,
+        } => ledger::run(&ledger::Request {
+            records: *records,
+            callers: (*callers).max(1),
+            rounds: *rounds,
+            folder: folder.as_deref(),
         }),
         What::Bootstrap { rounds } => bootstrap::run(*rounds),
         What::AuthoritiesLibrary { job, folder } => authorities::child(*job, folder),

@@ -9,6 +9,12 @@ use crate::command::init::InitArgs;
 use crate::datastore::EndpointArgs;
 use crate::rke::{ClusterArgs, RolloutArgs};
 
+mod kubeconfig;
+
+pub use kubeconfig::{
+    KubeconfigCommand, KubeconfigCreateArgs, KubeconfigListArgs, KubeconfigRenewArgs,
+};
+
 /// See, renew, rotate and take back the certificates of a K3s node or an RKE cluster.
 ///
 /// Start with `kubepki check`: it shows every certificate, what is wrong, and the command that
@@ -184,71 +190,24 @@ pub enum Command {
                             kubepki rotate-ca --cluster cluster.yml\n  \
                             kubepki rotate-ca --cluster cluster.yml --keep-old")]
     RotateCa(Box<crate::command::rotate_ca::RotateCaArgs>),
+    /// Get this node's certificates from a server, with keys that are made here.
+    ///
+    /// The CA is held to the hash in the token before anything secret is sent. Writes the files
+    /// of a K3s agent; run again, it renews only what is due, and keys stay.
+    #[command(
+        after_help = "Examples:\n  kubepki join --server https://10.0.0.1:6443 --token-file \
+                            /etc/rancher/k3s/token\n  kubepki join --server \
+                            https://10.0.0.1:6443,https://10.0.0.2:6443 --token-file -"
+    )]
+    Join(Box<crate::command::join::JoinArgs>),
+    /// What concerns this node alone.
+    #[command(subcommand)]
+    Node(crate::command::join::NodeCommand),
+    /// See and verify the record of every certificate that this server issued.
+    #[command(subcommand)]
+    Log(crate::command::log::LogCommand),
     /// Show the main job on a made-up server in a temporary directory.
     Tour(TourArgs),
-}
-
-/// `kubeconfig`.
-#[derive(Debug, Subcommand)]
-pub enum KubeconfigCommand {
-    /// Show which copies are old, and which are of this cluster at all.
-    List(KubeconfigListArgs),
-    /// Put new certificates into the copies that are due, expired, or of a former CA.
-    Renew(KubeconfigRenewArgs),
-    /// Make a short-lived kubeconfig for a person or program.
-    Create(KubeconfigCreateArgs),
-}
-
-/// `kubeconfig list`.
-#[derive(Clone, Debug, Args)]
-pub struct KubeconfigListArgs {
-    /// Files to look at [default: $KUBECONFIG and the .kube/config of every home directory].
-    pub files: Vec<PathBuf>,
-    /// The list's form.
-    #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
-    pub output: PlanFormat,
-    #[command(flatten)]
-    pub site: SiteArgs,
-}
-
-/// `kubeconfig renew`.
-#[derive(Clone, Debug, Args)]
-pub struct KubeconfigRenewArgs {
-    /// Files to renew [default: as `kubeconfig list`].
-    pub files: Vec<PathBuf>,
-    #[command(flatten)]
-    pub site: SiteArgs,
-    #[command(flatten)]
-    pub ask: AskArgs,
-}
-
-/// `kubeconfig create`.
-#[derive(Clone, Debug, Args)]
-pub struct KubeconfigCreateArgs {
-    /// The user (CN).
-    #[arg(long)]
-    pub user: String,
-    /// A group (O); may be given several times.
-    #[arg(long = "group", value_name = "GROUP")]
-    pub groups: Vec<String>,
-    /// How long it is valid: 8h, 30d.
-    #[arg(long, default_value = "8h", value_name = "PERIOD", value_parser = crate::period::period)]
-    pub ttl: i64,
-    /// The new file, mode 0600; `-` for stdout. An existing file is not replaced.
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
-    /// URL of the API server [default: the admin kubeconfig's].
-    #[arg(long, value_name = "URL", value_parser = crate::world::server_url)]
-    pub server: Option<String>,
-    /// Allow users and groups that begin with `system:`; asked a second time for
-    /// `system:masters`, which bypasses RBAC.
-    #[arg(long)]
-    pub allow_system: bool,
-    /// Go on without asking.
-    #[arg(long)]
-    pub yes: bool,
-    #[command(flatten)]
-    pub site: SiteArgs,
 }
 
 /// `inspect`.
@@ -453,7 +412,8 @@ pub struct ApplyArgs {
 pub struct HistoryArgs {
     /// Show one plan whole.
     pub id: Option<String>,
-    /// Forget a plan, its backups and staged keys for good.
+    /// Forget a plan, its backups and staged keys for good, and the old files that hosts of an
+    /// RKE cluster keep for it.
     #[arg(long, value_name = "ID", conflicts_with = "id")]
     pub forget: Option<String>,
     /// Go on without asking.

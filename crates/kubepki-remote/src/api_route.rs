@@ -200,3 +200,42 @@ fn address(host: &str, port: u16) -> String {
         false => format!("{host}:{port}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::{HostSpec, LocalReach, RemoteMachines};
+
+    #[test]
+    fn the_known_road_comes_first_then_the_usual_one_then_whoever_serves() {
+        let spec = |name: &str| HostSpec {
+            name: name.to_owned(),
+            docker_socket: String::new(),
+            prefix: None,
+            relabel: false,
+            images: Vec::new(),
+            reach: Arc::new(LocalReach::default()),
+        };
+        let names = ["10.0.0.1", "10.0.0.2", "10.0.0.3"];
+        let machines = RemoteMachines::new(names.map(spec), 1, Arc::new(|_, _| ()));
+        let hosts = names.iter().filter_map(|it| machines.get(it)).collect();
+        let route = ApiRoute::new(None, hosts, Arc::new(|_, _| ()));
+        let [first, second, third] = [0, 1, 2].map(Road::Host);
+        assert_eq!(
+            route.roads("10.0.0.2", None),
+            [Road::Direct, second, first, third]
+        );
+        assert_eq!(
+            route.roads("api.example.com", Some(third)),
+            [third, Road::Direct, first, second]
+        );
+    }
+
+    #[test]
+    fn addresses_of_version_six_have_brackets() {
+        assert_eq!(address("10.0.0.1", 6443), "10.0.0.1:6443");
+        assert_eq!(address("fd00::1", 6443), "[fd00::1]:6443");
+        let url = "https://[fd00::1]/version".parse().unwrap();
+        assert_eq!(crate::exchange::target(&url), ("fd00::1", 443));
+    }
+}

@@ -4,6 +4,7 @@
 //! the token before a password is sent, the Kubernetes API's to the bundle in the kubeconfig. The
 //! system's trust store plays no part, and neither does a proxy.
 
+mod agent;
 mod answer;
 mod api_route;
 mod caller;
@@ -16,6 +17,7 @@ pub mod ssh;
 mod supervisor;
 mod tls;
 
+pub use agent::{AgentConnection, NodeProof};
 pub use api_route::{ApiRoute, NoRoute};
 pub use kubernetes::{Kubernetes, KubernetesError};
 pub use rke_api::RkeApi;

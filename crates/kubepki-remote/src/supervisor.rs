@@ -92,6 +92,18 @@ pub enum SupervisorError {
         #[source]
         source: kubepki::token::TokenError,
     },
+    /// An answer that says no to a node.
+    #[error("{url} answered {status} to {call}: {message}{}", node_advice(*status))]
+    NodeRefused {
+        /// Its URL.
+        url: String,
+        /// Method and path.
+        call: String,
+        /// The status code.
+        status: u16,
+        /// What it said.
+        message: String,
+    },
     /// An answer that says no.
     #[error("{url} answered {status} to {call}: {message}{}", advice(*status, message))]
     Refused {
@@ -118,6 +130,23 @@ fn advice(status: u16, message: &str) -> String {
         _ => "",
     }
     .to_owned()
+}
+
+fn node_advice(status: u16) -> &'static str {
+    match status {
+        400 => "; the node's name and its certificate must agree",
+        401 => {
+            "; the password in the token is not this server's, the token has ended, or the node's \
+             certificate is of another cluster"
+        }
+        403 => {
+            "; another node has this name and another password (choose --node-name, or delete the \
+             Secret <node>.node-password.k3s in kube-system), or the credential is no agent's"
+        }
+        404 | 405 => "; this is no K3s server, or an old one",
+        429 | 503 => "; it is starting or busy, try again in a moment",
+        _ => "",
+    }
 }
 
 impl Supervisor {
@@ -233,7 +262,7 @@ impl fmt::Debug for Supervisor {
 }
 
 /// The first look: any certificate is taken, for nothing is sent and the hash decides.
-async fn look(
+pub(crate) async fn look(
     base: &Url,
     token: &Token,
     trust_on_first_use: bool,
@@ -273,7 +302,10 @@ async fn look(
     }
 }
 
-async fn send(base: &Url, request: reqwest::RequestBuilder) -> Result<Answer, SupervisorError> {
+pub(crate) async fn send(
+    base: &Url,
+    request: reqwest::RequestBuilder,
+) -> Result<Answer, SupervisorError> {
     let response = request
         .send()
         .await
@@ -284,7 +316,7 @@ async fn send(base: &Url, request: reqwest::RequestBuilder) -> Result<Answer, Su
     })
 }
 
-fn refused(base: &Url, call: &str, answer: &Answer) -> SupervisorError {
+pub(crate) fn refused(base: &Url, call: &str, answer: &Answer) -> SupervisorError {
     SupervisorError::Refused {
         url: base.to_string(),
         call: call.to_owned(),
@@ -300,7 +332,7 @@ fn reason(status: StatusCode) -> String {
     status.canonical_reason().unwrap_or("no message").to_owned()
 }
 
-fn unreachable(
+pub(crate) fn unreachable(
     base: &Url,
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> SupervisorError {
@@ -310,7 +342,7 @@ fn unreachable(
     }
 }
 
-fn parse(text: &str) -> Result<Url, SupervisorError> {
+pub(crate) fn parse(text: &str) -> Result<Url, SupervisorError> {
     let wrong = |problem: String| SupervisorError::Url {
         url: redacted(text),
         problem,

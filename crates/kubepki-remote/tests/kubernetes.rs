@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kubepki::edge::{Clock as _, SystemClock};
 use kubepki::fleet::{Fleet, Node};
-use kubepki_remote::{Kubernetes, KubernetesError};
+use kubepki_remote::{ApiRoute, Kubernetes, KubernetesError};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -54,13 +54,18 @@ fn config(fixture: &Fixture) -> ServerConfig {
 
 /// Asks for the fleet, of a server that answers to `secrets` with this.
 fn fleet(secrets: (u16, &'static str)) -> Result<Fleet, KubernetesError> {
+    fleet_at("127.0.0.1", secrets)
+}
+
+/// The same at an address, by both ways to ask.
+fn fleet_at(address: &str, secrets: (u16, &'static str)) -> Result<Fleet, KubernetesError> {
     let fixture = testkit::fixture("k3s-1.36-sqlite");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let acceptor = TlsAcceptor::from(Arc::new(config(&fixture)));
         tokio::spawn(async move {
@@ -88,10 +93,18 @@ fn fleet(secrets: (u16, &'static str)) -> Result<Fleet, KubernetesError> {
             }
         });
         let text = std::fs::read_to_string(fixture.admin_kubeconfig()).unwrap();
-        let text = text.replace(":6443", &format!(":{port}"));
+        let text = text.replace("127.0.0.1:6443", &format!("{address}:{port}"));
         assert!(text.contains(&port.to_string()));
-        let kubernetes = Kubernetes::from_kubeconfig(text.as_bytes(), SystemClock.now())?;
-        kubernetes.fleet().await
+        let (text, now) = (text.as_bytes(), SystemClock.now());
+        let route = Arc::new(ApiRoute::direct());
+        let by_route = Kubernetes::by_route(text, now, route)?.fleet().await;
+        let seen = Kubernetes::from_kubeconfig(text, now)?.fleet().await;
+        let said = |seen: &Result<Fleet, KubernetesError>| match seen {
+            Ok(fleet) => format!("{fleet:?}"),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(said(&by_route), said(&seen));
+        seen
     })
 }
 
@@ -124,6 +137,15 @@ fn an_answer_that_says_no_is_passed_on() {
         "{error}"
     );
     let error = fleet((200, "{\"items\":3}")).unwrap_err();
+    assert!(
+        matches!(error, KubernetesError::Unreachable { .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_server_of_another_name_is_refused() {
+    let error = fleet_at("127.0.0.2", (200, SECRETS)).unwrap_err();
     assert!(
         matches!(error, KubernetesError::Unreachable { .. }),
         "{error}"

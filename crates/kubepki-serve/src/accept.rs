@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
     AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, LAST_MODIFIED,
@@ -16,7 +16,7 @@ use hyper::{Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
@@ -77,7 +77,7 @@ pub struct Server {
 struct Shared {
     service: Arc<Service>,
     limits: Limits,
-    requests: Arc<Semaphore>,
+    requests: Semaphore,
     stop: watch::Receiver<bool>,
 }
 
@@ -98,7 +98,7 @@ impl Server {
         let shared = Arc::new(Shared {
             service: self.service,
             limits: self.limits,
-            requests: Arc::new(Semaphore::new(self.limits.requests)),
+            requests: Semaphore::new(self.limits.requests),
             stop: stopping,
         });
         let crowd = Crowd::default();
@@ -119,6 +119,8 @@ impl Server {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             };
+            // A socket for both families calls 192.0.2.1 ::ffff:192.0.2.1.
+            let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
             let Some(counted) = crowd.enter(peer, self.limits.connections_of_one) else {
                 continue;
             };
@@ -243,19 +245,15 @@ async fn respond(
 ) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
     let version = request.version();
     let is_head = request.method() == hyper::Method::HEAD;
-    let answer = match Arc::clone(&shared.requests).try_acquire_owned() {
-        Ok(place) => taken(shared, peer, certificates, request, place).await,
-        Err(_) => Refusal::TooMany.answer(),
-    };
+    let answer = answer(shared, peer, certificates, request).await;
     Ok(response(answer, version, is_head))
 }
 
-async fn taken(
+async fn answer(
     shared: &Shared,
     peer: SocketAddr,
     certificates: &[Vec<u8>],
     request: hyper::Request<Incoming>,
-    _place: OwnedSemaphorePermit,
 ) -> Answer {
     let (head, body) = request.into_parts();
     let mut ours = Request {
@@ -271,29 +269,74 @@ async fn taken(
         },
         body: Zeroizing::default(),
     };
-    // Before the body: strangers' megabytes are not read.
-    let admitted = shared.service.admit(&ours);
-    if admitted.is_ok() {
-        let limit = match Endpoint::of(ours.path) {
-            Some(Endpoint::PutCaCerts | Endpoint::PutToken) => shared.limits.large_body,
-            _ => LARGEST_REQUEST,
-        };
-        match tokio::time::timeout(shared.limits.body, collect(body, limit)).await {
-            Ok(Ok(bytes)) => ours.body = bytes,
-            Ok(Err(refusal)) => return shared.service.answer(&ours, Err(refusal)).await,
-            Err(_) => return shared.service.answer(&ours, Err(Refusal::TooSlow)).await,
+    let service = &shared.service;
+    let place = shared.requests.try_acquire();
+    let admitted = match (service.admit(&ours), &place) {
+        (Ok(_), Err(_)) => Err(Refusal::TooMany),
+        (admitted, _) => admitted,
+    };
+    let admitted = match admitted {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            // Strangers take no places, and of what they send little is read.
+            drop(place);
+            let _ = within(shared, collect(body, 0, STRANGERS)).await;
+            return service.answer(&ours, Err(refusal)).await;
         }
-    }
-    shared.service.answer(&ours, admitted).await
+    };
+    let limit = match Endpoint::of(ours.path) {
+        Some(Endpoint::PutCaCerts | Endpoint::PutToken) => shared.limits.large_body,
+        _ => LARGEST_REQUEST,
+    };
+    let body = within(shared, collect(body, limit, limit.saturating_add(DRAINED))).await;
+    let admitted = body.map(|bytes| {
+        ours.body = bytes;
+        admitted
+    });
+    service.answer(&ours, admitted).await
 }
 
-async fn collect(body: Incoming, limit: usize) -> Result<Zeroizing<Vec<u8>>, Refusal> {
-    let read = Limited::new(body, limit).collect().await;
-    let read = read.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
-        Some(_) => Refusal::TooLarge(limit),
-        None => Refusal::Bad("the request's body cannot be read".to_owned()),
-    })?;
-    Ok(Zeroizing::new(read.to_bytes().to_vec()))
+/// Bytes that are read and forgotten when a body is refused: in HTTP/2 a client that is still
+/// sending would see its stream broken off instead of the answer.
+const DRAINED: usize = 4 << 20;
+/// The same for callers that have not proved who they are.
+const STRANGERS: usize = 64 << 10;
+
+async fn within<T>(
+    shared: &Shared,
+    body: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    let read = tokio::time::timeout(shared.limits.body, body).await;
+    read.unwrap_or(Err(Refusal::TooSlow))
+}
+
+/// The body, if it has no more than `limit` bytes. Of a longer one no more than `drained` bytes
+/// are read.
+async fn collect(
+    mut body: Incoming,
+    limit: usize,
+    drained: usize,
+) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    let mut kept = Zeroizing::new(Vec::new());
+    let mut read = 0usize;
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|_| Refusal::Bad("the request's body cannot be read".to_owned()))?;
+        let Some(data) = frame.data_ref() else {
+            continue;
+        };
+        read = read.saturating_add(data.len());
+        if read > drained {
+            break;
+        }
+        if read <= limit {
+            kept.extend_from_slice(data);
+        }
+    }
+    match read > limit {
+        true => Err(Refusal::TooLarge(limit)),
+        false => Ok(kept),
+    }
 }
 
 /// A header that is there once. Two of one name are as good as none: a program between client

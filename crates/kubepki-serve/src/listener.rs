@@ -95,7 +95,13 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
         Err(ListenerError::Empty) => None,
         Err(error) => return Err(secret(error)),
     };
-    let why = why(tree, wanted, present.as_ref());
+    // K3s's `certificate rotate` and `rotate-ca` leave it: the next certificate gets a new key.
+    let trigger = tree.directory.join("tls/dynamic-cert-regenerate");
+    let is_asked = trigger.exists() && present.as_ref().is_none_or(|it| !it.is_static);
+    let why = match is_asked {
+        true => Some("tls/dynamic-cert-regenerate asks for it"),
+        false => why(tree, wanted, present.as_ref()),
+    };
     if let (None, Some(present)) = (why, &present) {
         let leaf = present.certificates().map_err(PortError::Material)?;
         return Ok(Port {
@@ -106,8 +112,8 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
         });
     }
     let key = match &present {
-        Some(present) => PrivateKey::from_pem(&present.key),
-        None => wanted.keys.generate(KeyAlgorithm::P256),
+        Some(present) if !is_asked => PrivateKey::from_pem(&present.key),
+        _ => wanted.keys.generate(KeyAlgorithm::P256),
     };
     let key = key.map_err(PortError::Material)?;
     let named = present.iter().flat_map(|it| &it.sans);
@@ -130,6 +136,12 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
     let attributes = attributes(&path);
     file::replace(&path, &written, &attributes)
         .map_err(|source| PortError::File { path, source })?;
+    if is_asked {
+        file::remove(&trigger).map_err(|source| PortError::File {
+            path: trigger,
+            source,
+        })?;
+    }
     Ok(Port {
         certified: certified(chain.as_bytes(), pem.as_bytes()).map_err(PortError::Material)?,
         leaf,

@@ -28,7 +28,7 @@ const COST: (u8, u32, u32) = (15, 8, 1);
 pub struct NodeRecord {
     /// The form's version: 1.
     pub version: u32,
-    /// Which hash it is, and the hash: see [`Verifier`].
+    /// Which hash it is, and the hash: `$1:…` (K3s's scrypt) or `$sha256:…`.
     pub hash: String,
     /// When the node came first, in seconds since 1970.
     pub created: i64,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use kubepki::datastore::Datastore;
 use kubepki::edge::{Clock, Entropy};
@@ -19,6 +19,7 @@ use crate::node::{Node, NodeHeaders, Reserved, Strictness, addresses, node_of};
 use crate::password::NodePasswords;
 use crate::route::{Endpoint, LeafKind};
 use crate::status::{Answer, PLAIN, Refusal, TEXT};
+use crate::throttle::Throttle;
 use crate::tree::{AuthorityFile, Tree};
 
 /// A request, as far as any endpoint looks at it.
@@ -49,6 +50,8 @@ pub struct Service {
     pub leaf_lifetime: i64,
     /// CAs and secrets, replaced as a whole.
     pub tree: RwLock<Arc<Loaded>>,
+    /// Who has guessed too often.
+    pub throttle: Mutex<Throttle>,
     /// Node passwords.
     pub passwords: NodePasswords,
     /// Where records of nodes lie.
@@ -145,12 +148,15 @@ impl Service {
             authorization: request.authorization,
             certificates: request.certificates,
         };
-        let identity = identify(
-            &offered,
-            &loaded.users,
-            &loaded.tree.client.certificates,
-            self.clock.now(),
-        );
+        let shows = offered.authorization.is_some() || !offered.certificates.is_empty();
+        if shows && !self.may_try(request.peer) {
+            return Err(Refusal::TooMany);
+        }
+        let authorities = &loaded.tree.client.certificates;
+        let identity = identify(&offered, &loaded.users, authorities, self.clock.now());
+        if identity == Err(Refusal::NotAuthorized) {
+            self.was_wrong(request.peer);
+        }
         let Some(endpoint) = Endpoint::of(request.path) else {
             // K3s hands everything else to kube-apiserver, which knows neither token nor us.
             return Err(match identity {
@@ -213,7 +219,7 @@ impl Service {
             false => None,
         };
         if let Some(node) = &node {
-            self.check_password(node).await?;
+            self.check_password(node, request.peer).await?;
         }
         let name = node.as_ref().map(|node| node.name.as_str());
         let addresses = match kind {
@@ -288,14 +294,31 @@ impl Service {
         Ok(Answer::ok(TEXT, body))
     }
 
-    async fn check_password(&self, node: &Node) -> Result<(), Refusal> {
+    async fn check_password(&self, node: &Node, peer: SocketAddr) -> Result<(), Refusal> {
         let Some(password) = &node.password else {
             return Ok(());
         };
         let (datastore, entropy) = (self.datastore.as_ref(), self.entropy.as_ref());
-        self.passwords
-            .check(datastore, entropy, &node.name, password, self.clock.now())
-            .await
+        let now = self.clock.now();
+        let checked = self
+            .passwords
+            .check(datastore, entropy, &node.name, password, now);
+        let checked = checked.await;
+        if matches!(checked, Err(Refusal::ForbiddenFor(_))) {
+            self.was_wrong(peer);
+        }
+        checked
+    }
+
+    fn may_try(&self, peer: SocketAddr) -> bool {
+        let throttle = self.throttle.lock();
+        throttle.is_ok_and(|it| it.allows(peer.ip(), self.clock.now()))
+    }
+
+    fn was_wrong(&self, peer: SocketAddr) {
+        if let Ok(mut throttle) = self.throttle.lock() {
+            throttle.failed(peer.ip(), self.clock.now());
+        }
     }
 
     /// The two routes that change the cluster: K3s's answers to nothing and to nonsense. Changes

@@ -30,6 +30,14 @@ impl Listened {
     }
 }
 
+impl Listened {
+    /// Whether that leaf (DER) is what new connections get.
+    pub fn serves(&self, leaf: &[u8]) -> bool {
+        let present = self.0.read();
+        present.is_ok_and(|it| it.cert.first().is_some_and(|own| own.as_ref() == leaf))
+    }
+}
+
 impl ResolvesServerCert for Listened {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.0.read().ok().map(|present| Arc::clone(&present))

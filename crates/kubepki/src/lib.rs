@@ -1,5 +1,6 @@
 //! The certificate lifecycle of Kubernetes clusters.
 
+pub mod agent;
 pub mod apply;
 pub mod bootstrap;
 pub mod ca;

@@ -14,7 +14,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 use crate::Fixture;
 
@@ -46,6 +47,32 @@ pub struct Cluster {
     pub kubernetes: BTreeMap<String, String>,
 }
 
+/// What a node asked for.
+#[derive(Clone, Debug, Default)]
+pub struct AgentCall {
+    /// `POST`.
+    pub method: String,
+    /// `/v1-k3s/client-kubelet.crt`.
+    pub path: String,
+    /// The body.
+    pub body: Vec<u8>,
+    /// Headers, their names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// Whether it logged in with a certificate.
+    pub by_certificate: bool,
+}
+
+/// Answers nodes that were let in: status and body.
+pub type AnswerAgents = dyn Fn(&AgentCall) -> (u16, Vec<u8>) + Send + Sync;
+
+/// How nodes are served.
+pub struct Agents {
+    /// PEM of the CA whose clients are let in.
+    pub client_ca: Vec<u8>,
+    /// What they get.
+    pub answer: Box<AnswerAgents>,
+}
+
 /// Decides on a `PUT` that was let in: `true` is 204, `false` is 500 with an error ID.
 pub type Decide = dyn Fn(&Call) -> bool + Send + Sync;
 
@@ -63,16 +90,30 @@ impl Supervisor {
         Self::start_on(0, cluster, decide)
     }
 
+    /// Starts one that serves nodes too.
+    pub fn start_with_agents(cluster: Cluster, agents: Agents) -> Self {
+        Self::run(0, cluster, Box::new(|_| false), Some(agents))
+    }
+
     /// Starts on this loopback port: as one that was dropped comes back.
     pub fn start_on(port: u16, cluster: Cluster, decide: Box<Decide>) -> Self {
+        Self::run(port, cluster, decide, None)
+    }
+
+    fn run(port: u16, cluster: Cluster, decide: Box<Decide>, agents: Option<Agents>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port))
             .unwrap_or_else(|error| panic!("loopback port {port}: {error}"));
         let address = listener
             .local_addr()
             .unwrap_or_else(|error| panic!("the port has no address: {error}"));
-        let config = Arc::new(server_config(&cluster));
+        let config = Arc::new(server_config(&cluster, agents.as_ref()));
         let answers = Fixture::new("k3s-1.36-http");
-        let known = Arc::new((cluster, answers, decide));
+        let known = Arc::new(Known {
+            cluster,
+            answers,
+            decide,
+            agents,
+        });
         let (calls, stop) = (
             Arc::<Mutex<Vec<Call>>>::default(),
             Arc::<AtomicBool>::default(),
@@ -86,9 +127,8 @@ impl Supervisor {
                     }
                     let (config, known, calls) = (config.clone(), known.clone(), calls.clone());
                     std::thread::spawn(move || {
-                        let (cluster, answers, decide) = &*known;
                         // A caller that hangs up is its own fault.
-                        let _ = serve(stream, &config, cluster, answers, &calls, decide);
+                        let _ = serve(stream, &config, &known, &calls);
                     });
                 }
             }
@@ -123,14 +163,33 @@ impl Drop for Supervisor {
     }
 }
 
-fn server_config(cluster: &Cluster) -> ServerConfig {
+struct Known {
+    cluster: Cluster,
+    answers: Fixture,
+    decide: Box<Decide>,
+    agents: Option<Agents>,
+}
+
+fn server_config(cluster: &Cluster, agents: Option<&Agents>) -> ServerConfig {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&cluster.chain).collect();
     let key = PrivateKeyDer::from_pem_slice(&cluster.key);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
+    let config = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .unwrap_or_else(|error| panic!("TLS: {error}"))
-        .with_no_client_auth();
+        .unwrap_or_else(|error| panic!("TLS: {error}"));
+    let config = match agents {
+        None => config.with_no_client_auth(),
+        Some(agents) => {
+            let mut roots = RootCertStore::empty();
+            let der = CertificateDer::pem_slice_iter(&agents.client_ca).flatten();
+            roots.add_parsable_certificates(der);
+            let asked = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                .allow_unauthenticated()
+                .build()
+                .unwrap_or_else(|error| panic!("the client CA: {error}"));
+            config.with_client_cert_verifier(asked)
+        }
+    };
     let chain = chain.unwrap_or_else(|error| panic!("the supervisor's chain: {error}"));
     let key = key.unwrap_or_else(|error| panic!("the supervisor's key: {error}"));
     config
@@ -141,16 +200,18 @@ fn server_config(cluster: &Cluster) -> ServerConfig {
 fn serve(
     stream: TcpStream,
     config: &Arc<ServerConfig>,
-    cluster: &Cluster,
-    answers: &Fixture,
+    known: &Known,
     calls: &Mutex<Vec<Call>>,
-    decide: &Decide,
 ) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let connection = ServerConnection::new(config.clone()).map_err(std::io::Error::other)?;
     let mut stream = BufReader::new(StreamOwned::new(connection, stream));
     while let Some(request) = Request::read(&mut stream)? {
-        let answer = answer(&request, cluster, answers, calls, decide);
+        let by_certificate = stream.get_ref().conn.peer_certificates().is_some();
+        let answer = match agent_call(&request, known, by_certificate) {
+            Some((status, body)) => Answer { status, body },
+            None => answer(&request, known, calls),
+        };
         let head = format!(
             "HTTP/1.1 {} x\r\nContent-Length: {}\r\n\r\n",
             answer.status,
@@ -166,8 +227,26 @@ fn serve(
 
 struct Request {
     call: Call,
-    authorization: Option<String>,
-    content_type: Option<String>,
+    headers: BTreeMap<String, String>,
+}
+
+/// The answer to a node that is let in, if nodes are served and this is one.
+fn agent_call(request: &Request, known: &Known, by_certificate: bool) -> Option<(u16, Vec<u8>)> {
+    let agents = known.agents.as_ref()?;
+    let right = request
+        .credentials()
+        .is_some_and(|(user, it)| user == "node" && it == known.cluster.agent_password);
+    if !request.call.path.starts_with("/v1-k3s/") || !(right || by_certificate) {
+        return None;
+    }
+    let call = AgentCall {
+        method: request.call.method.clone(),
+        path: request.call.path.clone(),
+        body: request.call.body.clone(),
+        headers: request.headers.clone(),
+        by_certificate,
+    };
+    Some((agents.answer)(&call))
 }
 
 impl Request {
@@ -184,8 +263,7 @@ impl Request {
                 path: path.unwrap_or_default(),
                 body: Vec::new(),
             },
-            authorization: None,
-            content_type: None,
+            headers: BTreeMap::new(),
         };
         let mut length = 0;
         loop {
@@ -194,12 +272,11 @@ impl Request {
             let Some((name, value)) = line.trim_end().split_once(": ") else {
                 break;
             };
-            match name.to_ascii_lowercase().as_str() {
-                "content-length" => length = value.parse().map_err(std::io::Error::other)?,
-                "authorization" => request.authorization = Some(value.to_owned()),
-                "content-type" => request.content_type = Some(value.to_owned()),
-                _ => {}
+            let name = name.to_ascii_lowercase();
+            if name == "content-length" {
+                length = value.parse().map_err(std::io::Error::other)?;
             }
+            request.headers.insert(name, value.to_owned());
         }
         request.call.body = vec![0; length];
         stream.read_exact(&mut request.call.body)?;
@@ -208,7 +285,7 @@ impl Request {
 
     /// User and password of HTTP's basic authentication.
     fn credentials(&self) -> Option<(String, String)> {
-        let encoded = self.authorization.as_deref()?.strip_prefix("Basic ")?;
+        let encoded = self.headers.get("authorization")?.strip_prefix("Basic ")?;
         let text = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
         let (user, password) = text.split_once(':')?;
         Some((user.to_owned(), password.to_owned()))
@@ -220,13 +297,13 @@ struct Answer {
     body: Vec<u8>,
 }
 
-fn answer(
-    request: &Request,
-    cluster: &Cluster,
-    answers: &Fixture,
-    calls: &Mutex<Vec<Call>>,
-    decide: &Decide,
-) -> Answer {
+fn answer(request: &Request, known: &Known, calls: &Mutex<Vec<Call>>) -> Answer {
+    let Known {
+        cluster,
+        answers,
+        decide,
+        ..
+    } = known;
     let recorded = |name: &str| {
         let head = answers.extra_text(&format!("{name}.headers"));
         let status = head
@@ -265,7 +342,8 @@ fn answer(
         (true, "node", ..) => recorded("put-token-as-node"),
         (true, _, "/v1-k3s/cert/cacerts", "PUT") => {
             // K3s reads the query with the body's form, which leaves no JSON.
-            let form = request.content_type.as_deref() == Some("application/x-www-form-urlencoded");
+            let form = request.headers.get("content-type").map(String::as_str)
+                == Some("application/x-www-form-urlencoded");
             let json = request.call.body.starts_with(b"{");
             if let Ok(mut calls) = calls.lock() {
                 calls.push(request.call.clone());

@@ -11,7 +11,7 @@ use super::change::{lock, print_plan};
 use crate::args::{HistoryArgs, PlanFormat};
 use crate::error::{CliError, Exit};
 use crate::output;
-use crate::rke::{self, RkeCluster, forget};
+use crate::rke::{self, RkeCluster, forget, reach};
 use crate::world::{Node, World};
 
 /// `kubepki history`.
@@ -76,12 +76,17 @@ async fn forget_cluster(
     let id = PlanId(id.to_owned());
     let hosts = forget::keepers(cluster, &id, plan.as_ref());
     let state = lock(&cluster.state_dir)?;
-    if !hosts.is_empty() {
-        forget::refuse_beside(cluster, &id)?;
+    if hosts.is_empty() {
+        state.forget(&id)?;
+        output::talk(&format!("{id} is forgotten."));
+        return Ok(Exit::Fine);
     }
+    forget::refuse_beside(cluster, &id)?;
+    // What can be wrong here is found before the plan is gone, and with it who keeps what.
+    let machines = reach::machines(cluster, &args.cluster.ssh, reach::told())?;
+    let owner = state.owner(&world.entropy)?;
     state.forget(&id)?;
-    let ssh = &args.cluster.ssh;
-    let exit = forget::on_hosts(world, cluster, ssh, (&state, &id), hosts).await?;
+    let exit = forget::on_hosts(&machines, &owner, &id, hosts).await;
     output::talk(&format!("{id} is forgotten."));
     Ok(exit)
 }

@@ -8,8 +8,10 @@ pub(crate) mod custom_certs;
 mod history;
 pub mod init;
 mod inspect;
+pub(crate) mod join;
 mod kubeconfig;
 mod leaves;
+pub(crate) mod log;
 mod prepared;
 pub(crate) mod reconcile;
 pub(crate) mod rke_state;
@@ -90,6 +92,9 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
                 Some(config) => rke::rotate::rotate_ca(&config, &args).await,
                 None => rotate_ca::run(&args).await,
             },
+            Command::Join(args) => join::join(&args).await,
+            Command::Node(command) => join::node(&command).await,
+            Command::Log(command) => log::run(&command).await,
             Command::Tour(args) => tour::run(&args).await,
         }
     })

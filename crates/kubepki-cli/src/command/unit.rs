@@ -30,6 +30,8 @@ pub enum UnitKind {
     Timer,
     /// A service and timer: check every hour, for Prometheus.
     Metrics,
+    /// A service: `kubepki serve`.
+    Serve,
 }
 
 /// The kind of node.
@@ -57,6 +59,7 @@ pub fn run(args: &UnitArgs) -> Result<Exit, CliError> {
         UnitKind::DropIn => drop_in(&program, args.role),
         UnitKind::Timer => timer(&program),
         UnitKind::Metrics => metrics(&program),
+        UnitKind::Serve => serve(&program),
     };
     output::data(&text)?;
     Ok(Exit::Fine)
@@ -98,6 +101,31 @@ fn timer(program: &str) -> String {
          \n\
          [Install]\n\
          WantedBy=timers.target\n"
+    )
+}
+
+fn serve(program: &str) -> String {
+    format!(
+        "# /etc/systemd/system/kubepki-serve.service\n\
+         [Unit]\n\
+         Description=Serve a Kubernetes cluster's certificates\n\
+         Wants=network-online.target\n\
+         After=network-online.target\n\
+         Conflicts=k3s.service\n\
+         \n\
+         [Service]\n\
+         Type=notify\n\
+         ExecStart={program} serve\n\
+         Restart=on-failure\n\
+         RestartSec=5s\n\
+         LimitNOFILE=65536\n\
+         UMask=0077\n\
+         NoNewPrivileges=yes\n\
+         ProtectHome=yes\n\
+         PrivateTmp=yes\n\
+         \n\
+         [Install]\n\
+         WantedBy=multi-user.target\n"
     )
 }
 

@@ -7,13 +7,11 @@ use kubepki::apply::unfinished;
 use kubepki::host::HostError;
 use kubepki::machine::Machines as _;
 use kubepki::plan::{Action, Plan, PlanId};
-use kubepki::state::Locked;
 
-use super::{RkeCluster, SshArgs, reach};
+use super::{Hosts, RkeCluster};
 use crate::command::change::refuse_unfinished;
 use crate::error::{CliError, Exit};
 use crate::output;
-use crate::world::World;
 
 /// How many hosts are asked at once.
 const AT_ONCE: usize = 10;
@@ -36,24 +34,9 @@ pub fn keepers(cluster: &RkeCluster, id: &PlanId, plan: Option<&Plan>) -> BTreeS
     sets.flatten().map(|set| set.host.clone()).collect()
 }
 
-/// Removes what `hosts` keep of a plan, and says where that was not possible.
-///
-/// # Errors
-///
-/// While another plan is interrupted, whose locks these hosts may hold; when no key to log in with
-/// can be read.
-pub async fn on_hosts(
-    world: &World,
-    cluster: &RkeCluster,
-    ssh: &SshArgs,
-    (state, id): (&Locked, &PlanId),
-    hosts: BTreeSet<String>,
-) -> Result<Exit, CliError> {
-    if hosts.is_empty() {
-        return Ok(Exit::Fine);
-    }
-    let machines = &reach::machines(cluster, ssh, reach::told())?;
-    let owner = &state.owner(&world.entropy)?;
+/// Removes what `hosts` keep of a plan, as `owner` ([`kubepki::state::Locked::owner`]), and says
+/// where that was not possible.
+pub async fn on_hosts(machines: &Hosts, owner: &str, id: &PlanId, hosts: BTreeSet<String>) -> Exit {
     let answers = stream::iter(hosts).map(|host| async move {
         let done: Result<(), HostError> = async {
             let machine = machines.machine(&host).await?;
@@ -76,7 +59,7 @@ pub async fn on_hosts(
              /etc/kubernetes/.kubepki/{id}-* there ({why})"
         ));
     }
-    Ok(exit)
+    exit
 }
 
 /// Refuses while a plan other than `id` is interrupted: it needs the locks that it has on hosts.

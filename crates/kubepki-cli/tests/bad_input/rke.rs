@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use testkit::Run;
 
 use super::as_root;
-
-/// The program under test.
-const KUBEPKI: &str = env!("CARGO_BIN_EXE_kubepki");
+use super::common::KUBEPKI;
 
 const STATE: &str = "cluster.rkestate";
 

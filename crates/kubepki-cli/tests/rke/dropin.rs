@@ -2,18 +2,13 @@
 
 use std::path::Path;
 
-use testkit::rke::{Cluster, Spec};
+use testkit::rke::Cluster;
 use testkit::{Run, fixture};
 
+use crate::recorded::same_files_as_rkes;
 use crate::rke_log::{ALL, ETCD_ALONE, KUBELET, Kind, assert_like, parsed, recorded};
-
-/// The recorded cluster, running.
-fn adopted() -> Cluster {
-    let cluster = Cluster::prepare(&Spec::recorded());
-    cluster.adopt(&fixture("rke-1.6-live"));
-    cluster.start();
-    cluster
-}
+use crate::rotate;
+use crate::scene::{Places, Scene};
 
 /// Runs `kubepki ARGS` in the operator's folder.
 fn kubepki(folder: &Path, args: &[&str]) -> Run {
@@ -23,7 +18,7 @@ fn kubepki(folder: &Path, args: &[&str]) -> Run {
     testkit::run("env", &all, b"")
 }
 
-fn rotate(cluster: &Cluster, args: &[&str], code: i32) -> Run {
+fn run_rotate(cluster: &Cluster, args: &[&str], code: i32) -> Run {
     let known = cluster.known_hosts();
     let mut all = vec!["rke", "cert", "rotate"];
     all.extend(args);
@@ -39,8 +34,14 @@ fn stdout(run: &Run) -> String {
 
 #[test]
 fn the_logs_are_rkes() {
-    let cluster = adopted();
     let fixture = fixture("rke-1.6-live");
+    let scene = Scene::recorded(&fixture);
+    let cluster = &scene.cluster;
+    let before = cluster.starts();
+    // Two members cannot spare one. RKE does not ask.
+    let refused = scene.ends(&["rotate", "--yes"], 5);
+    assert!(refused.text().contains("--allow-etcd-outage"));
+    scene.assert_restarted(&before, &Places::new());
     let kinds: [(&str, &[&str], Kind<'_>); 4] = [
         ("service-kubelet", &["--service", "kubelet"], KUBELET),
         ("service-etcd", &["--service", "etcd"], ETCD_ALONE),
@@ -48,7 +49,8 @@ fn the_logs_are_rkes() {
         ("rotate-ca", &["--rotate-ca"], ALL),
     ];
     for (name, args, kind) in kinds {
-        let run = rotate(&cluster, args, 0);
+        let before = cluster.starts();
+        let run = run_rotate(cluster, args, 0);
         let ours = parsed(&stdout(&run));
         let log = fixture.extra_text(&format!("logs/{name}.log"));
         assert_like(&ours, &recorded(&log), &kind);
@@ -58,15 +60,19 @@ fn the_logs_are_rkes() {
             stderr.contains("Take it back with: kubepki undo "),
             "{stderr}"
         );
+        if name == "rotate" {
+            scene.assert_restarted(&before, &scene.everywhere(rotate::ALL));
+            scene.assert_whole();
+            same_files_as_rkes(&scene, &fixture);
+        }
         cluster.wait_healthy();
     }
+    a_host_that_is_away_is_left_out_and_comes_back(cluster);
 }
 
-#[test]
-fn a_host_that_is_away_is_left_out_and_comes_back() {
-    let cluster = adopted();
+fn a_host_that_is_away_is_left_out_and_comes_back(cluster: &Cluster) {
     cluster.host("w1").kill_sshd();
-    let run = rotate(&cluster, &["--service", "kube-proxy"], 7);
+    let run = run_rotate(cluster, &["--service", "kube-proxy"], 7);
     let said = stdout(&run);
     let address = cluster.host("w1").address();
     let failed =

@@ -54,9 +54,30 @@ fn saved_plans(scene: &Scene) {
     assert!(history.contains(&fresh), "{history}");
 }
 
+impl Scene {
+    /// `check` must end with `code` and have a line for each of these, which has its parts (`…`
+    /// between them) in that order; all that it said.
+    #[track_caller]
+    pub fn finds(&self, code: i32, lines: &[&str]) -> String {
+        let said = self.ends(&["check", "-o", "text"], code).text();
+        for wanted in lines {
+            let fits = |line: &&str| {
+                let mut rest = *line;
+                wanted.split(" … ").all(|part| {
+                    let found = rest.split_once(part);
+                    rest = found.map_or("", |(_, after)| after);
+                    found.is_some()
+                })
+            };
+            assert!(said.lines().any(|line| fits(&line)), "{wanted}: {said}");
+        }
+        said
+    }
+}
+
 fn older(host: &str, component: &str, file: &str) -> String {
     format!(
-        "due: {host}: {component}: was started … before files that it reads were written: {file}"
+        "due: {host}: {component}: was started … before files that it reads were written: … {file}"
     )
 }
 
@@ -76,10 +97,10 @@ fn lost_state(scene: &Scene) {
         assert_eq!(mode.mode() & 0o7777, 0o600);
     }
     std::fs::remove_file(&path).unwrap();
-    let before = scene.snapshot_of_hosts();
+    let before = (scene.cluster.starts(), scene.on_hosts());
     let cp2 = scene.cluster.host("cp2").address().to_string();
     scene.ok(&["state", "rebuild", "--yes", "--from-host", &cp2]);
-    assert!(scene.snapshot_of_hosts() == before);
+    assert!((scene.cluster.starts(), scene.on_hosts()) == before);
     let rebuilt = scene.state();
     for half in [Half::Current, Half::Desired] {
         let (mut was, mut is) = (lost.bundle(half), rebuilt.bundle(half));

@@ -1,27 +1,12 @@
-//! The cluster that RKE 1.6 made, as it is recorded.
+//! The files of the cluster that RKE 1.6 made, as they are recorded.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::rotate::ALL;
 use crate::scene::Scene;
 
-#[test]
-fn the_recorded_cluster_is_rotated() {
-    let fixture = testkit::fixture("rke-1.6-live");
-    let scene = Scene::recorded(&fixture);
-    let before = scene.cluster.starts();
-    let refused = scene.ends(&["rotate", "--yes"], 5);
-    assert!(refused.text().contains("--allow-etcd-outage"));
-    scene.assert_restarted(&before, &BTreeSet::new());
-    scene.ok(&["rotate", "--yes", "--allow-etcd-outage"]);
-    scene.assert_restarted(&before, &scene.everywhere(ALL));
-    scene.assert_whole();
-    same_files_as_rkes(&scene, &fixture);
-}
-
 /// What lies on the hosts is what RKE puts there, but for what the golden list names.
-fn same_files_as_rkes(scene: &Scene, fixture: &testkit::Fixture) {
+pub fn same_files_as_rkes(scene: &Scene, fixture: &testkit::Fixture) {
     let ours: BTreeSet<_> = scene
         .on_hosts()
         .into_iter()

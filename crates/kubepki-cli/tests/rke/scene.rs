@@ -142,37 +142,13 @@ impl Scene {
         run
     }
 
-    /// `check` must end with `code` and have a line for each of these, which has its parts (`…`
-    /// between them) in that order; all that it said.
-    #[track_caller]
-    pub fn finds(&self, code: i32, lines: &[&str]) -> String {
-        let said = self.ends(&["check", "-o", "text"], code).text();
-        for wanted in lines {
-            let fits = |line: &&str| {
-                let mut rest = *line;
-                wanted.split(" … ").all(|part| {
-                    let found = rest.split_once(part);
-                    rest = found.map_or("", |(_, after)| after);
-                    found.is_some()
-                })
-            };
-            assert!(said.lines().any(|line| fits(&line)), "{wanted}: {said}");
-        }
-        said
-    }
-
-    /// What lies on the hosts and when their containers were started.
-    pub fn snapshot_of_hosts(&self) -> (Starts, OnHosts) {
-        (self.cluster.starts(), self.on_hosts())
-    }
-
     /// The same, and it must succeed.
     #[track_caller]
     pub fn ok(&self, args: &[&str]) -> Run {
         self.ends(args, 0)
     }
 
-    /// The plans that are kept, oldest first.
+    /// The plans that are kept.
     pub fn plans(&self) -> Vec<String> {
         let run = self.ok(&["history", "-o", "json"]);
         let list: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
@@ -182,7 +158,7 @@ impl Scene {
     }
 
     /// The plans that a node keeps old files for.
-    pub fn kept(&self, node: &str) -> Vec<String> {
+    pub fn kept(&self, node: &str) -> BTreeSet<String> {
         let ssl = self.cluster.ssl(node);
         let sets = std::fs::read_dir(ssl.with_file_name(".kubepki")).unwrap();
         let names = sets.map(|it| it.unwrap().file_name().into_string().unwrap());

@@ -58,10 +58,9 @@ fn links_are_followed_and_stay() {
 fn elliptic(state: &mut Value) {
     let ca = entry(state, "kube-ca");
     let read = |key: &str| ca[key].as_str().unwrap().as_bytes().to_vec();
-    let mut certificates = Certificate::all_from_pem(&read("certificatePEM")).unwrap();
-    let certificate = certificates.remove(0);
+    let certificate = Certificate::all_from_pem(&read("certificatePEM")).unwrap();
     let key = PrivateKey::from_pem(&read("keyPEM")).unwrap();
-    let ca = Authority::new(certificate, key).unwrap();
+    let ca = Authority::new(certificate.first().unwrap().clone(), key).unwrap();
     let key = PrivateKey::generate(KeyAlgorithm::P256).unwrap();
     let since = ca.certificate().validity().not_before;
     let leaf = ca.issue(&LeafRequest {

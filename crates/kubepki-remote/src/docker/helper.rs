@@ -351,6 +351,9 @@ fn body(owner: &str, image: &str, bind: &Bind) -> ContainerCreateBody {
         // A shell that waits for input which never comes: it lives until it is removed.
         cmd: Some(Vec::new()),
         open_stdin: Some(true),
+        // As its first process a shell is deaf to anything gentler: Docker, when it ends or comes
+        // back, would wait its ten seconds.
+        stop_signal: Some("SIGKILL".to_owned()),
         tty: Some(false),
         working_dir: Some("/".to_owned()),
         healthcheck: Some(HealthConfig {

@@ -57,7 +57,7 @@ async fn a_restart_outlives_docker() {
     let host = Host::start(&network, "h1", 11);
     let world = World::over_ssh(&host, USER);
     // It takes its time to stop, so that Docker dies while it waits.
-    let script = "trap : TERM; while :; do sleep 0.1; done";
+    let script = "trap 'sleep 2; exit' TERM; while :; do sleep 0.1; done";
     host.docker().run(&container("kube-proxy", script));
     let before = world
         .machine

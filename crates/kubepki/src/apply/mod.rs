@@ -148,8 +148,7 @@ pub struct Patience {
     pub command: Duration,
     /// For a container to stop before it is killed; RKE gives as much.
     pub grace: Duration,
-    /// The same for one of several etcd members, which waits 15 s for its clients and then hands
-    /// leadership over. Killed before that, it leaves the others without a leader for a while.
+    /// For one of several etcd members: 15 s for clients, and time to hand leadership over.
     pub etcd_grace: Duration,
 }
 

@@ -170,6 +170,21 @@ impl Token {
         }
     }
 
+    /// What logs in as `user` over HTTPS, for the header `Authorization`: user and password, or a
+    /// bootstrap token as bearer, which says itself who it is.
+    pub fn authorization(&self, user: &str) -> Zeroizing<String> {
+        use base64::Engine as _;
+        use base64::engine::general_purpose::STANDARD;
+
+        Zeroizing::new(match &self.credential {
+            Credential::Password { password, .. } => {
+                let plain = Zeroizing::new(format!("{user}:{}", password.as_str()));
+                format!("Basic {}", STANDARD.encode(plain.as_bytes()))
+            }
+            Credential::Bootstrap { id, secret } => format!("Bearer {id}.{}", secret.as_str()),
+        })
+    }
+
     /// The token whole, secret and all: for `token`, `agent-token` and the commands that print
     /// tokens, and nothing else.
     pub fn to_text(&self) -> Zeroizing<String> {

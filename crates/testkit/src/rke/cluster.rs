@@ -205,21 +205,32 @@ impl Cluster {
     /// RKE's health checks (rke.md section 5.8), asked on each node itself; an entry for each that
     /// fails: node, component, why.
     pub fn unhealthy(&self) -> Vec<(String, String, String)> {
+        // All hosts at once: most of the time somebody is waited for.
+        std::thread::scope(|scope| {
+            let hosts = self.hosts.iter().zip(&self.layout.nodes);
+            let asked = hosts.map(|(host, node)| scope.spawn(|| self.unhealthy_on(host, node)));
+            let asked: Vec<_> = asked.collect();
+            let answers = asked.into_iter().map(std::thread::ScopedJoinHandle::join);
+            answers
+                .flat_map(|it| it.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
+        })
+    }
+
+    fn unhealthy_on(&self, host: &Host, node: &Node) -> Vec<(String, String, String)> {
         let mut found = Vec::new();
-        for (host, node) in self.hosts.iter().zip(&self.layout.nodes) {
-            for (component, url, pair) in checks(node) {
-                let ssl = self.layout.on_host("/etc/kubernetes/ssl");
-                let (cert, key) = (format!("{ssl}/{pair}.pem"), format!("{ssl}/{pair}-key.pem"));
-                let mut arguments = vec!["-sSk", "--max-time", "5", "-w", " %{http_code}", &url];
-                if !pair.is_empty() {
-                    arguments.extend(["--cert", &cert, "--key", &key]);
-                }
-                let run = host.run("curl", &arguments);
-                let said = run.text();
-                let well = component != "etcd" || said.contains(r#""health":"true""#);
-                if !run.success() || !said.ends_with(" 200") || !well {
-                    found.push((node.name.clone(), component.to_owned(), said));
-                }
+        for (component, url, pair) in checks(node) {
+            let ssl = self.layout.on_host("/etc/kubernetes/ssl");
+            let (cert, key) = (format!("{ssl}/{pair}.pem"), format!("{ssl}/{pair}-key.pem"));
+            let mut arguments = vec!["-sSk", "--max-time", "5", "-w", " %{http_code}", &url];
+            if !pair.is_empty() {
+                arguments.extend(["--cert", &cert, "--key", &key]);
+            }
+            let run = host.run("curl", &arguments);
+            let said = run.text();
+            let well = component != "etcd" || said.contains(r#""health":"true""#);
+            if !run.success() || !said.ends_with(" 200") || !well {
+                found.push((node.name.clone(), component.to_owned(), said));
             }
         }
         found

@@ -1,9 +1,9 @@
 //! `serve`: the server that agents join and renew at.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use clap::Args;
@@ -17,17 +17,19 @@ use kubepki_serve::metrics::Metrics;
 use kubepki_serve::node::Strictness;
 use kubepki_serve::notify::notify;
 use kubepki_serve::password::NodePasswords;
+use kubepki_serve::renewal::{AGAIN, EVERY, RELOAD, jittered, look, reload};
 use kubepki_serve::service::{Line, Loaded, Service};
 use kubepki_serve::tls::{Listened, server_config};
 use kubepki_serve::tree::Tree;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::start::{Started, start};
+use self::start::{Started, renewed, start};
 use crate::args::SiteArgs;
 use crate::datastore::EndpointArgs;
 use crate::error::{CliError, Exit};
 use crate::output;
+use crate::world::World;
 
 mod start;
 
@@ -110,16 +112,20 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
     let service = Arc::new(service(tree, served, &started, &log, strictness)?);
     count(&service, &started, &port);
     let listened = Arc::new(Listened::new(port.certified));
-    let tls = server_config(listened)
+    let tls = server_config(Arc::clone(&listened))
         .map_err(|error| CliError::message(format!("TLS cannot be set up: {error}")))?;
     announce(&listener, &service, port.issued);
+    let renewing = keep_fresh(args, &service, &listened);
     let server = Server {
         service: Arc::clone(&service),
         tls: Arc::new(tls),
         limits: Limits::default(),
     };
     tell_systemd("READY=1");
-    server.run(listener, stopped()?).await?;
+    tokio::select! {
+        served = server.run(listener, stopped()?) => served?,
+        () = renewing => {}
+    }
     log.close().await;
     // The head of what was issued last goes into the datastore, unless that is away.
     let _ = tokio::time::timeout(Duration::from_secs(5), keeper).await;
@@ -130,9 +136,59 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
     Ok(Exit::Fine)
 }
 
+/// For as long as it is asked to: takes up what changes on the disk (every half minute, or at
+/// once with SIGHUP), renews the node's leaves and the listener's certificate when they are due.
+/// CAs are never touched.
+async fn keep_fresh(args: &ServeArgs, service: &Arc<Service>, listened: &Arc<Listened>) {
+    let world = World::real();
+    let mut hangup = signal(SignalKind::hangup()).ok();
+    let mut left = jittered(EVERY, &SystemEntropy);
+    loop {
+        let pause = RELOAD.min(left);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => left = left.saturating_sub(pause),
+            Some(()) = async { hangup.as_mut()?.recv().await } => {}
+        }
+        let mut failures: Vec<String> = Vec::new();
+        match reload(service) {
+            Ok(false) if !left.is_zero() => continue,
+            Ok(_) => {}
+            Err(error) => failures.push(kubepki::error_chain(&error)),
+        }
+        if left.is_zero()
+            && let Err(error) = renewed(&world, args).await
+        {
+            failures.push(error.message);
+        }
+        if let Err(error) = look(service, listened, &FreshKeys) {
+            failures.push(kubepki::error_chain(&error));
+        }
+        if left.is_zero() {
+            let next = if failures.is_empty() { EVERY } else { AGAIN };
+            left = jittered(next, &SystemEntropy);
+        }
+        for reason in failures {
+            say(&Line {
+                message: "renewal failed and is tried again",
+                fields: vec![("reason", reason)],
+            });
+        }
+    }
+}
+
 async fn bind(started: &Started) -> Result<TcpListener, CliError> {
     let address = started.listen;
-    TcpListener::bind(address).await.map_err(|error| {
+    let bound = match TcpListener::bind(address).await {
+        // A machine without IPv6.
+        Err(error)
+            if address.ip() == Ipv6Addr::UNSPECIFIED
+                && error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) =>
+        {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    };
+    bound.map_err(|error| {
         let taken = error.kind() == std::io::ErrorKind::AddrInUse;
         let text = format!("cannot listen on {address}: {error}");
         match taken {
@@ -196,6 +252,7 @@ fn service(
         strictness,
         leaf_lifetime: started.lifetime,
         tree: RwLock::new(Arc::new(loaded)),
+        throttle: Mutex::default(),
         passwords: NodePasswords::new(&key().map_err(failed)?),
         datastore: Arc::clone(&started.store),
         log: Arc::new(log.clone()),

@@ -115,7 +115,7 @@ fn alone(state: &Path) -> Result<File, CliError> {
 }
 
 /// Renews what is due, then looks at the node.
-async fn renewed(world: &World, args: &ServeArgs) -> Result<Node, CliError> {
+pub(super) async fn renewed(world: &World, args: &ServeArgs) -> Result<Node, CliError> {
     let names = NameArgs {
         tls_san: args.tls_san.clone(),
         ..NameArgs::default()

@@ -248,40 +248,10 @@ fn draft(
         })
     };
     let planned = match attempt(&options) {
-        Err(RotateError::Unhealthy {
-            members,
-            healthy,
-            needed,
-        }) if healthy >= needed => {
-            let sick: Vec<String> = members
-                .iter()
-                .map(|(host, why)| format!("[{host}]: {why}"))
-                .collect();
-            return Err(CliError::refused(format!(
-                "etcd is not healthy on host(s) {}",
-                sick.join("; ")
-            ))
-            .hint(
-                "nothing was changed: restarting the others could cost etcd its quorum. Mend \
-                 these first, or say --allow-etcd-outage, which restarts the sick ones first and \
-                 goes on only if they get well",
-            ));
-        }
-        Err(RotateError::Quorum {
-            members, reachable, ..
-        }) if members >= SPARE => {
-            return Err(CliError::refused(format!(
-                "etcd would be without a quorum while a member restarts: of its {members} members \
-                 {reachable} can be reached, not host(s) [{}]",
-                members_away(told).join(" ")
-            ))
-            .hint(
-                "nothing was changed: RKE would go on, and the cluster stand still at each \
-                 restart. Bring these hosts back, or say --allow-etcd-outage; they get what they \
-                 lack with `kubepki resume`, once they are back",
-            ));
-        }
         Err(error @ (RotateError::Quorum { .. } | RotateError::Unhealthy { .. })) => {
+            if let Some(refusal) = needless(&error, told) {
+                return Err(refusal);
+            }
             output::talk(&format!(
                 "kubepki: warning: {error}.\nkubepki: going on all the same, as RKE does"
             ));
@@ -291,6 +261,43 @@ fn draft(
         planned => planned,
     };
     planned.map_err(|error| CliError::from_rotation(&error))
+}
+
+/// Why we stop where etcd has a quorum and need not lose it.
+fn needless(error: &RotateError, told: &Told<'_>) -> Option<CliError> {
+    match error {
+        RotateError::Unhealthy {
+            members,
+            healthy,
+            needed,
+        } if healthy >= needed => {
+            let sick: Vec<String> = members
+                .iter()
+                .map(|(host, why)| format!("[{host}]: {why}"))
+                .collect();
+            let text = format!("etcd is not healthy on host(s) {}", sick.join("; "));
+            Some(CliError::refused(text).hint(
+                "nothing was changed: restarting the others could cost etcd its quorum. Mend \
+                 these first, or say --allow-etcd-outage, which restarts the sick ones first and \
+                 goes on only if they get well",
+            ))
+        }
+        RotateError::Quorum {
+            members, reachable, ..
+        } if *members >= SPARE => {
+            let text = format!(
+                "etcd would be without a quorum while a member restarts: of its {members} members \
+                 {reachable} can be reached, not host(s) [{}]",
+                members_away(told).join(" ")
+            );
+            Some(CliError::refused(text).hint(
+                "nothing was changed: RKE would go on, and the cluster stand still at each \
+                 restart. Bring these hosts back, or say --allow-etcd-outage; they get what they \
+                 lack with `kubepki resume`, once they are back",
+            ))
+        }
+        _ => None,
+    }
 }
 
 async fn carry_out(

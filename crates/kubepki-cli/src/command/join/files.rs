@@ -1,0 +1,185 @@
+//! A node's files: looked at, and written one by one, each at once or not at all.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use kubepki::agent::{Node, kubeconfigs, wanted};
+use kubepki::edge::Entropy as _;
+use kubepki::host::{Attributes, Entry, EntryKind, Host as _};
+use zeroize::Zeroizing;
+
+use super::obtain::Obtained;
+use super::{DEFAULT_DATA_DIR, NodeArgs, agent_directory};
+use crate::error::{CliError, Exit};
+use crate::output;
+use crate::world::World;
+
+/// What lies in `agent/`.
+pub struct Files {
+    /// It.
+    pub directory: PathBuf,
+    /// Where the node's password is kept.
+    pub password_file: PathBuf,
+    present: BTreeMap<String, Entry>,
+}
+
+/// Everything here is for root alone, as K3s has it (reference section 1.6).
+const MODE: u32 = 0o600;
+
+impl Files {
+    /// Looks at a node's files.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be read, or is a link or directory.
+    pub async fn open(world: &World, args: &NodeArgs) -> Result<Self, CliError> {
+        if args.data_dir.to_str().is_none() {
+            return Err(CliError::usage(
+                "--data-dir must be text: its path stands in kubeconfigs",
+            ));
+        }
+        let directory = agent_directory(&args.data_dir);
+        let password_file = match &args.node_password_file {
+            Some(named) => named.clone(),
+            // A copied tree must not be given the machine's own password.
+            None if args.data_dir == Path::new(DEFAULT_DATA_DIR) => PASSWORD.into(),
+            None => directory.join(PASSWORD.trim_start_matches('/')),
+        };
+        let mut names = vec!["client-ca.crt".to_owned(), "server-ca.crt".to_owned()];
+        if let Ok(anybody) = Node::new("x", Vec::new()) {
+            for it in wanted(&anybody) {
+                names.extend(["crt", "key"].map(|end| format!("{}.{end}", it.row.path)));
+            }
+        }
+        let configs = kubeconfigs(&directory, "");
+        let configs = configs.iter().filter_map(|(path, _)| path.file_name());
+        names.extend(configs.map(|it| it.to_string_lossy().into_owned()));
+        let mut present = BTreeMap::new();
+        for name in names {
+            let path = directory.join(&name);
+            match world.host.read(&path).await? {
+                None => {}
+                Some(entry) if matches!(entry.kind, EntryKind::File(_)) => {
+                    present.insert(name, entry);
+                }
+                Some(_) => {
+                    return Err(CliError::refused(format!(
+                        "{} is a link or directory, not a file: nothing was changed",
+                        path.display()
+                    )));
+                }
+            }
+        }
+        Ok(Self {
+            directory,
+            password_file,
+            present,
+        })
+    }
+
+    /// The bytes of a file that is there.
+    pub fn read(&self, name: &str) -> Option<&[u8]> {
+        self.present.get(name)?.bytes()
+    }
+
+    /// Writes what differs from what is there, keys before their certificates.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be written: those before it are; `join` again does the rest.
+    pub async fn write(&self, world: &World, obtained: &Obtained) -> Result<Exit, CliError> {
+        let mut written = 0;
+        for (name, bytes) in &obtained.files {
+            let present = self.present.get(name);
+            let right = present.is_some_and(|entry| {
+                entry.bytes() == Some(bytes.as_slice()) && entry.attributes.mode == MODE
+            });
+            if right {
+                continue;
+            }
+            let path = self.directory.join(name);
+            let kept = present.map_or_else(|| Attributes::new(MODE), |it| it.attributes.clone());
+            let entry = Entry {
+                kind: EntryKind::File(bytes.clone()),
+                attributes: Attributes {
+                    mode: MODE,
+                    mtime: None,
+                    ..kept
+                },
+            };
+            world
+                .host
+                .put(&path, &entry)
+                .await
+                .map_err(|error| CliError {
+                    exit: if written == 0 {
+                        Exit::Failed
+                    } else {
+                        Exit::Partial
+                    },
+                    hint: Some("the same command again does what is left".to_owned()),
+                    ..CliError::failed(&error)
+                })?;
+            written += 1;
+        }
+        for line in &obtained.said {
+            output::talk(line);
+        }
+        output::talk(&match written {
+            0 => "Nothing was due, nothing was written.".to_owned(),
+            some => format!("{some} files written to {}.", self.directory.display()),
+        });
+        Ok(Exit::Fine)
+    }
+}
+
+/// Where K3s's agents keep the node's password.
+const PASSWORD: &str = "/etc/rancher/node/password";
+
+/// The node's password: it proves later that the name is this node's, so it is made once and is
+/// on the disk before it is sent for the first time.
+pub async fn node_password(world: &World, path: &Path) -> Result<Zeroizing<String>, CliError> {
+    if let Some(entry) = world.host.read(path).await? {
+        let text = entry.bytes().and_then(|it| str::from_utf8(it).ok());
+        let text = text.map(str::trim).unwrap_or_default();
+        let speakable = text.bytes().all(|byte| byte.is_ascii_graphic());
+        return match speakable && !text.is_empty() {
+            true => Ok(Zeroizing::new(text.to_owned())),
+            false => Err(CliError::refused(format!(
+                "{} holds no password: put it back from a copy, or remove it and the Secret \
+                 <node>.node-password.k3s in kube-system, and a new one is made",
+                path.display()
+            ))),
+        };
+    }
+    let mut bytes = Zeroizing::new([0; 16]);
+    world.entropy.fill(bytes.as_mut())?;
+    let text = Zeroizing::new(pki::hex(bytes.as_ref()));
+    if let Some(parent) = path.parent() {
+        make_directory(world, parent, 0o755).await?;
+    }
+    let line = format!("{}\n", text.as_str()).into_bytes();
+    let entry = Entry {
+        kind: EntryKind::File(Zeroizing::new(line)),
+        attributes: Attributes::new(MODE),
+    };
+    world.host.put(path, &entry).await?;
+    Ok(text)
+}
+
+/// Makes a directory and those above it, where they are absent; others are left as they are.
+pub async fn make_directory(world: &World, path: &Path, mode: u32) -> Result<(), CliError> {
+    let mut absent: Vec<&Path> = path
+        .ancestors()
+        .filter(|it| !it.as_os_str().is_empty() && !it.is_dir())
+        .collect();
+    while let Some(next) = absent.pop() {
+        let mode = if next == path { mode } else { 0o755 };
+        let entry = Entry {
+            kind: EntryKind::Directory,
+            attributes: Attributes::new(mode),
+        };
+        world.host.put(next, &entry).await?;
+    }
+    Ok(())
+}

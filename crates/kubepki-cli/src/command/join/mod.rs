@@ -1,0 +1,364 @@
+//! `join` and `node renew`: a node's certificates from a server, with keys made here.
+
+mod files;
+mod obtain;
+
+use std::net::{IpAddr, ToSocketAddrs as _, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use kubepki::agent::Node;
+use kubepki::host::is_directory;
+use kubepki::state::StateDir;
+use kubepki::token::Token;
+use kubepki_remote::{AgentConnection, SupervisorError};
+use pki::{Certificate, DAY, PrivateKey, San};
+
+use crate::datastore::named;
+use crate::error::{CliError, Exit};
+use crate::output;
+use crate::world::{World, resolved};
+
+use files::{Files, make_directory, node_password};
+use obtain::{Obtained, obtain};
+
+/// What `join` and `node renew` have in common.
+#[derive(Clone, Debug, Args)]
+pub struct NodeArgs {
+    /// A server, https://HOST:6443; with commas or several times, they are tried in turn.
+    #[arg(
+        long = "server",
+        value_name = "URL",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub servers: Vec<String>,
+    /// The node's addresses, for its kubelet's certificate [default: the one that leads to the
+    /// server; of a node that has certificates, theirs].
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub node_ip: Vec<IpAddr>,
+    /// K3s's data directory on this node.
+    #[arg(
+        long,
+        env = "K3S_DATA_DIR",
+        value_name = "DIR",
+        default_value = DEFAULT_DATA_DIR
+    )]
+    pub data_dir: PathBuf,
+    /// The file with the node's password, made once [default: /etc/rancher/node/password; for
+    /// another data directory etc/rancher/node/password below its agent/].
+    #[arg(long, value_name = "FILE")]
+    pub node_password_file: Option<PathBuf>,
+    /// Where the node's kubeconfigs lead [default: the load balancer of K3s's agent].
+    #[arg(long, value_name = "URL", default_value = LOAD_BALANCER, value_parser = crate::world::server_url)]
+    pub kubeconfig_server: String,
+    /// Days before the end from which a certificate is renewed.
+    #[arg(long, value_name = "DAYS", default_value_t = 120)]
+    pub window: u32,
+    /// Go on without asking.
+    #[arg(long)]
+    pub yes: bool,
+    /// Say what would be done and stop; no server is called.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+const DEFAULT_DATA_DIR: &str = "/var/lib/rancher/k3s";
+const LOAD_BALANCER: &str = "https://127.0.0.1:6444";
+
+/// `join`.
+#[derive(Clone, Debug, Args)]
+pub struct JoinArgs {
+    /// A file with the token; `-` for standard input.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: PathBuf,
+    /// Take a token without a CA hash, and believe the CA that the first server shows.
+    #[arg(long)]
+    pub trust_on_first_use: bool,
+    /// The node's name [default: the machine's].
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// `node`.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Renew this node's certificates: it logs in with the one that it has.
+    ///
+    /// Needs no token. Only what is due is renewed; keys stay.
+    Renew(NodeArgs),
+}
+
+/// `kubepki join`.
+///
+/// # Errors
+///
+/// When no server gave what was asked for, or a file cannot be written.
+pub async fn join(args: &JoinArgs) -> Result<Exit, CliError> {
+    let world = World::real();
+    let text = named(&args.token_file)?;
+    let token = Token::parse(&text).map_err(|error| {
+        CliError::usage(format!(
+            "--token-file {}: {error}",
+            args.token_file.display()
+        ))
+    })?;
+    if token.authority().is_none() && !args.trust_on_first_use {
+        return Err(CliError::refused(
+            "the token names no CA hash, so nothing tells whether the server is the right one",
+        )
+        .hint("give the full token (K10…), or say --trust-on-first-use"));
+    }
+    let name = match &args.node_name {
+        Some(name) => name.clone(),
+        None => rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+    };
+    let files = Files::open(&world, &args.node).await?;
+    let addresses = addresses(&args.node, &files);
+    let node = Node::new(&name, addresses).map_err(|it| CliError::usage(it.to_string()))?;
+    let login = Login::Token {
+        token: &token,
+        trust_on_first_use: args.trust_on_first_use,
+    };
+    run(&world, &args.node, files, &node, &login).await
+}
+
+/// `kubepki node …`.
+///
+/// # Errors
+///
+/// As [`join`], and when this node has no certificate to log in with.
+pub async fn node(command: &NodeCommand) -> Result<Exit, CliError> {
+    let NodeCommand::Renew(args) = command;
+    let world = World::real();
+    let files = Files::open(&world, args).await?;
+    let absent = |what: &str| {
+        CliError::refused(format!(
+            "{} {what}, so this node cannot log in with it",
+            files.directory.join("client-kubelet.crt").display()
+        ))
+        .hint("`kubepki join` with a token makes it anew")
+    };
+    let chain = files
+        .read("client-kubelet.crt")
+        .and_then(|it| Certificate::all_from_pem(it).ok())
+        .ok_or_else(|| absent("is missing or cannot be read"))?;
+    let key = files
+        .read("client-kubelet.key")
+        .and_then(|it| PrivateKey::from_pem(it).ok())
+        .ok_or_else(|| absent("has no readable key beside it"))?;
+    let bundle = files
+        .read("server-ca.crt")
+        .and_then(|it| Certificate::all_from_pem(it).ok())
+        .ok_or_else(|| absent("has no readable server-ca.crt beside it"))?;
+    let leaf = chain.first();
+    if leaf.is_none_or(|it| !it.validity().contains(world.now())) {
+        return Err(absent("is not valid now"));
+    }
+    let name = leaf
+        .and_then(|it| it.subject().common_name())
+        .and_then(|it| it.strip_prefix("system:node:"))
+        .ok_or_else(|| absent("is no node's"))?
+        .to_owned();
+    let addresses = addresses(args, &files);
+    let node = Node::new(&name, addresses).map_err(|it| CliError::refused(it.to_string()))?;
+    let login = Login::Certificate {
+        bundle: &bundle,
+        chain: &chain,
+        key: &key,
+    };
+    run(&world, args, files, &node, &login).await
+}
+
+/// What a node logs in with.
+enum Login<'a> {
+    Token {
+        token: &'a Token,
+        trust_on_first_use: bool,
+    },
+    Certificate {
+        bundle: &'a [Certificate],
+        chain: &'a [Certificate],
+        key: &'a PrivateKey,
+    },
+}
+
+impl Login<'_> {
+    async fn connect(
+        &self,
+        server: &str,
+        world: &World,
+    ) -> Result<AgentConnection, SupervisorError> {
+        match self {
+            Self::Token {
+                token,
+                trust_on_first_use,
+            } => {
+                let now = world.now();
+                AgentConnection::with_token(server, token, *trust_on_first_use, now).await
+            }
+            Self::Certificate { bundle, chain, key } => {
+                AgentConnection::with_certificate(server, bundle, chain, key, world.now())
+            }
+        }
+    }
+}
+
+async fn run(
+    world: &World,
+    args: &NodeArgs,
+    files: Files,
+    node: &Node,
+    login: &Login<'_>,
+) -> Result<Exit, CliError> {
+    let server_dir = resolved(&args.data_dir).join("server");
+    if is_directory(&world.host, &server_dir).await? {
+        return Err(CliError::refused(format!(
+            "{} is there: this is a server, and K3s itself keeps a server's agent files",
+            server_dir.display()
+        ))
+        .hint("`kubepki renew` renews a server's certificates"));
+    }
+    let shown: Vec<String> = node.addresses().iter().map(IpAddr::to_string).collect();
+    output::talk(&format!(
+        "Node {} ({}) asks {} for its certificates; they go into {}.",
+        node.name(),
+        match shown.is_empty() {
+            true => "no address".to_owned(),
+            false => shown.join(", "),
+        },
+        args.servers.join(", then "),
+        files.directory.display()
+    ));
+    if args.dry_run {
+        return Ok(Exit::Fine);
+    }
+    output::confirm("Go on?", args.yes)?;
+    make_directory(world, &resolved(&args.data_dir), 0o755).await?;
+    let _lock = StateDir::of_data_dir(&resolved(&args.data_dir)).lock()?;
+    make_directory(world, &files.directory, 0o700).await?;
+    // Looked at again, now that nobody else writes.
+    let files = Files::open(world, args).await?;
+    let password = node_password(world, &files.password_file).await?;
+    let obtained = in_turn(world, args, &files, node, &password, login).await?;
+    files.write(world, &obtained).await
+}
+
+/// The first server that gives everything.
+async fn in_turn(
+    world: &World,
+    args: &NodeArgs,
+    files: &Files,
+    node: &Node,
+    password: &str,
+    login: &Login<'_>,
+) -> Result<Obtained, CliError> {
+    let mut last = None;
+    for server in &args.servers {
+        let given = match login.connect(server, world).await {
+            Ok(connection) => {
+                if let Some(seen) = connection.seen().filter(|it| !it.pinned) {
+                    output::talk(&format!(
+                        "Note: {server} is trusted on first use; its CA has the hash {}",
+                        seen.hash
+                    ));
+                }
+                obtain(world, &connection, args, files, node, password).await
+            }
+            Err(error) => Err(refusal(&error)),
+        };
+        match given {
+            Ok(obtained) => return Ok(obtained),
+            Err(error) if error.exit == Exit::Usage => return Err(error),
+            Err(error) => {
+                if let Some(former) = last.replace(error) {
+                    tell(&former);
+                }
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| CliError::usage("--server names no server")))
+}
+
+/// A failure that is not the last word.
+fn tell(error: &CliError) {
+    output::talk(&format!(
+        "Note: {}; the next server is tried",
+        error.message
+    ));
+}
+
+/// How a server's failure ends the command. Nothing was changed by then, but for the password.
+fn refusal(error: &SupervisorError) -> CliError {
+    let exit = match error {
+        SupervisorError::Url { .. } | SupervisorError::Token { .. } => Exit::Usage,
+        SupervisorError::OtherAuthority { .. }
+        | SupervisorError::Unpinned { .. }
+        | SupervisorError::NodeRefused { .. } => Exit::Refused,
+        _ => Exit::Failed,
+    };
+    CliError {
+        exit,
+        ..CliError::failed(error)
+    }
+}
+
+/// The node's addresses: named, those of its present certificate, or the way to the server.
+fn addresses(args: &NodeArgs, files: &Files) -> Vec<IpAddr> {
+    if !args.node_ip.is_empty() {
+        return args.node_ip.clone();
+    }
+    let present = files
+        .read("serving-kubelet.crt")
+        .and_then(|it| Certificate::all_from_pem(it).ok())
+        .and_then(|chain| chain.into_iter().next());
+    let of_certificate: Vec<IpAddr> = present
+        .iter()
+        .flat_map(|it| it.sans())
+        .filter_map(|san| match san {
+            San::Ip(address) if !address.is_loopback() => Some(*address),
+            _ => None,
+        })
+        .collect();
+    match of_certificate.is_empty() {
+        true => args
+            .servers
+            .iter()
+            .find_map(|it| way_to(it))
+            .into_iter()
+            .collect(),
+        false => of_certificate,
+    }
+}
+
+/// The address from which this machine would speak to `server`; nothing is sent.
+fn way_to(server: &str) -> Option<IpAddr> {
+    let place = server.strip_prefix("https://")?.trim_end_matches('/');
+    let place = match place.rsplit_once(':') {
+        Some((_, port)) if port.parse::<u16>().is_ok() => place.to_owned(),
+        _ => format!("{place}:443"),
+    };
+    let to = place.to_socket_addrs().ok()?.next()?;
+    let any: IpAddr = match to.is_ipv4() {
+        true => [0, 0, 0, 0].into(),
+        false => [0; 16].into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(to).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+/// `<data-dir>/agent`.
+fn agent_directory(data_dir: &Path) -> PathBuf {
+    resolved(data_dir).join("agent")
+}
+
+/// Seconds before the end from which a certificate is due.
+fn window(args: &NodeArgs) -> i64 {
+    i64::from(args.window) * DAY
+}

@@ -1,0 +1,124 @@
+//! The same at `kubepki serve`, with its issuance log.
+
+use std::path::Path;
+
+use pki::Certificate;
+use testkit::Fixture;
+
+use crate::{KUBEPKI, assert_ends};
+
+/// `kubepki serve` on a fixture's tree, killed when dropped.
+struct Serve {
+    child: std::process::Child,
+    url: String,
+}
+
+impl Serve {
+    fn start(data_dir: &Path) -> Self {
+        use std::io::BufRead as _;
+
+        let mut child = std::process::Command::new(KUBEPKI)
+            .args([
+                "serve",
+                "--https-listen-port",
+                "0",
+                "--bind-address",
+                "127.0.0.1",
+            ])
+            .args(["--node-ip", "127.0.0.1", "--data-dir"])
+            .arg(data_dir)
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = String::new();
+        let mut lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = loop {
+            let Some(Ok(line)) = lines.next() else {
+                panic!("it does not serve: {said}");
+            };
+            let value: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+            if value["message"] == "serving" {
+                break value["address"].as_str().unwrap().to_owned();
+            }
+            said.push_str(&line);
+        };
+        // What it says later must not fill the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self {
+            child,
+            url: format!("https://{address}"),
+        }
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn nodes_join_and_renew_at_our_own_server_and_its_log_says_so() {
+    let fixture = Fixture::new("k3s-1.36-sqlite");
+    let data_dir = fixture.data_dir();
+    let serve = Serve::start(&data_dir);
+    let token = std::fs::read_to_string(data_dir.join("server/token")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let node = |name: &str| folder.path().join(name);
+    let run = |words: &[&str], name: &str| {
+        let own = node(name).display().to_string();
+        let words = [
+            words,
+            &["--yes", "--data-dir", &own, "--server", &serve.url],
+        ]
+        .concat();
+        testkit::run(KUBEPKI, &words, token.as_bytes())
+    };
+    for (name, address) in [("worker-1", "10.9.8.1"), ("worker-2", "10.9.8.2")] {
+        let words = [
+            "join",
+            "--token-file",
+            "-",
+            "--node-name",
+            name,
+            "--node-ip",
+            address,
+        ];
+        assert_ends(&run(&words, name), 0, "13 files written");
+    }
+    // Another machine that says it is worker-1.
+    let words = ["join", "--token-file", "-", "--node-name", "worker-1"];
+    assert_ends(&run(&words, "worker-3"), 5, "another node has this name");
+    let renew = ["node", "renew", "--window", "400"];
+    assert_ends(&run(&renew, "worker-2"), 0, "4 files written");
+
+    let own = data_dir.display().to_string();
+    let log = |words: &[&str]| {
+        let words = [&["log"], words, &["--data-dir", &own]].concat();
+        testkit::run(KUBEPKI, &words, b"")
+    };
+    let shown = log(&["show", "-o", "json", "--node", "worker-2"]);
+    let records: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let records = records.as_array().unwrap();
+    assert_eq!(records.len(), 8, "{}", shown.text());
+    for (index, record) in records.iter().enumerate() {
+        let credential = if index < 4 { "token" } else { "certificate" };
+        assert_eq!(record["credential"], credential, "{record}");
+        let file = match record["subject"].as_str().unwrap() {
+            "CN=worker-2" => "serving-kubelet.crt",
+            "CN=system:node:worker-2,O=system:nodes" => "client-kubelet.crt",
+            "CN=system:kube-proxy" => "client-kube-proxy.crt",
+            _ => "client-k3s-controller.crt",
+        };
+        let text = std::fs::read(node("worker-2").join("agent").join(file)).unwrap();
+        let leaf = Certificate::all_from_pem(&text).unwrap().remove(0);
+        // The certificates that lie there are those that were issued last, with the same keys.
+        let last = record["serial"] == leaf.serial().to_string();
+        assert_eq!(last, index >= 4, "{record}");
+        assert_eq!(record["spki"], leaf.spki_sha256().to_string());
+    }
+    assert_ends(&log(&["verify"]), 0, "12 records");
+}

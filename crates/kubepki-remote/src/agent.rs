@@ -1,0 +1,196 @@
+//! A supervisor as a node speaks to it: CA files, certificates for requests (reference section
+//! 6.2).
+
+use std::fmt;
+use std::net::IpAddr;
+
+use kubepki::token::Token;
+use pki::{Certificate, CertificateRequest, PrivateKey, UnixTime};
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::{Client, RequestBuilder, Url};
+use zeroize::Zeroizing;
+
+use crate::answer::client;
+use crate::supervisor::{Seen, SupervisorError, look, parse, refused, send, unreachable};
+use crate::tls::{ClientIdentity, trusting};
+
+/// The user that K3s's agents log in as, whoever the token names.
+const USER: &str = "node";
+
+/// A connection to a supervisor whose CA is known, with what the node logs in with.
+pub struct AgentConnection {
+    base: Url,
+    client: Client,
+    authorization: Option<Zeroizing<String>>,
+    seen: Option<Seen>,
+}
+
+/// How a node proves that a name is its own.
+pub struct NodeProof<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its password: made once, kept on the node.
+    pub password: &'a str,
+    /// Its addresses, where the certificate is to carry them.
+    pub addresses: &'a [IpAddr],
+}
+
+impl AgentConnection {
+    /// Looks at `/cacerts`, holds it to the hash in the token, and trusts nothing else from then
+    /// on: not the system's store either. Nothing is sent before that.
+    ///
+    /// # Errors
+    ///
+    /// [`SupervisorError`]; then nothing secret was sent.
+    pub async fn with_token(
+        base: &str,
+        token: &Token,
+        trust_on_first_use: bool,
+        now: UnixTime,
+    ) -> Result<Self, SupervisorError> {
+        let base = parse(base)?;
+        let seen = look(&base, token, trust_on_first_use, now).await?;
+        let bundle =
+            Certificate::all_from_pem(&seen.bundle).map_err(|source| SupervisorError::Bundle {
+                url: base.to_string(),
+                source,
+            })?;
+        let tls = trusting(&bundle, now, None).map_err(|error| unreachable(&base, error))?;
+        let client = client(tls).map_err(|error| unreachable(&base, error))?;
+        let connection = Self {
+            base,
+            client,
+            authorization: Some(token.authorization(USER)),
+            seen: Some(seen),
+        };
+        // The second look, without a credential: the server holds the key of a certificate under
+        // the bundle, and is called as it was asked for.
+        let request = connection.client.get(connection.url("/cacerts")?);
+        let again = connection.answer("GET /cacerts", request).await?;
+        let first = connection.seen.as_ref().map(|it| &it.bundle);
+        if first != Some(&again) {
+            return Err(unreachable(
+                &connection.base,
+                std::io::Error::other("it showed two different CA bundles one after the other"),
+            ));
+        }
+        Ok(connection)
+    }
+
+    /// Trusts `bundle` and logs in with the node's certificate.
+    ///
+    /// # Errors
+    ///
+    /// [`SupervisorError`] for a URL or key that cannot be used; nothing is sent yet.
+    pub fn with_certificate(
+        base: &str,
+        bundle: &[Certificate],
+        chain: &[Certificate],
+        key: &PrivateKey,
+        now: UnixTime,
+    ) -> Result<Self, SupervisorError> {
+        let base = parse(base)?;
+        let identity = ClientIdentity { chain, key };
+        let tls =
+            trusting(bundle, now, Some(identity)).map_err(|error| unreachable(&base, error))?;
+        let client = client(tls).map_err(|error| unreachable(&base, error))?;
+        Ok(Self {
+            base,
+            client,
+            authorization: None,
+            seen: None,
+        })
+    }
+
+    /// What it showed as its CA, where that decided.
+    pub fn seen(&self) -> Option<&Seen> {
+        self.seen.as_ref()
+    }
+
+    /// What lies at `path`: a CA file.
+    ///
+    /// # Errors
+    ///
+    /// [`SupervisorError::NodeRefused`] for every answer but 2xx.
+    pub async fn get(&self, path: &str) -> Result<Vec<u8>, SupervisorError> {
+        let request = self.logged_in(self.client.get(self.url(path)?))?;
+        self.answer(&format!("GET {path}"), request).await
+    }
+
+    /// What the server answers to a request for a certificate, DER as K3s wants it.
+    ///
+    /// # Errors
+    ///
+    /// [`SupervisorError::NodeRefused`] for every answer but 2xx.
+    pub async fn certificate(
+        &self,
+        path: &str,
+        proof: &NodeProof<'_>,
+        csr: &CertificateRequest,
+    ) -> Result<Vec<u8>, SupervisorError> {
+        let request = self.client.post(self.url(path)?).body(csr.der().to_vec());
+        let mut request = self
+            .logged_in(request)?
+            .header("k3s-Node-Name", proof.name)
+            .header("k3s-Node-Password", self.sensitive(proof.password)?);
+        if !proof.addresses.is_empty() {
+            let texts: Vec<String> = proof.addresses.iter().map(IpAddr::to_string).collect();
+            request = request.header("k3s-Node-IP", texts.join(","));
+        }
+        self.answer(&format!("POST {path}"), request).await
+    }
+
+    fn logged_in(&self, request: RequestBuilder) -> Result<RequestBuilder, SupervisorError> {
+        Ok(match &self.authorization {
+            Some(text) => request.header(AUTHORIZATION, self.sensitive(text)?),
+            None => request,
+        })
+    }
+
+    fn sensitive(&self, text: &str) -> Result<HeaderValue, SupervisorError> {
+        let mut value = HeaderValue::from_str(text)
+            .map_err(|_| unreachable(&self.base, std::io::Error::other(UNSPEAKABLE)))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    fn url(&self, path: &str) -> Result<Url, SupervisorError> {
+        self.base.join(path).map_err(|error| SupervisorError::Url {
+            url: path.to_owned(),
+            problem: error.to_string(),
+        })
+    }
+
+    async fn answer(
+        &self,
+        call: &str,
+        request: RequestBuilder,
+    ) -> Result<Vec<u8>, SupervisorError> {
+        let answer = send(&self.base, request).await?;
+        if answer.status.is_success() {
+            return Ok(answer.body);
+        }
+        Err(match refused(&self.base, call, &answer) {
+            SupervisorError::Refused {
+                url,
+                call,
+                status,
+                message,
+            } => SupervisorError::NodeRefused {
+                url,
+                call,
+                status,
+                message,
+            },
+            other => other,
+        })
+    }
+}
+
+const UNSPEAKABLE: &str = "the password holds characters that HTTP cannot carry";
+
+impl fmt::Debug for AgentConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AgentConnection({})", self.base)
+    }
+}

@@ -1,0 +1,126 @@
+//! Renewal while it serves: the listener's certificate, swapped for new connections.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kubepki::edge::{Entropy, KeySource};
+
+use crate::listener::{PortError, Wanted, prepare};
+use crate::service::{Line, Loaded, Service};
+use crate::tls::Listened;
+use crate::tree::{AuthorityFile, Tree, TreeError};
+
+/// Between two looks, as K3s (reference section 8.1).
+pub const EVERY: Duration = Duration::from_secs(6 * 3600);
+/// After a failure.
+pub const AGAIN: Duration = Duration::from_secs(300);
+
+/// Between two looks at the files on the disk.
+pub const RELOAD: Duration = Duration::from_secs(30);
+
+/// Takes up CAs, passwords and keys that somebody changed on the disk. Answers whether there was
+/// anything new.
+///
+/// Requests that are being answered end with what they began with. Call [`look`] afterwards: the
+/// listener's certificate has to follow a new CA.
+///
+/// # Errors
+///
+/// Files that do not fit, as in the middle of a rotation: then nothing changes, and the next
+/// look finds them whole.
+pub fn reload(service: &Service) -> Result<bool, TreeError> {
+    let Ok(present) = service.loaded() else {
+        return Ok(false);
+    };
+    let old = &present.tree;
+    let tree = Tree::load(&old.directory, service.strictness)?;
+    let same_file = |old: &AuthorityFile, new: &AuthorityFile| old.bytes == new.bytes;
+    let same = same_file(&old.client, &tree.client)
+        && same_file(&old.server, &tree.server)
+        && old.passwd.is_same_as(&tree.passwd)
+        && old.ipsec_psk == tree.ipsec_psk;
+    if same {
+        return Ok(false);
+    }
+    let mut key = [0; 32];
+    if service.entropy.fill(&mut key).is_err() {
+        return Ok(false);
+    }
+    let hash = pki::sha256(&tree.server.bytes);
+    let loaded = Loaded::new(tree, &service.settings, &key);
+    if let Ok(mut held) = service.tree.write() {
+        *held = Arc::new(loaded);
+    }
+    (service.journal)(&Line {
+        message: "CAs or passwords were changed on the disk and are in force",
+        fields: vec![("server_ca_sha256", hash.to_string())],
+    });
+    Ok(true)
+}
+
+/// A pause of `about` that long: up to a tenth more or less, so that servers which were started
+/// together do not renew together.
+pub fn jittered(about: Duration, entropy: &dyn Entropy) -> Duration {
+    let mut bytes = [0; 2];
+    // Without random bytes the pause is the shortest.
+    let _ = entropy.fill(&mut bytes);
+    let fifth = about / 5;
+    let part = fifth.saturating_mul(u32::from(u16::from_be_bytes(bytes))) / u32::from(u16::MAX);
+    about.saturating_sub(about / 10).saturating_add(part)
+}
+
+/// Looks at the listener's certificate; serves what is in its file from now on, after it was
+/// renewed where it was due. Connections that are open go on.
+///
+/// # Errors
+///
+/// [`PortError`]: then what was served is served on.
+pub fn look(
+    service: &Service,
+    listened: &Arc<Listened>,
+    keys: &dyn KeySource,
+) -> Result<Option<&'static str>, PortError> {
+    // After a panic elsewhere there is nothing to renew.
+    let Ok(loaded) = service.loaded() else {
+        return Ok(None);
+    };
+    let wanted = Wanted {
+        sans: &service.settings.sans,
+        lifetime: service.leaf_lifetime,
+        now: service.clock.now(),
+        entropy: service.entropy.as_ref(),
+        keys,
+    };
+    let port = prepare(&loaded.tree, &wanted)?;
+    if listened.serves(port.leaf.der()) {
+        return Ok(None);
+    }
+    let why = port
+        .issued
+        .unwrap_or("somebody put another one in its file");
+    (service.journal)(&Line {
+        message: "new connections get another certificate",
+        fields: vec![
+            ("because", why.to_owned()),
+            ("serial", port.leaf.serial().to_string()),
+            ("not_after", port.leaf.validity().not_after.to_string()),
+        ],
+    });
+    listened.swap(port.certified);
+    Ok(Some(why))
+}
+
+#[cfg(test)]
+mod tests {
+    use kubepki::edge::SystemEntropy;
+
+    use super::*;
+
+    #[test]
+    fn pauses_differ_by_a_tenth() {
+        let pauses: Vec<_> = (0..50).map(|_| jittered(EVERY, &SystemEntropy)).collect();
+        let (least, most) = (EVERY * 9 / 10, EVERY * 11 / 10);
+        assert!(pauses.iter().all(|it| (least..=most).contains(it)));
+        assert!(pauses.iter().any(|it| *it != pauses[0]));
+    }
+}

@@ -1,0 +1,124 @@
+//! Guessing is slow: each address may be wrong so often, then it waits. Pure.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+
+use pki::UnixTime;
+
+/// Wrong credentials that an address may show at once.
+pub const BURST: u32 = 64;
+/// Seconds until one more is forgiven.
+pub const FORGIVEN_AFTER: i64 = 1;
+/// Addresses that are remembered; what is remembered of one is 40 bytes.
+const ADDRESSES: usize = 65_536;
+
+/// What each address has got wrong.
+#[derive(Debug, Default)]
+pub struct Throttle {
+    failures: HashMap<IpAddr, Failures>,
+    /// When those who are forgiven were last forgotten: a look at all of them for each that
+    /// comes would be work that strangers can ask for.
+    swept: Option<UnixTime>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Failures {
+    count: u32,
+    last: UnixTime,
+}
+
+impl Failures {
+    /// How many are left at `now`. A clock that goes back forgives nothing.
+    fn left(self, now: UnixTime) -> u32 {
+        let forgiven = now.since(self.last).max(0) / FORGIVEN_AFTER;
+        let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
+        self.count.saturating_sub(forgiven)
+    }
+}
+
+impl Throttle {
+    /// Whether credentials from `peer` are looked at now. Those who show none are not held up.
+    pub fn allows(&self, peer: IpAddr, now: UnixTime) -> bool {
+        let failures = self.failures.get(&network(peer));
+        failures.is_none_or(|failures| failures.left(now) < BURST)
+    }
+
+    /// `peer` was wrong.
+    pub fn failed(&mut self, peer: IpAddr, now: UnixTime) {
+        if self.failures.len() >= ADDRESSES && self.swept != Some(now) {
+            self.swept = Some(now);
+            self.failures.retain(|_, failures| failures.left(now) > 0);
+        }
+        let is_full = self.failures.len() >= ADDRESSES;
+        match self.failures.get_mut(&network(peer)) {
+            Some(failures) => {
+                let count = failures.left(now).saturating_add(1).min(BURST);
+                let last = failures.last.max(now);
+                *failures = Failures { count, last };
+            }
+            // More addresses than that at once is no guessing of ours to stop.
+            None if is_full => {}
+            None => {
+                let first = Failures {
+                    count: 1,
+                    last: now,
+                };
+                self.failures.insert(network(peer), first);
+            }
+        }
+    }
+}
+
+/// Who has one IPv6 address has the 2^64 beside it.
+fn network(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: UnixTime = UnixTime::from_secs(1_000);
+
+    #[test]
+    fn who_is_wrong_too_often_waits_and_nobody_else() {
+        let peer: IpAddr = "192.0.2.1".parse().unwrap();
+        let other: IpAddr = "192.0.2.2".parse().unwrap();
+        let mut throttle = Throttle::default();
+        for _ in 0..BURST {
+            assert!(throttle.allows(peer, START));
+            throttle.failed(peer, START);
+        }
+        assert!(!throttle.allows(peer, START));
+        assert!(throttle.allows(other, START));
+        assert!(!throttle.allows(peer, START.plus(-500)));
+        assert!(throttle.allows(peer, START.plus(FORGIVEN_AFTER)));
+        throttle.failed(peer, START.plus(FORGIVEN_AFTER));
+        assert!(!throttle.allows(peer, START.plus(FORGIVEN_AFTER)));
+    }
+
+    #[test]
+    fn the_neighbours_of_an_ipv6_address_are_itself() {
+        let mut throttle = Throttle::default();
+        for last in 0..BURST {
+            let peer = format!("2001:db8::{last:x}").parse().unwrap();
+            throttle.failed(peer, START);
+        }
+        assert!(!throttle.allows("2001:db8::ffff".parse().unwrap(), START));
+        assert!(throttle.allows("2001:db8:0:1::1".parse().unwrap(), START));
+    }
+
+    #[test]
+    fn what_is_remembered_has_an_end() {
+        let mut throttle = Throttle::default();
+        for number in 0..100_000u32 {
+            throttle.failed(IpAddr::V4(number.into()), START);
+        }
+        assert_eq!(throttle.failures.len(), ADDRESSES);
+        throttle.failed("192.0.2.1".parse().unwrap(), START.plus(10));
+        assert_eq!(throttle.failures.len(), 1);
+    }
+}

@@ -1,0 +1,205 @@
+//! What the port serves, as OpenSSL sees it; the file behind it.
+
+use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
+use kubepki::listener::Listener;
+use kubepki_serve::accept::Limits;
+use kubepki_serve::listener::{Wanted, prepare};
+use kubepki_serve::node::Strictness;
+use kubepki_serve::tree::Tree;
+use pki::{DAY, San};
+use testkit::{Fixture, openssl};
+
+use crate::common::{HOST, serve, serve_with, settings};
+
+fn s_client(server: &crate::common::Running, more: &[&str]) -> String {
+    let connect = server.address.to_string();
+    let authority = server.tls_file("server-ca.crt").display().to_string();
+    let fixed = [
+        "s_client",
+        "-connect",
+        &connect,
+        "-CAfile",
+        &authority,
+        "-verify_return_error",
+        "-verify_ip",
+        HOST,
+    ];
+    openssl(&[&fixed[..], more].concat(), b"").text()
+}
+
+#[test]
+fn openssl_trusts_it_and_is_asked_for_a_certificate() {
+    let server = serve(Strictness::Strict);
+    let modern = s_client(&server, &["-alpn", "h2"]);
+    assert!(modern.contains("Verify return code: 0 (ok)"), "{modern}");
+    assert!(modern.contains("ALPN protocol: h2"), "{modern}");
+    assert!(
+        modern.contains("Client Certificate Types")
+            || modern.contains("Acceptable client certificate")
+            || modern.contains("No client certificate CA names sent"),
+        "{modern}"
+    );
+    let older = s_client(&server, &["-tls1_2"]);
+    assert!(older.contains("Verify return code: 0 (ok)"), "{older}");
+    let oldest = s_client(&server, &["-tls1_1", "-cipher", "ALL@SECLEVEL=0"]);
+    assert!(
+        !oldest.contains("Verify return code: 0 (ok)\n---\n") || oldest.contains("alert"),
+        "{oldest}"
+    );
+}
+
+#[test]
+fn trees_of_every_kind_are_served() {
+    for name in ["k3s-1.36-custom-ca", "k3s-1.36-default-rotated"] {
+        let server = serve_with(name, Strictness::Strict, Limits::default());
+        let seen = s_client(&server, &[]);
+        assert!(
+            seen.contains("Verify return code: 0 (ok)"),
+            "{name}: {seen}"
+        );
+        assert_eq!(server.curl("/ping", &[]).text(), "pong");
+        let leaf = server.ask_as("a", "/v1-k3s/client-kubelet.crt", &crate::common::request());
+        assert_eq!(leaf.code, 200, "{name}: {}", leaf.text());
+        let file = server.fixture.scratch("leaf.pem");
+        std::fs::write(&file, &leaf.body).unwrap();
+        let authority = server.tls_file("client-ca.crt").display().to_string();
+        let file = file.display().to_string();
+        let arguments = [
+            "verify",
+            "-partial_chain",
+            "-purpose",
+            "sslclient",
+            "-CAfile",
+            &authority,
+            "-untrusted",
+            &file,
+            &file,
+        ];
+        testkit::openssl_ok(&arguments, b"");
+    }
+}
+
+#[test]
+fn the_file_changes_only_for_a_reason_and_keeps_its_key() {
+    let fixture = Fixture::without_datastore("k3s-1.36-sqlite");
+    let server = fixture.data_dir().join("server");
+    let path = server.join("tls/dynamic-cert.json");
+    let tree = Tree::load(&server, Strictness::Strict).unwrap();
+    let read = || Listener::parse(&std::fs::read(&path).unwrap()).unwrap();
+    let before = read();
+    let now = SystemClock.now();
+    let prepare = |sans: &[San], days: i64| {
+        let wanted = Wanted {
+            sans,
+            lifetime: 365 * DAY,
+            now: now.plus(days * DAY),
+            entropy: &SystemEntropy,
+            keys: &FreshKeys,
+        };
+        prepare(&tree, &wanted).unwrap().issued
+    };
+    assert_eq!(prepare(&[], 0), None);
+    assert!(read() == before);
+    assert_eq!(
+        prepare(&[San::from_text("new.example")], 0),
+        Some("the present one lacks a name")
+    );
+    let named = read();
+    assert!(named.key == before.key && named.sans.contains(&"new.example".to_owned()));
+    assert!(before.sans.iter().all(|name| named.sans.contains(name)));
+    assert_eq!(prepare(&[], 0), None);
+    assert_eq!(prepare(&[], 300), Some("it is due"));
+    assert!(read().key == before.key);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(prepare(&settings().sans, 0), Some("there is none"));
+    let made = read();
+    assert!(made.key != before.key && made.certificates().unwrap().len() == 2);
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    // Another CA in force: what was issued by the old one goes.
+    let other = Fixture::without_datastore("k3s-1.36-custom-ca");
+    let foreign = other.data_dir().join("server/tls/dynamic-cert.json");
+    std::fs::copy(foreign, &path).unwrap();
+    assert_eq!(prepare(&[], 0), Some("the present one is by another CA"));
+}
+
+#[test]
+fn it_is_renewed_while_connections_stay() {
+    use std::io::{Read as _, Write as _};
+
+    let server = serve(Strictness::Strict);
+    let mut stays = crate::hostile::connect(&server);
+    let mut ping = || {
+        stays
+            .write_all(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
+        let mut answer = [0; 512];
+        let read = stays.read(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..read]).into_owned()
+    };
+    let served = || {
+        let connect = server.address.to_string();
+        let shown = openssl(&["s_client", "-connect", &connect, "-showcerts"], b"");
+        pki::Certificate::all_from_pem(&shown.stdout)
+            .unwrap()
+            .remove(0)
+    };
+    assert!(ping().contains("200 OK"));
+    let mut ends = served().validity().not_after;
+    let mut renewed = 0;
+    // A look a month, through 400 days.
+    for month in 0..14 {
+        server.time.to(month * 30 * DAY);
+        let looked = kubepki_serve::renewal::look(&server.service, &server.listened, &FreshKeys);
+        renewed += usize::from(looked.unwrap().is_some());
+        let leaf = served();
+        let left = leaf.validity().remaining(server.service.clock.now());
+        assert!(left > 90 * DAY, "{left} seconds left in month {month}");
+        assert!(leaf.validity().not_after >= ends);
+        ends = leaf.validity().not_after;
+        assert!(
+            ping().contains("200 OK"),
+            "the connection was lost in month {month}"
+        );
+    }
+    assert_eq!(renewed, 1);
+    let said = server.said.lock().unwrap().join("\n");
+    assert!(said.contains("it is due"), "{said}");
+}
+
+#[test]
+fn new_authorities_are_taken_up_while_it_serves() {
+    let server = serve(Strictness::Strict);
+    let other = Fixture::without_datastore("k3s-1.36-custom-ca");
+    let take = |name: &str| {
+        let from = other.data_dir().join("server/tls").join(name);
+        std::fs::copy(from, server.tls_file(name)).unwrap();
+    };
+    let reload = || kubepki_serve::renewal::reload(&server.service);
+    let look = || kubepki_serve::renewal::look(&server.service, &server.listened, &FreshKeys);
+    let before = server.curl("/cacerts", &[]);
+    assert!(!reload().unwrap());
+    // In the middle of a change nothing fits: what was in force stays.
+    take("server-ca.crt");
+    assert!(reload().is_err());
+    for name in ["server-ca.key", "client-ca.crt", "client-ca.key"] {
+        take(name);
+    }
+    std::fs::write(server.tls_file("dynamic-cert-regenerate"), "").unwrap();
+    assert!(reload().unwrap());
+    assert_eq!(
+        look().unwrap(),
+        Some("tls/dynamic-cert-regenerate asks for it")
+    );
+    assert!(!server.tls_file("dynamic-cert-regenerate").exists());
+    assert_eq!((reload().unwrap(), look().unwrap()), (false, None));
+    // curl trusts the CA that is now on the disk, and nothing else.
+    let after = server.curl("/cacerts", &[]);
+    assert!(after.code == 200 && after.body != before.body);
+    let leaf = server.ask_as("a", "/v1-k3s/client-kubelet.crt", &crate::common::request());
+    let chain = pki::Certificate::all_from_pem(&leaf.body).unwrap();
+    let authority = std::fs::read(server.tls_file("client-ca.crt")).unwrap();
+    let authority = pki::Certificate::all_from_pem(&authority).unwrap();
+    assert_eq!(chain[1], authority[0]);
+}

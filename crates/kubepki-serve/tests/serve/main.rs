@@ -1,0 +1,15 @@
+//! A server on trees that real clusters wrote, asked by strangers.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking"
+)]
+
+mod common;
+mod hostile;
+mod listener;
+mod recordings;
+mod strict;
