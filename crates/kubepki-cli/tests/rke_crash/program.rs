@@ -136,6 +136,15 @@ impl<'a> Change<'a> {
         self.take_back(&before, stumble, &at);
     }
 
+    /// At five moments between the first line and the last; the undo is killed on its way too at
+    /// the one where most is to be taken back.
+    fn undone_at_some(&self) {
+        const MOMENTS: usize = 5;
+        for number in 1..=MOMENTS {
+            self.undone_after(number * (self.lines - 1) / MOMENTS, number == MOMENTS);
+        }
+    }
+
     fn take_back(&self, before: &Before, stumble: bool, at: &str) {
         before.assert_kept(self.scene, at);
         if stumble {
@@ -219,28 +228,34 @@ fn is_killed() {
     rotate.after_each_line();
     rotate.before_each_line();
     rotate.in_mid_deployment();
-    for (number, nth) in some(rotate.lines, 5).enumerate() {
-        rotate.undone_after(nth, number % 2 == 1);
-    }
-    scene.ok(ROTATE);
-    assert_eq!(strays(&scene), Vec::<PathBuf>::new());
+    left_clean(&scene);
+}
+
+#[test]
+fn is_killed_and_taken_back() {
+    let scene = settled(&Spec::three());
+    Change::new(&scene, ROTATE).undone_at_some();
+    left_clean(&scene);
 }
 
 #[test]
 fn is_killed_with_new_authorities() {
     let scene = settled(&Spec::three());
-    let authorities = Change::new(&scene, AUTHORITIES);
-    authorities.after_each_line();
-    for (number, nth) in some(authorities.lines, 5).enumerate() {
-        authorities.undone_after(nth, number % 2 == 0);
-    }
-    scene.ok(ROTATE);
-    assert_eq!(strays(&scene), Vec::<PathBuf>::new());
+    Change::new(&scene, AUTHORITIES).after_each_line();
+    left_clean(&scene);
 }
 
-/// Moments between the first line and the last.
-fn some(lines: usize, count: usize) -> impl Iterator<Item = usize> {
-    (1..=count).map(move |it| it * (lines - 1) / count)
+#[test]
+fn is_killed_with_new_authorities_and_taken_back() {
+    let scene = settled(&Spec::three());
+    Change::new(&scene, AUTHORITIES).undone_at_some();
+    left_clean(&scene);
+}
+
+/// The next rotation finds nothing in its way, and leaves nothing.
+fn left_clean(scene: &Scene) {
+    scene.ok(ROTATE);
+    assert_eq!(strays(scene), Vec::<PathBuf>::new());
 }
 
 /// Killed while hosts are locked, and nothing is begun: `resume` lets go of them.
