@@ -191,7 +191,7 @@ impl Node {
         }
         let wishes = wishes(&settings, names, &inventory)?;
         let policy = policy(leaves, inventory.release)?;
-        let state = state_dir(site, &opened);
+        let state = state_dir(site, &opened.data_dir);
         Ok(Self {
             inventory,
             wishes,
@@ -214,10 +214,10 @@ fn takes_outer_authorities(release: DetectedRelease) -> bool {
 }
 
 /// The state directory, without looking at the node.
-pub fn state_dir(site: &SiteArgs, opened: &Site) -> StateDir {
+pub fn state_dir(site: &SiteArgs, data_dir: &Path) -> StateDir {
     match &site.state_dir {
         Some(path) => StateDir::new(path.clone()),
-        None => StateDir::of_data_dir(&opened.data_dir),
+        None => StateDir::of_data_dir(data_dir),
     }
 }
 

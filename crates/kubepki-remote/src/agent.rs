@@ -11,7 +11,9 @@ use reqwest::{Client, RequestBuilder, Url};
 use zeroize::Zeroizing;
 
 use crate::answer::client;
-use crate::supervisor::{Seen, SupervisorError, look, parse, refused, send, unreachable};
+use crate::supervisor::{
+    Seen, SupervisorError, answered, at, node_refused, parse, pinned, unreachable,
+};
 use crate::tls::{ClientIdentity, trusting};
 
 /// The user that K3s's agents log in as, whoever the token names.
@@ -49,32 +51,13 @@ impl AgentConnection {
         now: UnixTime,
     ) -> Result<Self, SupervisorError> {
         let base = parse(base)?;
-        let seen = look(&base, token, trust_on_first_use, now).await?;
-        let bundle =
-            Certificate::all_from_pem(&seen.bundle).map_err(|source| SupervisorError::Bundle {
-                url: base.to_string(),
-                source,
-            })?;
-        let tls = trusting(&bundle, now, None).map_err(|error| unreachable(&base, error))?;
-        let client = client(tls).map_err(|error| unreachable(&base, error))?;
-        let connection = Self {
+        let (client, seen) = pinned(&base, token, trust_on_first_use, now, node_refused).await?;
+        Ok(Self {
             base,
             client,
             authorization: Some(token.authorization(USER)),
             seen: Some(seen),
-        };
-        // The second look, without a credential: the server holds the key of a certificate under
-        // the bundle, and is called as it was asked for.
-        let request = connection.client.get(connection.url("/cacerts")?);
-        let again = connection.answer("GET /cacerts", request).await?;
-        let first = connection.seen.as_ref().map(|it| &it.bundle);
-        if first != Some(&again) {
-            return Err(unreachable(
-                &connection.base,
-                std::io::Error::other("it showed two different CA bundles one after the other"),
-            ));
-        }
-        Ok(connection)
+        })
     }
 
     /// Trusts `bundle` and logs in with the node's certificate.
@@ -113,8 +96,8 @@ impl AgentConnection {
     ///
     /// [`SupervisorError::NodeRefused`] for every answer but 2xx.
     pub async fn get(&self, path: &str) -> Result<Vec<u8>, SupervisorError> {
-        let request = self.logged_in(self.client.get(self.url(path)?))?;
-        self.answer(&format!("GET {path}"), request).await
+        let request = self.logged_in(self.client.get(at(&self.base, path)?))?;
+        answered(&self.base, &format!("GET {path}"), request, node_refused).await
     }
 
     /// What the server answers to a request for a certificate, DER as K3s wants it.
@@ -128,7 +111,10 @@ impl AgentConnection {
         proof: &NodeProof<'_>,
         csr: &CertificateRequest,
     ) -> Result<Vec<u8>, SupervisorError> {
-        let request = self.client.post(self.url(path)?).body(csr.der().to_vec());
+        let request = self
+            .client
+            .post(at(&self.base, path)?)
+            .body(csr.der().to_vec());
         let mut request = self
             .logged_in(request)?
             .header("k3s-Node-Name", proof.name)
@@ -137,7 +123,7 @@ impl AgentConnection {
             let texts: Vec<String> = proof.addresses.iter().map(IpAddr::to_string).collect();
             request = request.header("k3s-Node-IP", texts.join(","));
         }
-        self.answer(&format!("POST {path}"), request).await
+        answered(&self.base, &format!("POST {path}"), request, node_refused).await
     }
 
     fn logged_in(&self, request: RequestBuilder) -> Result<RequestBuilder, SupervisorError> {
@@ -152,38 +138,6 @@ impl AgentConnection {
             .map_err(|_| unreachable(&self.base, std::io::Error::other(UNSPEAKABLE)))?;
         value.set_sensitive(true);
         Ok(value)
-    }
-
-    fn url(&self, path: &str) -> Result<Url, SupervisorError> {
-        self.base.join(path).map_err(|error| SupervisorError::Url {
-            url: path.to_owned(),
-            problem: error.to_string(),
-        })
-    }
-
-    async fn answer(
-        &self,
-        call: &str,
-        request: RequestBuilder,
-    ) -> Result<Vec<u8>, SupervisorError> {
-        let answer = send(&self.base, request).await?;
-        if answer.status.is_success() {
-            return Ok(answer.body);
-        }
-        Err(match refused(&self.base, call, &answer) {
-            SupervisorError::Refused {
-                url,
-                call,
-                status,
-                message,
-            } => SupervisorError::NodeRefused {
-                url,
-                call,
-                status,
-                message,
-            },
-            other => other,
-        })
     }
 }
 

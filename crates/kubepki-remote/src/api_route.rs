@@ -211,7 +211,7 @@ mod tests {
         let spec = |name: &str| HostSpec {
             name: name.to_owned(),
             docker_socket: String::new(),
-            prefix: None,
+            prefix_path: "/".to_owned(),
             relabel: false,
             images: Vec::new(),
             reach: Arc::new(LocalReach::default()),

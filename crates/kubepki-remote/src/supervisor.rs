@@ -5,7 +5,7 @@ use std::fmt;
 use kubepki::apply::Witness;
 use kubepki::token::{Token, authority_hash};
 use pki::{Certificate, Digest, UnixTime};
-use reqwest::{Client, Method, StatusCode, Url};
+use reqwest::{Client, Method, Url};
 use zeroize::Zeroizing;
 
 use crate::answer::{Answer, Unreadable, client};
@@ -170,32 +170,13 @@ impl Supervisor {
             url: url.clone(),
             source,
         })?;
-        let seen = look(&base, token, trust_on_first_use, now).await?;
-        let tls = Certificate::all_from_pem(&seen.bundle)
-            .map_err(|source| SupervisorError::Bundle {
-                url: url.clone(),
-                source,
-            })
-            .and_then(|bundle| {
-                trusting(&bundle, now, None).map_err(|error| unreachable(&base, error))
-            })?;
-        let client = client(tls).map_err(|error| unreachable(&base, error))?;
-        let supervisor = Self {
+        let (client, seen) = pinned(&base, token, trust_on_first_use, now, refused).await?;
+        Ok(Self {
             base,
             client,
             password: password.clone(),
             seen,
-        };
-        // The second look: it holds the key of a certificate under the bundle, with its name.
-        let request = supervisor.client.get(supervisor.url("/cacerts")?);
-        let answer = supervisor.answer("GET /cacerts", request).await?;
-        if answer.body != supervisor.seen.bundle {
-            return Err(unreachable(
-                &supervisor.base,
-                std::io::Error::other("it showed two different CA bundles one after the other"),
-            ));
-        }
-        Ok(supervisor)
+        })
     }
 
     /// What it showed as its CA.
@@ -220,11 +201,11 @@ impl Supervisor {
             .map_err(|error| unreachable(&self.base, error))?;
         let request = self
             .client
-            .request(verb, self.url(path)?)
+            .request(verb, at(&self.base, path)?)
             .basic_auth("server", Some(self.password.as_str()))
             .body(body.to_vec());
         let call = format!("{method} {path}");
-        Ok(self.answer(&call, request).await?.body)
+        answered(&self.base, &call, request, refused).await
     }
 
     /// Path and query of a URL at this server; `None` for another server's.
@@ -234,25 +215,6 @@ impl Supervisor {
         let query = url.query().map(|query| format!("?{query}"));
         same.then(|| format!("{}{}", url.path(), query.unwrap_or_default()))
     }
-
-    fn url(&self, path: &str) -> Result<Url, SupervisorError> {
-        self.base.join(path).map_err(|error| SupervisorError::Url {
-            url: path.to_owned(),
-            problem: error.to_string(),
-        })
-    }
-
-    async fn answer(
-        &self,
-        call: &str,
-        request: reqwest::RequestBuilder,
-    ) -> Result<Answer, SupervisorError> {
-        let answer = send(&self.base, request).await?;
-        if answer.status.is_success() {
-            return Ok(answer);
-        }
-        Err(refused(&self.base, call, &answer))
-    }
 }
 
 impl fmt::Debug for Supervisor {
@@ -261,8 +223,39 @@ impl fmt::Debug for Supervisor {
     }
 }
 
+/// How an answer that says no is told: to a server's operator or to a node's.
+pub(crate) type Refused = fn(&Url, &str, &Answer) -> SupervisorError;
+
+/// A client that trusts nothing but what the server at `base` showed as its CA, and that. The
+/// token's hash decides what may be shown; nothing secret is sent.
+pub(crate) async fn pinned(
+    base: &Url,
+    token: &Token,
+    trust_on_first_use: bool,
+    now: UnixTime,
+    refused: Refused,
+) -> Result<(Client, Seen), SupervisorError> {
+    let seen = look(base, token, trust_on_first_use, now).await?;
+    let bundle =
+        Certificate::all_from_pem(&seen.bundle).map_err(|source| SupervisorError::Bundle {
+            url: base.to_string(),
+            source,
+        })?;
+    let tls = trusting(&bundle, now, None).map_err(|error| unreachable(base, error))?;
+    let client = client(tls).map_err(|error| unreachable(base, error))?;
+    // The second look: it holds the key of a certificate under the bundle, with its name.
+    let request = client.get(at(base, "/cacerts")?);
+    if answered(base, "GET /cacerts", request, refused).await? != seen.bundle {
+        return Err(unreachable(
+            base,
+            std::io::Error::other("it showed two different CA bundles one after the other"),
+        ));
+    }
+    Ok((client, seen))
+}
+
 /// The first look: any certificate is taken, for nothing is sent and the hash decides.
-pub(crate) async fn look(
+async fn look(
     base: &Url,
     token: &Token,
     trust_on_first_use: bool,
@@ -270,17 +263,9 @@ pub(crate) async fn look(
 ) -> Result<Seen, SupervisorError> {
     let (tls, _) = Witness::client().map_err(|error| unreachable(base, error))?;
     let client = client(tls).map_err(|error| unreachable(base, error))?;
-    let url = base
-        .join("/cacerts")
-        .map_err(|error| SupervisorError::Url {
-            url: base.to_string(),
-            problem: error.to_string(),
-        })?;
-    let answer = send(base, client.get(url)).await?;
-    if !answer.status.is_success() {
-        return Err(refused(base, "GET /cacerts", &answer));
-    }
-    let hash = authority_hash(&answer.body, now).map_err(|source| SupervisorError::Bundle {
+    let request = client.get(at(base, "/cacerts")?);
+    let bundle = answered(base, "GET /cacerts", request, refused).await?;
+    let hash = authority_hash(&bundle, now).map_err(|source| SupervisorError::Bundle {
         url: base.to_string(),
         source,
     })?;
@@ -295,17 +280,36 @@ pub(crate) async fn look(
             seen: hash.to_string(),
         }),
         pinned => Ok(Seen {
-            bundle: answer.body,
+            bundle,
             hash,
             pinned: pinned.is_some(),
         }),
     }
 }
 
-pub(crate) async fn send(
+/// `path` at the server.
+pub(crate) fn at(base: &Url, path: &str) -> Result<Url, SupervisorError> {
+    base.join(path).map_err(|error| SupervisorError::Url {
+        url: path.to_owned(),
+        problem: error.to_string(),
+    })
+}
+
+/// The body of a 2xx answer; any other is told by `refused`.
+pub(crate) async fn answered(
     base: &Url,
+    call: &str,
     request: reqwest::RequestBuilder,
-) -> Result<Answer, SupervisorError> {
+    refused: Refused,
+) -> Result<Vec<u8>, SupervisorError> {
+    let answer = send(base, request).await?;
+    match answer.status.is_success() {
+        true => Ok(answer.body),
+        false => Err(refused(base, call, &answer)),
+    }
+}
+
+async fn send(base: &Url, request: reqwest::RequestBuilder) -> Result<Answer, SupervisorError> {
     let response = request
         .send()
         .await
@@ -316,20 +320,31 @@ pub(crate) async fn send(
     })
 }
 
-pub(crate) fn refused(base: &Url, call: &str, answer: &Answer) -> SupervisorError {
+fn refused(base: &Url, call: &str, answer: &Answer) -> SupervisorError {
     SupervisorError::Refused {
         url: base.to_string(),
         call: call.to_owned(),
         status: answer.status.as_u16(),
-        message: match answer.message() {
-            message if message.is_empty() => reason(answer.status),
-            message => message,
-        },
+        message: said(answer),
     }
 }
 
-fn reason(status: StatusCode) -> String {
-    status.canonical_reason().unwrap_or("no message").to_owned()
+/// The same, where a node was refused.
+pub(crate) fn node_refused(base: &Url, call: &str, answer: &Answer) -> SupervisorError {
+    SupervisorError::NodeRefused {
+        url: base.to_string(),
+        call: call.to_owned(),
+        status: answer.status.as_u16(),
+        message: said(answer),
+    }
+}
+
+fn said(answer: &Answer) -> String {
+    let reason = || answer.status.canonical_reason().unwrap_or("no message");
+    match answer.message() {
+        message if message.is_empty() => reason().to_owned(),
+        message => message,
+    }
 }
 
 pub(crate) fn unreachable(

@@ -167,11 +167,6 @@ pub fn issue(issuer: &Issuer, order: &Order<'_>) -> Result<Certificate, Refusal>
         let subject = authority.certificate().subject();
         return Err(internal(format!("the CA {subject} is not valid now")));
     }
-    let not_before = order.now.plus(-BACKDATE);
-    let validity = Validity {
-        not_before,
-        not_after: not_before.plus(order.lifetime),
-    };
     let organizations: Vec<String> = profile
         .organizations
         .iter()
@@ -185,9 +180,19 @@ pub fn issue(issuer: &Issuer, order: &Order<'_>) -> Result<Certificate, Refusal>
             purposes: profile.purposes,
             spki_der: order.spki,
             serial: order.serial.clone(),
-            validity: validity.clamped_to(bounds),
+            validity: validity(authority, order.now, order.lifetime),
         })
         .map_err(|error| internal(error.to_string()))
+}
+
+/// From an hour ago, `lifetime` seconds long, and never beyond the CA.
+pub(crate) fn validity(authority: &Authority, now: UnixTime, lifetime: i64) -> Validity {
+    let not_before = now.plus(-BACKDATE);
+    let validity = Validity {
+        not_before,
+        not_after: not_before.plus(lifetime),
+    };
+    validity.clamped_to(authority.certificate().validity())
 }
 
 /// Names without duplicates, in the profile's order.

@@ -8,18 +8,16 @@ use kubepki::listener::{Listener, ListenerError, is_listener_name, reissue, rend
 use kubepki::plan::served_chain;
 use pki::{
     Certificate, DAY, KeyAlgorithm, LeafRequest, PrivateKey, Purpose, San, Serial, UnixTime,
-    Validity,
 };
 use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
+use crate::leaf::validity;
 use crate::tls::certified;
 use crate::tree::Tree;
 
 /// K3s renews its listener's certificate that long before its end.
 pub const WINDOW: i64 = 120 * DAY;
-/// Leaves begin that long before they are issued.
-const BACKDATE: i64 = 3600;
 
 /// The listener's certificate cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -190,11 +188,6 @@ fn leaf(
     sans: &[San],
 ) -> Result<Certificate, pki::Error> {
     let authority = &tree.server.issuer.authority;
-    let not_before = wanted.now.plus(-BACKDATE);
-    let validity = Validity {
-        not_before,
-        not_after: not_before.plus(wanted.lifetime),
-    };
     authority.issue(&LeafRequest {
         organizations: &["k3s".to_owned()],
         common_name: "k3s",
@@ -202,7 +195,7 @@ fn leaf(
         purposes: &[Purpose::ServerAuth],
         spki_der: key.spki_der(),
         serial: Serial::random(|bytes| wanted.entropy.fill(bytes))?,
-        validity: validity.clamped_to(authority.certificate().validity()),
+        validity: validity(authority, wanted.now, wanted.lifetime),
     })
 }
 

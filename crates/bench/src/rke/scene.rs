@@ -184,7 +184,7 @@ impl Scene {
         let spec = |way: &Way| HostSpec {
             name: way.name.clone(),
             docker_socket: "/var/run/docker.sock".to_owned(),
-            prefix: None,
+            prefix_path: "/".to_owned(),
             relabel: false,
             images: vec![TOOLS_IMAGE.to_owned()],
             reach: Arc::new(SshReach {

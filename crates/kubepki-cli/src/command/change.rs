@@ -347,18 +347,21 @@ pub fn put_off_text(open: &[(u32, String)]) -> String {
         one == other && step.checked_add(1) == Some(*next)
     };
     for alike in open.chunk_by(alike) {
-        match alike {
-            [(first, reason), .., (last, _)] => {
-                let _ = write!(text, "\n  steps {first}-{last}: {reason}");
-            }
-            [(step, reason)] => {
-                let _ = write!(text, "\n  step {step}: {reason}");
-            }
-            [] => {}
-        }
+        let word = if alike.len() > 1 { "steps" } else { "step" };
+        let reason = alike.first().map_or("", |(_, reason)| reason);
+        let _ = write!(text, "\n  {word} {}: {reason}", span(alike));
     }
     text.push_str("\nRun `kubepki resume` when it can.");
     text
+}
+
+/// The numbers of steps that follow one another: `7`, or `16-30`.
+pub fn span(run: &[(u32, String)]) -> String {
+    match run {
+        [(first, _), .., (last, _)] => format!("{first}-{last}"),
+        [(only, _)] => only.to_string(),
+        [] => String::new(),
+    }
 }
 
 /// What the operator has to do now.

@@ -7,7 +7,7 @@ use kubepki::plan::{Plan, PlanId};
 use kubepki::state::{StateDir, StateError};
 use serde_json::json;
 
-use super::change::{lock, print_plan};
+use super::change::{lock, print_plan, span};
 use crate::args::{HistoryArgs, PlanFormat};
 use crate::error::{CliError, Exit};
 use crate::output;
@@ -137,13 +137,7 @@ fn standing(past: &Past, holder: Holder) -> String {
         (Standing::Superseded { by }, _) => format!("done in part, then {by} came"),
         (Standing::PutOff { open }, _) => {
             let runs = open.chunk_by(|(one, _), (next, _)| one.checked_add(1) == Some(*next));
-            let steps: Vec<String> = runs
-                .filter_map(|run| match run {
-                    [(only, _)] => Some(only.to_string()),
-                    [(first, _), .., (last, _)] => Some(format!("{first}-{last}")),
-                    [] => None,
-                })
-                .collect();
+            let steps: Vec<String> = runs.map(span).collect();
             format!("done but for steps {}: kubepki resume", steps.join(", "))
         }
         (Standing::Unreadable(why), _) => format!("cannot be read: {why}"),

@@ -23,7 +23,7 @@ use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running};
 use crate::output;
 use crate::rke::ClusterArgs;
-use crate::world::{World, lifetime_from_environment};
+use crate::world::{World, lifetime_from_environment, state_dir};
 
 /// `init`.
 #[derive(Clone, Debug, Args)]
@@ -103,10 +103,7 @@ pub async fn run(args: &InitArgs) -> Result<Exit, CliError> {
     let settings = Settings::load(&world.host, &args.site).await?;
     let data_dir = std::path::absolute(&settings.data_dir)?;
     let spec = spec(args, &settings)?;
-    let state = match &args.site.state_dir {
-        Some(path) => StateDir::new(path.clone()),
-        None => StateDir::of_data_dir(&data_dir),
-    };
+    let state = state_dir(&args.site, &data_dir);
     refuse_unfinished(&state)?;
     let found = survey(&world.host, &data_dir, &spec, world.now()).await;
     let found = found.map_err(refused)?;

@@ -1,6 +1,6 @@
 //! `log`: what this node's server issued, and whether the record of it is whole.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -9,7 +9,6 @@ use kubepki::log::{
     CSV_HEADER, Entry, Filter, Finding, Head, LogError, Reading, Verified, chains, csv_line,
     entries, stored_head, table, verify,
 };
-use kubepki::state::StateDir;
 use pki::Serial;
 use serde_json::{Value, json};
 
@@ -18,7 +17,7 @@ use crate::datastore::{Access, EndpointArgs, open};
 use crate::error::{CliError, Exit};
 use crate::k3s::Settings;
 use crate::output;
-use crate::world::{World, moment};
+use crate::world::{World, moment, state_dir};
 
 /// `log`.
 #[derive(Debug, Subcommand)]
@@ -131,12 +130,10 @@ pub async fn run(command: &LogCommand) -> Result<Exit, CliError> {
 async fn find(host: &dyn Host, args: &ChainArgs) -> Result<(PathBuf, Vec<String>), CliError> {
     let directory = match (&args.log_dir, &args.site.state_dir) {
         (Some(directory), _) => directory.clone(),
-        (None, Some(state)) => state.join(FOLDER),
+        (None, Some(state)) => folder(state),
         (None, None) => {
             let settings = Settings::load(host, &args.site).await?;
-            StateDir::of_data_dir(&settings.data_dir)
-                .path()
-                .join(FOLDER)
+            folder(state_dir(&args.site, &settings.data_dir).path())
         }
     };
     if let Some(name) = &args.server {
@@ -153,8 +150,10 @@ async fn find(host: &dyn Host, args: &ChainArgs) -> Result<(PathBuf, Vec<String>
     Ok((directory, found))
 }
 
-/// Below the state directory.
-const FOLDER: &str = "log";
+/// The folder with the logs of a state directory.
+pub(super) fn folder(state: &Path) -> PathBuf {
+    state.join("log")
+}
 
 async fn run_verify(host: &dyn Host, args: &VerifyArgs) -> Result<Exit, CliError> {
     let (directory, servers) = find(host, &args.chain).await?;
@@ -191,7 +190,7 @@ async fn run_verify(host: &dyn Host, args: &VerifyArgs) -> Result<Exit, CliError
 
 /// Verifies; once more where a server that is just writing may have been overheard.
 async fn settled(
-    directory: &std::path::Path,
+    directory: &Path,
     server: &str,
     known: Option<&Head>,
 ) -> Result<Verified, LogError> {

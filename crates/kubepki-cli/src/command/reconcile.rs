@@ -6,7 +6,6 @@ use kubepki::bootstrap::{Candidates, Disk, KEY_PREFIX, LocateError, Opened, loca
 use kubepki::init::{Spec, Survey, make_data_dir, survey};
 use kubepki::plan::{Action, Plan};
 use kubepki::reconcile::{Keep, ReconcileError, Request, Reset, plan_reconcile};
-use kubepki::state::StateDir;
 use kubepki::token::Token;
 
 use super::change::refuse_unfinished;
@@ -20,7 +19,7 @@ use crate::datastore::{
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running_in};
 use crate::rke::ClusterArgs;
-use crate::world::World;
+use crate::world::{World, state_dir};
 
 /// `reconcile`.
 #[derive(Clone, Debug, Args)]
@@ -111,8 +110,7 @@ pub async fn run(args: &ReconcileArgs) -> Result<Exit, CliError> {
     let settings = Settings::load(&world.host, &args.site).await?;
     let data_dir = std::path::absolute(&settings.data_dir)?;
     let server = data_dir.join("server");
-    let named = args.site.state_dir.clone().map(StateDir::new);
-    let state = named.unwrap_or_else(|| StateDir::of_data_dir(&data_dir));
+    let state = state_dir(&args.site, &data_dir);
     refuse_unfinished(&state)?;
     if let Some(process) = running_in(&data_dir, &settings.configured) {
         return Err(CliError::refused(format!(

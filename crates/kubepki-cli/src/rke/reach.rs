@@ -41,8 +41,7 @@ pub fn machines(cluster: &RkeCluster, args: &SshArgs, notify: Notify) -> Result<
             name: node.address.clone(),
             docker_socket: node.docker_socket().to_owned(),
             // RKE's own choice depends on the host's system, which its Docker tells.
-            prefix: (config.prefix_path != "/")
-                .then(|| PathBuf::from(format!("{}/", config.prefix_path.trim_end_matches('/')))),
+            prefix_path: config.prefix_path.clone(),
             relabel: config.kubernetes_minor().is_some_and(|minor| minor < 22),
             images: images.clone(),
             reach: Arc::new(reach),

@@ -62,18 +62,18 @@ impl Link for LocalLink {
         }
     }
 
-    async fn files(&self, directory: &str) -> Result<Option<Arc<dyn Host>>, HostError> {
-        let writable = !self.files_by_docker && may_write(Path::new(directory));
-        Ok(writable.then(|| Arc::new(LocalHost) as Arc<dyn Host>))
+    async fn files(&self) -> Result<Option<Arc<dyn Host>>, HostError> {
+        // Owners and modes are kept, and only root may give files away.
+        let root = std::fs::metadata("/proc/self")
+            .is_ok_and(|it| std::os::unix::fs::MetadataExt::uid(&it) == 0);
+        let direct = root && !self.files_by_docker;
+        Ok(direct.then(|| Arc::new(LocalHost) as Arc<dyn Host>))
     }
-}
 
-fn may_write(directory: &Path) -> bool {
-    // Owners and modes are kept, and only root may give files away.
-    let root = std::fs::metadata("/proc/self")
-        .is_ok_and(|it| std::os::unix::fs::MetadataExt::uid(&it) == 0);
-    let nearest = directory.ancestors().find(|it| it.exists());
-    root && nearest.is_some_and(|it| {
-        std::fs::metadata(it).is_ok_and(|it| it.is_dir() && !it.permissions().readonly())
-    })
+    fn may_write(&self, directory: &Path) -> bool {
+        let nearest = directory.ancestors().find(|it| it.exists());
+        nearest.is_some_and(|it| {
+            std::fs::metadata(it).is_ok_and(|it| it.is_dir() && !it.permissions().readonly())
+        })
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -32,9 +32,9 @@ pub struct HostSpec {
     pub name: String,
     /// The path of its Docker's socket.
     pub docker_socket: String,
-    /// `prefix_path`: what comes before `/etc/kubernetes` on this host; `None` is RKE's choice for
-    /// the system that Docker names, `/` as a rule.
-    pub prefix: Option<PathBuf>,
+    /// `prefix_path` of cluster.yml, which says what comes before `/etc/kubernetes` on this host;
+    /// `/` leaves it to the system that Docker names.
+    pub prefix_path: String,
     /// Whether `/etc/kubernetes` is bound with `:z`, as RKE does before Kubernetes 1.22.
     pub relabel: bool,
     /// Images to make the helper container from, first choice first, where the host has them:
@@ -73,9 +73,15 @@ pub trait Link: Send + Sync + fmt::Debug {
     /// Connects to `host:port` as the machine itself would.
     async fn open_tcp(&self, address: &str) -> Result<Box<dyn Stream>, HostError>;
 
-    /// The machine's files and commands, if our user may write `directory` (or the nearest folder
-    /// above that exists); `None` if files must go another way.
-    async fn files(&self, directory: &str) -> Result<Option<Arc<dyn Host>>, HostError>;
+    /// The machine's files and commands, if our user may write what is root's; `None` if files
+    /// must go another way.
+    async fn files(&self) -> Result<Option<Arc<dyn Host>>, HostError>;
+
+    /// Whether whoever has [`Self::files`] can write `directory`, or the nearest folder above that
+    /// exists, as far as that is known beforehand.
+    fn may_write(&self, _directory: &Path) -> bool {
+        true
+    }
 
     /// Runs a command that reads `input`, as the user who writes the files; `None` if that is no
     /// shorter way than writing each file.

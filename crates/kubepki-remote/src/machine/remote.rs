@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use kubepki::host::{Entry, HostError};
 use kubepki::machine::{ContainerState, Containers, Deployment, Machine, Stream};
 use kubepki::plan::PlanId;
-use kubepki::rke::config::{refuse_windows, system_prefix};
+use kubepki::rke::config::{host_prefix, refuse_windows};
 use tokio::sync::{Mutex, Semaphore};
 
 use super::files::{Desk, Files, remove_readers};
@@ -122,19 +122,25 @@ impl RemoteMachine {
         for news in link.news() {
             (self.notify)(name, &Notice::Connected { news: &news });
         }
-        let engine = Engine::connect(link.socket(&self.spec.docker_socket)).await;
-        let engine = engine.map_err(|error| error.on_connecting(name))?;
-        let system = engine.system().await;
-        let system = system.map_err(|error| error.on_connecting(name))?;
+        let docker = async {
+            let engine = Engine::connect(link.socket(&self.spec.docker_socket)).await?;
+            let system = engine.system().await?;
+            Ok((engine, system))
+        };
+        // Each asks the host several times.
+        let (docker, files) = tokio::join!(docker, link.files());
+        let docker = docker.map_err(|error: DockerError| error.on_connecting(name));
+        let (engine, system) = docker?;
         refuse_windows(name, &system.kind).map_err(|error| HostError::Remote {
             host: name.clone(),
             message: "it cannot be managed".to_owned(),
             source: Some(Box::new(error)),
         })?;
-        let chosen = || Path::new("/").join(system_prefix(&system.name).trim_start_matches('/'));
-        let prefix = self.spec.prefix.clone().unwrap_or_else(chosen);
+        // An empty prefix would make relative paths.
+        let prefix = host_prefix(&self.spec.prefix_path, &system.name);
+        let prefix = PathBuf::from(format!("{prefix}/"));
         let base = under(&prefix, Path::new("/etc/kubernetes"));
-        let files = match link.files(&base.display().to_string()).await? {
+        let files = match files?.filter(|_| link.may_write(&base)) {
             Some(host) => {
                 (self.notify)(name, &Notice::FilesDirect);
                 Files::Direct(host)

@@ -81,7 +81,7 @@ impl Link for SshLink {
         }
     }
 
-    async fn files(&self, _directory: &str) -> Result<Option<Arc<dyn Host>>, HostError> {
+    async fn files(&self) -> Result<Option<Arc<dyn Host>>, HostError> {
         if self.session.user() != "root" {
             return Ok(None);
         }

@@ -345,7 +345,7 @@ async fn this_machine_is_a_host_too() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::by(HostSpec {
         docker_socket: socket(&host),
-        prefix: Some(folder.path().to_owned()),
+        prefix_path: folder.path().display().to_string(),
         reach: Arc::new(LocalReach::default()),
         ..spec(&host, "nobody")
     });
@@ -367,7 +367,7 @@ async fn a_prefix_comes_before_every_path() {
     for (host, user) in hosts.iter().zip(["root", USER]) {
         host.must("mkdir", &["-p", "/opt/rke/etc/kubernetes"]);
         let world = World::by(HostSpec {
-            prefix: Some(PathBuf::from("/opt/rke")),
+            prefix_path: "/opt/rke".to_owned(),
             ..spec(host, user)
         });
         let set = deployment("p1-01", [("kube-ca.pem", Some(file("ca", 0o600, 0)))]);

@@ -84,7 +84,7 @@ pub fn spec(host: &Host, user: &str) -> HostSpec {
     HostSpec {
         name: host.address().to_string(),
         docker_socket: "/var/run/docker.sock".to_owned(),
-        prefix: None,
+        prefix_path: "/".to_owned(),
         relabel: false,
         images: vec!["rancher/rke-tools:v9".to_owned(), TOOLS_IMAGE.to_owned()],
         reach: reach(host, user),

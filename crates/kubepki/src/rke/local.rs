@@ -87,7 +87,7 @@ pub fn plan_files(
 }
 
 /// Mode 0600, owned by whoever owns what is there.
-fn private(before: &Before) -> Attributes {
+pub(super) fn private(before: &Before) -> Attributes {
     let owner = match before {
         Before::Present(found) => (found.attributes.uid, found.attributes.gid),
         _ => (None, None),

@@ -19,7 +19,7 @@ use crate::datastore::{
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running_in};
 use crate::output;
-use crate::world::{World, resolved};
+use crate::world::{World, resolved, state_dir};
 
 /// `kubepki bootstrap extract`.
 pub(super) async fn extract(world: &World, args: &ExtractArgs) -> Result<Exit, CliError> {
@@ -28,7 +28,7 @@ pub(super) async fn extract(world: &World, args: &ExtractArgs) -> Result<Exit, C
         Some(to) => elsewhere(world, args, &settings, to).await?,
         None => {
             let data_dir = std::path::absolute(&settings.data_dir)?;
-            let state = state_dir(args.site.state_dir.as_deref(), &data_dir);
+            let state = state_dir(&args.site, &data_dir);
             (disk(world, &settings).await?, data_dir, state)
         }
     };
@@ -108,13 +108,6 @@ async fn elsewhere(
     Ok((disk, to, state))
 }
 
-fn state_dir(named: Option<&Path>, data_dir: &Path) -> StateDir {
-    match named {
-        Some(path) => StateDir::new(path.to_owned()),
-        None => StateDir::of_data_dir(data_dir),
-    }
-}
-
 fn newer(error: ReconcileError) -> CliError {
     CliError::refused(error.to_string())
 }
@@ -123,7 +116,7 @@ fn newer(error: ReconcileError) -> CliError {
 pub(super) async fn restore(world: &World, args: &RestoreArgs) -> Result<Exit, CliError> {
     let settings = Settings::load(&world.host, &args.site).await?;
     let data_dir = std::path::absolute(&settings.data_dir)?;
-    let state = state_dir(args.site.state_dir.as_deref(), &data_dir);
+    let state = state_dir(&args.site, &data_dir);
     super::super::change::refuse_unfinished(&state)?;
     let host = &world.host;
     let candidates = candidates(host, &args.datastore.endpoint, &settings).await?;

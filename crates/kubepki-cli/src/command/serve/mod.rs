@@ -2,12 +2,10 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use clap::Args;
-use kubepki::datastore::Datastore;
 use kubepki::edge::{FreshKeys, SystemClock, SystemEntropy};
 use kubepki::log::{Log, Options, keep_published, stored_head};
 use kubepki_serve::accept::{Limits, Server};
@@ -25,6 +23,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::start::{Started, renewed, start};
+use super::log::folder;
 use crate::args::SiteArgs;
 use crate::datastore::EndpointArgs;
 use crate::error::{CliError, Exit};
@@ -216,7 +215,7 @@ async fn open_log(started: &Started) -> Result<(Log, Trouble), CliError> {
     let name = &started.served.node_name;
     let known = stored_head(started.store.as_ref(), name).await;
     let known = known.map_err(|error| CliError::failed(&error))?;
-    let options = Options::new(started.state.join("log"), name.clone());
+    let options = Options::new(folder(&started.state), name.clone());
     let (log, mended) = Log::open(&options, known.as_ref().map(|(head, _)| head))
         .map_err(|error| CliError::failed(&error))?;
     if let Some(mended) = mended {
@@ -336,21 +335,4 @@ fn say(line: &Line<'_>) {
         members.insert((*name).to_owned(), value.as_str().into());
     }
     output::talk(&serde_json::Value::Object(members).to_string());
-}
-
-/// What was found before anything listens.
-impl Started {
-    /// A datastore that several threads ask.
-    fn shared(store: Box<dyn kubepki_datastore::Store>) -> Arc<dyn Datastore> {
-        let store: Box<dyn Datastore> = store;
-        Arc::from(store)
-    }
-}
-
-/// Where plans, log and lock of a data directory lie.
-fn state_path(args: &SiteArgs, data_dir: &std::path::Path) -> PathBuf {
-    match &args.state_dir {
-        Some(path) => path.clone(),
-        None => data_dir.join("kubepki"),
-    }
 }

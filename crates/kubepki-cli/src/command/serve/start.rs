@@ -14,7 +14,7 @@ use kubepki_serve::config::Settings as Served;
 use pki::{Certificate, San};
 use rustix::fs::{FlockOperation, flock};
 
-use super::{ServeArgs, state_path};
+use super::ServeArgs;
 use crate::args::{AskArgs, ChangeArgs, LeafArgs, NameArgs, PlanFormat, RestartArgs};
 use crate::command::change::{carry_out, refuse_unfinished};
 use crate::command::init::{self, InitArgs};
@@ -23,7 +23,7 @@ use crate::datastore::{Access, open, reached};
 use crate::error::CliError;
 use crate::k3s::{Settings, running_in};
 use crate::rke::ClusterArgs;
-use crate::world::{Node, World};
+use crate::world::{Node, World, state_dir};
 
 /// What a server needs to listen.
 pub(super) struct Started {
@@ -55,7 +55,7 @@ pub(super) async fn start(args: &ServeArgs) -> Result<Started, CliError> {
     if !server.join("tls/server-ca.crt").exists() {
         init::run(&wanted).await?;
     }
-    let state = state_path(&args.site, &settings.data_dir);
+    let state = state_dir(&args.site, &settings.data_dir).path().to_owned();
     if !state.is_dir() {
         make_directory(&state, &Attributes::new(0o700))?;
     }
@@ -252,5 +252,6 @@ async fn datastore(
     }
     let connected = open(&world.host, &args.endpoint, settings, Access::Write).await?;
     connected.refuse_read_only()?;
-    Ok(Started::shared(connected.store))
+    let store: Box<dyn Datastore> = connected.store;
+    Ok(Arc::from(store))
 }

@@ -56,7 +56,7 @@ pub(super) async fn rewrite(world: &World, args: &RewriteArgs) -> Result<Exit, C
         output::talk("Nothing to rewrite.");
         return Ok(if strangers { Exit::Partial } else { Exit::Fine });
     }
-    let state = state_dir(&args.site, &node.inventory.site);
+    let state = state_dir(&args.site, &node.inventory.site.data_dir);
     refuse_unfinished(&state)?;
     let id = plan_id(world.now(), "token-rewrite", &world.entropy)?;
     let name = node.inventory.node_name();

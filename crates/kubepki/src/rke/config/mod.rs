@@ -229,24 +229,23 @@ impl ClusterConfig {
     /// `operating_system` (`docker info`): empty for most, `/opt/rke` for Container Linux and its
     /// kin (`hosts/hosts.go`).
     pub fn host_prefix(&self, operating_system: &str) -> String {
-        if self.prefix_path != "/" {
-            return self.prefix_path.trim_end_matches('/').to_owned();
-        }
-        system_prefix(operating_system).to_owned()
+        host_prefix(&self.prefix_path, operating_system)
     }
 }
 
-/// What RKE puts before `/etc/kubernetes` where `prefix_path` says nothing, by what Docker calls
-/// the host's system: empty where the root file system can be written.
-pub fn system_prefix(operating_system: &str) -> &'static str {
+/// [`ClusterConfig::host_prefix`] of a `prefix_path`.
+pub fn host_prefix(prefix_path: &str, operating_system: &str) -> String {
     let is = |name: &str| operating_system.contains(name);
-    if is("Boot2Docker") {
+    let prefix = if prefix_path != "/" {
+        prefix_path.trim_end_matches('/')
+    } else if is("Boot2Docker") {
         "/mnt/sda1/rke"
     } else if is("RancherOS") || is("CoreOS") || is("Flatcar") {
         "/opt/rke"
     } else {
         ""
-    }
+    };
+    prefix.to_owned()
 }
 
 impl Node {

@@ -6,12 +6,13 @@ use super::change::{Changes, EntryChange, Phase, staged_content};
 use super::proofs::Prover;
 use super::share::Share;
 use super::{Request, RotateError, SYSTEM_PODS, Scene, WAVE, notes};
-use crate::host::Attributes;
+
 use crate::init::Staged;
 use crate::plan::{
     Action, Before, ContainerRestart, Content, FileSet, LeafId, PLAN_FORMAT, Plan, StateConfig,
     StateEdit, StateEntry, Step, Target,
 };
+use crate::rke::local::private;
 use crate::rke::placement;
 use crate::rke::{Service, names};
 
@@ -450,18 +451,5 @@ impl Draft<'_> {
                 self.put_off(number);
             }
         }
-    }
-}
-
-/// Mode 0600, owned by whoever owns what is there.
-fn private(before: &Before) -> Attributes {
-    let owner = match before {
-        Before::Present(found) => (found.attributes.uid, found.attributes.gid),
-        _ => (None, None),
-    };
-    Attributes {
-        uid: owner.0,
-        gid: owner.1,
-        ..Attributes::new(0o600)
     }
 }
