@@ -30,6 +30,7 @@ use crate::error::{CliError, Exit};
 use crate::output;
 use crate::world::World;
 
+mod shared;
 mod start;
 
 /// `serve`.
@@ -323,6 +324,11 @@ fn tell_systemd(state: &str) {
     if let Err(error) = notify(socket.as_deref(), state) {
         output::talk(&format!("Note: systemd was not told {state}: {error}"));
     }
+}
+
+/// The same in parts.
+fn tell(message: &str, fields: Vec<(&str, String)>) {
+    say(&Line { message, fields });
 }
 
 /// One line of JSON on standard error.

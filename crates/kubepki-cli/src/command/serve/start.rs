@@ -9,17 +9,18 @@ use std::sync::Arc;
 use kubepki::datastore::Datastore;
 use kubepki::edge::file::make_directory;
 use kubepki::host::Attributes;
-use kubepki::init::Spec;
+use kubepki::init::{Spec, make_data_dir};
 use kubepki_serve::config::Settings as Served;
 use pki::{Certificate, San};
 use rustix::fs::{FlockOperation, flock};
 
 use super::ServeArgs;
+use super::shared::{Followed, Shared};
 use crate::args::{AskArgs, ChangeArgs, LeafArgs, NameArgs, PlanFormat, RestartArgs};
 use crate::command::change::{carry_out, refuse_unfinished};
 use crate::command::init::{self, InitArgs};
 use crate::command::leaves::due;
-use crate::datastore::{Access, open, reached};
+use crate::datastore::{Access, open};
 use crate::error::CliError;
 use crate::k3s::{Settings, running_in};
 use crate::rke::ClusterArgs;
@@ -41,25 +42,32 @@ pub(super) struct Started {
     pub store: Arc<dyn Datastore>,
     /// Every certificate of the node.
     pub certificates: Vec<Certificate>,
+    /// The same with the data that servers share.
+    pub shared: Shared,
+    /// What of them is in force.
+    pub followed: Followed,
     /// Held while it serves: one server for a data directory.
     _alone: File,
 }
 
 pub(super) async fn start(args: &ServeArgs) -> Result<Started, CliError> {
     let world = World::real();
-    let settings = Settings::load(&world.host, &args.site).await?;
+    let mut settings = Settings::load(&world.host, &args.site).await?;
+    settings.data_dir = std::path::absolute(&settings.data_dir)?;
     let server = settings.data_dir.join("server");
     refuse_k3s(&settings)?;
     let port = args.https_listen_port.unwrap_or(settings.https_port());
     let wanted = init_args(args);
-    if !server.join("tls/server-ca.crt").exists() {
-        init::run(&wanted).await?;
-    }
+    // What cannot be made is said before anything is.
+    init::spec(&wanted, &settings)?;
+    make_data_dir(&world.host, &settings.data_dir).await?;
     let state = state_dir(&args.site, &settings.data_dir).path().to_owned();
     if !state.is_dir() {
         make_directory(&state, &Attributes::new(0o700))?;
     }
     let alone = alone(&state)?;
+    let shared = Shared::open(args, settings.clone()).await?;
+    let followed = shared.begin().await?;
     let node = renewed(&world, args).await?;
     let wanted = InitArgs {
         node_name: args.node_name.clone().or(node.inventory.node_name()),
@@ -77,6 +85,8 @@ pub(super) async fn start(args: &ServeArgs) -> Result<Started, CliError> {
         lifetime: spec.leaf_lifetime,
         store: datastore(args, &settings, &world).await?,
         certificates: certificates.collect(),
+        shared,
+        followed,
         server,
         state,
         _alone: alone,
@@ -144,7 +154,7 @@ pub(super) async fn renewed(world: &World, args: &ServeArgs) -> Result<Node, Cli
 }
 
 /// What a first start makes: no agent runs here.
-fn init_args(args: &ServeArgs) -> InitArgs {
+pub(super) fn init_args(args: &ServeArgs) -> InitArgs {
     InitArgs {
         node_name: args.node_name.clone(),
         node_ip: args.node_ip.clone(),
@@ -231,27 +241,13 @@ fn networks(flag: &str, texts: &[String]) -> Result<Vec<(IpAddr, u8)>, CliError>
     texts.iter().map(read).collect()
 }
 
-/// The datastore that is named; else SQLite in the data directory, made if it is missing.
+/// A connection of its own for what nodes ask.
 async fn datastore(
     args: &ServeArgs,
     settings: &Settings,
     world: &World,
 ) -> Result<Arc<dyn Datastore>, CliError> {
-    let directory = settings.data_dir.join("server/db");
-    let file = directory.join("state.db");
-    let named =
-        args.endpoint.datastore_endpoint.is_some() || settings.connection.endpoint.is_some();
-    let is_new = !named && !file.exists() && !directory.join("etcd").exists();
-    if is_new {
-        if !directory.is_dir() {
-            make_directory(&directory, &Attributes::new(0o700))?;
-        }
-        kubepki_datastore::new_sqlite(&file)
-            .await
-            .map_err(reached)?;
-    }
     let connected = open(&world.host, &args.endpoint, settings, Access::Write).await?;
-    connected.refuse_read_only()?;
     let store: Box<dyn Datastore> = connected.store;
     Ok(Arc::from(store))
 }
