@@ -26,4 +26,5 @@ pub mod service;
 pub mod status;
 pub mod throttle;
 pub mod tls;
+pub mod token;
 pub mod tree;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use kubepki::datastore::Datastore;
 use kubepki::edge::{Clock, Entropy};
+use kubepki::token::made::Entry;
 use pki::{Certificate, San, Serial};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -99,6 +100,8 @@ pub struct Admitted {
     endpoint: Endpoint,
     /// `None` where anybody may.
     identity: Option<Identity>,
+    /// The made token that proved it.
+    token: Option<Entry>,
 }
 
 /// One line for the log. It holds no secrets.
@@ -142,7 +145,7 @@ impl Service {
     /// # Errors
     ///
     /// The refusal.
-    pub fn admit(&self, request: &Request<'_>) -> Result<Admitted, Refusal> {
+    pub async fn admit(&self, request: &Request<'_>) -> Result<Admitted, Refusal> {
         let loaded = self.loaded()?;
         let offered = Offered {
             authorization: request.authorization,
@@ -153,7 +156,14 @@ impl Service {
             return Err(Refusal::TooMany);
         }
         let authorities = &loaded.tree.client.certificates;
-        let identity = identify(&offered, &loaded.users, authorities, self.clock.now());
+        let mut identity = identify(&offered, &loaded.users, authorities, self.clock.now());
+        let mut token = None;
+        if identity == Err(Refusal::NotAuthorized) {
+            identity = self.by_token(request).await.map(|(identity, entry)| {
+                token = Some(entry);
+                identity
+            });
+        }
         if identity == Err(Refusal::NotAuthorized) {
             self.was_wrong(request.peer);
         }
@@ -168,6 +178,7 @@ impl Service {
             return Ok(Admitted {
                 endpoint,
                 identity: None,
+                token: None,
             });
         }
         let identity = identity?;
@@ -175,11 +186,16 @@ impl Service {
         Ok(Admitted {
             endpoint,
             identity: Some(identity),
+            token,
         })
     }
 
     async fn route(&self, request: &Request<'_>, admitted: Admitted) -> Result<Answer, Refusal> {
-        let Admitted { endpoint, identity } = admitted;
+        let Admitted {
+            endpoint,
+            identity,
+            token,
+        } = admitted;
         let loaded = self.loaded()?;
         let tree = &loaded.tree;
         match (endpoint, identity) {
@@ -199,7 +215,8 @@ impl Service {
             (Endpoint::PutCaCerts, _) => self.put(request, "certificate"),
             (Endpoint::PutToken, _) => self.put(request, "token"),
             (Endpoint::Leaf(kind), Some(identity)) => {
-                self.leaf(request, kind, &identity, &loaded).await
+                let who = (&identity, token.as_ref());
+                self.leaf(request, kind, who, &loaded).await
             }
             (Endpoint::Leaf(_), None) => Err(Refusal::Forbidden),
         }
@@ -209,16 +226,21 @@ impl Service {
         &self,
         request: &Request<'_>,
         kind: LeafKind,
-        identity: &Identity,
+        (identity, token): (&Identity, Option<&Entry>),
         loaded: &Loaded,
     ) -> Result<Answer, Refusal> {
+        // A token for one node or for so many must know which one asks.
+        let bound = token.is_some_and(|entry| entry.made.is_bound());
         // K3s asks for the node only where the certificate names it, so that every holder of the
         // agent token can be kube-proxy.
-        let node = match kind.names_node() || self.strictness == Strictness::Strict {
+        let node = match kind.names_node() || self.strictness == Strictness::Strict || bound {
             true => Some(node_of(identity, &request.node, self.strictness)?),
             false => None,
         };
         if let Some(node) = &node {
+            if let Some(token) = token {
+                self.token_permits(request, token, &node.name)?;
+            }
             self.check_password(node, request.peer).await?;
         }
         let name = node.as_ref().map(|node| node.name.as_str());
@@ -256,6 +278,9 @@ impl Service {
             now,
             lifetime: self.leaf_lifetime,
         };
+        if let (Some(token), Some(node)) = (token, name) {
+            self.spend(request, token, node).await?;
+        }
         self.issue(request, identity, issuer, &order, shared).await
     }
 
@@ -315,7 +340,7 @@ impl Service {
         throttle.is_ok_and(|it| it.allows(peer.ip(), self.clock.now()))
     }
 
-    fn was_wrong(&self, peer: SocketAddr) {
+    pub(crate) fn was_wrong(&self, peer: SocketAddr) {
         if let Ok(mut throttle) = self.throttle.lock() {
             throttle.failed(peer.ip(), self.clock.now());
         }
