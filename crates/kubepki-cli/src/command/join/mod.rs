@@ -105,7 +105,7 @@ pub async fn join(args: &JoinArgs) -> Result<Exit, CliError> {
             args.token_file.display()
         ))
     })?;
-    if token.authority().is_none() && !args.trust_on_first_use {
+    if !token.is_pinned() && !args.trust_on_first_use {
         return Err(CliError::refused(
             "the token names no CA hash, so nothing tells whether the server is the right one",
         )
@@ -298,6 +298,8 @@ fn refusal(error: &SupervisorError) -> CliError {
     let exit = match error {
         SupervisorError::Url { .. } | SupervisorError::Token { .. } => Exit::Usage,
         SupervisorError::OtherAuthority { .. }
+        | SupervisorError::OtherKeys { .. }
+        | SupervisorError::Unproven { .. }
         | SupervisorError::Unpinned { .. }
         | SupervisorError::NodeRefused { .. } => Exit::Refused,
         _ => Exit::Failed,
