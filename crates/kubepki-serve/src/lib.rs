@@ -12,6 +12,8 @@
 pub mod accept;
 pub mod access;
 pub mod config;
+pub mod ending;
+pub mod health;
 pub mod issuance;
 pub mod leaf;
 mod ledger;

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::access::{Identity, Offered, Users, identify, may};
 use crate::config::{Settings, config};
+use crate::health::{Health, Part, State};
 use crate::issuance::{IssuanceLog, IssueRecord};
 use crate::leaf::{Asked, Issuer, Order, issue, read};
 use crate::metrics::Metrics;
@@ -67,6 +68,8 @@ pub struct Service {
     pub journal: Arc<dyn Fn(&Line<'_>) + Send + Sync>,
     /// What is counted.
     pub metrics: Metrics,
+    /// What is in order and what is not.
+    pub health: Health,
 }
 
 /// The tree and what follows from it.
@@ -202,7 +205,10 @@ impl Service {
             (Endpoint::CaCerts, _) => Ok(Answer::ok(PLAIN, tree.server.bytes.clone())),
             (Endpoint::Ping, _) => Ok(Answer::ok(TEXT, "pong")),
             (Endpoint::Healthz, _) => Ok(Answer::ok(TEXT, "ok")),
-            (Endpoint::Readyz, _) => Ok(Answer::ok(TEXT, "ok")),
+            (Endpoint::Readyz, _) => match self.health.why_not() {
+                Some(_) => Err(Refusal::Unavailable(self.health.to_string())),
+                None => Ok(Answer::ok(TEXT, self.health.to_string())),
+            },
             (Endpoint::Metrics, _) => self.metrics.render(),
             (Endpoint::ClientCa, _) => file(request, &tree.client),
             (Endpoint::ServerCa, _) => file(request, &tree.server),
@@ -229,6 +235,14 @@ impl Service {
         (identity, token): (&Identity, Option<&Entry>),
         loaded: &Loaded,
     ) -> Result<Answer, Refusal> {
+        // A CA that others may have replaced meanwhile, a record that cannot be kept, a clock
+        // that is wrong: the reason is for the log and `readyz`.
+        if let Some(why) = self.health.why_not() {
+            self.say("a certificate was not issued", request, why);
+            return Err(Refusal::Unavailable(
+                "nothing is issued for the time being; readyz tells why".to_owned(),
+            ));
+        }
         // A token for one node or for so many must know which one asks.
         let bound = token.is_some_and(|entry| entry.made.is_bound());
         // K3s asks for the node only where the certificate names it, so that every holder of the
@@ -333,6 +347,22 @@ impl Service {
             self.was_wrong(peer);
         }
         checked
+    }
+
+    /// Notes how a part does, and says so when that is new.
+    pub fn note(&self, part: Part, state: State) {
+        self.metrics.part(part.name(), state.number());
+        if !self.health.set(part, state.clone()) {
+            return;
+        }
+        let (message, why) = match state {
+            State::Fine => ("in order again", None),
+            State::Warning(why) => ("needs a look", Some(why)),
+            State::Down(why) => ("nothing is issued until this is mended", Some(why)),
+        };
+        let mut fields = vec![("part", part.name().to_owned())];
+        fields.extend(why.map(|why| ("reason", why)));
+        (self.journal)(&Line { message, fields });
     }
 
     fn may_try(&self, peer: SocketAddr) -> bool {
