@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use kubepki::apply::{Aftermath, Executor, Outcome, Quiet, plan_id, unfinished};
 use kubepki::bootstrap::{
-    Candidates, Disk, KEY_PREFIX, LocateError, Opened, Passphrase, compare, locate,
+    Candidates, Disk, KEY_PREFIX, LocateError, Opened, Passphrase, Verdict, compare, locate,
 };
 use kubepki::datastore::{DatastoreError, Record};
+use kubepki::edge::file::make_directory;
+use kubepki::host::Attributes;
 use kubepki::init::{Staged, stage};
 use kubepki::plan::{Plan, PlanId};
 use kubepki::reconcile::{ReconcileError, Request, plan_reconcile};
@@ -41,7 +43,7 @@ pub(super) type Rows = Vec<(String, i64)>;
 
 /// A server's hold on what it shares with others. It has a connection of its own, so that nodes
 /// that are served do not wait for it.
-pub(super) struct Shared {
+pub(super) struct Commons {
     pub world: World,
     pub args: ServeArgs,
     pub settings: Settings,
@@ -58,17 +60,26 @@ pub(super) struct Followed {
     pub changed: bool,
 }
 
-impl Shared {
+impl Commons {
     /// Opens the datastore, making what a first start makes.
     ///
     /// # Errors
     ///
     /// When it cannot be reached or written.
-    pub(super) async fn open(args: &ServeArgs, settings: Settings) -> Result<Self, CliError> {
-        let world = World::real();
+    pub(super) async fn open(
+        world: World,
+        args: &ServeArgs,
+        settings: Settings,
+    ) -> Result<Self, CliError> {
         let connected = open_or_make(&world.host, &args.endpoint, &settings).await?;
+        // A client on this machine holds the lock of the state directory above while it calls us.
+        let state = state_dir(&args.site, &settings.data_dir);
+        let state = state.path().join("serve");
+        if !state.is_dir() {
+            make_directory(&state, &Attributes::new(0o700))?;
+        }
         Ok(Self {
-            state: state_dir(&args.site, &settings.data_dir),
+            state: StateDir::new(state),
             world,
             args: args.clone(),
             settings,
@@ -166,34 +177,40 @@ impl Shared {
     ///
     /// [`Unfollowed`]; then the files are as they were.
     pub(super) async fn follow(&self) -> Result<Followed, Unfollowed> {
-        let records = self.records().await.map_err(Unfollowed::Away)?;
-        let rows = rows_of(&records);
-        let candidates = self.candidates().await?;
-        let opened = match locate(&records, &candidates) {
-            Ok(opened) => opened,
-            Err(LocateError::NoData) => return Err(Unfollowed::NoData),
-            Err(error @ LocateError::Locked { .. }) => {
-                return Err(Unfollowed::Locked(unopened(&self.connected, &error)));
-            }
-            Err(error) => return Err(unopened(&self.connected, &error).into()),
-        };
+        let (records, opened, candidates) = self.opened().await?;
         let changed = self.reconcile(Some(&opened), None, &candidates).await?;
+        let rows = rows_of(&records);
         Ok(Followed { rows, changed })
     }
 
-    /// Whether this server's files are those of the datastore, as far as both have them.
+    /// The datastore's rows, if this server's files are those in it.
     ///
     /// # Errors
     ///
     /// As [`Self::follow`].
-    pub(super) async fn is_same(&self) -> Result<bool, Unfollowed> {
+    pub(super) async fn same(&self) -> Result<Option<Rows>, Unfollowed> {
+        let (records, opened, _) = self.opened().await?;
+        let disk = self.disk().await?;
+        let is_same = compare(&opened.bundle, &disk).verdict() == Verdict::Same;
+        Ok(is_same.then(|| rows_of(&records)))
+    }
+
+    /// The datastore's rows, what they hold, and the tokens that open them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::follow`].
+    pub(super) async fn opened(&self) -> Result<(Vec<Record>, Opened, Candidates), Unfollowed> {
         let records = self.records().await.map_err(Unfollowed::Away)?;
         let candidates = self.candidates().await?;
-        let opened = locate(&records, &candidates);
-        let opened = opened.map_err(|error| unopened(&self.connected, &error))?;
-        let disk = self.disk().await?;
-        let comparison = compare(&opened.bundle, &disk);
-        Ok(comparison.verdict() == kubepki::bootstrap::Verdict::Same)
+        match locate(&records, &candidates) {
+            Ok(opened) => Ok((records, opened, candidates)),
+            Err(LocateError::NoData) => Err(Unfollowed::NoData),
+            Err(error @ LocateError::Locked { .. }) => {
+                Err(Unfollowed::Locked(unopened(&self.connected, &error)))
+            }
+            Err(error) => Err(unopened(&self.connected, &error).into()),
+        }
     }
 
     async fn reconcile(
@@ -284,7 +301,11 @@ impl Shared {
             Ok(Outcome::Finished { .. }) => {
                 // Old plans that stay are in nobody's way.
                 let _ = locked.prune(self.world.now());
-                let fields = vec![("plan", plan.id.to_string()), ("what", plan.title.clone())];
+                let fields = vec![
+                    ("plan", plan.id.to_string()),
+                    ("what", plan.title.clone()),
+                    ("journal", locked.path().display().to_string()),
+                ];
                 tell("a plan was carried out", fields);
                 Ok(true)
             }
@@ -339,13 +360,13 @@ impl Shared {
     }
 }
 
-/// How the names of a server's own plans begin.
+/// How the names of a server's own plans begin, after the time.
 const OWN: &str = "serve-";
 
-/// Whether a server made the plan by itself: what it follows, and what it renews.
+/// Whether a server made the plan by itself.
 fn is_own(id: &PlanId) -> bool {
     let purpose = id.0.split_once("Z-").map_or("", |(_, purpose)| purpose);
-    purpose.starts_with(OWN) || purpose.starts_with("renew-")
+    purpose.starts_with(OWN)
 }
 
 async fn take_back(executor: &Executor<'_>, id: &PlanId) -> Result<(), CliError> {
