@@ -84,8 +84,15 @@ pub fn look(
     let Ok(loaded) = service.loaded() else {
         return Ok(None);
     };
+    // Of all servers, so that each can stand in for the others.
+    let mut sans = service.settings.sans.clone();
+    for san in service.cluster.sans() {
+        if !sans.contains(&san) {
+            sans.push(san);
+        }
+    }
     let wanted = Wanted {
-        sans: &service.settings.sans,
+        sans: &sans,
         lifetime: service.leaf_lifetime,
         now: service.clock.now(),
         entropy: service.entropy.as_ref(),

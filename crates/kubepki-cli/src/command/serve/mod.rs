@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
 use kubepki::log::{Log, Options, keep_published, stored_head};
 use kubepki_serve::accept::{Limits, Server};
@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 
 use self::keep::{Keeper, Steady, monotonic};
 use self::start::{Started, start};
+use self::take_up::TakeUp;
 use super::log::folder;
 use crate::args::SiteArgs;
 use crate::datastore::EndpointArgs;
@@ -33,9 +34,12 @@ use crate::error::{CliError, Exit};
 use crate::output;
 use crate::world::World;
 
+mod changes;
+mod commons;
 mod keep;
 mod renew;
 mod start;
+mod take_up;
 #[cfg(test)]
 mod tests;
 
@@ -82,10 +86,23 @@ pub struct ServeArgs {
     /// What agents are told of flannel.
     #[arg(long, value_name = "NAME", default_value = "vxlan")]
     pub flannel_backend: String,
+    /// How CAs are taken up that were changed in the datastore: while it serves, or by a restart
+    /// as with K3s; until then the server issues nothing and says so.
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = TakeUpMode::Live)]
+    pub take_up: TakeUpMode,
     #[command(flatten)]
     pub endpoint: EndpointArgs,
     #[command(flatten)]
     pub site: SiteArgs,
+}
+
+/// How changed CAs are taken up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TakeUpMode {
+    /// While it serves.
+    Live,
+    /// When it is restarted.
+    Restart,
 }
 
 /// How often the head of the issuance log goes into the datastore, where it has moved.
@@ -111,6 +128,7 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
         let _ = tell.send(true);
         served
     };
+    let watching = stop.clone();
     let mut told = stop.clone();
     let keeping = async {
         tokio::select! {
@@ -122,7 +140,8 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
             } => {}
         }
     };
-    let (served, ()) = tokio::join!(serving, keeping);
+    let following = opened.take_up.run(watching);
+    let (served, (), ()) = tokio::join!(serving, keeping, following);
     served??;
     // The head of what was issued last goes into the datastore, unless that is away.
     opened.log.close().await;
@@ -144,6 +163,7 @@ struct Opened {
     listener: TcpListener,
     server: Server,
     keeper: Keeper,
+    take_up: TakeUp,
     log: Log,
     /// Puts the log's head into the datastore until the log is closed.
     publishing: JoinHandle<()>,
@@ -165,30 +185,34 @@ impl Clock for Shared {
     }
 }
 
-async fn open(
-    clock: Arc<dyn Clock>,
-    steady: Steady,
-    args: &ServeArgs,
-) -> Result<Opened, CliError> {
-    let world = World {
+async fn open(clock: Arc<dyn Clock>, steady: Steady, args: &ServeArgs) -> Result<Opened, CliError> {
+    let world = || World {
         clock: Box::new(Shared(Arc::clone(&clock))),
         ..World::real()
     };
-    let mut started = start(&world, args).await?;
+    let mut started = start(&world(), world(), args).await?;
     let strictness = match args.k3s_compatible {
         true => Strictness::K3sCompatible,
         false => Strictness::Strict,
     };
     let tree = Tree::load(&started.server, strictness).map_err(|e| CliError::failed(&e))?;
     let listener = bind(&started).await?;
-    started.served.port = listener.local_addr()?.port();
+    let listening = listener.local_addr()?;
+    started.served.port = listening.port();
     let port = port(&tree, &started, clock.now())?;
     let (log, trouble) = open_log(&started).await?;
     let publishing = tokio::spawn({
         let (log, store) = (log.clone(), Arc::clone(&started.store));
         async move { keep_published(&log, store, PUBLISH, trouble).await }
     });
-    let service = Arc::new(service(tree, &started, &log, strictness, clock)?);
+    let keeping = (world(), steady);
+    let service = Arc::new(service(
+        tree,
+        &started,
+        &log,
+        strictness,
+        Arc::clone(&clock),
+    )?);
     let listened = Arc::new(Listened::new(port.certified));
     let tls = server_config(Arc::clone(&listened))
         .map_err(|error| CliError::message(format!("TLS cannot be set up: {error}")))?;
@@ -197,12 +221,24 @@ async fn open(
         tls: Arc::new(tls),
         limits: Limits::default(),
     };
-    let mut keeper = Keeper::new((world, steady), args.clone(), service, listened);
-    keeper.begin(started);
+    let Started {
+        renewal,
+        mut alone,
+        commons,
+        followed,
+        ..
+    } = started;
+    alone.at(listening)?;
+    let hands = (Arc::clone(&service), Arc::clone(&listened));
+    let take_up = TakeUp::new(commons, followed, hands, args.take_up);
+    take_up.meet().await;
+    let mut keeper = Keeper::new(keeping, args.clone(), service, listened);
+    keeper.begin(&renewal, alone);
     Ok(Opened {
         listener,
         server,
         keeper,
+        take_up,
         log,
         publishing,
         issued: port.issued,
@@ -294,6 +330,7 @@ fn service(
         journal: Arc::new(say),
         metrics: Metrics::default(),
         health: Health::default(),
+        cluster: Arc::default(),
     })
 }
 
@@ -305,7 +342,10 @@ fn announce(opened: &Opened) {
             fields: vec![("because", why.to_owned())],
         });
     }
-    let address = opened.listener.local_addr().map(|it: SocketAddr| it.to_string());
+    let address = opened
+        .listener
+        .local_addr()
+        .map(|it: SocketAddr| it.to_string());
     say(&Line {
         message: "serving",
         fields: vec![
@@ -338,6 +378,11 @@ fn tell_systemd(state: &str) {
     if let Err(error) = notify(socket.as_deref(), state) {
         output::talk(&format!("Note: systemd was not told {state}: {error}"));
     }
+}
+
+/// The same in parts.
+fn tell(message: &str, fields: Vec<(&str, String)>) {
+    say(&Line { message, fields });
 }
 
 /// One line of JSON on standard error.
