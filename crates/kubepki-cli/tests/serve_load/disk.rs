@@ -261,7 +261,8 @@ fn a_new_root_breaks_whom_it_was_said_to() {
         .filter(|(name, _)| !name.contains("the old bundle"));
     assert_seamless(&others.collect());
     // Nobody was held up for what others showed.
-    assert_eq!(happened.retried, [""; 0]);
+    let of_tokens = |it: &&String| it.contains(r#""by":"token""#);
+    assert_eq!(happened.retried.iter().find(of_tokens), None);
     assert!(!happened.lost.is_empty());
     for lost in &happened.lost {
         assert!(
