@@ -24,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use self::hooks::ReloadArgs;
 use self::keep::{Keeper, Steady, monotonic};
 use self::start::{Started, start};
 use super::log::folder;
@@ -33,6 +34,7 @@ use crate::error::{CliError, Exit};
 use crate::output;
 use crate::world::World;
 
+mod hooks;
 mod keep;
 mod renew;
 mod start;
@@ -82,6 +84,8 @@ pub struct ServeArgs {
     /// What agents are told of flannel.
     #[arg(long, value_name = "NAME", default_value = "vxlan")]
     pub flannel_backend: String,
+    #[command(flatten)]
+    pub reload: ReloadArgs,
     #[command(flatten)]
     pub endpoint: EndpointArgs,
     #[command(flatten)]
@@ -197,7 +201,13 @@ async fn open(
         tls: Arc::new(tls),
         limits: Limits::default(),
     };
-    let mut keeper = Keeper::new((world, steady), args.clone(), service, listened);
+    let mut keeper = Keeper::new(
+        (world, steady),
+        args.clone(),
+        service,
+        listened,
+        Arc::clone(&started.hooks),
+    );
     keeper.begin(started);
     Ok(Opened {
         listener,

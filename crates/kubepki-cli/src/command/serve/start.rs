@@ -15,6 +15,7 @@ use pki::San;
 use rustix::fs::{FlockOperation, flock};
 
 use super::ServeArgs;
+use super::hooks::Hooks;
 use super::renew::{Renewal, renewed};
 use crate::args::PlanFormat;
 use crate::command::init::{self, InitArgs};
@@ -38,6 +39,8 @@ pub(super) struct Started {
     pub lifetime: i64,
     /// The cluster's datastore.
     pub store: Arc<dyn Datastore>,
+    /// What is run after a renewal.
+    pub hooks: Arc<Hooks>,
     /// What was renewed, and the node.
     pub renewal: Renewal,
     /// Held while it serves: one server for a data directory.
@@ -58,7 +61,8 @@ pub(super) async fn start(world: &World, args: &ServeArgs) -> Result<Started, Cl
         make_directory(&state, &Attributes::new(0o700))?;
     }
     let alone = alone(&state)?;
-    let renewal = renewed(world, args, &|_| Ok(())).await?;
+    let hooks = Arc::new(Hooks::new(&args.reload, &state));
+    let renewal = renewed(world, args, &|services| hooks.foretold(services)).await?;
     let wanted = InitArgs {
         node_name: args.node_name.clone().or(renewal.node.inventory.node_name()),
         ..wanted
@@ -72,6 +76,7 @@ pub(super) async fn start(world: &World, args: &ServeArgs) -> Result<Started, Cl
         served: served(args, &spec, &settings)?,
         lifetime: spec.leaf_lifetime,
         store: datastore(args, &settings, world).await?,
+        hooks,
         renewal,
         server,
         state,
