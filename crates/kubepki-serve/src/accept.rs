@@ -218,6 +218,8 @@ async fn connection(
     } else {
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
+            // A client that says at once that it will ask no more is answered, as by Go.
+            .half_close(true)
             .header_read_timeout(shared.limits.headers)
             .max_buf_size(32 << 10)
             .serve_connection(io, service);

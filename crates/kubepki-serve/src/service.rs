@@ -22,7 +22,7 @@ use crate::node::{Node, NodeHeaders, Reserved, Strictness, addresses, node_of};
 use crate::password::NodePasswords;
 use crate::route::{Endpoint, LeafKind};
 use crate::status::{Answer, PLAIN, Refusal, TEXT};
-use crate::throttle::Throttle;
+use crate::throttle::{Proof, Throttle};
 use crate::tree::{AuthorityFile, Tree};
 
 /// A request, as far as any endpoint looks at it.
@@ -161,8 +161,12 @@ impl Service {
             authorization: request.authorization,
             certificates: request.certificates,
         };
-        let shows = offered.authorization.is_some() || !offered.certificates.is_empty();
-        if shows && !self.may_try(request.peer) {
+        let proof = match (offered.authorization, offered.certificates) {
+            (Some(_), _) => Some(Proof::Secret),
+            (None, []) => None,
+            (None, _) => Some(Proof::Certificate),
+        };
+        if proof.is_some_and(|proof| !self.may_try(request.peer, proof)) {
             return Err(Refusal::TooMany);
         }
         let authorities = &loaded.tree.client.certificates;
@@ -174,8 +178,8 @@ impl Service {
                 identity
             });
         }
-        if identity == Err(Refusal::NotAuthorized) {
-            self.was_wrong(request.peer);
+        if let (Err(Refusal::NotAuthorized), Some(proof)) = (&identity, proof) {
+            self.was_wrong_by(request.peer, proof);
         }
         let Some(endpoint) = Endpoint::of(request.path) else {
             // K3s hands everything else to kube-apiserver, which knows neither token nor us.
@@ -381,14 +385,18 @@ impl Service {
         (self.journal)(&Line { message, fields });
     }
 
-    fn may_try(&self, peer: SocketAddr) -> bool {
+    fn may_try(&self, peer: SocketAddr, proof: Proof) -> bool {
         let throttle = self.throttle.lock();
-        throttle.is_ok_and(|it| it.allows(peer.ip(), self.clock.now()))
+        throttle.is_ok_and(|it| it.allows(peer.ip(), proof, self.clock.now()))
     }
 
     pub(crate) fn was_wrong(&self, peer: SocketAddr) {
+        self.was_wrong_by(peer, Proof::Secret);
+    }
+
+    fn was_wrong_by(&self, peer: SocketAddr, proof: Proof) {
         if let Ok(mut throttle) = self.throttle.lock() {
-            throttle.failed(peer.ip(), self.clock.now());
+            throttle.failed(peer.ip(), proof, self.clock.now());
         }
     }
 

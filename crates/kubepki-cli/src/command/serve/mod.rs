@@ -24,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use self::hooks::ReloadArgs;
 use self::keep::{Keeper, Steady, monotonic};
 use self::start::{Started, start};
 use self::take_up::TakeUp;
@@ -36,6 +37,7 @@ use crate::world::World;
 
 mod changes;
 mod commons;
+mod hooks;
 mod keep;
 mod renew;
 mod start;
@@ -90,6 +92,8 @@ pub struct ServeArgs {
     /// as with K3s; until then the server issues nothing and says so.
     #[arg(long, value_enum, value_name = "HOW", default_value_t = TakeUpMode::Live)]
     pub take_up: TakeUpMode,
+    #[command(flatten)]
+    pub reload: ReloadArgs,
     #[command(flatten)]
     pub endpoint: EndpointArgs,
     #[command(flatten)]
@@ -226,13 +230,14 @@ async fn open(clock: Arc<dyn Clock>, steady: Steady, args: &ServeArgs) -> Result
         mut alone,
         commons,
         followed,
+        hooks,
         ..
     } = started;
     alone.at(listening)?;
     let hands = (Arc::clone(&service), Arc::clone(&listened));
     let take_up = TakeUp::new(commons, followed, hands, args.take_up);
     take_up.meet().await;
-    let mut keeper = Keeper::new(keeping, args.clone(), service, listened);
+    let mut keeper = Keeper::new(keeping, args.clone(), service, listened, hooks);
     keeper.begin(&renewal, alone);
     Ok(Opened {
         listener,

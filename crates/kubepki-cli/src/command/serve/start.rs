@@ -13,6 +13,7 @@ use pki::San;
 
 use super::ServeArgs;
 use super::commons::{Commons, Followed};
+use super::hooks::Hooks;
 use super::renew::{Renewal, renewed};
 use crate::args::PlanFormat;
 use crate::command::init::{self, InitArgs};
@@ -37,6 +38,8 @@ pub(super) struct Started {
     pub lifetime: i64,
     /// The cluster's datastore.
     pub store: Arc<dyn Datastore>,
+    /// What is run after a renewal.
+    pub hooks: Arc<Hooks>,
     /// What was renewed, and the node.
     pub renewal: Renewal,
     /// What servers share.
@@ -79,7 +82,8 @@ pub(super) async fn start(
     let alone = Alone::take(&state)?;
     let commons = Commons::open(own, args, settings.clone()).await?;
     let followed = commons.begin().await?;
-    let renewal = renewed(world, args, &|_| Ok(())).await?;
+    let hooks = Arc::new(Hooks::new(&args.reload, &state));
+    let renewal = renewed(world, args, &|services| hooks.foretold(services)).await?;
     let wanted = InitArgs {
         node_name: args
             .node_name
@@ -96,6 +100,7 @@ pub(super) async fn start(
         served: served(args, &spec, &settings)?,
         lifetime: spec.leaf_lifetime,
         store: datastore(args, &settings, world).await?,
+        hooks,
         renewal,
         commons,
         followed,
