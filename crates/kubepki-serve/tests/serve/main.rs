@@ -11,5 +11,6 @@
 mod common;
 mod hostile;
 mod listener;
+mod noise;
 mod recordings;
 mod strict;
