@@ -271,7 +271,7 @@ async fn answer(
     };
     let service = &shared.service;
     let place = shared.requests.try_acquire();
-    let admitted = match (service.admit(&ours), &place) {
+    let admitted = match (service.admit(&ours).await, &place) {
         (Ok(_), Err(_)) => Err(Refusal::TooMany),
         (admitted, _) => admitted,
     };

@@ -12,6 +12,8 @@
 pub mod accept;
 pub mod access;
 pub mod config;
+pub mod ending;
+pub mod health;
 pub mod issuance;
 pub mod leaf;
 mod ledger;
@@ -26,4 +28,5 @@ pub mod service;
 pub mod status;
 pub mod throttle;
 pub mod tls;
+pub mod token;
 pub mod tree;

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use kubepki::datastore::Datastore;
 use kubepki::edge::{Clock, Entropy};
+use kubepki::token::made::Entry;
 use pki::{Certificate, San, Serial};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::access::{Identity, Offered, Users, identify, may};
 use crate::config::{Settings, config};
+use crate::health::{Health, Part, State};
 use crate::issuance::{IssuanceLog, IssueRecord};
 use crate::leaf::{Asked, Issuer, Order, issue, read};
 use crate::metrics::Metrics;
@@ -66,6 +68,8 @@ pub struct Service {
     pub journal: Arc<dyn Fn(&Line<'_>) + Send + Sync>,
     /// What is counted.
     pub metrics: Metrics,
+    /// What is in order and what is not.
+    pub health: Health,
 }
 
 /// The tree and what follows from it.
@@ -99,6 +103,8 @@ pub struct Admitted {
     endpoint: Endpoint,
     /// `None` where anybody may.
     identity: Option<Identity>,
+    /// The made token that proved it.
+    token: Option<Entry>,
 }
 
 /// One line for the log. It holds no secrets.
@@ -142,7 +148,7 @@ impl Service {
     /// # Errors
     ///
     /// The refusal.
-    pub fn admit(&self, request: &Request<'_>) -> Result<Admitted, Refusal> {
+    pub async fn admit(&self, request: &Request<'_>) -> Result<Admitted, Refusal> {
         let loaded = self.loaded()?;
         let offered = Offered {
             authorization: request.authorization,
@@ -153,7 +159,14 @@ impl Service {
             return Err(Refusal::TooMany);
         }
         let authorities = &loaded.tree.client.certificates;
-        let identity = identify(&offered, &loaded.users, authorities, self.clock.now());
+        let mut identity = identify(&offered, &loaded.users, authorities, self.clock.now());
+        let mut token = None;
+        if identity == Err(Refusal::NotAuthorized) {
+            identity = self.by_token(request).await.map(|(identity, entry)| {
+                token = Some(entry);
+                identity
+            });
+        }
         if identity == Err(Refusal::NotAuthorized) {
             self.was_wrong(request.peer);
         }
@@ -168,6 +181,7 @@ impl Service {
             return Ok(Admitted {
                 endpoint,
                 identity: None,
+                token: None,
             });
         }
         let identity = identity?;
@@ -175,18 +189,26 @@ impl Service {
         Ok(Admitted {
             endpoint,
             identity: Some(identity),
+            token,
         })
     }
 
     async fn route(&self, request: &Request<'_>, admitted: Admitted) -> Result<Answer, Refusal> {
-        let Admitted { endpoint, identity } = admitted;
+        let Admitted {
+            endpoint,
+            identity,
+            token,
+        } = admitted;
         let loaded = self.loaded()?;
         let tree = &loaded.tree;
         match (endpoint, identity) {
             (Endpoint::CaCerts, _) => Ok(Answer::ok(PLAIN, tree.server.bytes.clone())),
             (Endpoint::Ping, _) => Ok(Answer::ok(TEXT, "pong")),
             (Endpoint::Healthz, _) => Ok(Answer::ok(TEXT, "ok")),
-            (Endpoint::Readyz, _) => Ok(Answer::ok(TEXT, "ok")),
+            (Endpoint::Readyz, _) => match self.health.why_not() {
+                Some(_) => Err(Refusal::Unavailable(self.health.to_string())),
+                None => Ok(Answer::ok(TEXT, self.health.to_string())),
+            },
             (Endpoint::Metrics, _) => self.metrics.render(),
             (Endpoint::ClientCa, _) => file(request, &tree.client),
             (Endpoint::ServerCa, _) => file(request, &tree.server),
@@ -199,7 +221,8 @@ impl Service {
             (Endpoint::PutCaCerts, _) => self.put(request, "certificate"),
             (Endpoint::PutToken, _) => self.put(request, "token"),
             (Endpoint::Leaf(kind), Some(identity)) => {
-                self.leaf(request, kind, &identity, &loaded).await
+                let who = (&identity, token.as_ref());
+                self.leaf(request, kind, who, &loaded).await
             }
             (Endpoint::Leaf(_), None) => Err(Refusal::Forbidden),
         }
@@ -209,16 +232,29 @@ impl Service {
         &self,
         request: &Request<'_>,
         kind: LeafKind,
-        identity: &Identity,
+        (identity, token): (&Identity, Option<&Entry>),
         loaded: &Loaded,
     ) -> Result<Answer, Refusal> {
+        // A CA that others may have replaced meanwhile, a record that cannot be kept, a clock
+        // that is wrong: the reason is for the log and `readyz`.
+        if let Some(why) = self.health.why_not() {
+            self.say("a certificate was not issued", request, why);
+            return Err(Refusal::Unavailable(
+                "nothing is issued for the time being; readyz tells why".to_owned(),
+            ));
+        }
+        // A token for one node or for so many must know which one asks.
+        let bound = token.is_some_and(|entry| entry.made.is_bound());
         // K3s asks for the node only where the certificate names it, so that every holder of the
         // agent token can be kube-proxy.
-        let node = match kind.names_node() || self.strictness == Strictness::Strict {
+        let node = match kind.names_node() || self.strictness == Strictness::Strict || bound {
             true => Some(node_of(identity, &request.node, self.strictness)?),
             false => None,
         };
         if let Some(node) = &node {
+            if let Some(token) = token {
+                self.token_permits(request, token, &node.name)?;
+            }
             self.check_password(node, request.peer).await?;
         }
         let name = node.as_ref().map(|node| node.name.as_str());
@@ -256,6 +292,9 @@ impl Service {
             now,
             lifetime: self.leaf_lifetime,
         };
+        if let (Some(token), Some(node)) = (token, name) {
+            self.spend(request, token, node).await?;
+        }
         self.issue(request, identity, issuer, &order, shared).await
     }
 
@@ -310,12 +349,28 @@ impl Service {
         checked
     }
 
+    /// Notes how a part does, and says so when that is new.
+    pub fn note(&self, part: Part, state: State) {
+        self.metrics.part(part.name(), state.number());
+        if !self.health.set(part, state.clone()) {
+            return;
+        }
+        let (message, why) = match state {
+            State::Fine => ("in order again", None),
+            State::Warning(why) => ("needs a look", Some(why)),
+            State::Down(why) => ("nothing is issued until this is mended", Some(why)),
+        };
+        let mut fields = vec![("part", part.name().to_owned())];
+        fields.extend(why.map(|why| ("reason", why)));
+        (self.journal)(&Line { message, fields });
+    }
+
     fn may_try(&self, peer: SocketAddr) -> bool {
         let throttle = self.throttle.lock();
         throttle.is_ok_and(|it| it.allows(peer.ip(), self.clock.now()))
     }
 
-    fn was_wrong(&self, peer: SocketAddr) {
+    pub(crate) fn was_wrong(&self, peer: SocketAddr) {
         if let Ok(mut throttle) = self.throttle.lock() {
             throttle.failed(peer.ip(), self.clock.now());
         }

@@ -1,6 +1,5 @@
 //! `rotate-ca`: a staged set of CA files, checked and put in force.
 
-use std::future::Ready;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -11,7 +10,7 @@ use kubepki::ca::rotate::{Request, RotateError, Tokens, Way, closing, plan_rotat
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
 use kubepki::check::Severity;
 use kubepki::fleet::Fleet;
-use kubepki::host::{Host as _, HostError};
+use kubepki::host::Host as _;
 use kubepki::inventory::Role;
 use kubepki::token::Rule;
 use kubepki_remote::Supervisor;
@@ -19,7 +18,7 @@ use kubepki_remote::Supervisor;
 use super::ca::verify::{nothing_staged, set};
 use super::change::refuse_unfinished;
 use super::init;
-use super::prepared::{Prepared, carry_out};
+use super::prepared::{NoFuture, Prepared, carry_out};
 use super::reconcile::{described, look};
 use super::token::{ConfigArgs, token_refused};
 use crate::args::{AskArgs, NameArgs, RestartArgs, SiteArgs};
@@ -282,8 +281,6 @@ struct Rotation<'a> {
     path: PathBuf,
 }
 
-type NoFuture = Option<Ready<Result<(), HostError>>>;
-
 impl Rotation<'_> {
     fn intent(&self) -> Intent {
         match self.args.compromised {
@@ -333,7 +330,7 @@ impl Rotation<'_> {
             ..prepared
         };
         let (world, args, path) = (self.world, self.args, self.path);
-        let exit = carry_out(world, prepared, &args.ask, None::<Ready<_>>).await?;
+        let exit = carry_out(world, prepared, &args.ask, None::<NoFuture>).await?;
         if args.staged && !args.ask.dry_run && exit == Exit::Fine {
             forget_staged(world, &path).await?;
         }
@@ -352,8 +349,7 @@ impl Rotation<'_> {
             supervisor: Some(server),
             ..prepared
         };
-        let nothing: NoFuture = None;
-        carry_out(self.world, prepared, &self.args.ask, nothing).await
+        carry_out(self.world, prepared, &self.args.ask, None::<NoFuture>).await
     }
 
     /// Says why the set is refused, before anything is opened.

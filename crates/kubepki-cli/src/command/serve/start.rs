@@ -11,19 +11,18 @@ use kubepki::edge::file::make_directory;
 use kubepki::host::Attributes;
 use kubepki::init::Spec;
 use kubepki_serve::config::Settings as Served;
-use pki::{Certificate, San};
+use pki::San;
 use rustix::fs::{FlockOperation, flock};
 
 use super::ServeArgs;
-use crate::args::{AskArgs, ChangeArgs, LeafArgs, NameArgs, PlanFormat, RestartArgs};
-use crate::command::change::{carry_out, refuse_unfinished};
+use super::renew::{Renewal, renewed};
+use crate::args::PlanFormat;
 use crate::command::init::{self, InitArgs};
-use crate::command::leaves::due;
 use crate::datastore::{Access, open, reached};
 use crate::error::CliError;
 use crate::k3s::{Settings, running_in};
 use crate::rke::ClusterArgs;
-use crate::world::{Node, World, state_dir};
+use crate::world::{World, state_dir};
 
 /// What a server needs to listen.
 pub(super) struct Started {
@@ -39,14 +38,13 @@ pub(super) struct Started {
     pub lifetime: i64,
     /// The cluster's datastore.
     pub store: Arc<dyn Datastore>,
-    /// Every certificate of the node.
-    pub certificates: Vec<Certificate>,
+    /// What was renewed, and the node.
+    pub renewal: Renewal,
     /// Held while it serves: one server for a data directory.
-    _alone: File,
+    pub alone: File,
 }
 
-pub(super) async fn start(args: &ServeArgs) -> Result<Started, CliError> {
-    let world = World::real();
+pub(super) async fn start(world: &World, args: &ServeArgs) -> Result<Started, CliError> {
     let settings = Settings::load(&world.host, &args.site).await?;
     let server = settings.data_dir.join("server");
     refuse_k3s(&settings)?;
@@ -60,14 +58,12 @@ pub(super) async fn start(args: &ServeArgs) -> Result<Started, CliError> {
         make_directory(&state, &Attributes::new(0o700))?;
     }
     let alone = alone(&state)?;
-    let node = renewed(&world, args).await?;
+    let renewal = renewed(world, args, &|_| Ok(())).await?;
     let wanted = InitArgs {
-        node_name: args.node_name.clone().or(node.inventory.node_name()),
+        node_name: args.node_name.clone().or(renewal.node.inventory.node_name()),
         ..wanted
     };
     let spec = init::spec(&wanted, &settings)?;
-    let certificates = node.inventory.rows.iter();
-    let certificates = certificates.filter_map(|row| row.file.first_certificate().cloned());
     Ok(Started {
         listen: SocketAddr::new(
             spec.bind_address.unwrap_or(Ipv6Addr::UNSPECIFIED.into()),
@@ -75,11 +71,11 @@ pub(super) async fn start(args: &ServeArgs) -> Result<Started, CliError> {
         ),
         served: served(args, &spec, &settings)?,
         lifetime: spec.leaf_lifetime,
-        store: datastore(args, &settings, &world).await?,
-        certificates: certificates.collect(),
+        store: datastore(args, &settings, world).await?,
+        renewal,
         server,
         state,
-        _alone: alone,
+        alone,
     })
 }
 
@@ -112,35 +108,6 @@ fn alone(state: &Path) -> Result<File, CliError> {
         ))
     })?;
     Ok(file)
-}
-
-/// Renews what is due, then looks at the node.
-pub(super) async fn renewed(world: &World, args: &ServeArgs) -> Result<Node, CliError> {
-    let names = NameArgs {
-        tls_san: args.tls_san.clone(),
-        ..NameArgs::default()
-    };
-    let leaves = LeafArgs {
-        keep_key: false,
-        window: None,
-    };
-    let look = || Node::open(world, &args.site, Some(&names), Some(&leaves));
-    let node = look().await?;
-    refuse_unfinished(&node.state)?;
-    let plan = due(world, &node)?;
-    if plan.steps.is_empty() {
-        return Ok(node);
-    }
-    let change = ChangeArgs {
-        ask: AskArgs {
-            yes: true,
-            dry_run: false,
-            output: PlanFormat::Text,
-        },
-        restart: RestartArgs::default(),
-    };
-    carry_out(world, &node, plan, &change).await?;
-    look().await
 }
 
 /// What a first start makes: no agent runs here.

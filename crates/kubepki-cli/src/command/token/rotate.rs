@@ -7,11 +7,10 @@ use kubepki::token::{
 use zeroize::Zeroizing;
 
 use super::configs::config_edits;
-use super::rewrite::NoFuture;
 use super::{RotateArgs, read_flag, server};
 use crate::args::PlanFormat;
 use crate::command::change::refuse_unfinished;
-use crate::command::prepared::{Prepared, RESTART_TIMEOUT, carry_out};
+use crate::command::prepared::{NoFuture, Prepared, RESTART_TIMEOUT, carry_out};
 use crate::datastore::{find_writable, refuse_living};
 use crate::error::{CliError, Exit};
 use crate::k3s::Settings;

@@ -1,0 +1,1 @@
+//! A server's whole life in one process: its clock is moved, everything else is real.
