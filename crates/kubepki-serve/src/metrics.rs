@@ -161,7 +161,8 @@ impl Metrics {
 
     /// So many leaves of the node were renewed.
     pub fn renewed(&self, leaves: usize) {
-        self.renewed.inc_by(u64::try_from(leaves).unwrap_or(u64::MAX));
+        self.renewed
+            .inc_by(u64::try_from(leaves).unwrap_or(u64::MAX));
     }
 
     /// The text.

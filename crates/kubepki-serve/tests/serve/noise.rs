@@ -21,9 +21,7 @@ use crate::hostile::connect;
 
 /// Every code that the server knows (reference section 6.3, and HTTP's own for what is too long
 /// or too slow).
-const TABLE: [u16; 12] = [
-    200, 204, 400, 401, 403, 405, 408, 413, 429, 431, 500, 503,
-];
+const TABLE: [u16; 12] = [200, 204, 400, 401, 403, 405, 408, 413, 429, 431, 500, 503];
 
 /// One thing that somebody asks.
 #[derive(Debug, Clone)]
@@ -163,7 +161,11 @@ fn answer(service: &Service, runtime: &Runtime, asked: &Asked) -> Answer {
         },
         body: Zeroizing::new(asked.body.clone()),
     };
-    runtime.block_on(service.answer(&request, service.admit(&request)))
+    runtime.block_on(async {
+        service
+            .answer(&request, service.admit(&request).await)
+            .await
+    })
 }
 
 /// Where K3s, and so we, answer bad input with a code of the server's fault.
@@ -172,9 +174,7 @@ fn is_k3s_own(asked: &Asked, answer: &Answer, strictness: Strictness) -> bool {
     match Endpoint::of(&asked.path) {
         // What is not ours goes on to an API server that is not there.
         None => answer.code == 503 && says("apiserver disabled"),
-        Some(Endpoint::PutCaCerts | Endpoint::PutToken) => {
-            says("error ID") || answer.code == 503
-        }
+        Some(Endpoint::PutCaCerts | Endpoint::PutToken) => says("error ID") || answer.code == 503,
         Some(Endpoint::Leaf(_)) => {
             strictness == Strictness::K3sCompatible
                 && (says("invalid node IP address") || says("no certificate can carry"))
@@ -206,7 +206,7 @@ fn holds(asked: &Asked, answer: &Answer, strictness: Strictness) -> Result<(), T
         let name = asked.name.clone().unwrap_or_default().to_lowercase();
         let dns = leaf.sans().iter().filter_map(|san| match san {
             pki::San::Dns(name) => Some(name.clone()),
-            pki::San::Ip(_) => None,
+            _ => None,
         });
         for san in dns {
             prop_assert!(san == name || san == "localhost", "{} for {}", san, name);
@@ -246,7 +246,9 @@ fn spoken(server: &Running, text: &[u8]) -> Option<u16> {
     let mut start = [0; 12];
     stream.read_exact(&mut start).ok()?;
     let text = String::from_utf8_lossy(&start).into_owned();
-    let code = text.strip_prefix("HTTP/1.1 ").or(text.strip_prefix("HTTP/1.0 "));
+    let code = text
+        .strip_prefix("HTTP/1.1 ")
+        .or(text.strip_prefix("HTTP/1.0 "));
     Some(code.unwrap_or_else(|| panic!("{text:?}")).parse().unwrap())
 }
 

@@ -119,7 +119,10 @@ impl Keeper {
         }
         if let Err(error) = look(&self.service, &self.listened, &FreshKeys) {
             fine = false;
-            self.say("the listener's certificate stays as it is", error_chain(&error));
+            self.say(
+                "the listener's certificate stays as it is",
+                error_chain(&error),
+            );
         }
         if due {
             let pause = if fine { EVERY } else { AGAIN };
@@ -188,7 +191,8 @@ impl Keeper {
             authorities.flat_map(|row| signing_path(row.file.certificates())),
             now,
         );
-        self.said.retain(|subject, _| found.iter().any(|it| it.subject == *subject));
+        self.said
+            .retain(|subject, _| found.iter().any(|it| it.subject == *subject));
         for ending in &found {
             let since = self.said.get(&ending.subject).map(|said| now.since(*said));
             if ending.is_to_be_said(since) {

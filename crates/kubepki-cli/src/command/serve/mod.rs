@@ -165,11 +165,7 @@ impl Clock for Shared {
     }
 }
 
-async fn open(
-    clock: Arc<dyn Clock>,
-    steady: Steady,
-    args: &ServeArgs,
-) -> Result<Opened, CliError> {
+async fn open(clock: Arc<dyn Clock>, steady: Steady, args: &ServeArgs) -> Result<Opened, CliError> {
     let world = World {
         clock: Box::new(Shared(Arc::clone(&clock))),
         ..World::real()
@@ -305,7 +301,10 @@ fn announce(opened: &Opened) {
             fields: vec![("because", why.to_owned())],
         });
     }
-    let address = opened.listener.local_addr().map(|it: SocketAddr| it.to_string());
+    let address = opened
+        .listener
+        .local_addr()
+        .map(|it: SocketAddr| it.to_string());
     say(&Line {
         message: "serving",
         fields: vec![
@@ -342,12 +341,20 @@ fn tell_systemd(state: &str) {
 
 /// One line of JSON on standard error.
 fn say(line: &Line<'_>) {
-    let now = kubepki::edge::Clock::now(&SystemClock);
-    let mut members = serde_json::Map::new();
-    members.insert("time".to_owned(), now.to_string().into());
-    members.insert("message".to_owned(), line.message.into());
-    for (name, value) in &line.fields {
-        members.insert((*name).to_owned(), value.as_str().into());
+    let now = kubepki::edge::Clock::now(&SystemClock).to_string();
+    let fixed = [("time", now.as_str()), ("message", line.message)];
+    let more = line
+        .fields
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()));
+    // By hand: a line is said for each certificate.
+    let mut text = String::with_capacity(512);
+    for (name, value) in fixed.into_iter().chain(more) {
+        text.push(if text.is_empty() { '{' } else { ',' });
+        text.push_str(&serde_json::to_string(name).unwrap_or_default());
+        text.push(':');
+        text.push_str(&serde_json::to_string(value).unwrap_or_default());
     }
-    output::talk(&serde_json::Value::Object(members).to_string());
+    text.push('}');
+    output::talk(&text);
 }

@@ -60,7 +60,10 @@ pub(super) async fn start(world: &World, args: &ServeArgs) -> Result<Started, Cl
     let alone = alone(&state)?;
     let renewal = renewed(world, args, &|_| Ok(())).await?;
     let wanted = InitArgs {
-        node_name: args.node_name.clone().or(renewal.node.inventory.node_name()),
+        node_name: args
+            .node_name
+            .clone()
+            .or(renewal.node.inventory.node_name()),
         ..wanted
     };
     let spec = init::spec(&wanted, &settings)?;
