@@ -62,6 +62,16 @@ pub(super) async fn start(
     refuse_k3s(&settings)?;
     let port = args.https_listen_port.unwrap_or(settings.https_port());
     let wanted = init_args(args);
+    if args
+        .endpoint
+        .token_files
+        .iter()
+        .any(|it| it.as_os_str() == "-")
+    {
+        return Err(CliError::usage(
+            "serve reads its token again while it serves: name a file with --token-file",
+        ));
+    }
     // What cannot be made is said before anything is.
     init::spec(&wanted, &settings)?;
     make_data_dir(&world.host, &settings.data_dir).await?;
