@@ -20,7 +20,10 @@ fn der(certificate: &Certificate) -> CertificateDer<'static> {
     CertificateDer::from(certificate.der().to_vec())
 }
 
-fn store<'a>(certificates: impl IntoIterator<Item = &'a Certificate>, now: UnixTime) -> RootCertStore {
+fn store<'a>(
+    certificates: impl IntoIterator<Item = &'a Certificate>,
+    now: UnixTime,
+) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let valid = certificates.into_iter();
     roots.add_parsable_certificates(valid.filter(|it| it.validity().contains(now)).map(der));

@@ -9,6 +9,8 @@ use std::sync::Mutex;
 pub enum Part {
     /// The cluster's datastore.
     Datastore,
+    /// What servers share: CAs in the datastore that are not in force here.
+    Cluster,
     /// The issuance log.
     Log,
     /// This machine's clock.
@@ -28,6 +30,7 @@ impl Part {
     pub fn name(self) -> &'static str {
         match self {
             Self::Datastore => "datastore",
+            Self::Cluster => "cluster",
             Self::Log => "issuance-log",
             Self::Clock => "clock",
             Self::Plan => "plan",
@@ -82,15 +85,20 @@ impl Health {
             return Vec::new();
         };
         let troubled = all.iter().filter(|(_, state)| **state != State::Fine);
-        troubled.map(|(part, state)| (*part, state.clone())).collect()
+        troubled
+            .map(|(part, state)| (*part, state.clone()))
+            .collect()
     }
 
     /// Why nothing may be issued now.
     pub fn why_not(&self) -> Option<String> {
-        let down = self.troubles().into_iter().find_map(|(part, state)| match state {
-            State::Down(why) => Some(format!("{}: {why}", part.name())),
-            _ => None,
-        });
+        let down = self
+            .troubles()
+            .into_iter()
+            .find_map(|(part, state)| match state {
+                State::Down(why) => Some(format!("{}: {why}", part.name())),
+                _ => None,
+            });
         down
     }
 }
@@ -122,7 +130,10 @@ mod tests {
     #[test]
     fn what_is_down_stops_issuing_and_what_warns_does_not() {
         let health = Health::default();
-        assert_eq!((health.to_string().as_str(), health.why_not()), ("ok", None));
+        assert_eq!(
+            (health.to_string().as_str(), health.why_not()),
+            ("ok", None)
+        );
         assert!(health.set(Part::Authorities, State::Warning("ends soon".to_owned())));
         assert!(!health.set(Part::Authorities, State::Warning("ends soon".to_owned())));
         assert_eq!(health.to_string(), "ok\nwarning: authorities: ends soon");

@@ -49,6 +49,7 @@ pub struct Metrics {
     refused: Family<Code, Counter>,
     connections: Gauge,
     expiring: Family<Expiring, Gauge<f64, AtomicU64>>,
+    take_ups: Counter,
     parts: Family<PartLabel, Gauge>,
     renewed: Counter,
 }
@@ -101,7 +102,14 @@ impl Default for Metrics {
             "Leaves of this node renewed since the start",
             renewed.clone(),
         );
+        let take_ups = Counter::default();
+        registry.register(
+            "kubepki_take_ups",
+            "Times that other CAs were taken up",
+            take_ups.clone(),
+        );
         Self {
+            take_ups,
             registry,
             requests,
             issued,
@@ -135,6 +143,11 @@ impl Metrics {
         self.refused.get_or_create(&Code { code }).inc();
     }
 
+    /// Other CAs were taken up.
+    pub fn taken_up(&self) {
+        self.take_ups.inc();
+    }
+
     /// A connection came; it is counted until the answer is dropped.
     pub fn connected(&self) -> Connected {
         self.connections.inc();
@@ -161,7 +174,8 @@ impl Metrics {
 
     /// So many leaves of the node were renewed.
     pub fn renewed(&self, leaves: usize) {
-        self.renewed.inc_by(u64::try_from(leaves).unwrap_or(u64::MAX));
+        self.renewed
+            .inc_by(u64::try_from(leaves).unwrap_or(u64::MAX));
     }
 
     /// The text.

@@ -138,13 +138,7 @@ impl Service {
         }
     }
 
-    fn denied(
-        &self,
-        request: &Request<'_>,
-        entry: &Entry,
-        node: &str,
-        denied: &Denied,
-    ) -> Refusal {
+    fn denied(&self, request: &Request<'_>, entry: &Entry, node: &str, denied: &Denied) -> Refusal {
         let (why, refusal) = match denied {
             Denied::Ended(end) => {
                 self.was_wrong(request.peer);

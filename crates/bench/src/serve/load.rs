@@ -284,12 +284,7 @@ async fn worker(shared: Rc<Shared>) {
                 Ok(code) => {
                     let late = due.elapsed().as_secs_f64() * 1e3;
                     shared.millis.borrow_mut().push(late);
-                    *shared
-                        .outcome
-                        .borrow_mut()
-                        .codes
-                        .entry(code)
-                        .or_default() += 1;
+                    *shared.outcome.borrow_mut().codes.entry(code).or_default() += 1;
                 }
                 Err(_) => {
                     stream = None;

@@ -188,7 +188,10 @@ impl Rates {
                 row("CPU of the load: us each", self.load.range(1e6, 1)),
                 row("bare verify and sign: us each", self.bare.range(1e6, 1)),
                 row("of the bare loop, by CPU", self.of_bare.range(1.0, 2)),
-                row("of the bare loop on what the load leaves of the cores", self.of_cores.range(1.0, 2)),
+                row(
+                    "of the bare loop on what the load leaves of the cores",
+                    self.of_cores.range(1.0, 2),
+                ),
             ],
         );
     }
@@ -273,7 +276,12 @@ fn handshakes(request: &Request, folder: &Path) -> Result<(), Failure> {
             own.range(1e6, 0),
         ]);
     }
-    let head = ["/ping", "a second", "CPU of the server, us", "of the load, us"];
+    let head = [
+        "/ping",
+        "a second",
+        "CPU of the server, us",
+        "of the load, us",
+    ];
     table(&head, &rows);
     serving.stop()
 }

@@ -98,10 +98,20 @@ pub fn soak(request: &Request, folder: &Path) -> Result<(), Failure> {
     let cpu = serving.taken()?.cpu - before;
     let quarter = |number: usize| -> Sample {
         let length = seen.len() / 4;
-        seen.iter().skip(number * length).take(length).copied().collect()
+        seen.iter()
+            .skip(number * length)
+            .take(length)
+            .copied()
+            .collect()
     };
-    println!("{:.0} s of load, {} connections", request.soak, request.connections);
-    println!("answers by code: {:?}; broken: {}", outcome.codes, outcome.broken);
+    println!(
+        "{:.0} s of load, {} connections",
+        request.soak, request.connections
+    );
+    println!(
+        "answers by code: {:?}; broken: {}",
+        outcome.codes, outcome.broken
+    );
     println!(
         "{:.0} a second, {:.1} us CPU each, 99th percentile {:.1} ms, most {:.1} ms",
         outcome.rate(),
@@ -110,7 +120,12 @@ pub fn soak(request: &Request, folder: &Path) -> Result<(), Failure> {
         outcome.most
     );
     let rows: Vec<_> = (0..4)
-        .map(|number| vec![format!("quarter {}", number + 1), quarter(number).range(1.0, 1)])
+        .map(|number| {
+            vec![
+                format!("quarter {}", number + 1),
+                quarter(number).range(1.0, 1),
+            ]
+        })
         .collect();
     table(&["", "MiB"], &rows);
     serving.stop()

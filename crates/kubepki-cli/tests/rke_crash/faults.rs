@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use kubepki::plan::Target;
+use kubepki::plan::{Action, Target};
 use testkit::Run;
 use testkit::rke::{Host, Spec, USER};
 
@@ -49,6 +49,8 @@ struct Ordeal<'a> {
     struck: BTreeSet<u32>,
     /// How the runs ended.
     codes: Vec<Option<i32>>,
+    /// Containers that Docker left down.
+    left: usize,
 }
 
 impl<'a> Ordeal<'a> {
@@ -68,6 +70,7 @@ impl<'a> Ordeal<'a> {
             }
             assert!(self.codes.len() < 100, "{at}");
             self.before.assert_kept(self.scene, &at);
+            self.clear_leftover(&run);
             args = &again;
         }
         // A host that went away at the very end is still locked.
@@ -94,12 +97,57 @@ impl<'a> Ordeal<'a> {
         let line = line.unwrap();
         let step = line.intends().unwrap();
         let host = self.victim(&line, step);
+        if matches!(self.fault, Fault::Dockerd) && self.struck.len() % 2 == 0 {
+            self.await_restart(&mut running, &line, step, host);
+        }
         self.fault.strike(host);
         self.struck.insert(step);
         let run = running.end();
         self.fault.mend(host);
-        self.scene.cluster.wait_healthy();
+        self.left += self.settle(host);
         run
+    }
+
+    /// Lets Docker begin a restart: what it was just stopping or starting when it is killed, it
+    /// may not start again.
+    fn await_restart(&self, running: &mut Running, line: &Line, step: u32, host: &Host) {
+        let plan = self.journals.plan(&line.plan);
+        let restarts = plan.steps.iter().any(|it| match &it.action {
+            Action::RestartContainers { restarts } if it.number == step => {
+                let address = host.address().to_string();
+                restarts.iter().any(|it| it.host == address)
+            }
+            _ => false,
+        });
+        if restarts {
+            running.wait_for(|| stopped(host) > 0);
+        }
+    }
+
+    /// Waits until all is healthy again, unless Docker has left containers of the host down, which
+    /// it was just restarting: to start those is for `resume`. Answers how many they are.
+    fn settle(&self, host: &Host) -> usize {
+        wait("health, or containers that stay down", || {
+            let down = match self.fault {
+                Fault::Dockerd => stopped(host),
+                Fault::Sshd | Fault::Power => 0,
+            };
+            let well = down > 0 || self.scene.cluster.unhealthy().is_empty();
+            well.then_some(down)
+        })
+    }
+
+    /// Does what the run said, if Docker does not get past what it was killed with.
+    fn clear_leftover(&self, run: &Run) {
+        let text = run.text();
+        let Some((_, rest)) = text.split_once("run `ctr ") else {
+            return;
+        };
+        let (command, _) = rest.split_once('`').unwrap();
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let hosts = self.scene.cluster.hosts().iter();
+        let cleared = hosts.filter(|it| it.run("ctr", &words).success()).count();
+        assert_eq!(cleared, 1, "{text}");
     }
 
     /// One of the hosts that the step is for, or else the next step that is for hosts.
@@ -121,6 +169,15 @@ impl<'a> Ordeal<'a> {
     }
 }
 
+/// How many of RKE's containers do not run.
+fn stopped(host: &Host) -> usize {
+    let docker = host.docker();
+    let mut names = docker.names().unwrap();
+    names.retain(|it| it != "service-sidekick" && it != "kubepki");
+    let runs = |name: &String| docker.started(name).is_some_and(|it| it.running);
+    names.into_iter().filter(|it| !runs(it)).count()
+}
+
 fn strike(scene: &Scene, fault: Fault, args: &[&str], pattern: &Pattern) {
     let start = Instant::now();
     let mut ordeal = Ordeal {
@@ -130,15 +187,18 @@ fn strike(scene: &Scene, fault: Fault, args: &[&str], pattern: &Pattern) {
         fault,
         struck: BTreeSet::new(),
         codes: Vec::new(),
+        left: 0,
     };
     ordeal.run(args);
     let at = format!("{fault:?} killed at every step");
     ordeal.before.assert_changed(scene, pattern, &at);
     let failed = ordeal.codes.iter().filter(|it| **it == Some(6)).count();
     println!(
-        "{}: {fault:?} killed at {} steps, {failed} runs failed, in {:?}",
+        "{}: {fault:?} killed at {} steps, {failed} runs failed, {} containers were left down, in \
+         {:?}",
         args[0],
         ordeal.struck.len(),
+        ordeal.left,
         start.elapsed()
     );
     assert!(failed > 4, "{:?}", ordeal.codes);

@@ -61,7 +61,9 @@ impl fmt::Display for Proves {
             Self::Agent => "the agents' password; servers cannot join with it",
             Self::Both => "the password of servers and agents",
             Self::Nothing => "no password of this cluster",
-            Self::Unknown => "a secret with an id, which only the datastore or the Kubernetes API knows",
+            Self::Unknown => {
+                "a secret with an id, which only the datastore or the Kubernetes API knows"
+            }
         })
     }
 }

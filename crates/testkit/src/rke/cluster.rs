@@ -247,10 +247,17 @@ impl Cluster {
             }
             if start.elapsed() > guard::PATIENCE {
                 let logs = unhealthy.iter().map(|(node, component, _)| {
-                    let logs = self.host(node).docker().logs(component);
-                    format!("{node} {component}: {}", String::from_utf8_lossy(&logs))
+                    let docker = self.host(node).docker();
+                    let state = docker.inspect(component);
+                    let state = state.and_then(|it| Some(it.pointer("/State")?.to_string()));
+                    let logs = docker.logs(component);
+                    let logs = String::from_utf8_lossy(&logs);
+                    format!("{node} {component}: {state:?}\n{logs}\n")
                 });
-                panic!("{unhealthy:#?}\n{}", logs.collect::<String>());
+                let logs: String = logs.collect();
+                let nodes: BTreeSet<&String> = unhealthy.iter().map(|it| &it.0).collect();
+                let engines = nodes.into_iter().map(|it| self.host(it).engine_log(40));
+                panic!("{unhealthy:#?}\n{logs}\n{}", engines.collect::<String>());
             }
             std::thread::sleep(std::time::Duration::from_millis(50));
         }

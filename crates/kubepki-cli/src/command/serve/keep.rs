@@ -2,7 +2,6 @@
 //! told of, a clock that is set is noticed.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,7 @@ use tokio::sync::watch;
 use super::ServeArgs;
 use super::hooks::Hooks;
 use super::renew::{Renewal, Trouble, renewed};
-use super::start::Started;
+use crate::serving::Alone;
 use crate::world::{Node, World};
 
 /// Keeps a server's files, leaves and listener fresh. CAs are never touched.
@@ -41,7 +40,7 @@ pub(super) struct Keeper {
     /// When what of it is open is tried again, by `steady`.
     hooks_next: Duration,
     /// One server for a data directory.
-    alone: Option<File>,
+    alone: Option<Alone>,
 }
 
 /// See [`Keeper::steady`].
@@ -79,9 +78,9 @@ impl Keeper {
     }
 
     /// What the start came to. The lock on the data directory is held from now on.
-    pub(super) fn begin(&mut self, started: Started) {
-        self.alone = Some(started.alone);
-        if !self.tell(&started.renewal) {
+    pub(super) fn begin(&mut self, renewal: &Renewal, alone: Alone) {
+        self.alone = Some(alone);
+        if !self.tell(renewal) {
             self.next = (self.steady)().saturating_add(jittered(AGAIN, &SystemEntropy));
         }
         self.clock_fits(self.world.now());
@@ -128,7 +127,10 @@ impl Keeper {
         }
         if let Err(error) = look(&self.service, &self.listened, &FreshKeys) {
             fine = false;
-            self.say("the listener's certificate stays as it is", error_chain(&error));
+            self.say(
+                "the listener's certificate stays as it is",
+                error_chain(&error),
+            );
         }
         if due {
             let pause = if fine { EVERY } else { AGAIN };
@@ -234,7 +236,8 @@ impl Keeper {
             authorities.flat_map(|row| signing_path(row.file.certificates())),
             now,
         );
-        self.said.retain(|subject, _| found.iter().any(|it| it.subject == *subject));
+        self.said
+            .retain(|subject, _| found.iter().any(|it| it.subject == *subject));
         for ending in &found {
             let since = self.said.get(&ending.subject).map(|said| now.since(*said));
             if ending.is_to_be_said(since) {

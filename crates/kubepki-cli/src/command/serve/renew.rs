@@ -97,7 +97,11 @@ async fn change(
     changed: &mut BTreeSet<String>,
 ) -> Result<(), Trouble> {
     let note = |error: &CliError| Trouble::leaves(error);
-    let authorities = node.inventory.rows.iter().filter(|row| row.row.is_authority());
+    let authorities = node
+        .inventory
+        .rows
+        .iter()
+        .filter(|row| row.row.is_authority());
     let authorities = authorities.filter_map(|row| row.file.first_certificate());
     if let Some(why) = unbegun(authorities, world.now()) {
         return Err(note(&CliError::message(why)));
@@ -106,7 +110,9 @@ async fn change(
         let plan = node.state.load_plan(&past.id);
         let plan = plan.map_err(|error| note(&CliError::failed(&error)))?;
         changed.extend(plan.leaves.keys().map(|id| id.0.clone()));
-        finish(world, node, &plan).await.map_err(|e| stuck(&past, &e))?;
+        finish(world, node, &plan)
+            .await
+            .map_err(|e| stuck(&past, &e))?;
         // What else is due is found at the next look.
         return Ok(());
     }
@@ -117,7 +123,9 @@ async fn change(
     let services = services(&plan, &node.inventory);
     foretold(&services).map_err(|error| note(&error))?;
     changed.extend(plan.leaves.keys().map(|id| id.0.clone()));
-    carry_out(world, node, &plan).await.map_err(|error| note(&error))
+    carry_out(world, node, &plan)
+        .await
+        .map_err(|error| note(&error))
 }
 
 /// The server's own plan that a crash interrupted. Somebody else's is his to settle.
@@ -128,14 +136,20 @@ fn interrupted(node: &Node) -> Result<Option<Past>, Trouble> {
     let Some(past) = past else { return Ok(None) };
     // Not interrupted but at work.
     let held = node.state.holder();
-    if held.map_err(|error| note(&CliError::failed(&error)))?.is_some() {
+    if held
+        .map_err(|error| note(&CliError::failed(&error)))?
+        .is_some()
+    {
         let busy = format!("{} ({}) is being carried out here", past.id, past.title);
         return Err(note(&CliError::message(busy)));
     }
     if past.id.0.split('-').nth(1) == Some(PURPOSE) {
         return Ok(Some(past));
     }
-    let why = format!("{} ({}) was interrupted: {INTERRUPTED}", past.id, past.title);
+    let why = format!(
+        "{} ({}) was interrupted: {INTERRUPTED}",
+        past.id, past.title
+    );
     let plan = node.state.load_plan(&past.id);
     let harmless = plan.is_ok_and(|plan| changes_leaves_alone(&plan, &node.inventory));
     Err(Trouble {

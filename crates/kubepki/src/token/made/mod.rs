@@ -25,9 +25,7 @@ use crate::edge::Entropy;
 pub use record::{
     Denied, End, LONGEST_DESCRIPTION, MOST_USES, Made, Malformed, RETRY, Role, Shape, Use, Wanted,
 };
-pub use store::{
-    Entry, KEPT, MadeError, PREFIX, create, find, forget_ended, list, revoke, spend,
-};
+pub use store::{Entry, KEPT, MadeError, PREFIX, create, find, forget_ended, list, revoke, spend};
 
 /// Characters of an id.
 pub const ID: usize = 6;

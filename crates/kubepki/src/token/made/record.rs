@@ -327,7 +327,11 @@ mod tests {
         let made = made(Some(2), Some("a")).with_use("a", START);
         let bytes = made.to_bytes().unwrap();
         assert_eq!(Made::parse(&bytes), Ok(made.clone()));
-        assert!(!String::from_utf8(bytes).unwrap().contains("0123456789abcdef\""));
+        assert!(
+            !String::from_utf8(bytes)
+                .unwrap()
+                .contains("0123456789abcdef\"")
+        );
         assert!(made.is_of(&secret()));
         let other = Secret::parse("abc123.0123456789abcdee").unwrap();
         let of_another_id = Secret::parse("abc124.0123456789abcdef").unwrap();
@@ -346,7 +350,10 @@ mod tests {
             ("}", ""),
         ] {
             assert!(good.contains(from), "{good}");
-            assert!(Made::parse(good.replace(from, to).as_bytes()).is_err(), "{to}");
+            assert!(
+                Made::parse(good.replace(from, to).as_bytes()).is_err(),
+                "{to}"
+            );
         }
         for text in ["", "null", "[]", "{}", "\u{0}"] {
             assert!(Made::parse(text.as_bytes()).is_err(), "{text}");

@@ -109,11 +109,7 @@ pub async fn list(store: &dyn Datastore) -> Result<(Vec<Entry>, Vec<MadeError>),
 /// # Errors
 ///
 /// [`MadeError::Unknown`], and when it cannot be written.
-pub async fn revoke(
-    store: &dyn Datastore,
-    id: &str,
-    now: UnixTime,
-) -> Result<Entry, MadeError> {
+pub async fn revoke(store: &dyn Datastore, id: &str, now: UnixTime) -> Result<Entry, MadeError> {
     for _ in 0..TRIES {
         let unknown = || MadeError::Unknown { id: id.to_owned() };
         let present = find(store, id).await?.ok_or_else(unknown)?;
