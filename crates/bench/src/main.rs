@@ -12,6 +12,7 @@ mod keys;
 mod ledger;
 mod measure;
 mod rke;
+mod serve;
 mod trees;
 mod twelve;
 
@@ -108,6 +109,11 @@ enum What {
         #[arg(long)]
         folder: Option<PathBuf>,
     },
+    /// `kubepki serve` under load, beside the bare cryptography.
+    Serve(serve::Request),
+    /// The child of `serve`: the load.
+    #[command(hide = true)]
+    ServeLoad(serve::load::Load),
     /// The bootstrap data, read and written in each datastore.
     Bootstrap {
         /// How often each is done.
@@ -175,6 +181,8 @@ fn run(what: &What) -> Result<(), Failure> {
             rounds: *rounds,
             folder: folder.as_deref(),
         }),
+        What::Serve(request) => serve::run(request),
+        What::ServeLoad(load) => serve::load::child(load),
         What::Bootstrap { rounds } => bootstrap::run(*rounds),
         What::AuthoritiesLibrary { job, folder } => authorities::child(*job, folder),
         What::Library { authority, to } => twelve::library(authority, to),

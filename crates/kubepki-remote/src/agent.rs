@@ -6,13 +6,13 @@ use std::net::IpAddr;
 
 use kubepki::token::Token;
 use pki::{Certificate, CertificateRequest, PrivateKey, UnixTime};
-use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::header::AUTHORIZATION;
 use reqwest::{Client, RequestBuilder, Url};
 use zeroize::Zeroizing;
 
 use crate::answer::client;
 use crate::supervisor::{
-    Seen, SupervisorError, answered, at, node_refused, parse, pinned, unreachable,
+    Seen, SupervisorError, answered, at, node_refused, parse, pinned, sensitive, unreachable,
 };
 use crate::tls::{ClientIdentity, trusting};
 
@@ -38,8 +38,12 @@ pub struct NodeProof<'a> {
 }
 
 impl AgentConnection {
-    /// Looks at `/cacerts`, holds it to the hash in the token, and trusts nothing else from then
-    /// on: not the system's store either. Nothing is sent before that.
+    /// Looks at `/cacerts`, holds it to the hash or the keys in the token, and trusts nothing else
+    /// from then on: not the system's store either. Nothing is sent before that.
+    ///
+    /// Where the token pins keys, only certificates with these keys are trusted, and the server's
+    /// own must lead to one: that a CA stands in the bundle proves nothing, for the bundle is
+    /// public.
     ///
     /// # Errors
     ///
@@ -118,7 +122,7 @@ impl AgentConnection {
         let mut request = self
             .logged_in(request)?
             .header("k3s-Node-Name", proof.name)
-            .header("k3s-Node-Password", self.sensitive(proof.password)?);
+            .header("k3s-Node-Password", sensitive(&self.base, proof.password)?);
         if !proof.addresses.is_empty() {
             let texts: Vec<String> = proof.addresses.iter().map(IpAddr::to_string).collect();
             request = request.header("k3s-Node-IP", texts.join(","));
@@ -128,20 +132,11 @@ impl AgentConnection {
 
     fn logged_in(&self, request: RequestBuilder) -> Result<RequestBuilder, SupervisorError> {
         Ok(match &self.authorization {
-            Some(text) => request.header(AUTHORIZATION, self.sensitive(text)?),
+            Some(text) => request.header(AUTHORIZATION, sensitive(&self.base, text)?),
             None => request,
         })
     }
-
-    fn sensitive(&self, text: &str) -> Result<HeaderValue, SupervisorError> {
-        let mut value = HeaderValue::from_str(text)
-            .map_err(|_| unreachable(&self.base, std::io::Error::other(UNSPEAKABLE)))?;
-        value.set_sensitive(true);
-        Ok(value)
-    }
 }
-
-const UNSPEAKABLE: &str = "the password holds characters that HTTP cannot carry";
 
 impl fmt::Debug for AgentConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

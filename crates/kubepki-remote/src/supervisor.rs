@@ -5,17 +5,18 @@ use std::fmt;
 use kubepki::apply::Witness;
 use kubepki::token::{Token, authority_hash};
 use pki::{Certificate, Digest, UnixTime};
+use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Client, Method, Url};
 use zeroize::Zeroizing;
 
 use crate::answer::{Answer, Unreadable, client};
-use crate::tls::trusting;
+use crate::tls::{anchored, trusting};
 
 /// A supervisor that has shown the CA which the token pins, and the password for it.
 pub struct Supervisor {
     base: Url,
     client: Client,
-    password: Zeroizing<String>,
+    authorization: Zeroizing<String>,
     seen: Seen,
 }
 
@@ -62,6 +63,31 @@ pub enum SupervisorError {
         pinned: String,
         /// The hash of what it shows.
         seen: String,
+    },
+    /// It shows no CA with a key that the token pins.
+    #[error(
+        "the token pins the CA keys {pinned}, and {url} shows {seen}: this is another cluster, or \
+         its CA was replaced and the old one has left its bundle; nothing secret was sent"
+    )]
+    OtherKeys {
+        /// Its URL.
+        url: String,
+        /// The keys in the token.
+        pinned: String,
+        /// The keys of what it shows.
+        seen: String,
+    },
+    /// It shows a CA with a key that the token pins, and has no certificate under it.
+    #[error(
+        "{url} shows a CA whose key the token pins, and cannot prove that it is its own: what it \
+         showed does not lead to that key; nothing secret was sent"
+    )]
+    Unproven {
+        /// Its URL.
+        url: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A token without a hash, and no leave to trust what is seen.
     #[error(
@@ -150,7 +176,7 @@ fn node_advice(status: u16) -> &'static str {
 }
 
 impl Supervisor {
-    /// Looks at `/cacerts`, holds what is there to the hash in `token`, and looks again with that
+    /// Looks at `/cacerts`, holds what is there to the hash or keys in `token`, and looks again with that
     /// bundle as the only trust. Only then will the password be sent.
     ///
     /// `base` is `https://host:port`; `trust_on_first_use` allows a token without a hash.
@@ -166,15 +192,18 @@ impl Supervisor {
     ) -> Result<Self, SupervisorError> {
         let base = parse(base)?;
         let url = base.to_string();
-        let password = token.password().map_err(|source| SupervisorError::Token {
-            url: url.clone(),
-            source,
-        })?;
+        // A bootstrap token is an agent's with K3s; what pins keys says its role in its record.
+        if token.pins().is_empty() {
+            token.password().map_err(|source| SupervisorError::Token {
+                url: url.clone(),
+                source,
+            })?;
+        }
         let (client, seen) = pinned(&base, token, trust_on_first_use, now, refused).await?;
         Ok(Self {
             base,
             client,
-            password: password.clone(),
+            authorization: token.authorization("server"),
             seen,
         })
     }
@@ -202,7 +231,7 @@ impl Supervisor {
         let request = self
             .client
             .request(verb, at(&self.base, path)?)
-            .basic_auth("server", Some(self.password.as_str()))
+            .header(AUTHORIZATION, sensitive(&self.base, &self.authorization)?)
             .body(body.to_vec());
         let call = format!("{method} {path}");
         answered(&self.base, &call, request, refused).await
@@ -241,11 +270,16 @@ pub(crate) async fn pinned(
             url: base.to_string(),
             source,
         })?;
-    let tls = trusting(&bundle, now, None).map_err(|error| unreachable(base, error))?;
+    let tls = match token.pins() {
+        [] => trusting(&bundle, now, None),
+        _ => anchored(&bundle, |it| token.pins_key_of(it), now),
+    };
+    let tls = tls.map_err(|error| unreachable(base, error))?;
     let client = client(tls).map_err(|error| unreachable(base, error))?;
     // The second look: it holds the key of a certificate under the bundle, with its name.
     let request = client.get(at(base, "/cacerts")?);
-    if answered(base, "GET /cacerts", request, refused).await? != seen.bundle {
+    let again = answered(base, "GET /cacerts", request, refused).await;
+    if again.map_err(|error| proof(token, error))? != seen.bundle {
         return Err(unreachable(
             base,
             std::io::Error::other("it showed two different CA bundles one after the other"),
@@ -253,6 +287,32 @@ pub(crate) async fn pinned(
     }
     Ok((client, seen))
 }
+
+/// A server that cannot be reached the second time, with what the token pins as the only trust.
+fn proof(token: &Token, error: SupervisorError) -> SupervisorError {
+    match error {
+        SupervisorError::Unreachable { url, source } if !token.pins().is_empty() => {
+            SupervisorError::Unproven { url, source }
+        }
+        error => error,
+    }
+}
+
+/// The keys of a bundle, or of a token, for people.
+fn keys(keys: impl IntoIterator<Item = Digest>) -> String {
+    let texts: Vec<String> = keys.into_iter().map(|key| key.to_string()).collect();
+    texts.join(", ")
+}
+
+/// A header's value that is not shown.
+pub(crate) fn sensitive(base: &Url, text: &str) -> Result<HeaderValue, SupervisorError> {
+    let mut value = HeaderValue::from_str(text)
+        .map_err(|_| unreachable(base, std::io::Error::other(UNSPEAKABLE)))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+const UNSPEAKABLE: &str = "the password holds characters that HTTP cannot carry";
 
 /// The first look: any certificate is taken, for nothing is sent and the hash decides.
 async fn look(
@@ -269,6 +329,21 @@ async fn look(
         url: base.to_string(),
         source,
     })?;
+    if !token.pins().is_empty() {
+        let shown = Certificate::all_from_pem(&bundle).unwrap_or_default();
+        return match shown.iter().any(|it| token.pins_key_of(it)) {
+            true => Ok(Seen {
+                bundle,
+                hash,
+                pinned: true,
+            }),
+            false => Err(SupervisorError::OtherKeys {
+                url: base.to_string(),
+                pinned: keys(token.pins().iter().copied()),
+                seen: keys(shown.iter().map(Certificate::spki_sha256)),
+            }),
+        };
+    }
     match token.authority() {
         Some(pinned) if pinned != hash.to_string() => Err(SupervisorError::OtherAuthority {
             url: base.to_string(),

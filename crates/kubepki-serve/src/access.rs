@@ -21,6 +21,8 @@ pub const SERVER: &str = "k3s:server";
 pub const NODES: &str = "system:nodes";
 /// The group of bootstrap tokens.
 pub const BOOTSTRAPPERS: &str = "system:bootstrappers";
+/// The group that K3s gives its bootstrap tokens beside it.
+pub const DEFAULT_NODE_TOKEN: &str = "system:bootstrappers:k3s:default-node-token";
 const NODE_PREFIX: &str = "system:node:";
 
 /// A caller that has proved who it is.

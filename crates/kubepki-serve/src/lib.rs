@@ -11,7 +11,10 @@
 
 pub mod accept;
 pub mod access;
+pub mod cluster;
 pub mod config;
+pub mod ending;
+pub mod health;
 pub mod issuance;
 pub mod leaf;
 mod ledger;
@@ -20,10 +23,12 @@ pub mod metrics;
 pub mod node;
 pub mod notify;
 pub mod password;
+mod put;
 pub mod renewal;
 pub mod route;
 pub mod service;
 pub mod status;
 pub mod throttle;
 pub mod tls;
+pub mod token;
 pub mod tree;

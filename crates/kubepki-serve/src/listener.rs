@@ -40,6 +40,14 @@ pub enum PortError {
         #[source]
         source: ListenerError,
     },
+    /// The CA is not valid now: what it issues would not be either.
+    #[error("the listener's certificate is not renewed: the CA {subject} is not valid at {now}")]
+    NotNow {
+        /// The CA.
+        subject: String,
+        /// What the clock says.
+        now: UnixTime,
+    },
     /// No certificate can be made or used.
     #[error("the listener's certificate cannot be made or used")]
     Material(#[source] pki::Error),
@@ -107,6 +115,13 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
                 .map_err(PortError::Material)?,
             leaf: first(leaf)?,
             issued: None,
+        });
+    }
+    let authority = tree.server.issuer.authority.certificate();
+    if !authority.validity().contains(wanted.now) {
+        return Err(PortError::NotNow {
+            subject: authority.subject().to_string(),
+            now: wanted.now,
         });
     }
     let key = match &present {

@@ -29,6 +29,11 @@ struct Code {
     code: u32,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartLabel {
+    part: &'static str,
+}
+
 /// K3s's labels for `k3s_certificate_expiration_seconds` (reference section 8.2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Expiring {
@@ -44,6 +49,9 @@ pub struct Metrics {
     refused: Family<Code, Counter>,
     connections: Gauge,
     expiring: Family<Expiring, Gauge<f64, AtomicU64>>,
+    take_ups: Counter,
+    parts: Family<PartLabel, Gauge>,
+    renewed: Counter,
 }
 
 impl fmt::Debug for Metrics {
@@ -82,13 +90,34 @@ impl Default for Metrics {
             Unit::Seconds,
             expiring.clone(),
         );
+        let parts = Family::<PartLabel, Gauge>::default();
+        registry.register(
+            "kubepki_part_state",
+            "How a part does: 0 fine, 1 needs a look, 2 nothing is issued",
+            parts.clone(),
+        );
+        let renewed = Counter::default();
+        registry.register(
+            "kubepki_leaves_renewed",
+            "Leaves of this node renewed since the start",
+            renewed.clone(),
+        );
+        let take_ups = Counter::default();
+        registry.register(
+            "kubepki_take_ups",
+            "Times that other CAs were taken up",
+            take_ups.clone(),
+        );
         Self {
+            take_ups,
             registry,
             requests,
             issued,
             refused,
             connections,
             expiring,
+            parts,
+            renewed,
         }
     }
 }
@@ -114,6 +143,11 @@ impl Metrics {
         self.refused.get_or_create(&Code { code }).inc();
     }
 
+    /// Other CAs were taken up.
+    pub fn taken_up(&self) {
+        self.take_ups.inc();
+    }
+
     /// A connection came; it is counted until the answer is dropped.
     pub fn connected(&self) -> Connected {
         self.connections.inc();
@@ -126,6 +160,22 @@ impl Metrics {
         // Seconds of millennia fit into a float's whole numbers.
         let seconds = i32::try_from(seconds).map_or(f64::from(i32::MAX), f64::from);
         self.expiring.get_or_create(&labels).set(seconds);
+    }
+
+    /// Forgets all certificates before they are told anew: of one that is gone nothing is left.
+    pub fn forget_certificates(&self) {
+        self.expiring.clear();
+    }
+
+    /// How a part does.
+    pub fn part(&self, part: &'static str, number: i64) {
+        self.parts.get_or_create(&PartLabel { part }).set(number);
+    }
+
+    /// So many leaves of the node were renewed.
+    pub fn renewed(&self, leaves: usize) {
+        self.renewed
+            .inc_by(u64::try_from(leaves).unwrap_or(u64::MAX));
     }
 
     /// The text.

@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use kubepki::datastore::Datastore;
 use kubepki::edge::{Clock, Entropy};
+use kubepki::token::made::Entry;
 use pki::{Certificate, San, Serial};
-use serde_json::{Value, json};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::access::{Identity, Offered, Users, identify, may};
+use crate::cluster::Cluster;
 use crate::config::{Settings, config};
+use crate::health::{Health, Part, State};
 use crate::issuance::{IssuanceLog, IssueRecord};
 use crate::leaf::{Asked, Issuer, Order, issue, read};
 use crate::metrics::Metrics;
@@ -19,7 +22,7 @@ use crate::node::{Node, NodeHeaders, Reserved, Strictness, addresses, node_of};
 use crate::password::NodePasswords;
 use crate::route::{Endpoint, LeafKind};
 use crate::status::{Answer, PLAIN, Refusal, TEXT};
-use crate::throttle::Throttle;
+use crate::throttle::{Proof, Throttle};
 use crate::tree::{AuthorityFile, Tree};
 
 /// A request, as far as any endpoint looks at it.
@@ -30,6 +33,10 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// The path without its query.
     pub path: &'a str,
+    /// The query, without its question mark.
+    pub query: Option<&'a str>,
+    /// Whether Go would take the body for a form.
+    pub is_form: bool,
     /// `Authorization`.
     pub authorization: Option<&'a [u8]>,
     /// The client certificate of the connection, leaf first.
@@ -66,6 +73,10 @@ pub struct Service {
     pub journal: Arc<dyn Fn(&Line<'_>) + Send + Sync>,
     /// What is counted.
     pub metrics: Metrics,
+    /// What is in order and what is not.
+    pub health: Health,
+    /// The other servers, and whether other CAs are being taken up.
+    pub cluster: Arc<Cluster>,
 }
 
 /// The tree and what follows from it.
@@ -99,6 +110,8 @@ pub struct Admitted {
     endpoint: Endpoint,
     /// `None` where anybody may.
     identity: Option<Identity>,
+    /// The made token that proved it.
+    token: Option<Entry>,
 }
 
 /// One line for the log. It holds no secrets.
@@ -142,20 +155,31 @@ impl Service {
     /// # Errors
     ///
     /// The refusal.
-    pub fn admit(&self, request: &Request<'_>) -> Result<Admitted, Refusal> {
+    pub async fn admit(&self, request: &Request<'_>) -> Result<Admitted, Refusal> {
         let loaded = self.loaded()?;
         let offered = Offered {
             authorization: request.authorization,
             certificates: request.certificates,
         };
-        let shows = offered.authorization.is_some() || !offered.certificates.is_empty();
-        if shows && !self.may_try(request.peer) {
+        let proof = match (offered.authorization, offered.certificates) {
+            (Some(_), _) => Some(Proof::Secret),
+            (None, []) => None,
+            (None, _) => Some(Proof::Certificate),
+        };
+        if proof.is_some_and(|proof| !self.may_try(request.peer, proof)) {
             return Err(Refusal::TooMany);
         }
         let authorities = &loaded.tree.client.certificates;
-        let identity = identify(&offered, &loaded.users, authorities, self.clock.now());
+        let mut identity = identify(&offered, &loaded.users, authorities, self.clock.now());
+        let mut token = None;
         if identity == Err(Refusal::NotAuthorized) {
-            self.was_wrong(request.peer);
+            identity = self.by_token(request).await.map(|(identity, entry)| {
+                token = Some(entry);
+                identity
+            });
+        }
+        if let (Err(Refusal::NotAuthorized), Some(proof)) = (&identity, proof) {
+            self.was_wrong_by(request.peer, proof);
         }
         let Some(endpoint) = Endpoint::of(request.path) else {
             // K3s hands everything else to kube-apiserver, which knows neither token nor us.
@@ -168,6 +192,7 @@ impl Service {
             return Ok(Admitted {
                 endpoint,
                 identity: None,
+                token: None,
             });
         }
         let identity = identity?;
@@ -175,31 +200,46 @@ impl Service {
         Ok(Admitted {
             endpoint,
             identity: Some(identity),
+            token,
         })
     }
 
     async fn route(&self, request: &Request<'_>, admitted: Admitted) -> Result<Answer, Refusal> {
-        let Admitted { endpoint, identity } = admitted;
+        let Admitted {
+            endpoint,
+            identity,
+            token,
+        } = admitted;
         let loaded = self.loaded()?;
         let tree = &loaded.tree;
         match (endpoint, identity) {
             (Endpoint::CaCerts, _) => Ok(Answer::ok(PLAIN, tree.server.bytes.clone())),
             (Endpoint::Ping, _) => Ok(Answer::ok(TEXT, "pong")),
             (Endpoint::Healthz, _) => Ok(Answer::ok(TEXT, "ok")),
-            (Endpoint::Readyz, _) => Ok(Answer::ok(TEXT, "ok")),
+            (Endpoint::Readyz, _) => match self.health.why_not() {
+                Some(_) => Err(Refusal::Unavailable(self.health.to_string())),
+                None => Ok(Answer::ok(TEXT, self.health.to_string())),
+            },
             (Endpoint::Metrics, _) => self.metrics.render(),
             (Endpoint::ClientCa, _) => file(request, &tree.client),
             (Endpoint::ServerCa, _) => file(request, &tree.server),
             (Endpoint::Config, _) => Ok(Answer::json(&config(&self.settings, tree))),
             (Endpoint::ApiServers, _) => {
                 let own = SocketAddr::new(self.settings.advertise_ip, self.settings.port);
-                Ok(Answer::json(&json!([own.to_string()])))
+                let others = self.cluster.addresses();
+                let all = std::iter::once(own).chain(others);
+                let all: Vec<String> = all.map(|it| it.to_string()).collect();
+                Ok(Answer::json(&json!(all)))
             }
             (Endpoint::ServerBootstrap, _) => Err(Refusal::Bad("etcd disabled".to_owned())),
-            (Endpoint::PutCaCerts, _) => self.put(request, "certificate"),
-            (Endpoint::PutToken, _) => self.put(request, "token"),
+            (Endpoint::PutCaCerts, _) => self.put_authorities(request).await,
+            (Endpoint::PutToken, _) => self.put_token(request).await,
             (Endpoint::Leaf(kind), Some(identity)) => {
-                self.leaf(request, kind, &identity, &loaded).await
+                self.cluster.settled().await?;
+                // Others may be in force by now.
+                let loaded = self.loaded()?;
+                let who = (&identity, token.as_ref());
+                self.leaf(request, kind, who, &loaded).await
             }
             (Endpoint::Leaf(_), None) => Err(Refusal::Forbidden),
         }
@@ -209,16 +249,29 @@ impl Service {
         &self,
         request: &Request<'_>,
         kind: LeafKind,
-        identity: &Identity,
+        (identity, token): (&Identity, Option<&Entry>),
         loaded: &Loaded,
     ) -> Result<Answer, Refusal> {
+        // A CA that others may have replaced meanwhile, a record that cannot be kept, a clock
+        // that is wrong: the reason is for the log and `readyz`.
+        if let Some(why) = self.health.why_not() {
+            self.say("a certificate was not issued", request, why);
+            return Err(Refusal::Unavailable(
+                "nothing is issued for the time being; readyz tells why".to_owned(),
+            ));
+        }
+        // A token for one node or for so many must know which one asks.
+        let bound = token.is_some_and(|entry| entry.made.is_bound());
         // K3s asks for the node only where the certificate names it, so that every holder of the
         // agent token can be kube-proxy.
-        let node = match kind.names_node() || self.strictness == Strictness::Strict {
+        let node = match kind.names_node() || self.strictness == Strictness::Strict || bound {
             true => Some(node_of(identity, &request.node, self.strictness)?),
             false => None,
         };
         if let Some(node) = &node {
+            if let Some(token) = token {
+                self.token_permits(request, token, &node.name)?;
+            }
             self.check_password(node, request.peer).await?;
         }
         let name = node.as_ref().map(|node| node.name.as_str());
@@ -231,6 +284,9 @@ impl Service {
             )?,
             _ => Vec::new(),
         };
+        if let (Strictness::Strict, Some(name)) = (self.strictness, name) {
+            self.cluster.refuse_others(name, &addresses)?;
+        }
         let is_post = request.method == "POST";
         let (spki, shared) = match read(request.path, is_post, &request.body, self.strictness)? {
             Asked::Request(spki) => (spki, None),
@@ -256,6 +312,9 @@ impl Service {
             now,
             lifetime: self.leaf_lifetime,
         };
+        if let (Some(token), Some(node)) = (token, name) {
+            self.spend(request, token, node).await?;
+        }
         self.issue(request, identity, issuer, &order, shared).await
     }
 
@@ -310,33 +369,34 @@ impl Service {
         checked
     }
 
-    fn may_try(&self, peer: SocketAddr) -> bool {
+    /// Notes how a part does, and says so when that is new.
+    pub fn note(&self, part: Part, state: State) {
+        self.metrics.part(part.name(), state.number());
+        if !self.health.set(part, state.clone()) {
+            return;
+        }
+        let (message, why) = match state {
+            State::Fine => ("in order again", None),
+            State::Warning(why) => ("needs a look", Some(why)),
+            State::Down(why) => ("nothing is issued until this is mended", Some(why)),
+        };
+        let mut fields = vec![("part", part.name().to_owned())];
+        fields.extend(why.map(|why| ("reason", why)));
+        (self.journal)(&Line { message, fields });
+    }
+
+    fn may_try(&self, peer: SocketAddr, proof: Proof) -> bool {
         let throttle = self.throttle.lock();
-        throttle.is_ok_and(|it| it.allows(peer.ip(), self.clock.now()))
+        throttle.is_ok_and(|it| it.allows(peer.ip(), proof, self.clock.now()))
     }
 
-    fn was_wrong(&self, peer: SocketAddr) {
+    pub(crate) fn was_wrong(&self, peer: SocketAddr) {
+        self.was_wrong_by(peer, Proof::Secret);
+    }
+
+    fn was_wrong_by(&self, peer: SocketAddr, proof: Proof) {
         if let Ok(mut throttle) = self.throttle.lock() {
-            throttle.failed(peer.ip(), self.clock.now());
-        }
-    }
-
-    /// The two routes that change the cluster: K3s's answers to nothing and to nonsense. Changes
-    /// themselves are not taken yet.
-    fn put(&self, request: &Request<'_>, component: &str) -> Result<Answer, Refusal> {
-        if request.method != "PUT" {
-            return Err(Refusal::Method(request.path.to_owned()));
-        }
-        match serde_json::from_slice::<Value>(&request.body) {
-            Ok(Value::Object(members)) if members.is_empty() && component == "certificate" => {
-                Ok(Answer::empty())
-            }
-            Ok(Value::Object(_)) => Err(Refusal::Unavailable(
-                "this server takes no changes while it serves: stop it, then use `kubepki \
-                 rotate-ca` or `kubepki token rotate`"
-                    .to_owned(),
-            )),
-            _ => Err(self.with_id(request, component, "the body is no JSON object")),
+            throttle.failed(peer.ip(), proof, self.clock.now());
         }
     }
 
@@ -345,7 +405,7 @@ impl Service {
     }
 
     /// As K3s hides details: the client gets a number, the log the reason under it.
-    fn with_id(&self, request: &Request<'_>, component: &str, why: &str) -> Refusal {
+    pub(crate) fn with_id(&self, request: &Request<'_>, component: &str, why: &str) -> Refusal {
         let mut bytes = [0; 4];
         // Without random bytes the number is 00000: it only helps to find the line.
         let _ = self.entropy.fill(&mut bytes);

@@ -98,12 +98,17 @@ fn requested(node: &Node, names: &[String]) -> Result<(String, Vec<Selection>), 
     Ok((title, selected))
 }
 
-pub(super) fn due(world: &World, node: &Node) -> Result<Plan, CliError> {
+fn due(world: &World, node: &Node) -> Result<Plan, CliError> {
+    due_for(world, node, "renew")
+}
+
+/// A plan for what is due, with `purpose` in its id.
+pub(super) fn due_for(world: &World, node: &Node, purpose: &str) -> Result<Plan, CliError> {
     let due = plan::due(&node.inventory, &node.wishes, &node.policy, world.now())?;
     let mut made = make(
         world,
         node,
-        "renew",
+        purpose,
         "renew what is due".to_owned(),
         &due.selected,
     )?;

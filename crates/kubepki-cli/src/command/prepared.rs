@@ -38,6 +38,9 @@ pub struct Prepared {
     pub closing: String,
 }
 
+/// The type of a `before` that is not there.
+pub type NoFuture = std::future::Ready<Result<(), HostError>>;
+
 /// As [`crate::args::RestartArgs`] has it.
 pub const RESTART_TIMEOUT: u64 = 120;
 

@@ -1,6 +1,5 @@
 //! `rotate-ca`: a staged set of CA files, checked and put in force.
 
-use std::future::Ready;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -11,15 +10,16 @@ use kubepki::ca::rotate::{Request, RotateError, Tokens, Way, closing, plan_rotat
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
 use kubepki::check::Severity;
 use kubepki::fleet::Fleet;
-use kubepki::host::{Host as _, HostError};
+use kubepki::host::Host as _;
 use kubepki::inventory::Role;
+use kubepki::state::StateDir;
 use kubepki::token::Rule;
 use kubepki_remote::Supervisor;
 
 use super::ca::verify::{nothing_staged, set};
 use super::change::refuse_unfinished;
 use super::init;
-use super::prepared::{Prepared, carry_out};
+use super::prepared::{NoFuture, Prepared, carry_out};
 use super::reconcile::{described, look};
 use super::token::{ConfigArgs, token_refused};
 use crate::args::{AskArgs, NameArgs, RestartArgs, SiteArgs};
@@ -27,6 +27,7 @@ use crate::datastore::{Access, EndpointArgs, candidates, open, read, refuse_livi
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running_in};
 use crate::rke::{ClusterArgs, RolloutArgs};
+use crate::serving::serving;
 use crate::world::{Node, World};
 use crate::{output, syslog};
 
@@ -60,7 +61,7 @@ pub struct RotateCaArgs {
     /// one, which must no longer open the data.
     #[arg(long, requires = "compromised", conflicts_with = "direct")]
     pub tokens_replaced: bool,
-    /// Hand the set to a running server [default: when K3s runs on this node].
+    /// Hand the set to a running server [default: when K3s or `kubepki serve` runs on this node].
     #[arg(long, value_name = "URL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "https://127.0.0.1", conflicts_with = "direct")]
     pub through_server: Option<String>,
@@ -161,7 +162,7 @@ async fn rotate(args: &RotateCaArgs) -> Result<Exit, CliError> {
         (None, Some(_)) => node.state.path().join("backups"),
         (None, None) => node.state.path().join("staged"),
     };
-    let target = Target::of(args, &settings);
+    let target = Target::of(args, &settings, &node.state);
     let disk = Disk::look(&world.host, &data_dir.join("server")).await?;
     refuse_incomplete(&disk)?;
     let (staged, notes) = match &args.back {
@@ -248,10 +249,11 @@ enum Target {
 }
 
 impl Target {
-    fn of(args: &RotateCaArgs, settings: &Settings) -> Self {
+    fn of(args: &RotateCaArgs, settings: &Settings, state: &StateDir) -> Self {
         let runs = running_in(&settings.data_dir, &settings.configured)
             .is_some_and(|process| process.name.ends_with("server"));
         let port = settings.https_port();
+        let serves = serving(state.path());
         match &args.through_server {
             Some(url) => {
                 let bare = url.trim_start_matches("https://");
@@ -263,7 +265,9 @@ impl Target {
                     false => format!("{}:{port}", url.trim_end_matches('/')),
                 })
             }
-            None if !args.direct && runs => Self::Through(format!("https://127.0.0.1:{port}")),
+            None if args.direct => Self::Direct,
+            None if serves.is_some() => Self::Through(serves.unwrap_or_default()),
+            None if runs => Self::Through(format!("https://127.0.0.1:{port}")),
             None => Self::Direct,
         }
     }
@@ -281,8 +285,6 @@ struct Rotation<'a> {
     notes: Vec<String>,
     path: PathBuf,
 }
-
-type NoFuture = Option<Ready<Result<(), HostError>>>;
 
 impl Rotation<'_> {
     fn intent(&self) -> Intent {
@@ -333,7 +335,7 @@ impl Rotation<'_> {
             ..prepared
         };
         let (world, args, path) = (self.world, self.args, self.path);
-        let exit = carry_out(world, prepared, &args.ask, None::<Ready<_>>).await?;
+        let exit = carry_out(world, prepared, &args.ask, None::<NoFuture>).await?;
         if args.staged && !args.ask.dry_run && exit == Exit::Fine {
             forget_staged(world, &path).await?;
         }
@@ -352,8 +354,7 @@ impl Rotation<'_> {
             supervisor: Some(server),
             ..prepared
         };
-        let nothing: NoFuture = None;
-        carry_out(self.world, prepared, &self.args.ask, nothing).await
+        carry_out(self.world, prepared, &self.args.ask, None::<NoFuture>).await
     }
 
     /// Says why the set is refused, before anything is opened.

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use kubepki::apply::plan_id;
 use kubepki::bootstrap::Stamp;
 use kubepki::edge::KeySource as _;
-use kubepki::host::{Attributes, Entry, EntryKind, Host as _, HostError};
+use kubepki::host::{Attributes, Entry, EntryKind, Host as _};
 use kubepki::inventory::Role;
 use kubepki::service_account::{
     ChangeError, Current, Doubt, Evidence, KeyFile, KeyFileError, KeyId, LegacyToken,
@@ -19,7 +19,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::change::refuse_unfinished;
-use super::prepared::{Prepared, RESTART_TIMEOUT, carry_out};
+use super::prepared::{NoFuture, Prepared, RESTART_TIMEOUT, carry_out};
 use crate::args::{AskArgs, PlanFormat, SiteArgs};
 use crate::datastore::{EndpointArgs, find_writable, refuse_living};
 use crate::error::{CliError, Exit};
@@ -373,8 +373,6 @@ async fn commit(
     };
     carry_out(world, prepared, ask, None::<NoFuture>).await
 }
-
-type NoFuture = std::future::Ready<Result<(), HostError>>;
 
 fn refused(error: ChangeError) -> CliError {
     let exit = match &error {

@@ -9,6 +9,7 @@
     reason = "tests fail by panicking and spoil files"
 )]
 
+mod crash;
 mod lab;
 mod own;
 mod signer;
@@ -17,7 +18,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use pki::{Certificate, San};
+use pki::{Certificate, PrivateKey, San};
 use testkit::{Fixture, Run};
 
 use lab::Lab;
@@ -192,6 +193,25 @@ fn an_answer_that_is_not_what_was_asked_for_is_not_taken() {
         assert_ends(&lab.join(&[]), 5, word);
         assert!(lab.state().is_empty());
     }
+}
+
+/// K3s before v1.32 makes one key for all nodes, and its agents take it.
+#[test]
+fn a_key_that_a_server_sends_is_taken_where_that_is_said() {
+    let lab = Lab::with(Some(Wrong::SendsKey));
+    assert_ends(&lab.join(&[]), 5, "--take-shared-keys");
+    let run = lab.join(&["--take-shared-keys"]);
+    assert_ends(&run, 0, "the server's key, which all nodes share");
+    let (chain, key) = ["crt", "key"]
+        .map(|end| std::fs::read(lab.agent(&format!("client-kubelet.{end}"))).unwrap())
+        .into();
+    let leaf = Certificate::all_from_pem(&chain).unwrap().remove(0);
+    let key = PrivateKey::from_pem(&key).unwrap();
+    assert_eq!(leaf.spki_der(), key.spki_der());
+    assert_ends(&lab.join(&["--take-shared-keys"]), 0, "Nothing was due");
+    // A server that takes requests is asked as ever, with the flag too.
+    let lab = Lab::new();
+    assert_ends(&lab.join(&["--take-shared-keys"]), 0, "the node's own key");
 }
 
 #[test]

@@ -189,6 +189,8 @@ fn service(
             said.lock().unwrap().push(format!("{line:?}"));
         }),
         metrics: Metrics::default(),
+        cluster: Arc::default(),
+        health: Default::default(),
     }
 }
 

@@ -13,3 +13,4 @@ mod hostile;
 mod listener;
 mod recordings;
 mod strict;
+mod tokens;

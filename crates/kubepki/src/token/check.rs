@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use super::{Credential, Known, ServerFiles, ServerFilesError, Token, Whose};
+use pki::Digest;
+use zeroize::Zeroizing;
+
+use super::made::Secret;
+use super::{Authority, Credential, Known, ServerFiles, ServerFilesError, Token, Whose};
 
 /// How a token is written (reference section 5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +21,8 @@ pub enum Form {
     FullBootstrap,
     /// `<id>.<secret>`.
     Bootstrap,
+    /// `K10P1.<pins>::<id>.<secret>`.
+    PinSet,
 }
 
 impl fmt::Display for Form {
@@ -27,6 +33,7 @@ impl fmt::Display for Form {
             Self::WithoutHash => "a token without a CA hash",
             Self::FullBootstrap => "a full bootstrap token",
             Self::Bootstrap => "a bootstrap token without a CA hash",
+            Self::PinSet => "a token that pins CA keys",
         })
     }
 }
@@ -42,7 +49,8 @@ pub enum Proves {
     Both,
     /// It is nobody's password here.
     Nothing,
-    /// It is a bootstrap token: only the Kubernetes API knows whether it is good.
+    /// It has an id: only the datastore, or for K3s's own bootstrap tokens the Kubernetes API,
+    /// knows whether it is good.
     Unknown,
 }
 
@@ -53,7 +61,9 @@ impl fmt::Display for Proves {
             Self::Agent => "the agents' password; servers cannot join with it",
             Self::Both => "the password of servers and agents",
             Self::Nothing => "no password of this cluster",
-            Self::Unknown => "a bootstrap token's secret, which only the Kubernetes API knows",
+            Self::Unknown => {
+                "a secret with an id, which only the datastore or the Kubernetes API knows"
+            }
         })
     }
 }
@@ -67,23 +77,41 @@ pub struct Opinion {
     pub user: String,
     /// The CA hash that it pins, as written, and whose that is.
     pub pinned: Option<(String, Option<Whose>)>,
+    /// The keys that it pins, and whether they are this cluster's.
+    pub keys: Vec<PinnedKey>,
     /// What its secret proves.
     pub proves: Proves,
 }
 
+/// A key that a pin set pins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PinnedKey {
+    /// SHA-256 of its SubjectPublicKeyInfo (DER).
+    pub key: Digest,
+    /// Whether the server CA in force is it, or leads to it.
+    pub now: bool,
+    /// Whether a staged server CA will.
+    pub staged: bool,
+}
+
 impl Opinion {
-    /// Whether a node can join with it now.
+    /// Whether a node can join with it now, as far as its CA and password go.
     pub fn is_accepted(&self) -> bool {
         let pinned = self.pinned.as_ref();
+        let keys = self.keys.is_empty() || self.keys.iter().any(|it| it.now);
         self.proves != Proves::Nothing
+            && keys
             && pinned.is_none_or(|(_, whose)| *whose == Some(Whose::Present))
     }
 
     /// Whether a node can join with it once the staged set has taken effect whose server CA has
     /// the hash `staged`.
-    pub fn will_be_accepted(&self, staged: pki::Digest) -> bool {
+    pub fn will_be_accepted(&self, staged: Digest) -> bool {
         let pinned = self.pinned.as_ref();
-        self.proves != Proves::Nothing && pinned.is_none_or(|(hash, _)| *hash == staged.to_string())
+        let keys = self.keys.is_empty() || self.keys.iter().any(|it| it.staged);
+        self.proves != Proves::Nothing
+            && keys
+            && pinned.is_none_or(|(hash, _)| *hash == staged.to_string())
     }
 }
 
@@ -91,11 +119,25 @@ impl Token {
     /// How it is written.
     pub fn form(&self) -> Form {
         match (&self.credential, &self.authority) {
-            (Credential::Bootstrap { .. }, Some(_)) => Form::FullBootstrap,
-            (Credential::Bootstrap { .. }, None) => Form::Bootstrap,
-            (Credential::Password { .. }, Some(_)) => Form::Full,
-            (Credential::Password { user, .. }, None) if user.is_empty() => Form::Password,
-            (Credential::Password { .. }, None) => Form::WithoutHash,
+            (_, Authority::Keys(_)) => Form::PinSet,
+            (Credential::Bootstrap { .. }, Authority::Hash(_)) => Form::FullBootstrap,
+            (Credential::Bootstrap { .. }, Authority::Any) => Form::Bootstrap,
+            (Credential::Password { .. }, Authority::Hash(_)) => Form::Full,
+            (Credential::Password { user, .. }, Authority::Any) if user.is_empty() => {
+                Form::Password
+            }
+            (Credential::Password { .. }, Authority::Any) => Form::WithoutHash,
+        }
+    }
+
+    /// Id and secret, if it is one that `kubepki token create` may have made for a server of ours,
+    /// in whichever form.
+    pub fn made(&self) -> Option<Secret> {
+        match &self.credential {
+            Credential::Bootstrap { id, secret } => {
+                Secret::parse(&Zeroizing::new(format!("{id}.{}", secret.as_str())))
+            }
+            Credential::Password { password, .. } => Secret::parse(password),
         }
     }
 
@@ -124,6 +166,7 @@ pub fn check(
             let servers = *password == files.server_password()?;
             let agents = *password == files.agent_password()?;
             match (servers, agents) {
+                (false, false) if token.made().is_some() => Proves::Unknown,
                 (true, true) => Proves::Both,
                 (true, false) => Proves::Server,
                 (false, true) => Proves::Agent,
@@ -134,7 +177,13 @@ pub fn check(
     let pinned = token
         .authority()
         .map(|hash| (hash.to_owned(), known.whose(hash).cloned()));
+    let keys = token.pins().iter().map(|key| PinnedKey {
+        key: *key,
+        now: known.leads_to(*key),
+        staged: known.will_lead_to(*key),
+    });
     Ok(Opinion {
+        keys: keys.collect(),
         form: token.form(),
         user: token.user().to_owned(),
         pinned,

@@ -22,27 +22,25 @@ pub fn authority_hash(file: &[u8], now: UnixTime) -> Result<Digest, pki::Error> 
 
 /// The same for a file whose SHA-256 and certificates are known.
 pub fn hash_of(file: Digest, certificates: &[Certificate], now: UnixTime) -> Digest {
-    let Some((first, others)) = certificates.split_first() else {
-        return file;
-    };
-    if others.is_empty() {
+    if certificates.len() < 2 {
         return file;
     }
+    leads_to(certificates, now).map_or(file, Certificate::fingerprint)
+}
+
+/// The last certificate of the first path that Go finds from the first certificate of a CA's file
+/// through the others.
+pub(super) fn leads_to(certificates: &[Certificate], now: UnixTime) -> Option<&Certificate> {
+    let (first, others) = certificates.split_first()?;
     // K3s's word for a root: it names no other key as its issuer's.
     let (roots, intermediates): (Vec<_>, Vec<_>) =
         others.iter().cloned().partition(|certificate| {
             let authority = certificate.authority_key_identifier().unwrap_or_default();
             authority.is_empty() || Some(authority) == certificate.subject_key_identifier()
         });
-    let paths = verify(first, &intermediates, &roots, &Options::at(now));
-    paths
-        .ok()
-        .and_then(|paths| {
-            paths
-                .first()
-                .and_then(|path| path.root().map(Certificate::fingerprint))
-        })
-        .unwrap_or(file)
+    let paths = verify(first, &intermediates, &roots, &Options::at(now)).ok()?;
+    let root = paths.first()?.root()?;
+    certificates.iter().find(|it| *it == root)
 }
 
 /// How a hash came about.

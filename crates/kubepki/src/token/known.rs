@@ -5,6 +5,7 @@ use std::fmt;
 use pki::{Certificate, Digest, UnixTime};
 
 use super::hash::{Hashes, How, hashes};
+use super::pins::keys_led_to;
 use crate::catalogue::K3S;
 use crate::inventory::{DetectedRelease, Inventory};
 
@@ -98,6 +99,9 @@ pub struct Known {
     /// Each with its owner, the better one first.
     hashes: Vec<(String, Whose)>,
     present: Digest,
+    /// The keys that the server CA is or leads to, now and when the staged set is in force.
+    keys: Vec<Digest>,
+    staged_keys: Vec<Digest>,
 }
 
 impl Known {
@@ -114,6 +118,8 @@ impl Known {
             rule,
             hashes: vec![(present.to_string(), Whose::Present)],
             present,
+            keys: Vec::new(),
+            staged_keys: Vec::new(),
         };
         if let (Rule::Root, Some(change)) = (rule, found.change) {
             known.add(change.hash, Whose::From(change.at));
@@ -122,6 +128,7 @@ impl Known {
             known.add(other, Whose::OtherRule);
         }
         let certificates = Certificate::all_from_pem(file)?;
+        known.keys = keys_led_to(&certificates, now);
         for trusted in certificates.iter().skip(1).filter(|it| it.is_self_issued()) {
             let place = || Whose::Former(format!("{} in the trust bundle", trusted.subject()));
             // A CA that K3s made stood alone in its file, as it is written here.
@@ -142,6 +149,7 @@ impl Known {
     pub fn add_staged(&mut self, file: &[u8], now: UnixTime) -> Result<Digest, pki::Error> {
         let hash = hashes(file, now)?.by(self.rule);
         self.add(hash, Whose::Staged);
+        self.staged_keys = keys_led_to(&Certificate::all_from_pem(file)?, now);
         Ok(hash)
     }
 
@@ -176,6 +184,16 @@ impl Known {
     pub fn whose(&self, hash: &str) -> Option<&Whose> {
         let found = self.hashes.iter().find(|(known, _)| known == hash);
         found.map(|(_, whose)| whose)
+    }
+
+    /// Whether what the servers show leads to that key of a CA now.
+    pub fn leads_to(&self, key: Digest) -> bool {
+        self.keys.contains(&key)
+    }
+
+    /// Whether it will once the staged set is in force.
+    pub fn will_lead_to(&self, key: Digest) -> bool {
+        self.staged_keys.contains(&key)
     }
 
     /// The hash that tokens must pin now.

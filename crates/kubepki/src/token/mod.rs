@@ -5,6 +5,8 @@
 //! server CA     -> the hash that tokens pin, by every rule                (hash)
 //! hash          -> whose it is: this CA's, a staged one's, a former one's (known)
 //! server's tree -> passwords, CA, what lies there                         (server)
+//! CA's keys     -> pins that a rotation leaves good                       (pins)
+//! a made token  -> its record in the datastore: role, end, uses           (made)
 //! Token + tree  -> what it is good for                                    (check)
 //! new password  -> Plan: datastore, users, token files                    (password, rotate)
 //! node's files  -> where full tokens stand -> Plan: their hash only       (node)
@@ -14,17 +16,21 @@ mod check;
 pub(crate) mod draft;
 mod hash;
 mod known;
+pub mod made;
 mod node;
 mod password;
+mod pins;
 mod rotate;
 mod server;
 
 use std::fmt;
 
-use pki::Digest;
+use pki::{Certificate, Digest};
 use zeroize::Zeroizing;
 
-pub use check::{Form, Opinion, Proves, check};
+use pins::Pins;
+
+pub use check::{Form, Opinion, PinnedKey, Proves, check};
 pub use draft::Head;
 pub use hash::{Change, Hashes, How, authority_hash, hash_of, hashes};
 pub use known::{Known, Rule, Whose};
@@ -33,6 +39,7 @@ pub use node::{
     password_edits, plan_edits,
 };
 pub use password::{NewPassword, PasswordError};
+pub use pins::{MOST_PINS, PINS_PREFIX, pins_of};
 pub(crate) use rotate::replaced_users;
 pub use rotate::{Edit, RotateError, Rotation, plan_rotation};
 pub use server::{ServerFiles, ServerFilesError, TokenTextError, read_token};
@@ -41,9 +48,19 @@ pub use server::{ServerFiles, ServerFilesError, TokenTextError, read_token};
 /// only.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
-    /// Lower-case hex of the CA hash; `None` where the token pins nothing.
-    authority: Option<String>,
+    authority: Authority,
     credential: Credential,
+}
+
+/// Which CA a token is for.
+#[derive(Clone, PartialEq, Eq)]
+enum Authority {
+    /// Any that answers.
+    Any,
+    /// The one with that hash, hex as it was written.
+    Hash(String),
+    /// One with any of these keys.
+    Keys(Pins),
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -78,6 +95,12 @@ pub enum TokenError {
         "the token has no password; write K10<CA hash>::<user>:<password>, or the password alone"
     )]
     NoPassword,
+    /// `K10P`, and then no pins of a form that is known.
+    #[error("the token's pins cannot be read: {problem}; copy the token whole")]
+    Pins {
+        /// What is wrong.
+        problem: &'static str,
+    },
     /// A password that would break the files that hold it.
     #[error("the token holds a line end or another control character")]
     ControlCharacter,
@@ -94,13 +117,42 @@ impl Token {
     pub fn new(authority: Digest, user: &str, password: Zeroizing<String>) -> Self {
         let user = user.to_owned();
         Self {
-            authority: Some(authority.to_string()),
+            authority: Authority::Hash(authority.to_string()),
             credential: Credential::Password { user, password },
         }
     }
 
-    /// Reads any form that K3s takes (reference section 5.1); white space around it is left out,
-    /// as K3s does with token files.
+    /// A bootstrap token that pins the CA with the hash `authority`; `None` if `id` and `secret`
+    /// have not its shape.
+    pub fn bootstrap(authority: Digest, id: &str, secret: &str) -> Option<Self> {
+        let text = Zeroizing::new(format!("{id}.{secret}"));
+        Some(Self {
+            authority: Authority::Hash(authority.to_string()),
+            credential: bootstrap(&text)?,
+        })
+    }
+
+    /// A token that pins keys of CAs by the SHA-256 of their SubjectPublicKeyInfo (DER).
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::Pins`] for none, too many, or one twice, and for an id or a secret of another
+    /// shape than [`made::Secret`]'s.
+    pub fn pinning(keys: &[Digest], id: &str, secret: &str) -> Result<Self, TokenError> {
+        let pins = Pins::new(keys)?;
+        let text = Zeroizing::new(format!("{id}.{secret}"));
+        Ok(Self {
+            authority: Authority::Keys(pins),
+            credential: made_token(&text).ok_or(TokenError::NoPassword)?,
+        })
+    }
+
+    /// Reads any form that K3s takes (reference section 5.1), and a pin set
+    /// (`K10P1.<pin>[+<pin>]::<id>.<secret>`); white space around it is left out, as K3s does with
+    /// token files.
+    ///
+    /// K3s itself refuses a pin set (`invalid token CA hash length`) before it sends anything:
+    /// that is why it begins with `K10`.
     ///
     /// # Errors
     ///
@@ -121,14 +173,22 @@ impl Token {
                 password: Zeroizing::new(text.to_owned()),
             });
             return Ok(Self {
-                authority: None,
+                authority: Authority::Any,
                 credential,
             });
         };
         let (authority, rest) = long.split_once("::").unwrap_or(("", long));
+        if let Some(pins) = Pins::parse(authority) {
+            return Ok(Self {
+                authority: Authority::Keys(pins?),
+                credential: made_token(rest).ok_or(TokenError::Pins {
+                    problem: "no <id>.<secret> follows them",
+                })?,
+            });
+        }
         let authority = match authority.len() {
-            0 => None,
-            64 => Some(authority.to_owned()),
+            0 => Authority::Any,
+            64 => Authority::Hash(authority.to_owned()),
             length => return Err(TokenError::HashLength { length }),
         };
         if let Some(credential) = bootstrap(rest) {
@@ -150,9 +210,31 @@ impl Token {
         }
     }
 
-    /// The CA hash that the token pins, hex as it was written.
+    /// The CA hash that the token pins, hex as it was written; `None` where it pins nothing, or
+    /// keys.
     pub fn authority(&self) -> Option<&str> {
-        self.authority.as_deref()
+        match &self.authority {
+            Authority::Hash(hash) => Some(hash),
+            Authority::Any | Authority::Keys(_) => None,
+        }
+    }
+
+    /// The keys that a pin set pins, as it has them; empty for other forms.
+    pub fn pins(&self) -> &[Digest] {
+        match &self.authority {
+            Authority::Keys(pins) => pins.keys(),
+            Authority::Any | Authority::Hash(_) => &[],
+        }
+    }
+
+    /// Whether it tells the right server from another: by a hash, or by keys.
+    pub fn is_pinned(&self) -> bool {
+        self.authority != Authority::Any
+    }
+
+    /// Whether its pins name the key of `certificate`.
+    pub fn pins_key_of(&self, certificate: &Certificate) -> bool {
+        self.pins().contains(&certificate.spki_sha256())
     }
 
     /// The password alone, which is what K3s keeps of the token that a server is given.
@@ -196,7 +278,11 @@ impl Token {
     }
 
     fn written(&self, secret: &str) -> Zeroizing<String> {
-        let authority = self.authority().unwrap_or_default();
+        let authority = match &self.authority {
+            Authority::Any => String::new(),
+            Authority::Hash(hash) => hash.clone(),
+            Authority::Keys(pins) => pins.to_string(),
+        };
         Zeroizing::new(match &self.credential {
             Credential::Password { user, .. } => format!("K10{authority}::{user}:{secret}"),
             Credential::Bootstrap { id, .. } => format!("K10{authority}::{id}.{secret}"),
@@ -219,14 +305,16 @@ impl fmt::Debug for Token {
 
 /// `[a-z0-9]{6}.[a-z0-9]{16}` whole, as kubeadm has it.
 fn bootstrap(text: &str) -> Option<Credential> {
-    let fits = |part: &str, length| {
-        part.len() == length
-            && part
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-    };
-    let (id, secret) = text.split_once('.')?;
-    (fits(id, 6) && fits(secret, 16)).then(|| Credential::Bootstrap {
+    made_token(text).filter(|it| match it {
+        Credential::Bootstrap { secret, .. } => secret.len() == made::SHORT,
+        Credential::Password { .. } => false,
+    })
+}
+
+/// The same, or with a secret of 32 characters.
+fn made_token(text: &str) -> Option<Credential> {
+    let (id, secret) = made::split(text)?;
+    Some(Credential::Bootstrap {
         id: id.to_owned(),
         secret: Zeroizing::new(secret.to_owned()),
     })

@@ -1,17 +1,19 @@
-//! A node's files: looked at, and written one by one, each at once or not at all.
+//! A node's files: looked at, and what is to become of them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use kubepki::agent::{Node, kubeconfigs, wanted};
+use kubepki::agent::{Node, NodeFile, kubeconfigs, plan_files, wanted};
 use kubepki::edge::Entropy as _;
 use kubepki::host::{Attributes, Entry, EntryKind, Host as _};
+use kubepki::init::Staged;
+use kubepki::plan::Plan;
+use kubepki::token::Head;
 use zeroize::Zeroizing;
 
 use super::obtain::Obtained;
 use super::{DEFAULT_DATA_DIR, NodeArgs, agent_directory};
-use crate::error::{CliError, Exit};
-use crate::output;
+use crate::error::CliError;
 use crate::world::World;
 
 /// What lies in `agent/`.
@@ -22,9 +24,6 @@ pub struct Files {
     pub password_file: PathBuf,
     present: BTreeMap<String, Entry>,
 }
-
-/// Everything here is for root alone, as K3s has it (reference section 1.6).
-const MODE: u32 = 0o600;
 
 impl Files {
     /// Looks at a node's files.
@@ -82,54 +81,15 @@ impl Files {
         self.present.get(name)?.bytes()
     }
 
-    /// Writes what differs from what is there, keys before their certificates.
-    ///
-    /// # Errors
-    ///
-    /// When a file cannot be written: those before it are; `join` again does the rest.
-    pub async fn write(&self, world: &World, obtained: &Obtained) -> Result<Exit, CliError> {
-        let mut written = 0;
-        for (name, bytes) in &obtained.files {
-            let present = self.present.get(name);
-            let right = present.is_some_and(|entry| {
-                entry.bytes() == Some(bytes.as_slice()) && entry.attributes.mode == MODE
-            });
-            if right {
-                continue;
-            }
-            let path = self.directory.join(name);
-            let kept = present.map_or_else(|| Attributes::new(MODE), |it| it.attributes.clone());
-            let entry = Entry {
-                kind: EntryKind::File(bytes.clone()),
-                attributes: Attributes {
-                    mode: MODE,
-                    mtime: None,
-                    ..kept
-                },
-            };
-            world
-                .host
-                .put(&path, &entry)
-                .await
-                .map_err(|error| CliError {
-                    exit: if written == 0 {
-                        Exit::Failed
-                    } else {
-                        Exit::Partial
-                    },
-                    hint: Some("the same command again does what is left".to_owned()),
-                    ..CliError::failed(&error)
-                })?;
-            written += 1;
-        }
-        for line in &obtained.said {
-            output::talk(line);
-        }
-        output::talk(&match written {
-            0 => "Nothing was due, nothing was written.".to_owned(),
-            some => format!("{some} files written to {}.", self.directory.display()),
+    /// The plan that puts what differs in place, keys before their certificates.
+    pub fn plan(&self, head: &Head<'_>, title: String, obtained: &Obtained) -> (Plan, Vec<Staged>) {
+        let files = obtained.files.iter().map(|file| NodeFile {
+            name: &file.name,
+            present: self.present.get(&file.name),
+            bytes: file.bytes.clone(),
+            reason: &file.reason,
         });
-        Ok(Exit::Fine)
+        plan_files(head, title, &self.directory, files.collect())
     }
 }
 
@@ -161,7 +121,7 @@ pub async fn node_password(world: &World, path: &Path) -> Result<Zeroizing<Strin
     let line = format!("{}\n", text.as_str()).into_bytes();
     let entry = Entry {
         kind: EntryKind::File(Zeroizing::new(line)),
-        attributes: Attributes::new(MODE),
+        attributes: Attributes::new(0o600),
     };
     world.host.put(path, &entry).await?;
     Ok(text)

@@ -8,12 +8,16 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use kubepki::agent::Node;
+use kubepki::apply::plan_id;
 use kubepki::host::is_directory;
 use kubepki::state::StateDir;
-use kubepki::token::Token;
+use kubepki::token::{Head, Token};
 use kubepki_remote::{AgentConnection, SupervisorError};
 use pki::{Certificate, DAY, PrivateKey, San};
 
+use super::change::{lock, refuse_unfinished};
+use super::prepared::{NoFuture, Prepared, RESTART_TIMEOUT, carry_out};
+use crate::args::{AskArgs, PlanFormat};
 use crate::datastore::named;
 use crate::error::{CliError, Exit};
 use crate::output;
@@ -52,13 +56,17 @@ pub struct NodeArgs {
     /// Where the node's kubeconfigs lead [default: the load balancer of K3s's agent].
     #[arg(long, value_name = "URL", default_value = LOAD_BALANCER, value_parser = crate::world::server_url)]
     pub kubeconfig_server: String,
+    /// Take the private key of a server that takes no certificate requests (K3s before v1.32):
+    /// every node gets the same one.
+    #[arg(long)]
+    pub take_shared_keys: bool,
     /// Days before the end from which a certificate is renewed.
     #[arg(long, value_name = "DAYS", default_value_t = 120)]
     pub window: u32,
     /// Go on without asking.
     #[arg(long)]
     pub yes: bool,
-    /// Say what would be done and stop; no server is called.
+    /// Say what would be asked for and stop; no server is called.
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -105,7 +113,7 @@ pub async fn join(args: &JoinArgs) -> Result<Exit, CliError> {
             args.token_file.display()
         ))
     })?;
-    if token.authority().is_none() && !args.trust_on_first_use {
+    if !token.is_pinned() && !args.trust_on_first_use {
         return Err(CliError::refused(
             "the token names no CA hash, so nothing tells whether the server is the right one",
         )
@@ -189,6 +197,14 @@ enum Login<'a> {
 }
 
 impl Login<'_> {
+    /// What is done with it.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Token { .. } => "join",
+            Self::Certificate { .. } => "node-renew",
+        }
+    }
+
     async fn connect(
         &self,
         server: &str,
@@ -216,7 +232,8 @@ async fn run(
     node: &Node,
     login: &Login<'_>,
 ) -> Result<Exit, CliError> {
-    let server_dir = resolved(&args.data_dir).join("server");
+    let data_dir = std::path::absolute(resolved(&args.data_dir))?;
+    let server_dir = data_dir.join("server");
     if is_directory(&world.host, &server_dir).await? {
         return Err(CliError::refused(format!(
             "{} is there: this is a server, and K3s itself keeps a server's agent files",
@@ -224,6 +241,8 @@ async fn run(
         ))
         .hint("`kubepki renew` renews a server's certificates"));
     }
+    let state = StateDir::of_data_dir(&data_dir);
+    refuse_unfinished(&state)?;
     let shown: Vec<String> = node.addresses().iter().map(IpAddr::to_string).collect();
     output::talk(&format!(
         "Node {} ({}) asks {} for its certificates; they go into {}.",
@@ -239,14 +258,66 @@ async fn run(
         return Ok(Exit::Fine);
     }
     output::confirm("Go on?", args.yes)?;
-    make_directory(world, &resolved(&args.data_dir), 0o755).await?;
-    let _lock = StateDir::of_data_dir(&resolved(&args.data_dir)).lock()?;
+    make_directory(world, &data_dir, 0o755).await?;
+    // Held until everything is here: two that join at once would make two passwords.
+    let locked = lock(&state)?;
     make_directory(world, &files.directory, 0o700).await?;
     // Looked at again, now that nobody else writes.
     let files = Files::open(world, args).await?;
     let password = node_password(world, &files.password_file).await?;
     let obtained = in_turn(world, args, &files, node, &password, login).await?;
-    files.write(world, &obtained).await
+    drop(locked);
+    put(world, &files, node, &obtained, (&data_dir, state), login).await
+}
+
+/// Puts what was obtained in place, by a plan.
+async fn put(
+    world: &World,
+    files: &Files,
+    node: &Node,
+    obtained: &Obtained,
+    (data_dir, state): (&Path, StateDir),
+    login: &Login<'_>,
+) -> Result<Exit, CliError> {
+    for line in &obtained.said {
+        output::talk(line);
+    }
+    let id = plan_id(world.now(), login.word(), &world.entropy)?;
+    let head = Head {
+        id: &id,
+        node: node.name(),
+        root: data_dir,
+        datastore: None,
+        now: world.now(),
+    };
+    let title = format!("{} {}", login.word(), node.name());
+    let (mut plan, staged) = files.plan(&head, title, obtained);
+    if plan.steps.is_empty() {
+        output::talk("Nothing was due, nothing was written.");
+        return Ok(Exit::Fine);
+    }
+    plan.notes.push(format!(
+        "{} stays when this is taken back: the servers know the node by it.",
+        files.password_file.display()
+    ));
+    let written = plan.steps.len();
+    let prepared = Prepared {
+        plan,
+        staged,
+        state,
+        cluster: None,
+        question: "Put them in place",
+        supervisor: None,
+        restart_timeout: RESTART_TIMEOUT,
+        closing: format!("{written} files written; K3s's agent reads them when it starts."),
+    };
+    // It was agreed to before the server was asked: what is obtained is issued and recorded there.
+    let agreed = AskArgs {
+        yes: true,
+        dry_run: false,
+        output: PlanFormat::Text,
+    };
+    carry_out(world, prepared, &agreed, None::<NoFuture>).await
 }
 
 /// The first server that gives everything.
@@ -298,6 +369,8 @@ fn refusal(error: &SupervisorError) -> CliError {
     let exit = match error {
         SupervisorError::Url { .. } | SupervisorError::Token { .. } => Exit::Usage,
         SupervisorError::OtherAuthority { .. }
+        | SupervisorError::OtherKeys { .. }
+        | SupervisorError::Unproven { .. }
         | SupervisorError::Unpinned { .. }
         | SupervisorError::NodeRefused { .. } => Exit::Refused,
         _ => Exit::Failed,

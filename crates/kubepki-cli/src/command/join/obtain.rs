@@ -1,7 +1,7 @@
 //! The exchange with one server: CA files, then a certificate for each request. Nothing is
 //! written; what comes out is whole or an error.
 
-use kubepki::agent::{Node, Trust, Wanted, kubeconfigs, wanted};
+use kubepki::agent::{Accepted, AnswerError, Node, Trust, Wanted, kubeconfigs, wanted};
 use kubepki::edge::KeySource as _;
 use kubepki_remote::{AgentConnection, NodeProof};
 use pki::{Certificate, CertificateRequest, KeyAlgorithm, Name, PrivateKey, UnixTime};
@@ -13,11 +13,32 @@ use crate::error::{CliError, Exit};
 use crate::output;
 use crate::world::World;
 
-/// A node's files as they shall be: name below `agent/`, bytes.
+/// A node's files as they shall be.
+#[derive(Default)]
 pub struct Obtained {
-    pub files: Vec<(String, Zeroizing<Vec<u8>>)>,
-    /// What the certificates are, for people.
+    pub files: Vec<Obtainee>,
+    /// What stays as it is, for people.
     pub said: Vec<String>,
+}
+
+/// A file as it shall be.
+pub struct Obtainee {
+    /// Its name below `agent/`.
+    pub name: String,
+    /// All of it.
+    pub bytes: Zeroizing<Vec<u8>>,
+    /// Why it is written, if it differs from what is there.
+    pub reason: String,
+}
+
+impl Obtained {
+    fn file(&mut self, name: String, bytes: Zeroizing<Vec<u8>>, reason: &str) {
+        self.files.push(Obtainee {
+            name,
+            bytes,
+            reason: reason.to_owned(),
+        });
+    }
 }
 
 /// Asks for everything that is missing or due.
@@ -32,13 +53,10 @@ pub async fn obtain(
     let (client, client_text) = bundle(connection, "client-ca.crt").await?;
     let (server, server_text) = bundle(connection, "server-ca.crt").await?;
     let trust = Trust { client, server };
-    let mut obtained = Obtained {
-        files: vec![
-            ("client-ca.crt".to_owned(), client_text),
-            ("server-ca.crt".to_owned(), server_text),
-        ],
-        said: Vec::new(),
-    };
+    let mut obtained = Obtained::default();
+    let shown = "what the server shows";
+    obtained.file("client-ca.crt".to_owned(), client_text, shown);
+    obtained.file("server-ca.crt".to_owned(), server_text, shown);
     for wanted in wanted(node) {
         let key = key(world, files, &wanted)?;
         let certificate_file = format!("{}.crt", wanted.row.path);
@@ -63,28 +81,40 @@ pub async fn obtain(
             .certificate(&wanted.endpoint(), &proof, &csr)
             .await
             .map_err(|error| refusal(&error))?;
-        let accepted = wanted.accept(&answer, &key, &trust, world.now());
-        let text = accepted.map_err(|error| CliError {
-            exit: Exit::Refused,
-            message: format!(
-                "what {connection:?} answered to {} is not taken: {}",
-                wanted.endpoint(),
-                kubepki::error_chain(&error)
-            ),
-            hint: None,
-        })?;
+        let accepted = wanted.accept(&answer, &key, args.take_shared_keys, &trust, world.now());
+        let Accepted { text, shared_key } =
+            accepted.map_err(|error| not_taken(connection, &wanted, &error))?;
         let end = end_of(&text).map_or_else(String::new, |end| format!(", until {end}"));
-        obtained
-            .said
-            .push(format!("{certificate_file} is new (the former {why}){end}"));
+        let origin = match shared_key {
+            Some(_) => "the server's key, which all nodes share",
+            None => "the node's own key",
+        };
+        let key = shared_key.unwrap_or(key);
         let key_text = Zeroizing::new(key.to_pem()?.as_bytes().to_vec());
-        let key_file = format!("{}.key", wanted.row.path);
-        obtained.files.push((key_file, key_text));
+        obtained.file(format!("{}.key", wanted.row.path), key_text, origin);
         let text = Zeroizing::new(text.into_bytes());
-        obtained.files.push((certificate_file, text));
+        let reason = format!("the former {why}{end}");
+        obtained.file(certificate_file, text, &reason);
     }
-    obtained.files.extend(configs(args, files));
+    for (name, text) in configs(args, files) {
+        obtained.file(name, text, "leads to the certificates");
+    }
     Ok(obtained)
+}
+
+fn not_taken(connection: &AgentConnection, wanted: &Wanted, error: &AnswerError) -> CliError {
+    let hint = matches!(error, AnswerError::SentKey).then(|| {
+        "upgrade the server; until then --take-shared-keys takes such keys, as K3s's own agents do"
+    });
+    CliError {
+        exit: Exit::Refused,
+        message: format!(
+            "what {connection:?} answered to {} is not taken: {}",
+            wanted.endpoint(),
+            kubepki::error_chain(error)
+        ),
+        hint: hint.map(str::to_owned),
+    }
 }
 
 /// The node's kubeconfigs, by file name.

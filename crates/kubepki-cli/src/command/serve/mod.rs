@@ -5,24 +5,29 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use clap::Args;
-use kubepki::edge::{FreshKeys, SystemClock, SystemEntropy};
+use clap::{Args, ValueEnum};
+use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
 use kubepki::log::{Log, Options, keep_published, stored_head};
 use kubepki_serve::accept::{Limits, Server};
-use kubepki_serve::config::Settings as Served;
+use kubepki_serve::health::Health;
 use kubepki_serve::listener::{Port, Wanted, prepare};
 use kubepki_serve::metrics::Metrics;
 use kubepki_serve::node::Strictness;
 use kubepki_serve::notify::notify;
 use kubepki_serve::password::NodePasswords;
-use kubepki_serve::renewal::{AGAIN, EVERY, RELOAD, jittered, look, reload};
 use kubepki_serve::service::{Line, Loaded, Service};
 use kubepki_serve::tls::{Listened, server_config};
 use kubepki_serve::tree::Tree;
+use pki::UnixTime;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
-use self::start::{Started, renewed, start};
+use self::hooks::ReloadArgs;
+use self::keep::{Keeper, Steady, monotonic};
+use self::start::{Started, start};
+use self::take_up::TakeUp;
 use super::log::folder;
 use crate::args::SiteArgs;
 use crate::datastore::EndpointArgs;
@@ -30,7 +35,15 @@ use crate::error::{CliError, Exit};
 use crate::output;
 use crate::world::World;
 
+mod changes;
+mod commons;
+mod hooks;
+mod keep;
+mod renew;
 mod start;
+mod take_up;
+#[cfg(test)]
+mod tests;
 
 /// `serve`.
 #[derive(Clone, Debug, Args)]
@@ -75,10 +88,25 @@ pub struct ServeArgs {
     /// What agents are told of flannel.
     #[arg(long, value_name = "NAME", default_value = "vxlan")]
     pub flannel_backend: String,
+    /// How CAs are taken up that were changed in the datastore: while it serves, or by a restart
+    /// as with K3s; until then the server issues nothing and says so.
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = TakeUpMode::Live)]
+    pub take_up: TakeUpMode,
+    #[command(flatten)]
+    pub reload: ReloadArgs,
     #[command(flatten)]
     pub endpoint: EndpointArgs,
     #[command(flatten)]
     pub site: SiteArgs,
+}
+
+/// How changed CAs are taken up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TakeUpMode {
+    /// While it serves.
+    Live,
+    /// When it is restarted.
+    Restart,
 }
 
 /// How often the head of the issuance log goes into the datastore, where it has moved.
@@ -91,43 +119,37 @@ const PUBLISH: Duration = Duration::from_secs(1);
 /// Before it listens: a refusal where K3s runs, the port or the data directory is taken; a
 /// failure where files cannot be used.
 pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
-    let started = start(args).await?;
-    let strictness = match args.k3s_compatible {
-        true => Strictness::K3sCompatible,
-        false => Strictness::Strict,
-    };
-    let tree = Tree::load(&started.server, strictness).map_err(|e| CliError::failed(&e))?;
-    let listener = bind(&started).await?;
-    let served = Served {
-        port: listener.local_addr()?.port(),
-        ..started.served.clone()
-    };
-    let port = port(&tree, &served, &started)?;
-    let (log, trouble) = open_log(&started).await?;
-    let keeper = tokio::spawn({
-        let (log, store) = (log.clone(), Arc::clone(&started.store));
-        async move { keep_published(&log, store, PUBLISH, trouble).await }
-    });
-    let service = Arc::new(service(tree, served, &started, &log, strictness)?);
-    count(&service, &started, &port);
-    let listened = Arc::new(Listened::new(port.certified));
-    let tls = server_config(Arc::clone(&listened))
-        .map_err(|error| CliError::message(format!("TLS cannot be set up: {error}")))?;
-    announce(&listener, &service, port.issued);
-    let renewing = keep_fresh(args, &service, &listened);
-    let server = Server {
-        service: Arc::clone(&service),
-        tls: Arc::new(tls),
-        limits: Limits::default(),
-    };
+    let stopped = stopped()?;
+    // From here on it is an order to look again; before, it would end the process.
+    let hangup = signal(SignalKind::hangup())?;
+    let opened = open(Arc::new(SystemClock), monotonic(), args).await?;
+    announce(&opened);
+    let (tell, stop) = watch::channel(false);
+    let serving = tokio::spawn(opened.server.run(opened.listener, stopped));
     tell_systemd("READY=1");
-    tokio::select! {
-        served = server.run(listener, stopped()?) => served?,
-        () = renewing => {}
-    }
-    log.close().await;
+    let serving = async {
+        let served = serving.await;
+        let _ = tell.send(true);
+        served
+    };
+    let watching = stop.clone();
+    let mut told = stop.clone();
+    let keeping = async {
+        tokio::select! {
+            () = opened.keeper.run(hangup, stop) => {}
+            // What is half renewed is finished, if it does not take too long.
+            () = async {
+                let _ = told.wait_for(|stop| *stop).await.map(drop);
+                tokio::time::sleep(LAST_ROUND).await;
+            } => {}
+        }
+    };
+    let following = opened.take_up.run(watching);
+    let (served, (), ()) = tokio::join!(serving, keeping, following);
+    served??;
     // The head of what was issued last goes into the datastore, unless that is away.
-    let _ = tokio::time::timeout(Duration::from_secs(5), keeper).await;
+    opened.log.close().await;
+    let _ = tokio::time::timeout(LAST_HEAD, opened.publishing).await;
     say(&Line {
         message: "stopped",
         fields: Vec::new(),
@@ -135,44 +157,97 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
     Ok(Exit::Fine)
 }
 
-/// For as long as it is asked to: takes up what changes on the disk (every half minute, or at
-/// once with SIGHUP), renews the node's leaves and the listener's certificate when they are due.
-/// CAs are never touched.
-async fn keep_fresh(args: &ServeArgs, service: &Arc<Service>, listened: &Arc<Listened>) {
-    let world = World::real();
-    let mut hangup = signal(SignalKind::hangup()).ok();
-    let mut left = jittered(EVERY, &SystemEntropy);
-    loop {
-        let pause = RELOAD.min(left);
-        tokio::select! {
-            () = tokio::time::sleep(pause) => left = left.saturating_sub(pause),
-            Some(()) = async { hangup.as_mut()?.recv().await } => {}
-        }
-        let mut failures: Vec<String> = Vec::new();
-        match reload(service) {
-            Ok(false) if !left.is_zero() => continue,
-            Ok(_) => {}
-            Err(error) => failures.push(kubepki::error_chain(&error)),
-        }
-        if left.is_zero()
-            && let Err(error) = renewed(&world, args).await
-        {
-            failures.push(error.message);
-        }
-        if let Err(error) = look(service, listened, &FreshKeys) {
-            failures.push(kubepki::error_chain(&error));
-        }
-        if left.is_zero() {
-            let next = if failures.is_empty() { EVERY } else { AGAIN };
-            left = jittered(next, &SystemEntropy);
-        }
-        for reason in failures {
-            say(&Line {
-                message: "renewal failed and is tried again",
-                fields: vec![("reason", reason)],
-            });
-        }
+/// For the end of a round that has begun.
+const LAST_ROUND: Duration = Duration::from_secs(30);
+/// For the last head.
+const LAST_HEAD: Duration = Duration::from_secs(5);
+
+/// Everything of a server, before the first connection.
+struct Opened {
+    listener: TcpListener,
+    server: Server,
+    keeper: Keeper,
+    take_up: TakeUp,
+    log: Log,
+    /// Puts the log's head into the datastore until the log is closed.
+    publishing: JoinHandle<()>,
+    /// Why the listener's certificate was issued just now.
+    issued: Option<&'static str>,
+}
+
+/// A clock that several look at.
+#[derive(Debug)]
+struct Shared(Arc<dyn Clock>);
+
+impl Clock for Shared {
+    fn now(&self) -> UnixTime {
+        self.0.now()
     }
+
+    fn precise(&self) -> (UnixTime, u32) {
+        self.0.precise()
+    }
+}
+
+async fn open(clock: Arc<dyn Clock>, steady: Steady, args: &ServeArgs) -> Result<Opened, CliError> {
+    let world = || World {
+        clock: Box::new(Shared(Arc::clone(&clock))),
+        ..World::real()
+    };
+    let mut started = start(&world(), world(), args).await?;
+    let strictness = match args.k3s_compatible {
+        true => Strictness::K3sCompatible,
+        false => Strictness::Strict,
+    };
+    let tree = Tree::load(&started.server, strictness).map_err(|e| CliError::failed(&e))?;
+    let listener = bind(&started).await?;
+    let listening = listener.local_addr()?;
+    started.served.port = listening.port();
+    let port = port(&tree, &started, clock.now())?;
+    let (log, trouble) = open_log(&started).await?;
+    let publishing = tokio::spawn({
+        let (log, store) = (log.clone(), Arc::clone(&started.store));
+        async move { keep_published(&log, store, PUBLISH, trouble).await }
+    });
+    let keeping = (world(), steady);
+    let service = Arc::new(service(
+        tree,
+        &started,
+        &log,
+        strictness,
+        Arc::clone(&clock),
+    )?);
+    let listened = Arc::new(Listened::new(port.certified));
+    let tls = server_config(Arc::clone(&listened))
+        .map_err(|error| CliError::message(format!("TLS cannot be set up: {error}")))?;
+    let server = Server {
+        service: Arc::clone(&service),
+        tls: Arc::new(tls),
+        limits: Limits::default(),
+    };
+    let Started {
+        renewal,
+        mut alone,
+        commons,
+        followed,
+        hooks,
+        ..
+    } = started;
+    alone.at(listening)?;
+    let hands = (Arc::clone(&service), Arc::clone(&listened));
+    let take_up = TakeUp::new(commons, followed, hands, args.take_up);
+    take_up.meet().await;
+    let mut keeper = Keeper::new(keeping, args.clone(), service, listened, hooks);
+    keeper.begin(&renewal, alone);
+    Ok(Opened {
+        listener,
+        server,
+        keeper,
+        take_up,
+        log,
+        publishing,
+        issued: port.issued,
+    })
 }
 
 async fn bind(started: &Started) -> Result<TcpListener, CliError> {
@@ -198,11 +273,11 @@ async fn bind(started: &Started) -> Result<TcpListener, CliError> {
     })
 }
 
-fn port(tree: &Tree, served: &Served, started: &Started) -> Result<Port, CliError> {
+fn port(tree: &Tree, started: &Started, now: UnixTime) -> Result<Port, CliError> {
     let wanted = Wanted {
-        sans: &served.sans,
+        sans: &started.served.sans,
         lifetime: started.lifetime,
-        now: kubepki::edge::Clock::now(&SystemClock),
+        now,
         entropy: &SystemEntropy,
         keys: &FreshKeys,
     };
@@ -235,19 +310,19 @@ async fn open_log(started: &Started) -> Result<(Log, Trouble), CliError> {
 
 fn service(
     tree: Tree,
-    served: Served,
     started: &Started,
     log: &Log,
     strictness: Strictness,
+    clock: Arc<dyn Clock>,
 ) -> Result<Service, CliError> {
     let key = || {
         let mut key = [0; 32];
         pki::random(&mut key).map(|()| key)
     };
     let failed = |error: pki::Error| CliError::failed(&error);
-    let loaded = Loaded::new(tree, &served, &key().map_err(failed)?);
+    let loaded = Loaded::new(tree, &started.served, &key().map_err(failed)?);
     Ok(Service {
-        settings: served,
+        settings: started.served.clone(),
         strictness,
         leaf_lifetime: started.lifetime,
         tree: RwLock::new(Arc::new(loaded)),
@@ -255,42 +330,27 @@ fn service(
         passwords: NodePasswords::new(&key().map_err(failed)?),
         datastore: Arc::clone(&started.store),
         log: Arc::new(log.clone()),
-        clock: Arc::new(SystemClock),
+        clock,
         entropy: Arc::new(SystemEntropy),
         journal: Arc::new(say),
         metrics: Metrics::default(),
+        health: Health::default(),
+        cluster: Arc::default(),
     })
 }
 
-/// K3s's gauge for every certificate of the node.
-fn count(service: &Service, started: &Started, port: &Port) {
-    let now = service.clock.now();
-    let named = |certificate: &pki::Certificate| {
-        let usages = certificate.purposes().iter().map(|purpose| match purpose {
-            pki::Purpose::ServerAuth => "ServerAuth",
-            pki::Purpose::ClientAuth => "ClientAuth",
-            _ => "Any",
-        });
-        let usages = match certificate.is_ca() {
-            true => "CertSign".to_owned(),
-            false => usages.collect::<Vec<_>>().join(","),
-        };
-        let left = certificate.validity().remaining(now);
-        let subject = certificate.subject().to_string();
-        service.metrics.expires(subject, usages, left);
-    };
-    started.certificates.iter().for_each(named);
-    named(&port.leaf);
-}
-
-fn announce(listener: &TcpListener, service: &Service, issued: Option<&str>) {
-    if let Some(why) = issued {
+fn announce(opened: &Opened) {
+    let service = &opened.server.service;
+    if let Some(why) = opened.issued {
         say(&Line {
             message: "the listener's certificate was issued",
             fields: vec![("because", why.to_owned())],
         });
     }
-    let address = listener.local_addr().map(|it: SocketAddr| it.to_string());
+    let address = opened
+        .listener
+        .local_addr()
+        .map(|it: SocketAddr| it.to_string());
     say(&Line {
         message: "serving",
         fields: vec![
@@ -323,6 +383,11 @@ fn tell_systemd(state: &str) {
     if let Err(error) = notify(socket.as_deref(), state) {
         output::talk(&format!("Note: systemd was not told {state}: {error}"));
     }
+}
+
+/// The same in parts.
+fn tell(message: &str, fields: Vec<(&str, String)>) {
+    say(&Line { message, fields });
 }
 
 /// One line of JSON on standard error.

@@ -1,29 +1,28 @@
 //! Before it listens: alone on the data directory, files made and renewed, datastore open.
 
-use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kubepki::datastore::Datastore;
 use kubepki::edge::file::make_directory;
 use kubepki::host::Attributes;
-use kubepki::init::Spec;
+use kubepki::init::{Spec, make_data_dir};
 use kubepki_serve::config::Settings as Served;
-use pki::{Certificate, San};
-use rustix::fs::{FlockOperation, flock};
+use pki::San;
 
 use super::ServeArgs;
-use crate::args::{AskArgs, ChangeArgs, LeafArgs, NameArgs, PlanFormat, RestartArgs};
-use crate::command::change::{carry_out, refuse_unfinished};
+use super::commons::{Commons, Followed};
+use super::hooks::Hooks;
+use super::renew::{Renewal, renewed};
+use crate::args::PlanFormat;
 use crate::command::init::{self, InitArgs};
-use crate::command::leaves::due;
-use crate::datastore::{Access, open, reached};
+use crate::datastore::{Access, open};
 use crate::error::CliError;
 use crate::k3s::{Settings, running_in};
 use crate::rke::ClusterArgs;
-use crate::world::{Node, World, state_dir};
+use crate::serving::Alone;
+use crate::world::{World, state_dir};
 
 /// What a server needs to listen.
 pub(super) struct Started {
@@ -39,35 +38,50 @@ pub(super) struct Started {
     pub lifetime: i64,
     /// The cluster's datastore.
     pub store: Arc<dyn Datastore>,
-    /// Every certificate of the node.
-    pub certificates: Vec<Certificate>,
+    /// What is run after a renewal.
+    pub hooks: Arc<Hooks>,
+    /// What was renewed, and the node.
+    pub renewal: Renewal,
+    /// What servers share.
+    pub commons: Commons,
+    /// What of that is in force.
+    pub followed: Followed,
     /// Held while it serves: one server for a data directory.
-    _alone: File,
+    pub alone: Alone,
 }
 
-pub(super) async fn start(args: &ServeArgs) -> Result<Started, CliError> {
-    let world = World::real();
-    let settings = Settings::load(&world.host, &args.site).await?;
+/// `own` is the world of what servers share.
+pub(super) async fn start(
+    world: &World,
+    own: World,
+    args: &ServeArgs,
+) -> Result<Started, CliError> {
+    let mut settings = Settings::load(&world.host, &args.site).await?;
+    settings.data_dir = std::path::absolute(&settings.data_dir)?;
     let server = settings.data_dir.join("server");
     refuse_k3s(&settings)?;
     let port = args.https_listen_port.unwrap_or(settings.https_port());
     let wanted = init_args(args);
-    if !server.join("tls/server-ca.crt").exists() {
-        init::run(&wanted).await?;
-    }
+    // What cannot be made is said before anything is.
+    init::spec(&wanted, &settings)?;
+    make_data_dir(&world.host, &settings.data_dir).await?;
     let state = state_dir(&args.site, &settings.data_dir).path().to_owned();
     if !state.is_dir() {
         make_directory(&state, &Attributes::new(0o700))?;
     }
-    let alone = alone(&state)?;
-    let node = renewed(&world, args).await?;
+    let alone = Alone::take(&state)?;
+    let commons = Commons::open(own, args, settings.clone()).await?;
+    let followed = commons.begin().await?;
+    let hooks = Arc::new(Hooks::new(&args.reload, &state));
+    let renewal = renewed(world, args, &|services| hooks.foretold(services)).await?;
     let wanted = InitArgs {
-        node_name: args.node_name.clone().or(node.inventory.node_name()),
+        node_name: args
+            .node_name
+            .clone()
+            .or(renewal.node.inventory.node_name()),
         ..wanted
     };
     let spec = init::spec(&wanted, &settings)?;
-    let certificates = node.inventory.rows.iter();
-    let certificates = certificates.filter_map(|row| row.file.first_certificate().cloned());
     Ok(Started {
         listen: SocketAddr::new(
             spec.bind_address.unwrap_or(Ipv6Addr::UNSPECIFIED.into()),
@@ -75,11 +89,14 @@ pub(super) async fn start(args: &ServeArgs) -> Result<Started, CliError> {
         ),
         served: served(args, &spec, &settings)?,
         lifetime: spec.leaf_lifetime,
-        store: datastore(args, &settings, &world).await?,
-        certificates: certificates.collect(),
+        store: datastore(args, &settings, world).await?,
+        hooks,
+        renewal,
+        commons,
+        followed,
         server,
         state,
-        _alone: alone,
+        alone,
     })
 }
 
@@ -96,55 +113,8 @@ fn refuse_k3s(settings: &Settings) -> Result<(), CliError> {
     }
 }
 
-/// Takes the lock that a server holds for as long as it serves; plans have another.
-fn alone(state: &Path) -> Result<File, CliError> {
-    let path = state.join("serve.lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        CliError::refused(format!(
-            "another `kubepki serve` works in this data directory: it holds {}",
-            path.display()
-        ))
-    })?;
-    Ok(file)
-}
-
-/// Renews what is due, then looks at the node.
-pub(super) async fn renewed(world: &World, args: &ServeArgs) -> Result<Node, CliError> {
-    let names = NameArgs {
-        tls_san: args.tls_san.clone(),
-        ..NameArgs::default()
-    };
-    let leaves = LeafArgs {
-        keep_key: false,
-        window: None,
-    };
-    let look = || Node::open(world, &args.site, Some(&names), Some(&leaves));
-    let node = look().await?;
-    refuse_unfinished(&node.state)?;
-    let plan = due(world, &node)?;
-    if plan.steps.is_empty() {
-        return Ok(node);
-    }
-    let change = ChangeArgs {
-        ask: AskArgs {
-            yes: true,
-            dry_run: false,
-            output: PlanFormat::Text,
-        },
-        restart: RestartArgs::default(),
-    };
-    carry_out(world, &node, plan, &change).await?;
-    look().await
-}
-
 /// What a first start makes: no agent runs here.
-fn init_args(args: &ServeArgs) -> InitArgs {
+pub(super) fn init_args(args: &ServeArgs) -> InitArgs {
     InitArgs {
         node_name: args.node_name.clone(),
         node_ip: args.node_ip.clone(),
@@ -231,27 +201,13 @@ fn networks(flag: &str, texts: &[String]) -> Result<Vec<(IpAddr, u8)>, CliError>
     texts.iter().map(read).collect()
 }
 
-/// The datastore that is named; else SQLite in the data directory, made if it is missing.
+/// A connection of its own for what nodes ask.
 async fn datastore(
     args: &ServeArgs,
     settings: &Settings,
     world: &World,
 ) -> Result<Arc<dyn Datastore>, CliError> {
-    let directory = settings.data_dir.join("server/db");
-    let file = directory.join("state.db");
-    let named =
-        args.endpoint.datastore_endpoint.is_some() || settings.connection.endpoint.is_some();
-    let is_new = !named && !file.exists() && !directory.join("etcd").exists();
-    if is_new {
-        if !directory.is_dir() {
-            make_directory(&directory, &Attributes::new(0o700))?;
-        }
-        kubepki_datastore::new_sqlite(&file)
-            .await
-            .map_err(reached)?;
-    }
     let connected = open(&world.host, &args.endpoint, settings, Access::Write).await?;
-    connected.refuse_read_only()?;
     let store: Box<dyn Datastore> = connected.store;
     Ok(Arc::from(store))
 }

@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use kubepki::apply::plan_id;
-use kubepki::host::HostError;
 use kubepki::inventory::{Role, Site};
 use kubepki::token::{
     Edit, Fate, Head, Known, NodeFiles, Rule, hash_edits, hashes, masked, occurrences, plan_edits,
@@ -13,7 +12,7 @@ use kubepki::token::{
 use super::{RewriteArgs, staged_authority, unreadable};
 use crate::args::SiteArgs;
 use crate::command::change::refuse_unfinished;
-use crate::command::prepared::{Prepared, RESTART_TIMEOUT, carry_out};
+use crate::command::prepared::{NoFuture, Prepared, RESTART_TIMEOUT, carry_out};
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::world::{Node, World, resolved, state_dir};
@@ -128,8 +127,6 @@ fn changes(files: &NodeFiles, known: &Known, wanted: &str) -> Changes {
     }
     changes
 }
-
-pub(super) type NoFuture = std::future::Ready<Result<(), HostError>>;
 
 /// The node whose file system begins at `root`: its data directory lies there too.
 async fn node(world: &World, args: &RewriteArgs, root: &Path) -> Result<Node, CliError> {

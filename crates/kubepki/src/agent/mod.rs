@@ -7,7 +7,9 @@
 //!
 //! Pure. K3s's agents take whatever a server sends (reference section 6.2), a private key too;
 //! here an answer is held to what was asked for, and a key that was not made on the node is
-//! refused.
+//! refused, unless it is asked for.
+
+mod plan;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,8 @@ use pki::{Certificate, PrivateKey, Purpose, San, UnixTime, pem};
 
 use crate::catalogue::{CommonName, K3S, Kind, LeafSpec, Row, SanRule, Side};
 use crate::kubeconfig::{Reference, render_reference};
+
+pub use plan::{NodeFile, plan_files};
 
 /// A node, by what its certificates say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +107,9 @@ pub enum AnswerError {
          and its key is shared by all nodes"
     )]
     SentKey,
+    /// The key that was sent cannot be used.
+    #[error("the private key that the server sent cannot be read")]
+    SharedKey(#[source] pki::Error),
     /// Somebody else's.
     #[error("the certificate is not for the key that was asked for")]
     OtherKey,
@@ -117,6 +124,14 @@ pub enum AnswerError {
     /// It does not stand under the CA that the server shows.
     #[error("the certificate does not stand under the CA that the server shows for it")]
     Path(#[source] VerifyError),
+}
+
+/// What a server's answer is worth.
+pub struct Accepted {
+    /// What belongs in the certificate's file: PEM of the leaf and its chain.
+    pub text: String,
+    /// The key that came with it, of a server that makes one for all nodes.
+    pub shared_key: Option<PrivateKey>,
 }
 
 /// The leaves of a node, in the catalogue's order.
@@ -166,7 +181,8 @@ impl Wanted {
         self.spec.sans.contains(&SanRule::NodeAddresses)
     }
 
-    /// What is in the file of the certificate, from an answer to a request with `key`.
+    /// What is in the file of the certificate, from an answer to a request with `key`. With
+    /// `shared_keys`, the key of a server that takes no requests is taken in place of `key`.
     ///
     /// # Errors
     ///
@@ -175,18 +191,24 @@ impl Wanted {
         &self,
         answer: &[u8],
         key: &PrivateKey,
+        shared_keys: bool,
         trust: &Trust,
         now: UnixTime,
-    ) -> Result<String, AnswerError> {
-        if pem::blocks(answer)
+    ) -> Result<Accepted, AnswerError> {
+        let sends_key = pem::blocks(answer)
             .iter()
-            .any(|block| block.label.contains("PRIVATE KEY"))
-        {
-            return Err(AnswerError::SentKey);
-        }
+            .any(|block| block.label.contains("PRIVATE KEY"));
+        let shared_key = match (sends_key, shared_keys) {
+            (false, _) => None,
+            (true, false) => return Err(AnswerError::SentKey),
+            (true, true) => Some(PrivateKey::from_pem(answer).map_err(AnswerError::SharedKey)?),
+        };
         let chain = Certificate::all_from_pem(answer).map_err(AnswerError::Certificate)?;
-        self.judge(&chain, key, trust, now)?;
-        Ok(chain.iter().map(Certificate::to_pem).collect())
+        self.judge(&chain, shared_key.as_ref().unwrap_or(key), trust, now)?;
+        Ok(Accepted {
+            text: chain.iter().map(Certificate::to_pem).collect(),
+            shared_key,
+        })
     }
 
     /// Why the present certificate must be renewed; `None` when it can stay.

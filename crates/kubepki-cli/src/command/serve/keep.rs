@@ -1,0 +1,316 @@
+//! While it serves: what changes on the disk is taken up, what is due is renewed, CAs that end are
+//! told of, a clock that is set is noticed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kubepki::edge::{FreshKeys, SystemEntropy};
+use kubepki::error_chain;
+use kubepki_serve::ending::{Jumps, ending, unbegun};
+use kubepki_serve::health::{Part, State};
+use kubepki_serve::renewal::{AGAIN, EVERY, RELOAD, jittered, look, reload};
+use kubepki_serve::service::{Line, Service};
+use kubepki_serve::tls::Listened;
+use pki::{Certificate, Purpose, UnixTime};
+use tokio::signal::unix::Signal;
+use tokio::sync::watch;
+
+use super::ServeArgs;
+use super::hooks::Hooks;
+use super::renew::{Renewal, Trouble, renewed};
+use crate::serving::Alone;
+use crate::world::{Node, World};
+
+/// Keeps a server's files, leaves and listener fresh. CAs are never touched.
+pub(super) struct Keeper {
+    pub world: World,
+    pub args: ServeArgs,
+    pub service: Arc<Service>,
+    pub listened: Arc<Listened>,
+    /// The time since some moment, whatever the clock is set to.
+    pub steady: Steady,
+    jumps: Jumps,
+    /// When leaves are looked at next, by `steady`.
+    next: Duration,
+    /// When each ending CA was told of last.
+    said: HashMap<String, UnixTime>,
+    /// What is run after a renewal.
+    pub hooks: Arc<Hooks>,
+    /// When what of it is open is tried again, by `steady`.
+    hooks_next: Duration,
+    /// One server for a data directory.
+    alone: Option<Alone>,
+}
+
+/// See [`Keeper::steady`].
+pub(super) type Steady = Box<dyn Fn() -> Duration + Send + Sync>;
+
+/// The machine's own.
+pub(super) fn monotonic() -> Steady {
+    let began = Instant::now();
+    Box::new(move || began.elapsed())
+}
+
+impl Keeper {
+    pub(super) fn new(
+        (world, steady): (World, Steady),
+        args: ServeArgs,
+        service: Arc<Service>,
+        listened: Arc<Listened>,
+        hooks: Arc<Hooks>,
+    ) -> Self {
+        let jumps = Jumps::new(world.now(), steady());
+        let next = steady().saturating_add(jittered(EVERY, &SystemEntropy));
+        Self {
+            world,
+            args,
+            service,
+            listened,
+            steady,
+            jumps,
+            next,
+            said: HashMap::new(),
+            hooks,
+            hooks_next: Duration::ZERO,
+            alone: None,
+        }
+    }
+
+    /// What the start came to. The lock on the data directory is held from now on.
+    pub(super) fn begin(&mut self, renewal: &Renewal, alone: Alone) {
+        self.alone = Some(alone);
+        if !self.tell(renewal) {
+            self.next = (self.steady)().saturating_add(jittered(AGAIN, &SystemEntropy));
+        }
+        self.clock_fits(self.world.now());
+    }
+
+    /// Until it is told to stop: a tick every half minute, and a whole round with SIGHUP. A round
+    /// that has begun is ended.
+    pub(super) async fn run(mut self, mut hangup: Signal, mut stop: watch::Receiver<bool>) {
+        self.hooks(true).await;
+        loop {
+            let asked = tokio::select! {
+                () = tokio::time::sleep(RELOAD) => false,
+                Some(()) = hangup.recv() => true,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            self.tick(asked).await;
+        }
+    }
+
+    /// One look. Leaves are looked at every six hours, after a failure sooner, when the clock was
+    /// set, and when that is `asked` for.
+    pub(super) async fn tick(&mut self, asked: bool) {
+        let now = self.world.now();
+        let jump = self.jumps.look(now, (self.steady)());
+        if let Some(seconds) = jump {
+            self.clock_was_set(seconds);
+        }
+        let due = asked || jump.is_some() || (self.steady)() >= self.next;
+        let taken_up = match reload(&self.service) {
+            Ok(taken_up) => taken_up,
+            Err(error) => {
+                // In the middle of a rotation, as a rule: the next look finds them whole.
+                self.say("files on the disk do not fit together", error_chain(&error));
+                false
+            }
+        };
+        self.clock_fits(now);
+        if !due && !taken_up {
+            return self.hooks(false).await;
+        }
+        let mut fine = true;
+        if due {
+            fine = self.leaves().await;
+        }
+        if let Err(error) = look(&self.service, &self.listened, &FreshKeys) {
+            fine = false;
+            self.say(
+                "the listener's certificate stays as it is",
+                error_chain(&error),
+            );
+        }
+        if due {
+            let pause = if fine { EVERY } else { AGAIN };
+            self.next = (self.steady)().saturating_add(jittered(pause, &SystemEntropy));
+        }
+        self.hooks(due).await;
+    }
+
+    /// Runs what a renewal left open, and what failed before when its time has come.
+    async fn hooks(&mut self, at_once: bool) {
+        if !self.hooks.are_open() {
+            // What failed may have been struck from the command line.
+            return self.service.note(Part::Hooks, State::Fine);
+        }
+        if !at_once && (self.steady)() < self.hooks_next {
+            return;
+        }
+        let mut failures = Vec::new();
+        for ran in self.hooks.run(&self.world.host).await {
+            let mut fields = vec![("what", ran.what.clone())];
+            if !ran.output.is_empty() {
+                fields.push(("output", ran.output));
+            }
+            if let Some(failure) = ran.failure {
+                failures.push(format!("{}: {failure}", ran.what));
+                fields.push(("reason", failure));
+            }
+            (self.service.journal)(&Line {
+                message: "told of renewed leaves",
+                fields,
+            });
+        }
+        let state = match failures.is_empty() {
+            true => State::Fine,
+            false => State::Warning(format!(
+                "not told of renewed leaves, and tried again: {}",
+                failures.join("; ")
+            )),
+        };
+        self.service.note(Part::Hooks, state);
+        self.hooks_next = (self.steady)().saturating_add(AGAIN);
+    }
+
+    /// Renews what is due; answers whether all went well.
+    async fn leaves(&mut self) -> bool {
+        let hooks = Arc::clone(&self.hooks);
+        match renewed(&self.world, &self.args, &|services| hooks.foretold(services)).await {
+            Ok(renewal) => self.tell(&renewal),
+            Err(error) => {
+                let why = format!("not renewed, and tried again: {}", error.message);
+                self.service.note(Part::Leaves, State::Warning(why));
+                false
+            }
+        }
+    }
+
+    /// Counts and says what a renewal came to; answers whether it went well.
+    pub(super) fn tell(&mut self, renewal: &Renewal) -> bool {
+        let service = Arc::clone(&self.service);
+        for leaf in &renewal.renewed {
+            (service.journal)(&Line {
+                message: "a leaf of this node was renewed",
+                fields: vec![
+                    ("subject", leaf.subject().to_string()),
+                    ("serial", leaf.serial().to_string()),
+                    ("not_after", leaf.validity().not_after.to_string()),
+                ],
+            });
+        }
+        service.metrics.renewed(renewal.renewed.len());
+        let trouble = renewal.trouble.as_ref();
+        for part in [Part::Leaves, Part::Plan] {
+            let state = trouble.filter(|it| it.part == part);
+            let state = state.map_or(State::Fine, |Trouble { state, .. }| state.clone());
+            service.note(part, state);
+        }
+        self.count(&renewal.node);
+        self.warn(&renewal.node);
+        renewal.trouble.is_none()
+    }
+
+    /// K3s's gauge for every certificate of the node.
+    fn count(&self, node: &Node) {
+        let metrics = &self.service.metrics;
+        let now = self.world.now();
+        metrics.forget_certificates();
+        for row in &node.inventory.rows {
+            let Some(certificate) = row.file.first_certificate() else {
+                continue;
+            };
+            let left = certificate.validity().remaining(now);
+            let subject = certificate.subject().to_string();
+            metrics.expires(subject, usages(certificate), left);
+        }
+    }
+
+    /// Tells of CAs that end: nobody renews them by himself.
+    fn warn(&mut self, node: &Node) {
+        let now = self.world.now();
+        let rows = node.inventory.rows.iter();
+        let authorities = rows.filter(|row| row.row.is_authority());
+        let found = ending(
+            authorities.flat_map(|row| signing_path(row.file.certificates())),
+            now,
+        );
+        self.said
+            .retain(|subject, _| found.iter().any(|it| it.subject == *subject));
+        for ending in &found {
+            let since = self.said.get(&ending.subject).map(|said| now.since(*said));
+            if ending.is_to_be_said(since) {
+                self.said.insert(ending.subject.clone(), now);
+                self.say("a CA ends, and nobody renews it by himself", ending.text());
+            }
+        }
+        // The state stays the same for as long as the same CAs end.
+        let names: Vec<String> = found
+            .iter()
+            .map(|it| format!("the CA {} ends at {}", it.subject, it.not_after))
+            .collect();
+        let state = match names.is_empty() {
+            true => State::Fine,
+            false => State::Warning(format!("{}: `kubepki rotate-ca`", names.join(", "))),
+        };
+        self.service.note(Part::Authorities, state);
+    }
+
+    fn clock_was_set(&self, seconds: i64) {
+        let way = if seconds > 0 { "forwards" } else { "back" };
+        let text = format!(
+            "by {} seconds {way}, or this machine stood still: leaves are looked at now",
+            seconds.unsigned_abs()
+        );
+        self.say("this machine's clock was set", text);
+    }
+
+    /// A CA that is not valid yet issues nothing: the clock is wrong.
+    fn clock_fits(&self, now: UnixTime) {
+        let Ok(loaded) = self.service.loaded() else {
+            return;
+        };
+        let issuers = [&loaded.tree.client.issuer, &loaded.tree.server.issuer];
+        let authorities = issuers.map(|issuer| issuer.authority.certificate());
+        let state = unbegun(authorities, now).map_or(State::Fine, State::Down);
+        self.service.note(Part::Clock, state);
+    }
+
+    fn say(&self, message: &str, reason: String) {
+        (self.service.journal)(&Line {
+            message,
+            fields: vec![("reason", reason)],
+        });
+    }
+}
+
+/// K3s's words for what a certificate is for (reference section 8.2).
+fn usages(certificate: &Certificate) -> String {
+    if certificate.is_ca() {
+        return "CertSign".to_owned();
+    }
+    let words = certificate.purposes().iter().map(|purpose| match purpose {
+        Purpose::ServerAuth => "ServerAuth",
+        Purpose::ClientAuth => "ClientAuth",
+        _ => "Any",
+    });
+    words.collect::<Vec<_>>().join(",")
+}
+
+/// The CA that signs, and those above it in the same file. What else lies there is only trusted.
+fn signing_path(file: &[Certificate]) -> Vec<&Certificate> {
+    let mut path: Vec<&Certificate> = file.first().into_iter().collect();
+    while let Some(last) = path.last() {
+        let above = file.iter().find(|it| {
+            it.subject() == last.issuer()
+                && !path.contains(it)
+                && last.verify_signature(it.spki_der()).is_ok()
+        });
+        match above {
+            Some(above) => path.push(above),
+            None => break,
+        }
+    }
+    path
+}

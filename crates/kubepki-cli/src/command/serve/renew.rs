@@ -1,0 +1,238 @@
+//! The node's own leaves: what is due is renewed, what a crash left half done is finished.
+
+use std::collections::BTreeSet;
+
+use kubepki::apply::{Outcome, Past, refuse_unreadable, unfinished};
+use kubepki::inventory::Inventory;
+use kubepki::plan::{Plan, Target};
+use kubepki_serve::ending::unbegun;
+use kubepki_serve::health::{Part, State};
+use pki::Certificate;
+
+use super::ServeArgs;
+use crate::args::{LeafArgs, NameArgs};
+use crate::command::change::{INTERRUPTED, failed, lock};
+use crate::command::leaves::due_for;
+use crate::error::CliError;
+use crate::world::{Node, World};
+
+/// In the ids of the plans that a server makes for itself.
+const PURPOSE: &str = "serve";
+
+/// What a look at the node's leaves came to.
+pub(super) struct Renewal {
+    /// The node afterwards.
+    pub node: Node,
+    /// Leaves that are new.
+    pub renewed: Vec<Certificate>,
+    /// Why others could not be renewed.
+    pub trouble: Option<Trouble>,
+}
+
+/// What keeps leaves from being renewed. The server serves on.
+pub(super) struct Trouble {
+    /// Who is to be told.
+    pub part: Part,
+    /// What.
+    pub state: State,
+}
+
+impl Trouble {
+    fn leaves(error: &CliError) -> Self {
+        let why = match &error.hint {
+            Some(hint) => format!("{}; {hint}", error.message),
+            None => error.message.clone(),
+        };
+        Self {
+            part: Part::Leaves,
+            state: State::Warning(format!("not renewed, and tried again: {why}")),
+        }
+    }
+}
+
+/// Is told of the services whose leaves are about to change; what it answers with stops the
+/// renewal.
+pub(super) type Foretold<'a> = dyn Fn(&BTreeSet<String>) -> Result<(), CliError> + Send + Sync + 'a;
+
+/// Looks at the node, finishes what was interrupted, renews what is due. CAs are never touched.
+///
+/// # Errors
+///
+/// When the node cannot be looked at. What keeps leaves from being renewed is in the answer.
+pub(super) async fn renewed(
+    world: &World,
+    args: &ServeArgs,
+    foretold: &Foretold<'_>,
+) -> Result<Renewal, CliError> {
+    let before = look(world, args).await?;
+    let mut changed = BTreeSet::new();
+    let trouble = change(world, &before, foretold, &mut changed).await.err();
+    if changed.is_empty() {
+        let renewed = Vec::new();
+        return Ok(Renewal {
+            node: before,
+            renewed,
+            trouble,
+        });
+    }
+    let node = look(world, args).await?;
+    let renewed = changed.iter().filter_map(|id| {
+        let leaf = node.inventory.row(id)?.file.first_certificate()?;
+        let old = before.inventory.row(id);
+        let old = old.and_then(|row| row.file.first_certificate());
+        (old != Some(leaf)).then(|| leaf.clone())
+    });
+    Ok(Renewal {
+        renewed: renewed.collect(),
+        node,
+        trouble,
+    })
+}
+
+/// Names in `changed` the rows whose leaves may be others afterwards, even when it fails.
+async fn change(
+    world: &World,
+    node: &Node,
+    foretold: &Foretold<'_>,
+    changed: &mut BTreeSet<String>,
+) -> Result<(), Trouble> {
+    let note = |error: &CliError| Trouble::leaves(error);
+    let authorities = node
+        .inventory
+        .rows
+        .iter()
+        .filter(|row| row.row.is_authority());
+    let authorities = authorities.filter_map(|row| row.file.first_certificate());
+    if let Some(why) = unbegun(authorities, world.now()) {
+        return Err(note(&CliError::message(why)));
+    }
+    if let Some(past) = interrupted(node)? {
+        let plan = node.state.load_plan(&past.id);
+        let plan = plan.map_err(|error| note(&CliError::failed(&error)))?;
+        changed.extend(plan.leaves.keys().map(|id| id.0.clone()));
+        finish(world, node, &plan)
+            .await
+            .map_err(|e| stuck(&past, &e))?;
+        // What else is due is found at the next look.
+        return Ok(());
+    }
+    let plan = due_for(world, node, PURPOSE).map_err(|error| note(&error))?;
+    if plan.steps.is_empty() {
+        return Ok(());
+    }
+    let services = services(&plan, &node.inventory);
+    foretold(&services).map_err(|error| note(&error))?;
+    changed.extend(plan.leaves.keys().map(|id| id.0.clone()));
+    carry_out(world, node, &plan)
+        .await
+        .map_err(|error| note(&error))
+}
+
+/// The server's own plan that a crash interrupted. Somebody else's is his to settle.
+fn interrupted(node: &Node) -> Result<Option<Past>, Trouble> {
+    let note = |error: &CliError| Trouble::leaves(error);
+    refuse_unreadable(&node.state).map_err(|error| note(&failed(error)))?;
+    let past = unfinished(&node.state).map_err(|error| note(&CliError::failed(&error)))?;
+    let Some(past) = past else { return Ok(None) };
+    // Not interrupted but at work.
+    let held = node.state.holder();
+    if held
+        .map_err(|error| note(&CliError::failed(&error)))?
+        .is_some()
+    {
+        let busy = format!("{} ({}) is being carried out here", past.id, past.title);
+        return Err(note(&CliError::message(busy)));
+    }
+    if past.id.0.split('-').nth(1) == Some(PURPOSE) {
+        return Ok(Some(past));
+    }
+    let why = format!(
+        "{} ({}) was interrupted: {INTERRUPTED}",
+        past.id, past.title
+    );
+    let plan = node.state.load_plan(&past.id);
+    let harmless = plan.is_ok_and(|plan| changes_leaves_alone(&plan, &node.inventory));
+    Err(Trouble {
+        part: Part::Plan,
+        state: match harmless {
+            true => State::Warning(format!("{why}. No leaf is renewed until then")),
+            // Old and new CAs may lie side by side.
+            false => State::Down(why),
+        },
+    })
+}
+
+fn stuck(past: &Past, error: &CliError) -> Trouble {
+    Trouble {
+        part: Part::Leaves,
+        state: State::Warning(format!(
+            "{} ({}) was interrupted and cannot be finished: {}; {INTERRUPTED}. No leaf is renewed \
+             until then",
+            past.id, past.title, error.message
+        )),
+    }
+}
+
+/// Whether no step of `plan` concerns a CA or anything but files.
+fn changes_leaves_alone(plan: &Plan, inventory: &Inventory) -> bool {
+    let authorities = inventory.rows.iter().filter(|row| row.row.is_authority());
+    let of_authorities: BTreeSet<_> = authorities
+        .flat_map(|row| std::iter::once(&row.file).chain(&row.key))
+        .map(|observed| &observed.path)
+        .collect();
+    plan.steps.iter().all(|step| match &step.target {
+        Target::File { path, .. } => !of_authorities.contains(path),
+        _ => false,
+    })
+}
+
+/// The services, by K3s's names, whose leaves a plan changes.
+fn services(plan: &Plan, inventory: &Inventory) -> BTreeSet<String> {
+    let flavour = inventory.flavour;
+    let rows = plan.leaves.keys().filter_map(|id| flavour.row(&id.0));
+    let services = rows.filter_map(|row| flavour.service_of(row));
+    services.map(|service| service.name.to_owned()).collect()
+}
+
+async fn carry_out(world: &World, node: &Node, plan: &Plan) -> Result<(), CliError> {
+    let state = lock(&node.state)?;
+    let outcome = world.executor(&state).apply(plan).await.map_err(failed)?;
+    ended(&outcome)?;
+    // Old backups go only once new ones are safe; what cannot go now goes next time.
+    let _ = state.prune(world.now());
+    Ok(())
+}
+
+async fn finish(world: &World, node: &Node, plan: &Plan) -> Result<(), CliError> {
+    let state = lock(&node.state)?;
+    let outcome = world.executor(&state).resume(&plan.id).await;
+    ended(&outcome.map_err(failed)?)
+}
+
+fn ended(outcome: &Outcome) -> Result<(), CliError> {
+    match outcome {
+        Outcome::Finished { .. } => Ok(()),
+        Outcome::Waiting { .. } | Outcome::Partly { .. } => {
+            Err(CliError::message("the plan is not at its end"))
+        }
+    }
+}
+
+async fn look(world: &World, args: &ServeArgs) -> Result<Node, CliError> {
+    let names = NameArgs {
+        tls_san: args.tls_san.clone(),
+        ..NameArgs::default()
+    };
+    let leaves = LeafArgs {
+        keep_key: false,
+        window: None,
+    };
+    let looked = Node::open(world, &args.site, Some(&names), Some(&leaves)).await;
+    looked.map_err(|error| match error.hint {
+        None => CliError {
+            message: format!("the node's files cannot be looked at: {}", error.message),
+            ..error
+        },
+        Some(_) => error,
+    })
+}

@@ -1,0 +1,151 @@
+//! How the server does, part by part: what `/readyz` and the metrics say, and what stops issuing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Mutex;
+
+/// What can be in order or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// The cluster's datastore.
+    Datastore,
+    /// What servers share: CAs in the datastore that are not in force here.
+    Cluster,
+    /// The issuance log.
+    Log,
+    /// This machine's clock.
+    Clock,
+    /// A plan that somebody else began here.
+    Plan,
+    /// The CAs.
+    Authorities,
+    /// The node's own leaves.
+    Leaves,
+    /// Hooks and units that take renewed leaves up.
+    Hooks,
+}
+
+impl Part {
+    /// Its name in answers and labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Datastore => "datastore",
+            Self::Cluster => "cluster",
+            Self::Log => "issuance-log",
+            Self::Clock => "clock",
+            Self::Plan => "plan",
+            Self::Authorities => "authorities",
+            Self::Leaves => "leaves",
+            Self::Hooks => "hooks",
+        }
+    }
+}
+
+/// How a part does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// As it should.
+    Fine,
+    /// It does, and somebody should look at it: why.
+    Warning(String),
+    /// It does not, and nothing is issued until it does: why.
+    Down(String),
+}
+
+impl State {
+    /// 0, 1, 2, for a gauge.
+    pub fn number(&self) -> i64 {
+        match self {
+            Self::Fine => 0,
+            Self::Warning(_) => 1,
+            Self::Down(_) => 2,
+        }
+    }
+}
+
+/// How all parts do. A part that nobody has told about is fine.
+#[derive(Debug, Default)]
+pub struct Health(Mutex<BTreeMap<Part, State>>);
+
+impl Health {
+    /// Sets a part's state; answers whether it was another one before.
+    pub fn set(&self, part: Part, state: State) -> bool {
+        let Ok(mut all) = self.0.lock() else {
+            return false;
+        };
+        let before = all.get(&part).cloned().unwrap_or(State::Fine);
+        let is_new = before != state;
+        all.insert(part, state);
+        is_new
+    }
+
+    /// Every part that is not fine, in order.
+    pub fn troubles(&self) -> Vec<(Part, State)> {
+        let Ok(all) = self.0.lock() else {
+            return Vec::new();
+        };
+        let troubled = all.iter().filter(|(_, state)| **state != State::Fine);
+        troubled
+            .map(|(part, state)| (*part, state.clone()))
+            .collect()
+    }
+
+    /// Why nothing may be issued now.
+    pub fn why_not(&self) -> Option<String> {
+        let down = self
+            .troubles()
+            .into_iter()
+            .find_map(|(part, state)| match state {
+                State::Down(why) => Some(format!("{}: {why}", part.name())),
+                _ => None,
+            });
+        down
+    }
+}
+
+impl fmt::Display for Health {
+    /// `ok`, and a line for each part that somebody should look at.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let troubles = self.troubles();
+        let down = |(_, state): &(Part, State)| matches!(state, State::Down(_));
+        f.write_str(match troubles.iter().any(down) {
+            true => "not ready",
+            false => "ok",
+        })?;
+        for (part, state) in troubles {
+            match state {
+                State::Fine => {}
+                State::Warning(why) => write!(f, "\nwarning: {}: {why}", part.name())?,
+                State::Down(why) => write!(f, "\ndown: {}: {why}", part.name())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_down_stops_issuing_and_what_warns_does_not() {
+        let health = Health::default();
+        assert_eq!(
+            (health.to_string().as_str(), health.why_not()),
+            ("ok", None)
+        );
+        assert!(health.set(Part::Authorities, State::Warning("ends soon".to_owned())));
+        assert!(!health.set(Part::Authorities, State::Warning("ends soon".to_owned())));
+        assert_eq!(health.to_string(), "ok\nwarning: authorities: ends soon");
+        assert_eq!(health.why_not(), None);
+        assert!(health.set(Part::Datastore, State::Down("away".to_owned())));
+        assert_eq!(
+            health.to_string(),
+            "not ready\ndown: datastore: away\nwarning: authorities: ends soon"
+        );
+        assert_eq!(health.why_not().as_deref(), Some("datastore: away"));
+        assert!(health.set(Part::Datastore, State::Fine));
+        assert!(!health.set(Part::Log, State::Fine));
+        assert_eq!(health.why_not(), None);
+    }
+}
