@@ -107,6 +107,10 @@ impl TakeUp {
             Ok(rows) => rows,
             Err(error) => return self.unheard(&error),
         };
+        // Before anybody hears that the datastore answers again: nothing leaves in between.
+        if rows != self.taken.rows && self.taken.refused.as_ref() != Some(&rows) {
+            self.service.cluster.changing(true);
+        }
         self.service.note(Part::Datastore, State::Fine);
         self.service.cluster.heard();
         if rows == self.taken.rows {
