@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use kubepki::host::Host;
 use kubepki::log::{
-    Anew, CSV_HEADER, Entry, Filter, Finding, Head, LogError, Reading, Verified, begin_anew, chains,
-    csv_line, entries, publish, stored_head, table, verify,
+    Anew, CSV_HEADER, Entry, Filter, Finding, Head, LogError, Reading, Verified, begin_anew,
+    chains, csv_line, entries, publish, stored_head, table, verify,
 };
 use pki::Serial;
 use serde_json::{Value, json};
@@ -40,7 +40,9 @@ pub enum LogCommand {
     /// The next record says what is missing (the datastore knows how far the log went), who began it
     /// anew, when and why; what is on the disk stays. `kubepki log verify` tells of it from then on,
     /// and not as a fault. Nothing is done to a log that lacks nothing.
-    #[command(after_help = "Example:\n  kubepki log begin-anew --why 'the disk of s1 was replaced'")]
+    #[command(
+        after_help = "Example:\n  kubepki log begin-anew --why 'the disk of s1 was replaced'"
+    )]
     BeginAnew(Box<AnewArgs>),
 }
 

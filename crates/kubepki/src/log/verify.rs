@@ -196,7 +196,9 @@ impl fmt::Display for KnownBreak {
         let Break { time, by, why, .. } = &self.said;
         let what = match self.first > self.last {
             true => "nothing is".to_owned(),
-            false => were(self.first, self.last).replace(" was", " is").replace(" were", " are"),
+            false => were(self.first, self.last)
+                .replace(" was", " is")
+                .replace(" were", " are"),
         };
         write!(
             f,

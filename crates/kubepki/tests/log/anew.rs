@@ -1,8 +1,6 @@
 //! A log whose end is lost goes on, and says so for good.
 
-use kubepki::log::{
-    Anew, Finding, Head, Log, LogError, Reading, begin_anew, entries, verify,
-};
+use kubepki::log::{Anew, Finding, Head, Log, LogError, Reading, begin_anew, entries, verify};
 use pki::UnixTime;
 
 use crate::{RECORDS, SERVER, chain, issued, options, own, runtime, segments};
@@ -21,7 +19,10 @@ fn known() -> Head {
 fn goes_on(folder: &std::path::Path, known: &Head, missing: (u64, u64)) {
     let (receipt, said) = begin_anew(&own(folder), SERVER, Some(known), &ANEW).unwrap();
     assert_eq!(receipt.seq, known.records + 1);
-    assert_eq!(said.datastore.as_ref().unwrap().hash, known.hash.to_string());
+    assert_eq!(
+        said.datastore.as_ref().unwrap().hash,
+        known.hash.to_string()
+    );
     // The datastore may have been told of the break, or not yet.
     let head = Head {
         records: receipt.seq,
@@ -64,14 +65,20 @@ fn a_lost_end_is_written_down_and_no_fault() {
     let Err(error @ LogError::CutOff { .. }) = whole else {
         panic!("{whole:?}");
     };
-    assert!(error.to_string().contains("kubepki log begin-anew"), "{error}");
+    assert!(
+        error.to_string().contains("kubepki log begin-anew"),
+        "{error}"
+    );
     goes_on(folder.path(), &known(), (10, RECORDS));
     // What vanishes after the break is a fault as ever.
     let first = segments(&own(folder.path())).remove(0);
     std::fs::remove_file(first).unwrap();
     let verified = verify(&own(folder.path()), SERVER, None).unwrap();
     assert!(
-        matches!(verified.findings.first(), Some(Finding::Missing { first: 1, .. })),
+        matches!(
+            verified.findings.first(),
+            Some(Finding::Missing { first: 1, .. })
+        ),
         "{:?}",
         verified.findings
     );

@@ -78,7 +78,10 @@ fn flag<'a>(serve: &'a Clap, name: &str) -> Result<&'a clap::Arg, String> {
     if let Some(flag) = flags.find(|it| it.get_long() == Some(name)) {
         return Ok(flag);
     }
-    let names = serve.get_arguments().filter(fit).filter_map(clap::Arg::get_long);
+    let names = serve
+        .get_arguments()
+        .filter(fit)
+        .filter_map(clap::Arg::get_long);
     let nearest = names.min_by_key(|known| distance(known, name));
     Err(match nearest {
         Some(nearest) => format!("{name} is no flag of `kubepki serve`; the nearest is {nearest}"),
@@ -164,9 +167,15 @@ mod tests {
         for (text, wanted) in [
             ("\nnode-nam: x\n", "f.yaml:2: node-nam is no flag"),
             ("node-nam: x\n", "the nearest is node-name"),
-            ("https-listen-port: many\n", "f.yaml:1: invalid value 'many'"),
+            (
+                "https-listen-port: many\n",
+                "f.yaml:1: invalid value 'many'",
+            ),
             ("config: other.yaml\n", "config is no flag"),
-            ("k3s-compatible: perhaps\n", "f.yaml:1: k3s-compatible is true or false"),
+            (
+                "k3s-compatible: perhaps\n",
+                "f.yaml:1: k3s-compatible is true or false",
+            ),
             ("node-name: [a, b]\n", "f.yaml:1: node-name has one value"),
             ("node-name: a\nnode-name: b\n", "f.yaml:2"),
             ("- node-name\n", "not a mapping"),

@@ -50,9 +50,9 @@ mod keep;
 mod renew;
 mod start;
 mod take_up;
-mod wait;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 /// `serve`.
 #[derive(Clone, Debug, Args)]

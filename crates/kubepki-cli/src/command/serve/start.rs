@@ -154,12 +154,19 @@ pub(super) fn init_args(args: &ServeArgs) -> InitArgs {
     }
 }
 
-pub(super) fn served(args: &ServeArgs, spec: &Spec, settings: &Settings) -> Result<Served, CliError> {
+pub(super) fn served(
+    args: &ServeArgs,
+    spec: &Spec,
+    settings: &Settings,
+) -> Result<Served, CliError> {
     let node = &spec.node;
     let configured = settings.config.as_ref();
     let configured = configured.and_then(|it| it.advertise_address.as_ref());
     let configured = configured.map(|it| it.value);
-    let own = args.advertise_address.or(configured).or(node.addresses.first().copied());
+    let own = args
+        .advertise_address
+        .or(configured)
+        .or(node.addresses.first().copied());
     let advertise_ip =
         own.ok_or_else(|| CliError::usage("the node has no address: give --node-ip"))?;
     let mut sans = node.server_names();
