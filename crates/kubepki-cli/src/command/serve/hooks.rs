@@ -70,7 +70,9 @@ fn unit(text: &str) -> Result<RestartUnit, String> {
     let (name, services) = text.split_once('=').unwrap_or((text, ""));
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"@._:-\\".contains(&byte);
     if name.is_empty() || name.starts_with('-') || !name.bytes().all(plain) {
-        return Err(format!("{name:?} is no unit's name; write it as nginx.service"));
+        return Err(format!(
+            "{name:?} is no unit's name; write it as nginx.service"
+        ));
     }
     let services: BTreeSet<String> = services
         .split(',')
@@ -355,7 +357,10 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         let (good, bad, slow) = (at("good"), at("bad"), at("slow"));
         script(&good, &format!("echo \"$@\" >> {}", at("told").display()));
-        script(&bad, &format!("echo no >&2; test -e {}", at("fixed").display()));
+        script(
+            &bad,
+            &format!("echo no >&2; test -e {}", at("fixed").display()),
+        );
         let pid = at("pid");
         script(&slow, &format!("echo $$ > {}; sleep 600", pid.display()));
         let args = ReloadArgs {
@@ -400,7 +405,10 @@ mod tests {
         file::make_directory(&hooks_dir, &Attributes::new(0o755)).unwrap();
         let told = folder.path().join("told");
         for name in ["20-b", "10-a", ".hidden", "10-a~"] {
-            script(&hooks_dir.join(name), &format!("echo {name} >> {}", told.display()));
+            script(
+                &hooks_dir.join(name),
+                &format!("echo {name} >> {}", told.display()),
+            );
         }
         let args = ReloadArgs {
             reload_hook: vec![hooks_dir.display().to_string()],

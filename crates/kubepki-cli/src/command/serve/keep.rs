@@ -177,7 +177,11 @@ impl Keeper {
     /// Renews what is due; answers whether all went well.
     async fn leaves(&mut self) -> bool {
         let hooks = Arc::clone(&self.hooks);
-        match renewed(&self.world, &self.args, &|services| hooks.foretold(services)).await {
+        match renewed(&self.world, &self.args, &|services| {
+            hooks.foretold(services)
+        })
+        .await
+        {
             Ok(renewal) => self.tell(&renewal),
             Err(error) => {
                 let why = format!("not renewed, and tried again: {}", error.message);

@@ -112,7 +112,9 @@ async fn live(name: &str, time: &Arc<Moved>, steady: Steady) -> Life {
     opened.server.limits.headers = Duration::from_secs(3600);
     let service = Arc::clone(&opened.server.service);
     let (stop, stopped) = oneshot::channel();
-    let serving = opened.server.run(opened.listener, async { drop(stopped.await) });
+    let serving = opened
+        .server
+        .run(opened.listener, async { drop(stopped.await) });
     Life {
         fixture,
         address,
@@ -255,7 +257,11 @@ async fn four_hundred_days_without_a_restart() {
         assert_eq!(leaves.len(), first.len());
         for (row, leaf) in &leaves {
             let left = leaf.validity().remaining(time.now());
-            assert!(left > 60 * DAY, "{row}: {} days left on day {day}", left / DAY);
+            assert!(
+                left > 60 * DAY,
+                "{row}: {} days left on day {day}",
+                left / DAY
+            );
         }
         assert_eq!(stays.ask("/ping", "").await.1, "pong", "on day {day}");
         // A new connection each time, verified at that time, as the node with its own leaf.
@@ -270,7 +276,10 @@ async fn four_hundred_days_without_a_restart() {
     }
     assert!(life.authorities() == authorities, "a CA was touched");
     let (_, metrics) = stays.ask("/metrics", "").await;
-    assert!(metrics.contains("kubepki_part_state{part=\"leaves\"} 0"), "{metrics}");
+    assert!(
+        metrics.contains("kubepki_part_state{part=\"leaves\"} 0"),
+        "{metrics}"
+    );
     life.end().await;
 }
 
@@ -304,10 +313,16 @@ async fn a_ca_that_ends_is_told_of_long_before() {
     }
     assert!(told.is_some_and(|left| left > 350 * DAY), "{told:?}");
     let (_, metrics) = stays.ask("/metrics", "").await;
-    assert!(metrics.contains("kubepki_part_state{part=\"authorities\"} 1"), "{metrics}");
+    assert!(
+        metrics.contains("kubepki_part_state{part=\"authorities\"} 1"),
+        "{metrics}"
+    );
     let server_ca = |line: &&str| line.contains("server-ca") && line.contains("CertSign");
     let gauge = metrics.lines().find(server_ca).unwrap();
-    assert!(gauge.rsplit(' ').next().unwrap().starts_with('-'), "{gauge}");
+    assert!(
+        gauge.rsplit(' ').next().unwrap().starts_with('-'),
+        "{gauge}"
+    );
     // What cannot be renewed is not tried at every look.
     let made = plans().unwrap().count();
     time.go(DAY);
@@ -340,7 +355,12 @@ async fn clocks_that_are_set() {
     time.go(-4000 * DAY);
     life.keeper.tick(false).await;
     assert_eq!(life.leaves().await, after);
-    assert!(life.service.health.why_not().is_some_and(|why| why.contains("set the clock")));
+    assert!(
+        life.service
+            .health
+            .why_not()
+            .is_some_and(|why| why.contains("set the clock"))
+    );
     assert_eq!(stays.ask("/ping", "").await.1, "pong");
     time.go(3500 * DAY);
     life.keeper.tick(false).await;
