@@ -137,6 +137,9 @@ impl Cluster {
     ///
     /// 503 when that takes too long.
     pub async fn settled(&self) -> Result<(), Refusal> {
+        if !*self.changing.borrow() {
+            return Ok(());
+        }
         let mut changing = self.changing.subscribe();
         let settled = tokio::time::timeout(WAIT, changing.wait_for(|it| !it)).await;
         match settled {

@@ -33,6 +33,9 @@ use crate::error::CliError;
 /// After so many looks what could not be taken up is tried again.
 const AGAIN: u32 = 10;
 
+/// What concerns the other servers only may take that long: nothing else is seen meanwhile.
+const SHORT: Duration = Duration::from_secs(2);
+
 /// Follows the datastore for one server.
 pub(super) struct TakeUp {
     pub(super) commons: Commons,
@@ -91,31 +94,46 @@ impl TakeUp {
                 }
                 _ = stop.wait_for(|stop| *stop) => break,
             }
-            self.tick().await;
-            if !self.is_one_of_many() {
+            let is_heard = self.tick().await;
+            // Whoever is cut off has nobody to greet, and must go on looking at the time.
+            if !is_heard || !self.is_one_of_many() {
                 continue;
             }
             greeting = greeting.saturating_sub(pause);
             round = round.saturating_sub(pause);
             if greeting.is_zero() {
-                self.greet(false).await;
+                let _ = tokio::time::timeout(SHORT, self.greet(false)).await;
                 greeting = HEARTBEAT;
             }
             if round.is_zero() {
-                self.look_around().await;
+                let _ = tokio::time::timeout(SHORT, self.look_around()).await;
                 round = ROUND;
             }
         }
         if self.is_one_of_many() {
-            let _ = tokio::time::timeout(Duration::from_secs(2), self.greet(true)).await;
+            let _ = tokio::time::timeout(SHORT, self.greet(true)).await;
         }
     }
 
-    async fn tick(&mut self) {
-        let rows = match self.commons.rows().await {
-            Ok(rows) => rows,
-            Err(error) => return self.unheard(&error),
-        };
+    /// One look; answers whether the datastore did.
+    async fn tick(&mut self) -> bool {
+        match self.commons.rows().await {
+            Ok(rows) => {
+                self.compare(rows).await;
+                true
+            }
+            Err(error) => {
+                self.unheard(&error);
+                false
+            }
+        }
+    }
+
+    async fn compare(&mut self, rows: Rows) {
+        // Before anybody hears that the datastore answers again: nothing leaves in between.
+        if rows != self.taken.rows && self.taken.refused.as_ref() != Some(&rows) {
+            self.service.cluster.changing(true);
+        }
         self.service.note(Part::Datastore, State::Fine);
         self.service.cluster.heard();
         if rows == self.taken.rows {
