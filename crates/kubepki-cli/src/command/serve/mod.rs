@@ -430,12 +430,20 @@ fn tell(message: &str, fields: Vec<(&str, String)>) {
 
 /// One line of JSON on standard error.
 fn say(line: &Line<'_>) {
-    let now = kubepki::edge::Clock::now(&SystemClock);
-    let mut members = serde_json::Map::new();
-    members.insert("time".to_owned(), now.to_string().into());
-    members.insert("message".to_owned(), line.message.into());
-    for (name, value) in &line.fields {
-        members.insert((*name).to_owned(), value.as_str().into());
+    let now = kubepki::edge::Clock::now(&SystemClock).to_string();
+    let fixed = [("time", now.as_str()), ("message", line.message)];
+    let more = line
+        .fields
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()));
+    // By hand: a line is said for each certificate.
+    let mut text = String::with_capacity(512);
+    for (name, value) in fixed.into_iter().chain(more) {
+        text.push(if text.is_empty() { '{' } else { ',' });
+        text.push_str(&serde_json::to_string(name).unwrap_or_default());
+        text.push(':');
+        text.push_str(&serde_json::to_string(value).unwrap_or_default());
     }
-    output::talk(&serde_json::Value::Object(members).to_string());
+    text.push('}');
+    output::talk(&text);
 }

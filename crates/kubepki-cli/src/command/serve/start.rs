@@ -62,6 +62,16 @@ pub(super) async fn start(
     let server = settings.data_dir.join("server");
     refuse_k3s(&settings)?;
     let wanted = init_args(args);
+    if args
+        .endpoint
+        .token_files
+        .iter()
+        .any(|it| it.as_os_str() == "-")
+    {
+        return Err(CliError::usage(
+            "serve reads its token again while it serves: name a file with --token-file",
+        ));
+    }
     // What cannot be made is said before anything is.
     init::spec(&wanted, &settings)?;
     make_data_dir(&world.host, &settings.data_dir).await?;
