@@ -25,7 +25,7 @@ mod reach;
 
 pub use alive::refuse_living;
 pub use kubepki_datastore::Access;
-pub use open::{open, snapshot};
+pub use open::{open, open_or_make, snapshot};
 pub use reach::{Reach, supervisor};
 
 /// Where the datastore is.

@@ -18,6 +18,7 @@ use crate::output;
 use crate::world::resolved;
 
 /// What the configuration says about the node that is looked at.
+#[derive(Clone)]
 pub struct Settings {
     /// The data directory, links resolved.
     pub data_dir: PathBuf,

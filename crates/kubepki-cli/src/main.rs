@@ -10,6 +10,7 @@ mod output;
 mod period;
 mod restart;
 mod rke;
+mod serving;
 mod syslog;
 mod world;
 

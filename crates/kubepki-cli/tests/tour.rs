@@ -32,6 +32,10 @@ fn the_tour_does_what_it_says_and_leaves_nothing() {
         "error    kube-apiserver.pem",
         "Refused; RKE itself would have installed it.",
         "each proven before the next; etcd one member at a time",
+        "$ kubepki join --server https://127.0.0.1:",
+        "The server serves under the new CAs; it was not restarted, and ",
+        "talks of its nodes meanwhile went well, none failed.",
+        "system:node:node-2",
     ] {
         assert!(said.contains(line), "{line}: {said}");
     }

@@ -14,4 +14,4 @@ pub mod sql;
 pub use alive::is_moving;
 pub use endpoint::{Endpoint, Tls};
 pub use open::{Access, Store, open};
-pub use sql::{MysqlStore, PostgresStore, SqliteStore, new_sqlite};
+pub use sql::{MysqlStore, PostgresStore, SqliteStore, make_table, new_sqlite};

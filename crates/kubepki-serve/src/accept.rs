@@ -218,6 +218,8 @@ async fn connection(
     } else {
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
+            // A client that says at once that it will ask no more is answered, as by Go.
+            .half_close(true)
             .header_read_timeout(shared.limits.headers)
             .max_buf_size(32 << 10)
             .serve_connection(io, service);
@@ -260,6 +262,8 @@ async fn answer(
         peer,
         method: head.method.as_str(),
         path: head.uri.path(),
+        query: head.uri.query(),
+        is_form: text(&head.headers, "content-type").is_some_and(|it| is_form(&it)),
         authorization: head.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes),
         certificates,
         node: NodeHeaders {
@@ -294,6 +298,13 @@ async fn answer(
         admitted
     });
     service.answer(&ours, admitted).await
+}
+
+/// Whether Go would read the body as a form, so that nothing is left of it for a handler.
+fn is_form(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+        || kind.eq_ignore_ascii_case("multipart/form-data")
 }
 
 /// Bytes that are read and forgotten when a body is refused: in HTTP/2 a client that is still

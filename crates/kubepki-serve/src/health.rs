@@ -9,6 +9,8 @@ use std::sync::Mutex;
 pub enum Part {
     /// The cluster's datastore.
     Datastore,
+    /// What servers share: CAs in the datastore that are not in force here.
+    Cluster,
     /// The issuance log.
     Log,
     /// This machine's clock.
@@ -28,6 +30,7 @@ impl Part {
     pub fn name(self) -> &'static str {
         match self {
             Self::Datastore => "datastore",
+            Self::Cluster => "cluster",
             Self::Log => "issuance-log",
             Self::Clock => "clock",
             Self::Plan => "plan",

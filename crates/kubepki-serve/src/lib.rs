@@ -11,6 +11,7 @@
 
 pub mod accept;
 pub mod access;
+pub mod cluster;
 pub mod config;
 pub mod ending;
 pub mod health;
@@ -22,6 +23,7 @@ pub mod metrics;
 pub mod node;
 pub mod notify;
 pub mod password;
+mod put;
 pub mod renewal;
 pub mod route;
 pub mod service;

@@ -49,6 +49,7 @@ pub struct Metrics {
     refused: Family<Code, Counter>,
     connections: Gauge,
     expiring: Family<Expiring, Gauge<f64, AtomicU64>>,
+    take_ups: Counter,
     parts: Family<PartLabel, Gauge>,
     renewed: Counter,
 }
@@ -101,7 +102,14 @@ impl Default for Metrics {
             "Leaves of this node renewed since the start",
             renewed.clone(),
         );
+        let take_ups = Counter::default();
+        registry.register(
+            "kubepki_take_ups",
+            "Times that other CAs were taken up",
+            take_ups.clone(),
+        );
         Self {
+            take_ups,
             registry,
             requests,
             issued,
@@ -133,6 +141,11 @@ impl Metrics {
     pub fn refused(&self, code: u16) {
         let code = u32::from(code);
         self.refused.get_or_create(&Code { code }).inc();
+    }
+
+    /// Other CAs were taken up.
+    pub fn taken_up(&self) {
+        self.take_ups.inc();
     }
 
     /// A connection came; it is counted until the answer is dropped.

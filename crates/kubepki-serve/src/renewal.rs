@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kubepki::edge::{Entropy, KeySource};
 
-use crate::listener::{PortError, Wanted, prepare};
+use crate::listener::{PortError, WINDOW, Wanted, prepare};
 use crate::service::{Line, Loaded, Service};
 use crate::tls::Listened;
 use crate::tree::{AuthorityFile, Tree, TreeError};
@@ -84,13 +84,30 @@ pub fn look(
     let Ok(loaded) = service.loaded() else {
         return Ok(None);
     };
+    // Of all servers, so that each can stand in for the others.
+    let mut sans = service.settings.sans.clone();
+    for san in service.cluster.sans() {
+        if !sans.contains(&san) {
+            sans.push(san);
+        }
+    }
     let wanted = Wanted {
-        sans: &service.settings.sans,
+        sans: &sans,
         lifetime: service.leaf_lifetime,
         now: service.clock.now(),
         entropy: service.entropy.as_ref(),
         keys,
     };
+    // Somebody is putting CAs in place, file by file: what the former CA signs now would overwrite
+    // the listener's certificate that comes with them. One that ends soon cannot wait for that.
+    let is_behind = loaded.tree.is_behind();
+    if is_behind
+        && listened
+            .remaining(wanted.now)
+            .is_some_and(|left| left > WINDOW / 2)
+    {
+        return Ok(None);
+    }
     let port = prepare(&loaded.tree, &wanted)?;
     if listened.serves(port.leaf.der()) {
         return Ok(None);

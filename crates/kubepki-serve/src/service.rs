@@ -8,10 +8,11 @@ use kubepki::datastore::Datastore;
 use kubepki::edge::{Clock, Entropy};
 use kubepki::token::made::Entry;
 use pki::{Certificate, San, Serial};
-use serde_json::{Value, json};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::access::{Identity, Offered, Users, identify, may};
+use crate::cluster::Cluster;
 use crate::config::{Settings, config};
 use crate::health::{Health, Part, State};
 use crate::issuance::{IssuanceLog, IssueRecord};
@@ -21,7 +22,7 @@ use crate::node::{Node, NodeHeaders, Reserved, Strictness, addresses, node_of};
 use crate::password::NodePasswords;
 use crate::route::{Endpoint, LeafKind};
 use crate::status::{Answer, PLAIN, Refusal, TEXT};
-use crate::throttle::Throttle;
+use crate::throttle::{Proof, Throttle};
 use crate::tree::{AuthorityFile, Tree};
 
 /// A request, as far as any endpoint looks at it.
@@ -32,6 +33,10 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// The path without its query.
     pub path: &'a str,
+    /// The query, without its question mark.
+    pub query: Option<&'a str>,
+    /// Whether Go would take the body for a form.
+    pub is_form: bool,
     /// `Authorization`.
     pub authorization: Option<&'a [u8]>,
     /// The client certificate of the connection, leaf first.
@@ -70,6 +75,8 @@ pub struct Service {
     pub metrics: Metrics,
     /// What is in order and what is not.
     pub health: Health,
+    /// The other servers, and whether other CAs are being taken up.
+    pub cluster: Arc<Cluster>,
 }
 
 /// The tree and what follows from it.
@@ -154,8 +161,12 @@ impl Service {
             authorization: request.authorization,
             certificates: request.certificates,
         };
-        let shows = offered.authorization.is_some() || !offered.certificates.is_empty();
-        if shows && !self.may_try(request.peer) {
+        let proof = match (offered.authorization, offered.certificates) {
+            (Some(_), _) => Some(Proof::Secret),
+            (None, []) => None,
+            (None, _) => Some(Proof::Certificate),
+        };
+        if proof.is_some_and(|proof| !self.may_try(request.peer, proof)) {
             return Err(Refusal::TooMany);
         }
         let authorities = &loaded.tree.client.certificates;
@@ -167,8 +178,8 @@ impl Service {
                 identity
             });
         }
-        if identity == Err(Refusal::NotAuthorized) {
-            self.was_wrong(request.peer);
+        if let (Err(Refusal::NotAuthorized), Some(proof)) = (&identity, proof) {
+            self.was_wrong_by(request.peer, proof);
         }
         let Some(endpoint) = Endpoint::of(request.path) else {
             // K3s hands everything else to kube-apiserver, which knows neither token nor us.
@@ -215,14 +226,17 @@ impl Service {
             (Endpoint::Config, _) => Ok(Answer::json(&config(&self.settings, tree))),
             (Endpoint::ApiServers, _) => {
                 let own = SocketAddr::new(self.settings.advertise_ip, self.settings.port);
-                Ok(Answer::json(&json!([own.to_string()])))
+                let others = self.cluster.addresses();
+                let all = std::iter::once(own).chain(others);
+                let all: Vec<String> = all.map(|it| it.to_string()).collect();
+                Ok(Answer::json(&json!(all)))
             }
             (Endpoint::ServerBootstrap, _) => Err(Refusal::Bad("etcd disabled".to_owned())),
-            (Endpoint::PutCaCerts, _) => self.put(request, "certificate"),
-            (Endpoint::PutToken, _) => self.put(request, "token"),
+            (Endpoint::PutCaCerts, _) => self.put_authorities(request).await,
+            (Endpoint::PutToken, _) => self.put_token(request).await,
             (Endpoint::Leaf(kind), Some(identity)) => {
                 let who = (&identity, token.as_ref());
-                self.leaf(request, kind, who, &loaded).await
+                self.leaf(request, kind, who).await
             }
             (Endpoint::Leaf(_), None) => Err(Refusal::Forbidden),
         }
@@ -233,16 +247,8 @@ impl Service {
         request: &Request<'_>,
         kind: LeafKind,
         (identity, token): (&Identity, Option<&Entry>),
-        loaded: &Loaded,
     ) -> Result<Answer, Refusal> {
-        // A CA that others may have replaced meanwhile, a record that cannot be kept, a clock
-        // that is wrong: the reason is for the log and `readyz`.
-        if let Some(why) = self.health.why_not() {
-            self.say("a certificate was not issued", request, why);
-            return Err(Refusal::Unavailable(
-                "nothing is issued for the time being; readyz tells why".to_owned(),
-            ));
-        }
+        let loaded = self.in_force(request).await?;
         // A token for one node or for so many must know which one asks.
         let bound = token.is_some_and(|entry| entry.made.is_bound());
         // K3s asks for the node only where the certificate names it, so that every holder of the
@@ -267,6 +273,9 @@ impl Service {
             )?,
             _ => Vec::new(),
         };
+        if let (Strictness::Strict, Some(name)) = (self.strictness, name) {
+            self.cluster.refuse_others(name, &addresses)?;
+        }
         let is_post = request.method == "POST";
         let (spki, shared) = match read(request.path, is_post, &request.body, self.strictness)? {
             Asked::Request(spki) => (spki, None),
@@ -276,26 +285,66 @@ impl Service {
                 (key.spki_der().to_vec(), Some(pem))
             }
         };
-        let issuer = match kind {
-            LeafKind::ServingKubelet => &loaded.tree.server.issuer,
-            _ => &loaded.tree.client.issuer,
-        };
-        let now = self.clock.now();
-        let serial = Serial::random(|bytes| self.entropy.fill(bytes))
-            .map_err(|error| Refusal::Internal(error.to_string()))?;
+        if let (Some(token), Some(node)) = (token, name) {
+            self.spend(request, token, node).await?;
+        }
         let order = Order {
             kind,
             node: name,
             addresses: &addresses,
             spki: &spki,
-            serial,
-            now,
+            serial: self.serial()?,
+            now: self.clock.now(),
             lifetime: self.leaf_lifetime,
         };
-        if let (Some(token), Some(node)) = (token, name) {
-            self.spend(request, token, node).await?;
+        self.issue_in_force(request, identity, order, shared.as_deref())
+            .await
+    }
+
+    /// The CAs in force, which are known to be the cluster's. While others are being taken up it
+    /// waits for those.
+    async fn in_force(&self, request: &Request<'_>) -> Result<Arc<Loaded>, Refusal> {
+        self.cluster.settled().await?;
+        // A CA that others may have replaced meanwhile, a record that cannot be kept, a clock
+        // that is wrong: the reason is for the log and `readyz`.
+        if let Some(why) = self.health.why_not() {
+            self.say("a certificate was not issued", request, why);
+            return Err(Refusal::Unavailable(
+                "nothing is issued for the time being; readyz tells why".to_owned(),
+            ));
         }
-        self.issue(request, identity, issuer, &order, shared).await
+        self.loaded()
+    }
+
+    /// Issues under the CA that is the cluster's when the answer leaves. Others may have come
+    /// while a password was looked up or the record was written: what they replaced stays here.
+    async fn issue_in_force(
+        &self,
+        request: &Request<'_>,
+        identity: &Identity,
+        mut order: Order<'_>,
+        shared: Option<&Vec<u8>>,
+    ) -> Result<Answer, Refusal> {
+        loop {
+            let loaded = self.in_force(request).await?;
+            let issuer = match order.kind {
+                LeafKind::ServingKubelet => &loaded.tree.server.issuer,
+                _ => &loaded.tree.client.issuer,
+            };
+            let answer = self
+                .issue(request, identity, issuer, &order, shared)
+                .await?;
+            if Arc::ptr_eq(&loaded, &self.in_force(request).await?) {
+                return Ok(answer);
+            }
+            order.serial = self.serial()?;
+            order.now = self.clock.now();
+        }
+    }
+
+    fn serial(&self) -> Result<Serial, Refusal> {
+        let serial = Serial::random(|bytes| self.entropy.fill(bytes));
+        serial.map_err(|error| Refusal::Internal(error.to_string()))
     }
 
     /// Issues, has it written down, and only then lets it go.
@@ -305,7 +354,7 @@ impl Service {
         identity: &Identity,
         issuer: &Issuer,
         order: &Order<'_>,
-        shared: Option<Zeroizing<Vec<u8>>>,
+        shared: Option<&Vec<u8>>,
     ) -> Result<Answer, Refusal> {
         let leaf = issue(issuer, order)?;
         let record = IssueRecord {
@@ -329,7 +378,7 @@ impl Service {
         self.say_issued(request, identity, order, &leaf);
         let mut body = leaf.to_pem().into_bytes();
         body.extend_from_slice(issuer.chain.as_bytes());
-        body.extend_from_slice(shared.as_deref().map_or(&[][..], |pem| pem));
+        body.extend_from_slice(shared.map_or(&[], Vec::as_slice));
         Ok(Answer::ok(TEXT, body))
     }
 
@@ -365,33 +414,18 @@ impl Service {
         (self.journal)(&Line { message, fields });
     }
 
-    fn may_try(&self, peer: SocketAddr) -> bool {
+    fn may_try(&self, peer: SocketAddr, proof: Proof) -> bool {
         let throttle = self.throttle.lock();
-        throttle.is_ok_and(|it| it.allows(peer.ip(), self.clock.now()))
+        throttle.is_ok_and(|it| it.allows(peer.ip(), proof, self.clock.now()))
     }
 
     pub(crate) fn was_wrong(&self, peer: SocketAddr) {
-        if let Ok(mut throttle) = self.throttle.lock() {
-            throttle.failed(peer.ip(), self.clock.now());
-        }
+        self.was_wrong_by(peer, Proof::Secret);
     }
 
-    /// The two routes that change the cluster: K3s's answers to nothing and to nonsense. Changes
-    /// themselves are not taken yet.
-    fn put(&self, request: &Request<'_>, component: &str) -> Result<Answer, Refusal> {
-        if request.method != "PUT" {
-            return Err(Refusal::Method(request.path.to_owned()));
-        }
-        match serde_json::from_slice::<Value>(&request.body) {
-            Ok(Value::Object(members)) if members.is_empty() && component == "certificate" => {
-                Ok(Answer::empty())
-            }
-            Ok(Value::Object(_)) => Err(Refusal::Unavailable(
-                "this server takes no changes while it serves: stop it, then use `kubepki \
-                 rotate-ca` or `kubepki token rotate`"
-                    .to_owned(),
-            )),
-            _ => Err(self.with_id(request, component, "the body is no JSON object")),
+    fn was_wrong_by(&self, peer: SocketAddr, proof: Proof) {
+        if let Ok(mut throttle) = self.throttle.lock() {
+            throttle.failed(peer.ip(), proof, self.clock.now());
         }
     }
 
@@ -400,7 +434,7 @@ impl Service {
     }
 
     /// As K3s hides details: the client gets a number, the log the reason under it.
-    fn with_id(&self, request: &Request<'_>, component: &str, why: &str) -> Refusal {
+    pub(crate) fn with_id(&self, request: &Request<'_>, component: &str, why: &str) -> Refusal {
         let mut bytes = [0; 4];
         // Without random bytes the number is 00000: it only helps to find the line.
         let _ = self.entropy.fill(&mut bytes);

@@ -38,6 +38,14 @@ impl Answer {
         Self::ok(JSON, format!("{}\n", escaped(&value.to_string())))
     }
 
+    /// 200 without a body.
+    pub fn done() -> Self {
+        Self {
+            code: 200,
+            ..Self::empty()
+        }
+    }
+
     /// 204.
     pub fn empty() -> Self {
         Self {

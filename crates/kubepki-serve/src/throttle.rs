@@ -12,10 +12,20 @@ pub const FORGIVEN_AFTER: i64 = 1;
 /// Addresses that are remembered; what is remembered of one is 40 bytes.
 const ADDRESSES: usize = 65_536;
 
+/// What a caller shows. After a rotation to a new root the certificates of a whole site are wrong
+/// at once, and nobody guesses: that must not keep a token from the same address waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Proof {
+    /// An `Authorization` header, whatever else there is.
+    Secret,
+    /// A client certificate alone.
+    Certificate,
+}
+
 /// What each address has got wrong.
 #[derive(Debug, Default)]
 pub struct Throttle {
-    failures: HashMap<IpAddr, Failures>,
+    failures: HashMap<(IpAddr, Proof), Failures>,
     /// When those who are forgiven were last forgotten: a look at all of them for each that
     /// comes would be work that strangers can ask for.
     swept: Option<UnixTime>,
@@ -37,20 +47,22 @@ impl Failures {
 }
 
 impl Throttle {
-    /// Whether credentials from `peer` are looked at now. Those who show none are not held up.
-    pub fn allows(&self, peer: IpAddr, now: UnixTime) -> bool {
-        let failures = self.failures.get(&network(peer));
+    /// Whether a proof of that kind from `peer` is looked at now. Those who show none are not held
+    /// up.
+    pub fn allows(&self, peer: IpAddr, proof: Proof, now: UnixTime) -> bool {
+        let failures = self.failures.get(&(network(peer), proof));
         failures.is_none_or(|failures| failures.left(now) < BURST)
     }
 
     /// `peer` was wrong.
-    pub fn failed(&mut self, peer: IpAddr, now: UnixTime) {
+    pub fn failed(&mut self, peer: IpAddr, proof: Proof, now: UnixTime) {
+        let who = (network(peer), proof);
         if self.failures.len() >= ADDRESSES && self.swept != Some(now) {
             self.swept = Some(now);
             self.failures.retain(|_, failures| failures.left(now) > 0);
         }
         let is_full = self.failures.len() >= ADDRESSES;
-        match self.failures.get_mut(&network(peer)) {
+        match self.failures.get_mut(&who) {
             Some(failures) => {
                 let count = failures.left(now).saturating_add(1).min(BURST);
                 let last = failures.last.max(now);
@@ -63,7 +75,7 @@ impl Throttle {
                     count: 1,
                     last: now,
                 };
-                self.failures.insert(network(peer), first);
+                self.failures.insert(who, first);
             }
         }
     }
@@ -89,15 +101,16 @@ mod tests {
         let other: IpAddr = "192.0.2.2".parse().unwrap();
         let mut throttle = Throttle::default();
         for _ in 0..BURST {
-            assert!(throttle.allows(peer, START));
-            throttle.failed(peer, START);
+            assert!(throttle.allows(peer, Proof::Secret, START));
+            throttle.failed(peer, Proof::Secret, START);
         }
-        assert!(!throttle.allows(peer, START));
-        assert!(throttle.allows(other, START));
-        assert!(!throttle.allows(peer, START.plus(-500)));
-        assert!(throttle.allows(peer, START.plus(FORGIVEN_AFTER)));
-        throttle.failed(peer, START.plus(FORGIVEN_AFTER));
-        assert!(!throttle.allows(peer, START.plus(FORGIVEN_AFTER)));
+        assert!(!throttle.allows(peer, Proof::Secret, START));
+        assert!(throttle.allows(other, Proof::Secret, START));
+        assert!(throttle.allows(peer, Proof::Certificate, START));
+        assert!(!throttle.allows(peer, Proof::Secret, START.plus(-500)));
+        assert!(throttle.allows(peer, Proof::Secret, START.plus(FORGIVEN_AFTER)));
+        throttle.failed(peer, Proof::Secret, START.plus(FORGIVEN_AFTER));
+        assert!(!throttle.allows(peer, Proof::Secret, START.plus(FORGIVEN_AFTER)));
     }
 
     #[test]
@@ -105,20 +118,20 @@ mod tests {
         let mut throttle = Throttle::default();
         for last in 0..BURST {
             let peer = format!("2001:db8::{last:x}").parse().unwrap();
-            throttle.failed(peer, START);
+            throttle.failed(peer, Proof::Secret, START);
         }
-        assert!(!throttle.allows("2001:db8::ffff".parse().unwrap(), START));
-        assert!(throttle.allows("2001:db8:0:1::1".parse().unwrap(), START));
+        assert!(!throttle.allows("2001:db8::ffff".parse().unwrap(), Proof::Secret, START));
+        assert!(throttle.allows("2001:db8:0:1::1".parse().unwrap(), Proof::Secret, START));
     }
 
     #[test]
     fn what_is_remembered_has_an_end() {
         let mut throttle = Throttle::default();
         for number in 0..100_000u32 {
-            throttle.failed(IpAddr::V4(number.into()), START);
+            throttle.failed(IpAddr::V4(number.into()), Proof::Secret, START);
         }
         assert_eq!(throttle.failures.len(), ADDRESSES);
-        throttle.failed("192.0.2.1".parse().unwrap(), START.plus(10));
+        throttle.failed("192.0.2.1".parse().unwrap(), Proof::Secret, START.plus(10));
         assert_eq!(throttle.failures.len(), 1);
     }
 }

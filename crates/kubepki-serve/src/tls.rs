@@ -38,6 +38,15 @@ impl Listened {
     }
 }
 
+impl Listened {
+    /// Seconds until what new connections get ends; `None` where it cannot be read.
+    pub fn remaining(&self, now: pki::UnixTime) -> Option<i64> {
+        let present = self.0.read().ok().map(|present| Arc::clone(&present))?;
+        let leaf = pki::Certificate::from_der(present.cert.first()?).ok()?;
+        Some(leaf.validity().remaining(now))
+    }
+}
+
 impl ResolvesServerCert for Listened {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.0.read().ok().map(|present| Arc::clone(&present))

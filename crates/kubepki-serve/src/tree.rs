@@ -96,6 +96,12 @@ impl Tree {
         })
     }
 
+    /// Whether another server CA lies on the disk than this one.
+    pub fn is_behind(&self) -> bool {
+        let present = std::fs::read(self.directory.join("tls/server-ca.crt"));
+        present.is_ok_and(|bytes| bytes != self.server.bytes)
+    }
+
     /// A key that K3s shares with agents which send no request, PEM.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use kubepki::check::Severity;
 use kubepki::fleet::Fleet;
 use kubepki::host::Host as _;
 use kubepki::inventory::Role;
+use kubepki::state::StateDir;
 use kubepki::token::Rule;
 use kubepki_remote::Supervisor;
 
@@ -26,6 +27,7 @@ use crate::datastore::{Access, EndpointArgs, candidates, open, read, refuse_livi
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running_in};
 use crate::rke::{ClusterArgs, RolloutArgs};
+use crate::serving::serving;
 use crate::world::{Node, World};
 use crate::{output, syslog};
 
@@ -59,7 +61,7 @@ pub struct RotateCaArgs {
     /// one, which must no longer open the data.
     #[arg(long, requires = "compromised", conflicts_with = "direct")]
     pub tokens_replaced: bool,
-    /// Hand the set to a running server [default: when K3s runs on this node].
+    /// Hand the set to a running server [default: when K3s or `kubepki serve` runs on this node].
     #[arg(long, value_name = "URL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "https://127.0.0.1", conflicts_with = "direct")]
     pub through_server: Option<String>,
@@ -160,7 +162,7 @@ async fn rotate(args: &RotateCaArgs) -> Result<Exit, CliError> {
         (None, Some(_)) => node.state.path().join("backups"),
         (None, None) => node.state.path().join("staged"),
     };
-    let target = Target::of(args, &settings);
+    let target = Target::of(args, &settings, &node.state);
     let disk = Disk::look(&world.host, &data_dir.join("server")).await?;
     refuse_incomplete(&disk)?;
     let (staged, notes) = match &args.back {
@@ -247,10 +249,11 @@ enum Target {
 }
 
 impl Target {
-    fn of(args: &RotateCaArgs, settings: &Settings) -> Self {
+    fn of(args: &RotateCaArgs, settings: &Settings, state: &StateDir) -> Self {
         let runs = running_in(&settings.data_dir, &settings.configured)
             .is_some_and(|process| process.name.ends_with("server"));
         let port = settings.https_port();
+        let serves = serving(state.path());
         match &args.through_server {
             Some(url) => {
                 let bare = url.trim_start_matches("https://");
@@ -262,7 +265,9 @@ impl Target {
                     false => format!("{}:{port}", url.trim_end_matches('/')),
                 })
             }
-            None if !args.direct && runs => Self::Through(format!("https://127.0.0.1:{port}")),
+            None if args.direct => Self::Direct,
+            None if serves.is_some() => Self::Through(serves.unwrap_or_default()),
+            None if runs => Self::Through(format!("https://127.0.0.1:{port}")),
             None => Self::Direct,
         }
     }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use kubepki::host::Host;
+use kubepki::edge::file::make_directory;
+use kubepki::host::{Attributes, Host};
 use kubepki_datastore::etcd::{EtcdFile, EtcdStore, Unapplied};
 use kubepki_datastore::{Endpoint, Tls};
 use zeroize::Zeroizing;
@@ -52,6 +53,49 @@ pub async fn open(
          names none: name it with --datastore-endpoint",
         server.display()
     )))
+}
+
+/// The same for a server's first start, as K3s has it: SQLite in the data directory where no
+/// datastore is named and none lies there, kine's table where a named database has none.
+///
+/// # Errors
+///
+/// As [`open`] for writing, and when the file or the table cannot be made.
+pub async fn open_or_make(
+    host: &dyn Host,
+    args: &EndpointArgs,
+    settings: &Settings,
+) -> Result<Connected, CliError> {
+    let directory = settings.data_dir.join("server/db");
+    let file = directory.join("state.db");
+    let named = endpoint(args, settings);
+    if named.is_none() && !file.exists() && !directory.join("etcd").exists() {
+        for directory in [&settings.data_dir.join("server"), &directory] {
+            if !directory.is_dir() {
+                make_directory(directory, &Attributes::new(0o700))?;
+            }
+        }
+        kubepki_datastore::new_sqlite(&file)
+            .await
+            .map_err(reached)?;
+    }
+    let connected = match open(host, args, settings, Access::Write).await {
+        Err(error) => {
+            let Some((text, _)) = named else {
+                return Err(error);
+            };
+            let parsed = Endpoint::parse(&text).map_err(reached)?;
+            let made = kubepki_datastore::make_table(&parsed, &tls(args, settings)).await;
+            match made {
+                // What is wrong there is no missing table.
+                Err(_) => return Err(error),
+                Ok(()) => open(host, args, settings, Access::Write).await?,
+            }
+        }
+        connected => connected?,
+    };
+    connected.refuse_read_only()?;
+    Ok(connected)
 }
 
 /// The endpoint that is named, and where.

@@ -1,14 +1,14 @@
-//! What the program talks to is killed, at every step in turn.
+//! What the program talks to is killed, at steps of every kind.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use kubepki::plan::Target;
+use kubepki::plan::{Action, Target};
 use testkit::Run;
 use testkit::rke::{Host, Spec, USER};
 
 use crate::kept::{Before, Pattern, settled};
-use crate::operator::{Journals, Line, Running};
+use crate::operator::{Journals, Kinds, Line, Running};
 use crate::scene::{Scene, wait};
 
 /// Proofs are not waited for longer than this, in seconds.
@@ -39,20 +39,26 @@ impl Fault {
     }
 }
 
-/// A rotation during which something fails at each of its steps.
+/// A rotation during which something fails at its steps: sshd at each, what takes longer to come
+/// back at the first of each kind and some of the others.
 struct Ordeal<'a> {
     scene: &'a Scene,
     before: Before,
     journals: Journals,
     fault: Fault,
+    kinds: Kinds,
+    /// Steps at which it is not to fail any more.
+    passed: BTreeSet<u32>,
     /// Steps at which it failed.
     struck: BTreeSet<u32>,
     /// How the runs ended.
     codes: Vec<Option<i32>>,
+    /// Containers that Docker left down.
+    left: usize,
 }
 
 impl<'a> Ordeal<'a> {
-    /// Strikes at each step until a run comes to its end.
+    /// Strikes at step after step until a run comes to its end.
     fn run(&mut self, args: &[&str]) {
         let begin = [args, &TIMEOUT].concat();
         let again = [&["resume"][..], &TIMEOUT].concat();
@@ -68,24 +74,26 @@ impl<'a> Ordeal<'a> {
             }
             assert!(self.codes.len() < 100, "{at}");
             self.before.assert_kept(self.scene, &at);
+            self.clear_leftover(&run);
             args = &again;
         }
         // A host that went away at the very end is still locked.
         self.scene.ok(&["resume"]);
     }
 
-    /// One run, struck at its first step that was not struck yet; what is broken is mended after
+    /// One run, struck at the next step that it is to be struck at; what is broken is mended after
     /// it.
     fn attempt(&mut self, args: &[&str]) -> Run {
         let mut running = Running::start(self.scene, args);
         let mut line: Option<Line> = None;
-        let struck = &self.struck;
+        let each = matches!(self.fault, Fault::Sshd);
+        let (passed, kinds) = (&mut self.passed, &mut self.kinds);
         let journals = &mut self.journals;
         let reached = running.wait_for(|| {
-            let news = journals.news();
-            line = news
-                .into_iter()
-                .find(|it| it.intends().is_some_and(|it| !struck.contains(&it)));
+            let mut news = journals.news();
+            news.retain(|it| it.intends().is_some_and(|it| passed.insert(it)));
+            news.retain(|it| kinds.want(journals, it) || each);
+            line = news.pop();
             line.is_some()
         });
         if !reached {
@@ -94,12 +102,57 @@ impl<'a> Ordeal<'a> {
         let line = line.unwrap();
         let step = line.intends().unwrap();
         let host = self.victim(&line, step);
+        if matches!(self.fault, Fault::Dockerd) && self.struck.len() % 2 == 0 {
+            self.await_restart(&mut running, &line, step, host);
+        }
         self.fault.strike(host);
         self.struck.insert(step);
         let run = running.end();
         self.fault.mend(host);
-        self.scene.cluster.wait_healthy();
+        self.left += self.settle(host);
         run
+    }
+
+    /// Lets Docker begin a restart: what it was just stopping or starting when it is killed, it
+    /// may not start again.
+    fn await_restart(&self, running: &mut Running, line: &Line, step: u32, host: &Host) {
+        let plan = self.journals.plan(&line.plan);
+        let restarts = plan.steps.iter().any(|it| match &it.action {
+            Action::RestartContainers { restarts } if it.number == step => {
+                let address = host.address().to_string();
+                restarts.iter().any(|it| it.host == address)
+            }
+            _ => false,
+        });
+        if restarts {
+            running.wait_for(|| stopped(host) > 0);
+        }
+    }
+
+    /// Waits until all is healthy again, unless Docker has left containers of the host down, which
+    /// it was just restarting: to start those is for `resume`. Answers how many they are.
+    fn settle(&self, host: &Host) -> usize {
+        wait("health, or containers that stay down", || {
+            let down = match self.fault {
+                Fault::Dockerd => stopped(host),
+                Fault::Sshd | Fault::Power => 0,
+            };
+            let well = down > 0 || self.scene.cluster.unhealthy().is_empty();
+            well.then_some(down)
+        })
+    }
+
+    /// Does what the run said, if Docker does not get past what it was killed with.
+    fn clear_leftover(&self, run: &Run) {
+        let text = run.text();
+        let Some((_, rest)) = text.split_once("run `ctr ") else {
+            return;
+        };
+        let (command, _) = rest.split_once('`').unwrap();
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let hosts = self.scene.cluster.hosts().iter();
+        let cleared = hosts.filter(|it| it.run("ctr", &words).success()).count();
+        assert_eq!(cleared, 1, "{text}");
     }
 
     /// One of the hosts that the step is for, or else the next step that is for hosts.
@@ -121,6 +174,15 @@ impl<'a> Ordeal<'a> {
     }
 }
 
+/// How many of RKE's containers do not run.
+fn stopped(host: &Host) -> usize {
+    let docker = host.docker();
+    let mut names = docker.names().unwrap();
+    names.retain(|it| it != "service-sidekick" && it != "kubepki");
+    let runs = |name: &String| docker.started(name).is_some_and(|it| it.running);
+    names.into_iter().filter(|it| !runs(it)).count()
+}
+
 fn strike(scene: &Scene, fault: Fault, args: &[&str], pattern: &Pattern) {
     let start = Instant::now();
     let mut ordeal = Ordeal {
@@ -128,20 +190,27 @@ fn strike(scene: &Scene, fault: Fault, args: &[&str], pattern: &Pattern) {
         before: Before::now(scene),
         journals: Journals::now(scene),
         fault,
+        kinds: Kinds::default(),
+        passed: BTreeSet::new(),
         struck: BTreeSet::new(),
         codes: Vec::new(),
+        left: 0,
     };
     ordeal.run(args);
-    let at = format!("{fault:?} killed at every step");
+    let at = format!("{fault:?} killed at steps of every kind");
     ordeal.before.assert_changed(scene, pattern, &at);
     let failed = ordeal.codes.iter().filter(|it| **it == Some(6)).count();
     println!(
-        "{}: {fault:?} killed at {} steps, {failed} runs failed, in {:?}",
+        "{}: {fault:?} killed at {} of {} steps of {} kinds, {failed} runs failed, {} containers \
+         were left down, in {:?}",
         args[0],
         ordeal.struck.len(),
+        ordeal.passed.len(),
+        ordeal.kinds.count(),
+        ordeal.left,
         start.elapsed()
     );
-    assert!(failed > 4, "{:?}", ordeal.codes);
+    assert!(failed > 3, "{:?}", ordeal.codes);
 }
 
 /// Files go through Docker, for the user is not root.

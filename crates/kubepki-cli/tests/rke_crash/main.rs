@@ -1,4 +1,4 @@
-//! Kills (SIGKILL) at every step of rotations of an RKE cluster: of the program, of a host's
+//! Kills (SIGKILL) at every kind of step of rotations of an RKE cluster: of the program, of a host's
 //! OpenSSH server, its Docker engine, its power, of a member of etcd. What is resumed or undone
 //! ends whole; what is kept suffices to go back at every moment.
 

@@ -1,12 +1,12 @@
 //! Runs of the program that are ended from outside, and what its journals say meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use kubepki::journal::{Event, Progress};
-use kubepki::plan::{Plan, PlanId};
+use kubepki::plan::{Action, Plan, PlanId, Step};
 use kubepki::state::StateDir;
 use testkit::Run;
 
@@ -206,5 +206,71 @@ impl Journals {
             progress != Progress::Abandoned || !self.state.holds_ca_key(&id).unwrap()
         });
         assert!(staged.is_empty(), "{at}: {staged:?}");
+    }
+}
+
+/// Which kinds of steps and lines there are: of those that are alike not all need be tried.
+#[derive(Default)]
+pub struct Kinds {
+    steps: BTreeMap<PlanId, Vec<String>>,
+    met: BTreeMap<String, usize>,
+}
+
+impl Kinds {
+    /// Of the lines of a kind the first is to be tried, and then every so manieth.
+    const EVERY: usize = 4;
+
+    /// Whether this line is to be tried.
+    pub fn want(&mut self, journals: &Journals, line: &Line) -> bool {
+        let kind = self.kind(journals, line);
+        let met = self.met.entry(kind).or_default();
+        *met += 1;
+        *met % Self::EVERY == 1
+    }
+
+    /// How many kinds there were.
+    pub fn count(&self) -> usize {
+        self.met.len()
+    }
+
+    /// How many lines there were.
+    pub fn lines(&self) -> usize {
+        self.met.values().sum()
+    }
+
+    /// What is done with which containers, and how far it is: `restart etcd: progress proved etcd`.
+    fn kind(&mut self, journals: &Journals, line: &Line) -> String {
+        let word = match &line.event {
+            Event::Progress { what, .. } => {
+                let words = what.split(' ');
+                let words = words.filter(|it| !it.starts_with(|it: char| it.is_ascii_digit()));
+                words.collect::<Vec<_>>().join(" ")
+            }
+            event => event.to_string().split(' ').next().unwrap().to_owned(),
+        };
+        let Some(number) = line.event.step() else {
+            return word;
+        };
+        // Once for a plan, for whoever is to be killed runs on meanwhile.
+        let steps = self.steps.entry(line.plan.clone()).or_insert_with(|| {
+            let plan = journals.plan(&line.plan);
+            plan.steps.iter().map(kind_of_step).collect()
+        });
+        let step = &steps[usize::try_from(number).unwrap() - 1];
+        format!("{step}: {word}")
+    }
+}
+
+fn kind_of_step(step: &Step) -> String {
+    match &step.action {
+        Action::RestartContainers { restarts } => {
+            let names: BTreeSet<&str> = restarts.iter().map(|it| it.container.as_str()).collect();
+            format!("restart {names:?}")
+        }
+        action => {
+            let text = format!("{action:?}");
+            let end = text.find(|it: char| !it.is_alphanumeric());
+            text[..end.unwrap_or(text.len())].to_owned()
+        }
     }
 }

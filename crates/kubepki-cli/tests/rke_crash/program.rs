@@ -8,7 +8,7 @@ use testkit::rke::Spec;
 use testkit::{CrashPoint, Victim};
 
 use crate::kept::{Before, Pattern, below, settled, strays};
-use crate::operator::{End, Journals, KUBEPKI, Line, arguments, killed_when};
+use crate::operator::{End, Journals, KUBEPKI, Kinds, Line, arguments, killed_when};
 use crate::scene::Scene;
 
 const ROTATE: &[&str] = &["rotate", "--yes"];
@@ -42,36 +42,44 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// Kills it right after each line of its journal, and resumes.
-    fn after_each_line(&self) {
+    /// Kills it right after lines of every kind in its journal, and resumes.
+    fn after_lines(&self) {
         let (start, before) = (Instant::now(), Before::now(self.scene));
-        let kills = self.killed_and_resumed(&before, self.args, "killed after each line");
-        // Where several hosts work at once, two lines may come together.
-        assert!(kills * 3 > self.lines * 2, "{kills} of {}", self.lines);
-        before.assert_changed(self.scene, &self.pattern, "killed after each line");
-        told(self.args, "after each line", kills, start);
+        let kills = self.killed_and_resumed(&before, self.args, "killed after lines");
+        before.assert_changed(self.scene, &self.pattern, "killed after lines");
+        assert!(kills > 15, "{kills} of {}", self.lines);
+        told(self.args, "after lines", kills, start);
     }
 
-    /// Begins with `args`; kills after each line that is new, and resumes. Ends well. Answers the
-    /// number of kills.
+    /// Begins with `args`; kills after new lines, the first of every kind and some of the others,
+    /// and resumes. Ends well. Answers the number of kills.
     fn killed_and_resumed(&self, before: &Before, args: &[&str], what: &str) -> usize {
         let mut journals = Journals::now(self.scene);
         let mut seen = std::collections::BTreeSet::new();
+        let mut kinds = Kinds::default();
         let (mut args, mut kills) = (args, 0);
         loop {
-            let mut line = String::new();
-            let fresh = |it: &Line| seen.insert(told_line(it)).then(|| told_line(it));
-            let mut fresh = fresh;
+            let mut line = None;
             let moment = || {
-                let news = journals.news();
+                let mut news = journals.news();
+                news.retain(|it| seen.insert(told_line(it)));
                 // All that came are seen.
-                let news: Vec<String> = news.iter().filter_map(&mut fresh).collect();
-                line = news.last().cloned().unwrap_or_default();
-                !news.is_empty()
+                let wanted = news.iter().filter(|it| kinds.want(&journals, it));
+                let wanted = wanted.count() > 0;
+                line = news.last().map(told_line).filter(|_| wanted);
+                wanted
             };
-            match killed_when(self.scene, args, moment) {
+            let end = killed_when(self.scene, args, moment);
+            let line = line.unwrap_or_default();
+            match end {
                 End::Killed => {}
-                End::ByItself(run) if run.success() && line.is_empty() => return kills,
+                End::ByItself(run) if run.success() && line.is_empty() => {
+                    let (kinds, lines) = (kinds.count(), kinds.lines());
+                    println!("{what}: {kills} kills at {lines} lines of {kinds} kinds");
+                    // Where several hosts work at once, two lines may come together.
+                    assert!(kills * 3 > kinds * 2, "{kills} kills at {kinds} kinds");
+                    return kills;
+                }
                 // It was faster.
                 End::ByItself(run) => assert!(run.success(), "{what}: {line}: {}", run.text()),
             }
@@ -81,9 +89,9 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// Kills it right before each line of its journal is written, what it says being done
-    /// already, and resumes.
-    fn before_each_line(&self) {
+    /// Kills it right before lines of its journal are written, what they say being done already,
+    /// and resumes: before the next one, the one after it, the third, and so on in turn.
+    fn before_lines(&self) {
         let (start, before) = (Instant::now(), Before::now(self.scene));
         let mut journals = Journals::now(self.scene);
         let mut plan = None;
@@ -113,16 +121,16 @@ impl<'a> Change<'a> {
             before.assert_kept(self.scene, &format!("killed after {last}"));
             // A restart in flight begins with the line that it was begun with.
             let is_new = news.iter().any(|it| it.intends().is_none()) || nth > 2;
-            nth = if is_new { 2 } else { nth + 1 };
+            nth = if is_new { 2 + kills % 3 } else { nth + 1 };
         }
         self.scene.ok(RESUME);
-        assert!(kills * 3 > self.lines, "{kills} of {}", self.lines);
-        before.assert_changed(self.scene, &self.pattern, "killed before each line");
-        told(self.args, "before each line", kills, start);
+        assert!(kills * 6 > self.lines, "{kills} of {}", self.lines);
+        before.assert_changed(self.scene, &self.pattern, "killed before lines");
+        told(self.args, "before lines", kills, start);
     }
 
     /// Kills it after the `nth` new line, and takes back what is done; the undo is killed after
-    /// each of its lines too if it is to `stumble`.
+    /// its own lines too if it is to `stumble`.
     fn undone_after(&self, nth: usize, stumble: bool) {
         let before = Before::now(self.scene);
         let mut journals = Journals::now(self.scene);
@@ -225,8 +233,8 @@ fn is_killed() {
     let scene = settled(&Spec::three());
     let rotate = Change::new(&scene, ROTATE);
     never_begun(&scene);
-    rotate.after_each_line();
-    rotate.before_each_line();
+    rotate.after_lines();
+    rotate.before_lines();
     rotate.in_mid_deployment();
     left_clean(&scene);
 }
@@ -241,7 +249,7 @@ fn is_killed_and_taken_back() {
 #[test]
 fn is_killed_with_new_authorities() {
     let scene = settled(&Spec::three());
-    Change::new(&scene, AUTHORITIES).after_each_line();
+    Change::new(&scene, AUTHORITIES).after_lines();
     left_clean(&scene);
 }
 

@@ -82,6 +82,6 @@ mod sqlite;
 mod trouble;
 
 pub use mysql::MysqlStore;
-pub use new::new_sqlite;
+pub use new::{make_table, new_sqlite};
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;

@@ -74,7 +74,10 @@ impl MysqlServer {
     }
 }
 
-fn options(address: &Mysql, files: &Tls) -> Result<(MySqlConnectOptions, String), DatastoreError> {
+pub(super) fn options(
+    address: &Mysql,
+    files: &Tls,
+) -> Result<(MySqlConnectOptions, String), DatastoreError> {
     let endpoint = address.to_string();
     let mut options = MySqlConnectOptions::new()
         .username(&address.user)

@@ -50,7 +50,7 @@ struct PostgresServer {
     place: Place,
 }
 
-fn options(
+pub(super) fn options(
     address: &Postgres,
     tls: &PostgresTls,
 ) -> Result<(PgConnectOptions, String), DatastoreError> {

@@ -121,8 +121,37 @@ impl Engine {
                 Err(error) => last = Some(error),
             }
         }
-        Err(last.unwrap_or_else(|| DockerError::Hindered(format!("{name} was not restarted"))))
+        match last {
+            Some(error) => Err(self.with_leftover(name, error).await),
+            None => Err(DockerError::Hindered(format!("{name} was not restarted"))),
+        }
     }
+
+    /// The error, and how to clear away what is in the container's way, if it is its own former
+    /// life: a Docker that is killed while it starts a container leaves one that no start gets
+    /// past.
+    async fn with_leftover(&self, name: &str, error: DockerError) -> DockerError {
+        match error {
+            DockerError::Refused {
+                action, message, ..
+            } if is_leftover(&message) => {
+                let found = self.inspect(name).await.ok().flatten();
+                let id = found.and_then(|it| it.id);
+                DockerError::Leftover {
+                    action,
+                    message,
+                    id: id.unwrap_or_else(|| name.to_owned()),
+                }
+            }
+            error => error,
+        }
+    }
+}
+
+/// containerd's words, which Docker passes on.
+fn is_leftover(message: &str) -> bool {
+    let task = message.contains("task ") && message.ends_with("already exists");
+    task || message.contains("id already in use")
 }
 
 fn state(found: ContainerInspectResponse) -> Option<ContainerState> {
@@ -135,4 +164,26 @@ fn state(found: ContainerInspectResponse) -> Option<ContainerState> {
         image: config.image.or(found.image).unwrap_or_default(),
         arguments: arguments.collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leftover_is_told_from_what_is_in_use_otherwise() {
+        for message in [
+            "Cannot restart container etcd: id already in use",
+            "Cannot restart container etcd: task 0e8ca495: already exists",
+        ] {
+            assert!(is_leftover(message), "{message}");
+        }
+        for message in [
+            "driver failed programming external connectivity: Bind for 0.0.0.0:80 failed: port is already allocated",
+            "listen tcp 0.0.0.0:80: bind: address already in use",
+            "failed to start shim: mkdir /run/containerd/0e8c: file exists: unknown",
+        ] {
+            assert!(!is_leftover(message), "{message}");
+        }
+    }
 }

@@ -63,6 +63,21 @@ pub enum DockerError {
         /// Docker's words.
         message: String,
     },
+    /// A former life of the container, which Docker lost sight of when it was killed, is in the
+    /// way; Docker does not get past it by itself, not even when it is restarted.
+    #[error(
+        "cannot {action}: Docker says: {message}; it was killed while it started this container, \
+         and containerd holds the remains: as root on the host run `ctr -n moby tasks delete \
+         --force {id}`, or reboot it"
+    )]
+    Leftover {
+        /// What was asked.
+        action: String,
+        /// Docker's words.
+        message: String,
+        /// The container's.
+        id: String,
+    },
     /// Docker went away in the middle of an answer.
     #[error("cannot {action}: the connection to Docker broke; look whether it runs")]
     Broken {

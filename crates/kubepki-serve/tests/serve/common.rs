@@ -189,6 +189,7 @@ fn service(
             said.lock().unwrap().push(format!("{line:?}"));
         }),
         metrics: Metrics::default(),
+        cluster: Arc::default(),
         health: Default::default(),
     }
 }

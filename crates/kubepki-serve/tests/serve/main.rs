@@ -14,3 +14,4 @@ mod listener;
 mod noise;
 mod recordings;
 mod strict;
+mod tokens;

@@ -151,7 +151,12 @@ fn answer(service: &Service, runtime: &Runtime, asked: &Asked) -> Answer {
     let request = Request {
         peer: SocketAddr::new(IpAddr::V4(asked.peer.into()), 1),
         method: &asked.method,
-        path: &asked.path,
+        path: asked
+            .path
+            .split_once('?')
+            .map_or(asked.path.as_str(), |(path, _)| path),
+        query: asked.path.split_once('?').map(|(_, query)| query),
+        is_form: false,
         authorization: asked.authorization.as_deref(),
         certificates: &asked.certificates,
         node: NodeHeaders {

@@ -192,6 +192,8 @@ impl Shift<'_, '_> {
             return self.note(host, &format!("has no {container}"));
         };
         let known = self.known.get(&(host.clone(), container.clone()));
+        // Docker does not start every container again that it was killed with.
+        let known = known.filter(|_| present.running);
         let started = match known {
             Some(_) => present.started,
             None => {

@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::components;
 use super::docker::{self, Start};
-use super::guard::{self, must};
+use super::guard::must;
 use super::host::Host;
 use super::layout::{Layout, Node, Role, Spec};
 use super::network::Network;
@@ -20,8 +19,8 @@ use super::network::Network;
 /// or by hand; then [`start`](Self::start).
 #[derive(Debug)]
 pub struct Cluster {
-    hosts: Vec<Host>,
-    layout: Layout,
+    pub(super) hosts: Vec<Host>,
+    pub(super) layout: Layout,
     operator: tempfile::TempDir,
 }
 
@@ -202,60 +201,6 @@ impl Cluster {
         }
     }
 
-    /// RKE's health checks (rke.md section 5.8), asked on each node itself; an entry for each that
-    /// fails: node, component, why.
-    pub fn unhealthy(&self) -> Vec<(String, String, String)> {
-        // All hosts at once: most of the time somebody is waited for.
-        std::thread::scope(|scope| {
-            let hosts = self.hosts.iter().zip(&self.layout.nodes);
-            let asked = hosts.map(|(host, node)| scope.spawn(|| self.unhealthy_on(host, node)));
-            let asked: Vec<_> = asked.collect();
-            let answers = asked.into_iter().map(std::thread::ScopedJoinHandle::join);
-            answers
-                .flat_map(|it| it.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect()
-        })
-    }
-
-    fn unhealthy_on(&self, host: &Host, node: &Node) -> Vec<(String, String, String)> {
-        let mut found = Vec::new();
-        for (component, url, pair) in checks(node) {
-            let ssl = self.layout.on_host("/etc/kubernetes/ssl");
-            let (cert, key) = (format!("{ssl}/{pair}.pem"), format!("{ssl}/{pair}-key.pem"));
-            let mut arguments = vec!["-sSk", "--max-time", "5", "-w", " %{http_code}", &url];
-            if !pair.is_empty() {
-                arguments.extend(["--cert", &cert, "--key", &key]);
-            }
-            let run = host.run("curl", &arguments);
-            let said = run.text();
-            let well = component != "etcd" || said.contains(r#""health":"true""#);
-            if !run.success() || !said.ends_with(" 200") || !well {
-                found.push((node.name.clone(), component.to_owned(), said));
-            }
-        }
-        found
-    }
-
-    /// Waits until nothing is unhealthy.
-    #[track_caller]
-    pub fn wait_healthy(&self) {
-        let start = Instant::now();
-        loop {
-            let unhealthy = self.unhealthy();
-            if unhealthy.is_empty() {
-                return;
-            }
-            if start.elapsed() > guard::PATIENCE {
-                let logs = unhealthy.iter().map(|(node, component, _)| {
-                    let logs = self.host(node).docker().logs(component);
-                    format!("{node} {component}: {}", String::from_utf8_lossy(&logs))
-                });
-                panic!("{unhealthy:#?}\n{}", logs.collect::<String>());
-            }
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
-    }
-
     /// One call of the Kubernetes API as its master, through a door that needs no certificate and
     /// knows no faults: status and body. Any control plane that answers does.
     #[track_caller]
@@ -426,51 +371,6 @@ impl Call {
             words: words.next()?,
         })
     }
-}
-
-/// Component, URL, and the pair to present: on the node itself.
-fn checks(node: &Node) -> Vec<(&'static str, String, &'static str)> {
-    let mut all = vec![
-        ("kubelet", "http://localhost:10248/healthz".to_owned(), ""),
-        (
-            "kube-proxy",
-            "http://localhost:10256/healthz".to_owned(),
-            "",
-        ),
-    ];
-    if node.has(Role::ControlPlane) {
-        all.extend([
-            (
-                "kube-apiserver",
-                "https://localhost:6443/healthz".to_owned(),
-                "kube-apiserver",
-            ),
-            (
-                "kube-controller-manager",
-                "https://localhost:10257/healthz".to_owned(),
-                "",
-            ),
-            (
-                "kube-scheduler",
-                "https://localhost:10259/healthz".to_owned(),
-                "",
-            ),
-        ]);
-    } else {
-        all.push((
-            "nginx-proxy",
-            "https://localhost:6443/healthz".to_owned(),
-            "kube-node",
-        ));
-    }
-    if node.has(Role::Etcd) {
-        all.push((
-            "etcd",
-            format!("https://{}:2379/health", node.address),
-            "kube-node",
-        ));
-    }
-    all
 }
 
 #[expect(clippy::disallowed_methods, reason = "a file of a test's own")]

@@ -59,6 +59,11 @@ fn kubernetes(layout: &Layout, name: &str, flags: Vec<String>) -> Container {
     Container {
         entrypoint: vec!["/opt/rke-tools/entrypoint.sh".to_owned(), name.to_owned()],
         command: flags,
+        environment: layout
+            .calm
+            .then(|| "CALM=1".to_owned())
+            .into_iter()
+            .collect(),
         binds: vec![
             layout.bind("/etc/kubernetes", "/etc/kubernetes"),
             "/var/log/components:/var/log/components".to_owned(),

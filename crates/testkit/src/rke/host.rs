@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,9 +29,17 @@ while :; do sleep 3600 & wait; done";
 /// Starts the OpenSSH server and lets go of it.
 const SSHD: &str = "/usr/sbin/sshd -D -e </dev/null >>/var/log/sshd.log 2>&1 &";
 
+/// Starts containerd and lets go of it. It is nobody's child, as on machines that systemd runs, and
+/// outlives Docker's end; one that dockerd starts dies with it, which leaves containers behind that
+/// cannot be started again.
+const CONTAINERD: &str = r#"mkdir -p /run/containerd
+echo 'disabled_plugins = ["io.containerd.grpc.v1.cri"]
+version = 2' >/run/containerd/config.toml
+containerd --config /run/containerd/config.toml </dev/null >>/var/log/containerd.log 2>&1 &"#;
+
 /// Starts the Docker engine and lets go of it; `$1` is the group of its containers.
 const DOCKERD: &str = "rm -f /var/run/docker.pid
-dockerd --group docker --iptables=false --ip6tables=false --bridge=none --storage-driver=vfs \
+dockerd --containerd=/run/containerd/containerd.sock --group docker --iptables=false --ip6tables=false --bridge=none --storage-driver=vfs \
 --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent=\"/$1\" </dev/null >>/var/log/dockerd.log 2>&1 &";
 
 /// A machine with an address, an OpenSSH server on port 22 and a Docker engine at
@@ -219,22 +228,31 @@ impl Host {
         self.kill_all("dockerd");
     }
 
-    /// Starts it again; it starts the containers that are to run always anew.
+    /// Starts it again; it starts the containers that are to run always anew, except for one that
+    /// it was just restarting when it was killed: that may stay down until it is asked for.
     pub fn start_dockerd(&self) {
         let group = self.folder.file_name().unwrap_or_default();
         self.must("sh", &["-c", DOCKERD, "sh", &group.to_string_lossy()]);
         let docker = self.docker();
         let start = std::time::Instant::now();
         while !docker.answers() {
-            let log = || fs::read_to_string(self.path("/var/log/dockerd.log")).unwrap_or_default();
-            assert!(
-                start.elapsed() < guard::PATIENCE,
-                "dockerd of {}: {}",
-                self.name,
-                log()
-            );
+            assert!(start.elapsed() < guard::PATIENCE, "{}", self.engine_log(80));
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// The last lines that the Docker engine and containerd said.
+    pub(super) fn engine_log(&self, lines: usize) -> String {
+        let mut said = String::new();
+        for program in ["dockerd", "containerd"] {
+            let path = self.path(&format!("/var/log/{program}.log"));
+            let log = fs::read_to_string(&path).unwrap_or_default();
+            let log: Vec<_> = log.lines().collect();
+            let tail = log.get(log.len().saturating_sub(lines)..);
+            let tail = tail.unwrap_or_default().join("\n");
+            said.push_str(&format!("{program} of {}:\n{tail}\n", self.name));
+        }
+        said
     }
 
     /// Stops the engine in good order, its containers with it.
@@ -336,7 +354,16 @@ impl Host {
             _process: process,
         });
         self.start_sshd();
+        self.start_containerd();
         self.start_dockerd();
+    }
+
+    fn start_containerd(&self) {
+        self.must("sh", &["-c", CONTAINERD]);
+        let socket = format!("/proc/{}/root/run/containerd/containerd.sock", self.init());
+        wait_for(&format!("containerd of {}", self.name), || {
+            UnixStream::connect(&socket).ok()
+        });
     }
 
     fn init(&self) -> u32 {

@@ -30,6 +30,7 @@ mod cluster;
 mod components;
 mod docker;
 mod guard;
+mod health;
 mod host;
 mod images;
 mod layout;

@@ -9,6 +9,7 @@ mod etcd;
 mod mariadb;
 mod postgres;
 mod sshd;
+mod wire;
 
 use std::ffi::OsString;
 use std::fs;
@@ -23,6 +24,7 @@ pub use etcd::{Etcd, EtcdMember, TlsFiles};
 pub use mariadb::MariaDb;
 pub use postgres::Postgres;
 pub use sshd::{SshKey, SshKeyType, Sshd, SshdOptions};
+pub use wire::Wire;
 
 use crate::opinion::Run;
 

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use tempfile::TempDir;
 
 use super::Identity;
+use super::line::Ask;
 
 /// A process that answers one line to each.
 pub(super) struct Helper {
@@ -27,6 +28,20 @@ pub(super) struct Serving<'a> {
 impl Drop for Serving<'_> {
     fn drop(&mut self) {
         let _ = self.helper.ask(&format!("stop {}", self.port));
+    }
+}
+
+/// A client's connection inside a helper; it ends with the helper.
+#[derive(Debug)]
+pub(super) struct Holding<'a> {
+    helper: &'a Helper,
+    number: String,
+}
+
+impl Ask for Holding<'_> {
+    fn ask(&mut self, path: &str) -> Result<Vec<u8>, String> {
+        let said = self.helper.ask(&format!("ask {} {path}", self.number))?;
+        STANDARD.decode(said).map_err(|error| error.to_string())
     }
 }
 
@@ -116,6 +131,15 @@ impl Helper {
             word(identity.map(|own| own.key)),
         );
         self.ask(&job).map(drop)
+    }
+
+    /// A connection that is kept; Go only.
+    pub(super) fn hold(&self, port: u16, name: &str, trust: &str) -> Result<Holding<'_>, String> {
+        let number = self.ask(&format!("hold {port} {name} {}", STANDARD.encode(trust)))?;
+        Ok(Holding {
+            helper: self,
+            number,
+        })
     }
 
     fn ask(&self, job: &str) -> Result<String, String> {

@@ -6,14 +6,18 @@
 //! certificate was refused. What is missing on this machine fails the test.
 
 mod helper;
+mod line;
 mod programs;
 mod within;
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use tempfile::TempDir;
 
 use helper::Helper;
+
+pub use line::Line;
 
 /// A TLS library, or a program with ways of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,7 +62,8 @@ pub struct Identity<'a> {
 /// The peers of one test; their processes end with it.
 pub struct Stacks {
     go: Helper,
-    java: Helper,
+    /// Started when it is first needed: few tests are about Java.
+    java: LazyLock<Helper>,
     folder: TempDir,
 }
 
@@ -85,12 +90,12 @@ enum Running<'a> {
 }
 
 impl Stacks {
-    /// Starts the two long-lived processes; compiles their programs the first time.
+    /// Starts the long-lived processes; compiles their programs the first time.
     pub fn start() -> Self {
         let folder = TempDir::new().unwrap_or_else(|error| panic!("no temporary folder: {error}"));
         Self {
             go: Helper::go(),
-            java: Helper::java(),
+            java: LazyLock::new(Helper::java),
             folder,
         }
     }
@@ -120,7 +125,7 @@ impl Stacks {
     }
 
     /// Connects to `port` of 127.0.0.1 as if it were called `name`, trusting `trust`, and asks for
-    /// a page.
+    /// `/ping`.
     ///
     /// # Errors
     ///
@@ -142,6 +147,29 @@ impl Stacks {
         }
     }
 
+    /// Connects likewise, and keeps the connection for as many requests as are wanted. Go,
+    /// rustls, OpenSSL and GnuTLS.
+    ///
+    /// # Errors
+    ///
+    /// What the client says when it does not trust the server.
+    pub fn hold(
+        &self,
+        stack: Stack,
+        port: u16,
+        name: &str,
+        trust: &str,
+    ) -> Result<Line<'_>, String> {
+        match stack {
+            Stack::Go => self.go.hold(port, name, trust).map(Line::of),
+            Stack::Rustls => within::hold(port, name, trust).map(Line::of),
+            Stack::OpenSsl | Stack::GnuTls => {
+                programs::hold(stack, self.folder.path(), port, name, trust).map(Line::of)
+            }
+            Stack::Curl | Stack::Java => panic!("{stack} holds no connection here"),
+        }
+    }
+
     fn helper(&self, stack: Stack) -> &Helper {
         match stack {
             Stack::Java => &self.java,
@@ -150,7 +178,7 @@ impl Stacks {
     }
 }
 
-const REQUEST: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
+const REQUEST: &[u8] = b"GET /ping HTTP/1.0\r\n\r\n";
 const ANSWER: &[u8] = b"HTTP/1.0 200 ok\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n";
 
 /// Whether a server's answer is among what a client printed.

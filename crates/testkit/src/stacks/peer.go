@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -18,6 +20,7 @@ const answer = "HTTP/1.0 200 ok\r\nContent-Length: 3\r\nConnection: close\r\n\r\
 
 func main() {
 	servers := map[string]net.Listener{}
+	lines := map[string]*kept{}
 	in := bufio.NewReaderSize(os.Stdin, 1<<20)
 	for {
 		line, err := in.ReadString('\n')
@@ -36,6 +39,15 @@ func main() {
 				_, said, _ = net.SplitHostPort(listener.Addr().String())
 				servers[said] = listener
 			}
+		case "hold":
+			var held *kept
+			held, err = hold(words[1], words[2], words[3])
+			if err == nil {
+				said = strconv.Itoa(len(lines))
+				lines[said] = held
+			}
+		case "ask":
+			said, err = lines[words[1]].ask(words[2])
 		case "stop":
 			servers[words[1]].Close()
 		}
@@ -83,7 +95,7 @@ func connect(port, name, trust, chain, key string) error {
 	}
 	defer link.Close()
 	link.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := link.Write([]byte("GET / HTTP/1.0\r\n\r\n")); err != nil {
+	if _, err := link.Write([]byte("GET /ping HTTP/1.0\r\n\r\n")); err != nil {
 		return err
 	}
 	said, err := io.ReadAll(link)
@@ -91,6 +103,43 @@ func connect(port, name, trust, chain, key string) error {
 		return fmt.Errorf("no answer: %q, %v", said, err)
 	}
 	return nil
+}
+
+// A connection that is kept.
+type kept struct {
+	link *tls.Conn
+	in   *bufio.Reader
+}
+
+func hold(port, name, trust string) (*kept, error) {
+	config := &tls.Config{RootCAs: pool(trust), ServerName: name}
+	dialer := &net.Dialer{Timeout: 10 * time.Second}
+	link, err := tls.DialWithDialer(dialer, "tcp", "127.0.0.1:"+port, config)
+	if err != nil {
+		return nil, err
+	}
+	return &kept{link, bufio.NewReader(link)}, nil
+}
+
+func (held *kept) ask(path string) (string, error) {
+	held.link.SetDeadline(time.Now().Add(30 * time.Second))
+	request := "GET " + path + " HTTP/1.1\r\nHost: kubernetes\r\n\r\n"
+	if _, err := held.link.Write([]byte(request)); err != nil {
+		return "", err
+	}
+	said, err := http.ReadResponse(held.in, nil)
+	if err != nil {
+		return "", err
+	}
+	defer said.Body.Close()
+	body, err := io.ReadAll(said.Body)
+	if err != nil {
+		return "", err
+	}
+	if said.StatusCode != 200 {
+		return "", fmt.Errorf("%s", said.Status)
+	}
+	return base64.StdEncoding.EncodeToString(body), nil
 }
 
 func serve(chain, key, clients string) (net.Listener, error) {

@@ -1,12 +1,13 @@
 //! OpenSSL, curl and GnuTLS: their own programs, a process each.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::line::{self, Ask};
 use super::{Identity, REQUEST, Stack, answered};
 use crate::opinion::run;
 
@@ -74,7 +75,7 @@ pub(super) fn connect(
             if let Some(files) = &files {
                 add(&["--cert", &text(&files.chain), "--key", &text(&files.key)]);
             }
-            add(&[&format!("https://{name}:{port}/")]);
+            add(&[&format!("https://{name}:{port}/ping")]);
             "curl"
         }
         _ => {
@@ -95,6 +96,80 @@ pub(super) fn connect(
         return Ok(());
     }
     Err(complaint(&run.text()))
+}
+
+/// A client process whose connection is kept.
+pub(super) struct Holding {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Ask for Holding {
+    fn ask(&mut self, path: &str) -> Result<Vec<u8>, String> {
+        // gnutls-cli takes a line a time, and looks for the next only when more comes.
+        for line in line::request(path).split_inclusive('\n') {
+            let sent = self.input.write_all(line.as_bytes());
+            sent.and_then(|()| self.input.flush())
+                .map_err(|error| error.to_string())?;
+        }
+        line::answer(&mut self.output)
+    }
+}
+
+/// Starts a client and asks it once, which tells whether it trusts the server.
+pub(super) fn hold(
+    stack: Stack,
+    folder: &Path,
+    port: u16,
+    name: &str,
+    trust: &str,
+) -> Result<Holding, String> {
+    let trust = text(&file(folder, trust));
+    let address = format!("127.0.0.1:{port}");
+    let mut command = match stack {
+        Stack::OpenSsl => {
+            let mut command = command("openssl");
+            command.args(["s_client", "-quiet", "-connect", &address]);
+            command.args(["-servername", name, "-verify_hostname", name]);
+            command.args(["-verify_return_error", "-no-CApath", "-no-CAstore"]);
+            command.args(["-CAfile", &trust]);
+            command
+        }
+        _ => {
+            let mut command = command("gnutls-cli");
+            command.args(["--x509cafile", &trust, "--sni-hostname", name]);
+            command.args(["--verify-hostname", name, "--port", &port.to_string()]);
+            command.arg("127.0.0.1");
+            command
+        }
+    };
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| {
+            panic!("cannot run {stack}: {error}; ./scripts/test installs what tests need")
+        });
+    let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+        panic!("{stack} has no pipes");
+    };
+    let output = BufReader::new(output);
+    let mut holding = Holding {
+        child,
+        input,
+        output,
+    };
+    holding.ask("/ping")?;
+    Ok(holding)
 }
 
 /// The line that says why, of all that these programs print.

@@ -14,6 +14,7 @@ use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
 };
 
+use super::line::{self, Ask};
 use super::{ANSWER, Identity, REQUEST, answered};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,12 +30,37 @@ pub(super) fn connect(
 
 type Failure = Box<dyn std::error::Error>;
 
-fn exchange(
+/// A connection that is kept.
+pub(super) struct Holding(BufReader<Connected>);
+
+impl Ask for Holding {
+    fn ask(&mut self, path: &str) -> Result<Vec<u8>, String> {
+        let stream = self.0.get_mut();
+        let sent = stream.write_all(line::request(path).as_bytes());
+        sent.and_then(|()| stream.flush())
+            .map_err(|error| error.to_string())?;
+        line::answer(&mut self.0)
+    }
+}
+
+pub(super) fn hold(port: u16, name: &str, trust: &str) -> Result<Holding, String> {
+    let connected = connected(port, name, trust, None).and_then(|mut stream| {
+        // rustls shakes hands with the first byte.
+        stream.conn.complete_io(&mut stream.sock)?;
+        Ok(stream)
+    });
+    let stream = connected.map_err(|error| error.to_string())?;
+    Ok(Holding(BufReader::new(stream)))
+}
+
+type Connected = StreamOwned<ClientConnection, TcpStream>;
+
+fn connected(
     port: u16,
     name: &str,
     trust: &str,
     identity: Option<Identity<'_>>,
-) -> Result<(), Failure> {
+) -> Result<Connected, Failure> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -48,8 +74,18 @@ fn exchange(
     };
     let name = ServerName::try_from(name.to_owned())?;
     let connection = ClientConnection::new(Arc::new(config), name)?;
-    let mut stream = StreamOwned::new(connection, TcpStream::connect(("127.0.0.1", port))?);
+    let stream = StreamOwned::new(connection, TcpStream::connect(("127.0.0.1", port))?);
     stream.sock.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+fn exchange(
+    port: u16,
+    name: &str,
+    trust: &str,
+    identity: Option<Identity<'_>>,
+) -> Result<(), Failure> {
+    let mut stream = connected(port, name, trust, identity)?;
     stream.write_all(REQUEST)?;
     stream.flush()?;
     let mut said = Vec::new();

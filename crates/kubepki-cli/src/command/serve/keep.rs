@@ -2,7 +2,6 @@
 //! told of, a clock that is set is noticed.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,8 +17,9 @@ use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 
 use super::ServeArgs;
+use super::hooks::Hooks;
 use super::renew::{Renewal, Trouble, renewed};
-use super::start::Started;
+use crate::serving::Alone;
 use crate::world::{Node, World};
 
 /// Keeps a server's files, leaves and listener fresh. CAs are never touched.
@@ -35,8 +35,12 @@ pub(super) struct Keeper {
     next: Duration,
     /// When each ending CA was told of last.
     said: HashMap<String, UnixTime>,
+    /// What is run after a renewal.
+    pub hooks: Arc<Hooks>,
+    /// When what of it is open is tried again, by `steady`.
+    hooks_next: Duration,
     /// One server for a data directory.
-    alone: Option<File>,
+    alone: Option<Alone>,
 }
 
 /// See [`Keeper::steady`].
@@ -54,6 +58,7 @@ impl Keeper {
         args: ServeArgs,
         service: Arc<Service>,
         listened: Arc<Listened>,
+        hooks: Arc<Hooks>,
     ) -> Self {
         let jumps = Jumps::new(world.now(), steady());
         let next = steady().saturating_add(jittered(EVERY, &SystemEntropy));
@@ -66,14 +71,16 @@ impl Keeper {
             jumps,
             next,
             said: HashMap::new(),
+            hooks,
+            hooks_next: Duration::ZERO,
             alone: None,
         }
     }
 
     /// What the start came to. The lock on the data directory is held from now on.
-    pub(super) fn begin(&mut self, started: Started) {
-        self.alone = Some(started.alone);
-        if !self.tell(&started.renewal) {
+    pub(super) fn begin(&mut self, renewal: &Renewal, alone: Alone) {
+        self.alone = Some(alone);
+        if !self.tell(renewal) {
             self.next = (self.steady)().saturating_add(jittered(AGAIN, &SystemEntropy));
         }
         self.clock_fits(self.world.now());
@@ -82,6 +89,7 @@ impl Keeper {
     /// Until it is told to stop: a tick every half minute, and a whole round with SIGHUP. A round
     /// that has begun is ended.
     pub(super) async fn run(mut self, mut hangup: Signal, mut stop: watch::Receiver<bool>) {
+        self.hooks(true).await;
         loop {
             let asked = tokio::select! {
                 () = tokio::time::sleep(RELOAD) => false,
@@ -111,7 +119,7 @@ impl Keeper {
         };
         self.clock_fits(now);
         if !due && !taken_up {
-            return;
+            return self.hooks(false).await;
         }
         let mut fine = true;
         if due {
@@ -128,11 +136,52 @@ impl Keeper {
             let pause = if fine { EVERY } else { AGAIN };
             self.next = (self.steady)().saturating_add(jittered(pause, &SystemEntropy));
         }
+        self.hooks(due).await;
+    }
+
+    /// Runs what a renewal left open, and what failed before when its time has come.
+    async fn hooks(&mut self, at_once: bool) {
+        if !self.hooks.are_open() {
+            // What failed may have been struck from the command line.
+            return self.service.note(Part::Hooks, State::Fine);
+        }
+        if !at_once && (self.steady)() < self.hooks_next {
+            return;
+        }
+        let mut failures = Vec::new();
+        for ran in self.hooks.run(&self.world.host).await {
+            let mut fields = vec![("what", ran.what.clone())];
+            if !ran.output.is_empty() {
+                fields.push(("output", ran.output));
+            }
+            if let Some(failure) = ran.failure {
+                failures.push(format!("{}: {failure}", ran.what));
+                fields.push(("reason", failure));
+            }
+            (self.service.journal)(&Line {
+                message: "told of renewed leaves",
+                fields,
+            });
+        }
+        let state = match failures.is_empty() {
+            true => State::Fine,
+            false => State::Warning(format!(
+                "not told of renewed leaves, and tried again: {}",
+                failures.join("; ")
+            )),
+        };
+        self.service.note(Part::Hooks, state);
+        self.hooks_next = (self.steady)().saturating_add(AGAIN);
     }
 
     /// Renews what is due; answers whether all went well.
     async fn leaves(&mut self) -> bool {
-        match renewed(&self.world, &self.args, &|_| Ok(())).await {
+        let hooks = Arc::clone(&self.hooks);
+        match renewed(&self.world, &self.args, &|services| {
+            hooks.foretold(services)
+        })
+        .await
+        {
             Ok(renewal) => self.tell(&renewal),
             Err(error) => {
                 let why = format!("not renewed, and tried again: {}", error.message);

@@ -1,27 +1,28 @@
 //! Before it listens: alone on the data directory, files made and renewed, datastore open.
 
-use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kubepki::datastore::Datastore;
 use kubepki::edge::file::make_directory;
 use kubepki::host::Attributes;
-use kubepki::init::Spec;
+use kubepki::init::{Spec, make_data_dir};
+use kubepki::k3s::Found;
 use kubepki_serve::config::Settings as Served;
 use pki::San;
-use rustix::fs::{FlockOperation, flock};
 
 use super::ServeArgs;
+use super::commons::{Commons, Followed};
+use super::hooks::Hooks;
 use super::renew::{Renewal, renewed};
 use crate::args::PlanFormat;
 use crate::command::init::{self, InitArgs};
-use crate::datastore::{Access, open, reached};
+use crate::datastore::{Access, open};
 use crate::error::CliError;
 use crate::k3s::{Settings, running_in};
 use crate::rke::ClusterArgs;
+use crate::serving::Alone;
 use crate::world::{World, state_dir};
 
 /// What a server needs to listen.
@@ -38,27 +39,51 @@ pub(super) struct Started {
     pub lifetime: i64,
     /// The cluster's datastore.
     pub store: Arc<dyn Datastore>,
+    /// What is run after a renewal.
+    pub hooks: Arc<Hooks>,
     /// What was renewed, and the node.
     pub renewal: Renewal,
+    /// What servers share.
+    pub commons: Commons,
+    /// What of that is in force.
+    pub followed: Followed,
     /// Held while it serves: one server for a data directory.
-    pub alone: File,
+    pub alone: Alone,
 }
 
-pub(super) async fn start(world: &World, args: &ServeArgs) -> Result<Started, CliError> {
-    let settings = Settings::load(&world.host, &args.site).await?;
+/// `own` is the world of what servers share.
+pub(super) async fn start(
+    world: &World,
+    own: World,
+    args: &ServeArgs,
+) -> Result<Started, CliError> {
+    let mut settings = Settings::load(&world.host, &args.site).await?;
+    settings.data_dir = std::path::absolute(&settings.data_dir)?;
     let server = settings.data_dir.join("server");
     refuse_k3s(&settings)?;
-    let port = args.https_listen_port.unwrap_or(settings.https_port());
     let wanted = init_args(args);
-    if !server.join("tls/server-ca.crt").exists() {
-        init::run(&wanted).await?;
+    if args
+        .endpoint
+        .token_files
+        .iter()
+        .any(|it| it.as_os_str() == "-")
+    {
+        return Err(CliError::usage(
+            "serve reads its token again while it serves: name a file with --token-file",
+        ));
     }
+    // What cannot be made is said before anything is.
+    init::spec(&wanted, &settings)?;
+    make_data_dir(&world.host, &settings.data_dir).await?;
     let state = state_dir(&args.site, &settings.data_dir).path().to_owned();
     if !state.is_dir() {
         make_directory(&state, &Attributes::new(0o700))?;
     }
-    let alone = alone(&state)?;
-    let renewal = renewed(world, args, &|_| Ok(())).await?;
+    let alone = Alone::take(&state)?;
+    let commons = Commons::open(own, args, settings.clone()).await?;
+    let followed = commons.begin().await?;
+    let hooks = Arc::new(Hooks::new(&args.reload, &state));
+    let renewal = renewed(world, args, &|services| hooks.foretold(services)).await?;
     let wanted = InitArgs {
         node_name: args
             .node_name
@@ -68,21 +93,28 @@ pub(super) async fn start(world: &World, args: &ServeArgs) -> Result<Started, Cl
     };
     let spec = init::spec(&wanted, &settings)?;
     Ok(Started {
-        listen: SocketAddr::new(
-            spec.bind_address.unwrap_or(Ipv6Addr::UNSPECIFIED.into()),
-            port,
-        ),
+        listen: listen(args, &spec, &settings),
         served: served(args, &spec, &settings)?,
         lifetime: spec.leaf_lifetime,
         store: datastore(args, &settings, world).await?,
+        hooks,
         renewal,
+        commons,
+        followed,
         server,
         state,
         alone,
     })
 }
 
-fn refuse_k3s(settings: &Settings) -> Result<(), CliError> {
+/// Where to listen.
+pub(super) fn listen(args: &ServeArgs, spec: &Spec, settings: &Settings) -> SocketAddr {
+    let port = args.https_listen_port.unwrap_or(settings.https_port());
+    let all = Ipv6Addr::UNSPECIFIED.into();
+    SocketAddr::new(spec.bind_address.unwrap_or(all), port)
+}
+
+pub(super) fn refuse_k3s(settings: &Settings) -> Result<(), CliError> {
     match running_in(&settings.data_dir, &settings.configured) {
         Some(process) => Err(CliError::refused(format!(
             "{} runs as {} in {}: two servers on one data directory would tear it apart",
@@ -95,26 +127,8 @@ fn refuse_k3s(settings: &Settings) -> Result<(), CliError> {
     }
 }
 
-/// Takes the lock that a server holds for as long as it serves; plans have another.
-fn alone(state: &Path) -> Result<File, CliError> {
-    let path = state.join("serve.lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        CliError::refused(format!(
-            "another `kubepki serve` works in this data directory: it holds {}",
-            path.display()
-        ))
-    })?;
-    Ok(file)
-}
-
 /// What a first start makes: no agent runs here.
-fn init_args(args: &ServeArgs) -> InitArgs {
+pub(super) fn init_args(args: &ServeArgs) -> InitArgs {
     InitArgs {
         node_name: args.node_name.clone(),
         node_ip: args.node_ip.clone(),
@@ -140,9 +154,19 @@ fn init_args(args: &ServeArgs) -> InitArgs {
     }
 }
 
-fn served(args: &ServeArgs, spec: &Spec, settings: &Settings) -> Result<Served, CliError> {
+pub(super) fn served(
+    args: &ServeArgs,
+    spec: &Spec,
+    settings: &Settings,
+) -> Result<Served, CliError> {
     let node = &spec.node;
-    let own = args.advertise_address.or(node.addresses.first().copied());
+    let configured = settings.config.as_ref();
+    let configured = configured.and_then(|it| it.advertise_address.as_ref());
+    let configured = configured.map(|it| it.value);
+    let own = args
+        .advertise_address
+        .or(configured)
+        .or(node.addresses.first().copied());
     let advertise_ip =
         own.ok_or_else(|| CliError::usage("the node has no address: give --node-ip"))?;
     let mut sans = node.server_names();
@@ -150,27 +174,33 @@ fn served(args: &ServeArgs, spec: &Spec, settings: &Settings) -> Result<Served, 
     if !sans.contains(&San::Ip(advertise_ip)) {
         sans.push(San::Ip(advertise_ip));
     }
-    let service_cidrs = match args.service_cidr.as_slice() {
-        [] => {
-            let configured = settings.config.iter().flat_map(|it| &it.service_cidr);
-            let configured: Vec<String> = configured.map(|it| it.value.clone()).collect();
-            match configured.is_empty() {
-                true => vec!["10.43.0.0/16".to_owned()],
-                false => configured,
-            }
+    let config = settings.config.as_ref();
+    let cidrs = |given: &[String], found: Option<&Vec<Found<String>>>, default: &str| {
+        let found = found.into_iter().flatten().map(|it| it.value.clone());
+        let found: Vec<String> = found.collect();
+        match (given.is_empty(), found.is_empty()) {
+            (false, _) => given.to_vec(),
+            (true, false) => found,
+            (true, true) => vec![default.to_owned()],
         }
-        given => given.to_vec(),
     };
+    let pods = config.map(|it| &it.cluster_cidr);
+    let pods = cidrs(&args.cluster_cidr, pods, "10.42.0.0/16");
+    let services = config.map(|it| &it.service_cidr);
+    let services = cidrs(&args.service_cidr, services, "10.43.0.0/16");
+    let flannel = config.and_then(|it| it.flannel_backend.as_ref());
+    let flannel = flannel.map(|it| it.value.clone());
     Ok(Served {
         node_name: node.name.clone(),
         advertise_ip,
         port: spec.https_port,
         sans,
-        cluster_cidrs: networks("--cluster-cidr", &args.cluster_cidr)?,
-        service_cidrs: networks("--service-cidr", &service_cidrs)?,
+        cluster_cidrs: networks("--cluster-cidr", &pods)?,
+        service_cidrs: networks("--service-cidr", &services)?,
         cluster_dns: vec![tenth(node.service_address)],
         cluster_domain: node.cluster_domain.clone(),
-        flannel_backend: args.flannel_backend.clone(),
+        flannel_backend: (args.flannel_backend.clone().or(flannel))
+            .unwrap_or_else(|| "vxlan".to_owned()),
         data_dir: settings.data_dir.join("server").display().to_string(),
     })
 }
@@ -201,27 +231,13 @@ fn networks(flag: &str, texts: &[String]) -> Result<Vec<(IpAddr, u8)>, CliError>
     texts.iter().map(read).collect()
 }
 
-/// The datastore that is named; else SQLite in the data directory, made if it is missing.
+/// A connection of its own for what nodes ask.
 async fn datastore(
     args: &ServeArgs,
     settings: &Settings,
     world: &World,
 ) -> Result<Arc<dyn Datastore>, CliError> {
-    let directory = settings.data_dir.join("server/db");
-    let file = directory.join("state.db");
-    let named =
-        args.endpoint.datastore_endpoint.is_some() || settings.connection.endpoint.is_some();
-    let is_new = !named && !file.exists() && !directory.join("etcd").exists();
-    if is_new {
-        if !directory.is_dir() {
-            make_directory(&directory, &Attributes::new(0o700))?;
-        }
-        kubepki_datastore::new_sqlite(&file)
-            .await
-            .map_err(reached)?;
-    }
     let connected = open(&world.host, &args.endpoint, settings, Access::Write).await?;
-    connected.refuse_read_only()?;
     let store: Box<dyn Datastore> = connected.store;
     Ok(Arc::from(store))
 }

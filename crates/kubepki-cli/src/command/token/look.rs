@@ -7,11 +7,12 @@ use kubepki::bootstrap::{KEY_PREFIX, Passphrase, open};
 use kubepki::catalogue::{Release, ReleaseError};
 use kubepki::init::{NODE, SERVER};
 use kubepki::inventory::DetectedRelease;
-use kubepki::token::{self, NewPassword, Opinion, Rule, Token, hashes};
-use pki::Digest;
+use kubepki::token::{self, NewPassword, Opinion, PinnedKey, Rule, Token, hashes, made, pins_of};
+use pki::{Certificate, Digest};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::made::{summary, unusable};
 use super::{CheckArgs, CreateArgs, ShowArgs, read_text, remarks, server, staged_authority};
 use crate::args::PlanFormat;
 use crate::datastore::{self, Access};
@@ -23,6 +24,8 @@ use crate::world::{Node, World};
 /// The tokens of servers and agents, secrets and all.
 struct Pair {
     hash: Option<Digest>,
+    /// The keys that a pin set would have.
+    keys: Vec<Digest>,
     server: Zeroizing<String>,
     agent: Zeroizing<String>,
 }
@@ -55,6 +58,7 @@ impl Pair {
                 };
                 let value = json!({
                     "caHash": self.hash.map(|hash| hash.to_string()),
+                    "caKeys": self.keys.iter().map(Digest::to_string).collect::<Vec<_>>(),
                     "server": one(SERVER.0, &self.server),
                     "agent": one(NODE.0, &self.agent),
                 });
@@ -77,8 +81,11 @@ pub(super) async fn show(world: &World, args: &ShowArgs) -> Result<Exit, CliErro
             (file, hash)
         }
     };
+    let keys = pins_of(&Certificate::all_from_pem(&authority)?, world.now());
+    let shown: Vec<String> = keys.iter().map(Digest::to_string).collect();
     let pair = Pair {
         hash: Some(hash),
+        keys,
         server: found.files.server_password()?,
         agent: found.files.agent_password()?,
     };
@@ -89,6 +96,10 @@ pub(super) async fn show(world: &World, args: &ShowArgs) -> Result<Exit, CliErro
     if pair.server == pair.agent {
         output::talk("Note: agents have no password of their own: theirs is the servers'.");
     }
+    output::talk(&format!(
+        "Pin sets (`kubepki token create --role agent`) pin the CA keys {}; they outlive a rotation.",
+        shown.join(", ")
+    ));
     output::talk(
         "A full token pins the cluster's CA; with the password alone a node trusts the first CA \
          that answers it.",
@@ -99,17 +110,19 @@ pub(super) async fn show(world: &World, args: &ShowArgs) -> Result<Exit, CliErro
 /// `kubepki token create`.
 pub(super) async fn create(world: &World, args: &CreateArgs) -> Result<Exit, CliError> {
     let password = NewPassword::random(&world.entropy)?;
-    let release = match &args.k3s_version {
+    let release = match &args.site.k3s_version {
         Some(text) => DetectedRelease::Known(
             text.parse::<Release>()
                 .map_err(|error: ReleaseError| CliError::usage(error.to_string()))?,
         ),
         None => DetectedRelease::Unknown,
     };
+    let mut keys = Vec::new();
     let hash = match &args.path {
         None => None,
         Some(path) => {
             let file = staged_authority(&world.host, path).await?;
+            keys = pins_of(&Certificate::all_from_pem(&file)?, world.now());
             let rule = Rule::of(release);
             for remark in remarks(&file, rule, world.now())? {
                 output::talk(&format!("Note: {remark}."));
@@ -119,6 +132,7 @@ pub(super) async fn create(world: &World, args: &CreateArgs) -> Result<Exit, Cli
     };
     let pair = Pair {
         hash,
+        keys,
         server: password.expose().clone(),
         agent: password.expose().clone(),
     };
@@ -160,30 +174,60 @@ pub(super) async fn check(world: &World, args: &CheckArgs) -> Result<Exit, CliEr
         }
     };
     let opinion = token::check(&token, &found.known, &found.files)?;
-    let opens = match args.datastore {
+    let stored = match args.datastore {
         false => None,
-        true => Some(opens(world, args, &token).await?),
+        true => Some(stored(world, args, &token).await?),
     };
     let survives = staged.map(|staged| opinion.will_be_accepted(staged));
     match args.output {
-        PlanFormat::Text => output::data(&words(&token, &opinion, survives, opens))?,
-        PlanFormat::Json => output::data(&as_json(&opinion, survives, opens)?)?,
+        PlanFormat::Text => output::data(&words(&token, &opinion, survives, stored.as_ref()))?,
+        PlanFormat::Json => output::data(&as_json(&opinion, survives, stored.as_ref())?)?,
     }
     for remark in remarks(found.files.authority()?, found.rule, world.now())? {
         output::talk(&format!("Note: {remark}."));
     }
-    Ok(match (opinion.is_accepted(), survives) {
+    let lives = stored.is_none_or(|it| it.lives());
+    Ok(match (opinion.is_accepted() && lives, survives) {
         (false, _) => Exit::Broken,
         (true, Some(false)) => Exit::Due,
         (true, _) => Exit::Fine,
     })
 }
 
-/// Whether the token's password opens the bootstrap data.
-async fn opens(world: &World, args: &CheckArgs, token: &Token) -> Result<bool, CliError> {
-    let Ok(password) = token.password() else {
-        return Ok(false);
-    };
+/// What the datastore says of a token.
+enum Stored {
+    /// Whether its password opens the bootstrap data.
+    Opens(bool),
+    /// It has a record: what it allows, and its end.
+    Made(String, Option<String>),
+    /// It has an id, and no record of ours, or the record of another secret.
+    NotMade,
+}
+
+impl Stored {
+    /// Whether `kubepki serve` takes it, as far as the datastore decides. K3s's own bootstrap
+    /// tokens and every password are none of its business.
+    fn lives(&self) -> bool {
+        !matches!(self, Self::Made(_, Some(_)))
+    }
+
+    fn words(&self) -> (&'static str, String) {
+        match self {
+            Self::Opens(true) => ("bootstrap data", "opens them".to_owned()),
+            Self::Opens(false) => ("bootstrap data", "does not open them".to_owned()),
+            Self::Made(what, None) => ("record", what.clone()),
+            Self::Made(what, Some(end)) => ("record", format!("it {end} ({what})")),
+            Self::NotMade => (
+                "record",
+                "none with this id and secret; K3s's own bootstrap tokens are Secrets of the \
+                 Kubernetes API"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+async fn stored(world: &World, args: &CheckArgs, token: &Token) -> Result<Stored, CliError> {
     let settings = Settings::load(&world.host, &args.site).await?;
     let connected = match &args.endpoint.snapshot {
         Some(path) => datastore::snapshot(path, Access::Read).await?,
@@ -192,44 +236,77 @@ async fn opens(world: &World, args: &CheckArgs, token: &Token) -> Result<bool, C
             datastore::open(&world.host, endpoint, &settings, Access::Read).await?
         }
     };
+    if let Some(secret) = token.made() {
+        let found = made::find(connected.store.as_ref(), secret.id()).await;
+        let found = found.map_err(unusable)?;
+        return Ok(match found.filter(|entry| entry.made.is_of(&secret)) {
+            Some(entry) => {
+                let end = entry.made.end(world.now()).map(|end| end.to_string());
+                Stored::Made(summary(&entry.made), end)
+            }
+            None => Stored::NotMade,
+        });
+    }
+    let Ok(password) = token.password() else {
+        return Ok(Stored::Opens(false));
+    };
     let passphrase = Passphrase::new(password.clone());
     let records = connected.store.list(KEY_PREFIX).await;
     let records = records.map_err(datastore::reached)?;
     let own = records
         .iter()
         .find(|record| record.key == passphrase.key_name());
-    Ok(own.is_some_and(|record| open(&record.value, &passphrase).is_ok()))
+    let opens = own.is_some_and(|record| open(&record.value, &passphrase).is_ok());
+    Ok(Stored::Opens(opens))
 }
 
-fn words(token: &Token, opinion: &Opinion, survives: Option<bool>, opens: Option<bool>) -> String {
+fn words(
+    token: &Token,
+    opinion: &Opinion,
+    survives: Option<bool>,
+    stored: Option<&Stored>,
+) -> String {
     let mut text = format!("{}: {token}\n", opinion.form);
     let pinned = match &opinion.pinned {
+        None if !opinion.keys.is_empty() => keys(opinion),
         None => "no CA: a node that joins with it trusts the first CA that answers".to_owned(),
         Some((_, Some(whose))) => whose.to_string(),
         Some((_, None)) => "a CA that is not known to be this cluster's".to_owned(),
     };
     let _ = writeln!(text, "  pins:     {pinned}");
     let _ = writeln!(text, "  proves:   {}", opinion.proves);
-    if let Some(opens) = opens {
-        let verdict = if opens {
-            "opens them"
-        } else {
-            "does not open them"
-        };
-        let _ = writeln!(text, "  bootstrap data: {verdict}");
+    if let Some(stored) = stored {
+        let (what, verdict) = stored.words();
+        let _ = writeln!(text, "  {what}: {verdict}");
     }
+    let accepted = opinion.is_accepted() && stored.is_none_or(Stored::lives);
     let yes = |yes| if yes { "accepted" } else { "refused" };
-    let _ = writeln!(text, "  now:      {}", yes(opinion.is_accepted()));
+    let _ = writeln!(text, "  now:      {}", yes(accepted));
     if let Some(survives) = survives {
         let _ = writeln!(text, "  after the staged set: {}", yes(survives));
     }
     text
 }
 
+/// Which of the keys are this cluster's.
+fn keys(opinion: &Opinion) -> String {
+    let of = |key: &PinnedKey| match (key.now, key.staged) {
+        (true, true) => "this cluster's CA, now and after the staged set",
+        (true, false) => "this cluster's CA",
+        (false, true) => "this cluster's CA after the staged set",
+        (false, false) => "a CA that is not this cluster's now: former, to come, or another's",
+    };
+    let lines = opinion.keys.iter();
+    let lines: Vec<String> = lines
+        .map(|key| format!("key {} of {}", key.key, of(key)))
+        .collect();
+    lines.join("\n            ")
+}
+
 fn as_json(
     opinion: &Opinion,
     survives: Option<bool>,
-    opens: Option<bool>,
+    stored: Option<&Stored>,
 ) -> Result<String, CliError> {
     let pinned = opinion.pinned.as_ref();
     let whose = pinned.and_then(|(_, whose)| whose.as_ref());
@@ -239,8 +316,17 @@ fn as_json(
         "caHash": pinned.map(|(hash, _)| hash),
         "caOf": whose.map(ToString::to_string),
         "proves": opinion.proves.to_string(),
-        "opensBootstrapData": opens,
-        "accepted": opinion.is_accepted(),
+        "keys": opinion.keys.iter().map(|key| json!({
+            "spkiSha256": key.key.to_string(),
+            "now": key.now,
+            "afterStagedSet": key.staged,
+        })).collect::<Vec<_>>(),
+        "opensBootstrapData": match stored {
+            Some(Stored::Opens(opens)) => Some(*opens),
+            _ => None,
+        },
+        "record": stored.map(Stored::words).filter(|it| it.0 == "record").map(|it| it.1),
+        "accepted": opinion.is_accepted() && stored.is_none_or(Stored::lives),
         "acceptedAfterStagedSet": survives,
     });
     Ok(serde_json::to_string_pretty(&value)? + "\n")

@@ -1,24 +1,26 @@
-//! `token`: show, check, make, rotate and rewrite join tokens.
+//! `token`: show, check, make, list, revoke, rotate and rewrite join tokens.
 
 mod configs;
 mod look;
+mod made;
 mod rewrite;
 mod rotate;
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use kubepki::bootstrap::{Field, read_directory};
 use kubepki::host::Host;
 use kubepki::inventory::Role;
 use kubepki::token::{Known, Rule, ServerFiles, Token, read_token};
-use pki::UnixTime;
+use pki::{Digest, UnixTime};
 use zeroize::Zeroizing;
 
 use crate::args::{AskArgs, PlanFormat, SiteArgs};
 use crate::datastore::{DatastoreArgs, EndpointArgs};
 use crate::error::{CliError, Exit};
+use crate::period::period;
 use crate::world::{Node, World};
 
 pub use configs::{ConfigArgs, config_edits};
@@ -36,9 +38,18 @@ pub enum TokenCommand {
     /// Ends with 0 when it can be used, 3 when the staged set makes it useless, 4 when no server
     /// accepts it.
     Check(CheckArgs),
-    /// Make a new token for a cluster that is to be: a random password, and the tokens in full
-    /// where CA files are given. Touches nothing.
-    Create(CreateArgs),
+    /// Make a token, and print it: with --role one that `kubepki serve` takes from then on, with
+    /// an end, and a number of nodes where one is wanted.
+    ///
+    /// Its record goes into the cluster's datastore, without the secret, while servers serve.
+    /// Without --role a new password for a cluster that is to be, and the tokens in full where CA
+    /// files are given; that touches nothing.
+    Create(Box<CreateArgs>),
+    /// List the tokens that were made with --role: whose, until when, which nodes came. Never
+    /// secrets.
+    List(ListArgs),
+    /// Take tokens back, by id. Servers refuse them from the next request on.
+    Revoke(RevokeArgs),
     /// Give servers, and agents without a token of their own, another password.
     ///
     /// The bootstrap data are encrypted anew in the datastore; K3s must be stopped on every
@@ -86,15 +97,83 @@ pub struct CheckArgs {
 /// `token create`.
 #[derive(Clone, Debug, Args)]
 pub struct CreateArgs {
-    /// CA files made beforehand: a directory that holds tls/.
+    /// CA files made beforehand: a directory that holds tls/. A pin set gets their keys beside the
+    /// present ones, other forms their hash.
     #[arg(long, value_name = "DIR")]
     pub path: Option<PathBuf>,
-    /// Which K3s this is for (v1.33.1): old ones hash another way.
-    #[arg(long, value_name = "VERSION")]
-    pub k3s_version: Option<String>,
+    /// Who shall use it at `kubepki serve`.
+    #[arg(long, value_enum, value_name = "ROLE")]
+    pub role: Option<RoleArg>,
+    /// How it is written [default: pins].
+    #[arg(long, value_enum, value_name = "FORM", requires = "role")]
+    pub form: Option<ShapeArg>,
+    /// How long it is good: 1h, 7d; 0 for ever [default: 24h].
+    #[arg(long, value_name = "DURATION", value_parser = ttl, requires = "role")]
+    pub ttl: Option<i64>,
+    /// How many nodes it lets in; a node that asks again costs nothing [default: any number].
+    #[arg(long, value_name = "NUMBER", requires = "role")]
+    pub uses: Option<u32>,
+    /// The one node that it lets in.
+    #[arg(long, value_name = "NAME", requires = "role")]
+    pub node: Option<String>,
+    /// Pin this key of a CA too: SHA-256 of its SubjectPublicKeyInfo (DER), hex; may be given
+    /// several times. For a CA that is to come.
+    #[arg(long, value_name = "SHA256", value_parser = pin, requires = "role")]
+    pub pin: Vec<Digest>,
+    /// What it is for, for `token list`.
+    #[arg(long, value_name = "TEXT", requires = "role")]
+    pub description: Option<String>,
     /// The answer's form.
     #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
     pub output: PlanFormat,
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    #[command(flatten)]
+    pub site: SiteArgs,
+}
+
+/// Whose a made token is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RoleArg {
+    /// A node that joins.
+    Agent,
+    /// A server: bootstrap data, new CAs, new tokens.
+    Server,
+}
+
+/// How a made token is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ShapeArg {
+    /// With the keys of CAs, which a rotation leaves good; for `kubepki join`.
+    Pins,
+    /// As K3s's bootstrap tokens, with the CA's hash.
+    Bootstrap,
+    /// As K3s's agent token, with the CA's hash.
+    K10,
+}
+
+/// `token list`.
+#[derive(Clone, Debug, Args)]
+pub struct ListArgs {
+    /// The answer's form.
+    #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
+    pub output: PlanFormat,
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    #[command(flatten)]
+    pub site: SiteArgs,
+}
+
+/// `token revoke`.
+#[derive(Clone, Debug, Args)]
+pub struct RevokeArgs {
+    /// Ids of tokens: the six characters before the dot.
+    #[arg(required = true, value_name = "ID")]
+    pub ids: Vec<String>,
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    #[command(flatten)]
+    pub site: SiteArgs,
 }
 
 /// `token rotate`.
@@ -152,7 +231,12 @@ pub async fn run(command: &TokenCommand) -> Result<Exit, CliError> {
     match command {
         TokenCommand::Show(args) => look::show(&world, args).await,
         TokenCommand::Check(args) => look::check(&world, args).await,
-        TokenCommand::Create(args) => look::create(&world, args).await,
+        TokenCommand::Create(args) => match args.role {
+            Some(role) => made::create(&world, args, role).await,
+            None => look::create(&world, args).await,
+        },
+        TokenCommand::List(args) => made::list(&world, args).await,
+        TokenCommand::Revoke(args) => made::revoke(&world, args).await,
         TokenCommand::Rotate(args) => rotate::rotate(&world, args).await,
         TokenCommand::Rewrite(args) => rewrite::rewrite(&world, args).await,
     }
@@ -163,6 +247,24 @@ fn hash(text: &str) -> Result<String, String> {
     match text.len() == 64 && text.bytes().all(|it| it.is_ascii_hexdigit()) {
         true => Ok(text.to_ascii_lowercase()),
         false => Err("write the 64 hex digits between K10 and ::".to_owned()),
+    }
+}
+
+/// The SHA-256 of a CA's key as flags take it.
+fn pin(text: &str) -> Result<Digest, String> {
+    let bytes = pki::unhex(text).and_then(|it| it.try_into().ok());
+    bytes.map(Digest).ok_or_else(|| {
+        "write 64 hex digits, as `openssl x509 -noout -pubkey -in CA | openssl pkey -pubin \
+         -outform DER | sha256sum` prints them"
+            .to_owned()
+    })
+}
+
+/// A token's time as flags take it.
+fn ttl(text: &str) -> Result<i64, String> {
+    match text {
+        "0" => Ok(0),
+        text => period(text),
     }
 }
 

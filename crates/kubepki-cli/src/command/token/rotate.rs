@@ -4,6 +4,8 @@ use kubepki::apply::plan_id;
 use kubepki::token::{
     Head, NewPassword, PasswordError, RotateError, Rotation, Token, plan_rotation,
 };
+use pki::Digest;
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::configs::config_edits;
@@ -11,10 +13,11 @@ use super::{RotateArgs, read_flag, server};
 use crate::args::PlanFormat;
 use crate::command::change::refuse_unfinished;
 use crate::command::prepared::{NoFuture, Prepared, RESTART_TIMEOUT, carry_out};
-use crate::datastore::{find_writable, refuse_living};
+use crate::datastore::{find_writable, refuse_living, supervisor};
 use crate::error::{CliError, Exit};
 use crate::k3s::Settings;
 use crate::output;
+use crate::serving::serving;
 use crate::world::{Node, World};
 
 /// `kubepki token rotate`.
@@ -30,6 +33,9 @@ pub(super) async fn rotate(world: &World, args: &RotateArgs) -> Result<Exit, Cli
         }
         None => NewPassword::random(&world.entropy)?,
     };
+    if let Some(url) = serving(node.state.path()) {
+        return through(world, &node, &url, present, &new, args).await;
+    }
     let settings = Settings::load(&world.host, &args.site).await?;
     let found_data = find_writable(&world.host, &args.endpoint, &settings).await;
     let data = found_data.map_err(|error| CliError {
@@ -82,6 +88,39 @@ pub(super) async fn rotate(world: &World, args: &RotateArgs) -> Result<Exit, Cli
         output::data(&line)?;
     }
     Ok(done)
+}
+
+/// Has the `kubepki serve` that works in this data directory do it: it keeps the journal.
+async fn through(
+    world: &World,
+    node: &Node,
+    url: &str,
+    present: Digest,
+    new: &NewPassword,
+    args: &RotateArgs,
+) -> Result<Exit, CliError> {
+    output::talk(&format!("The server at {url} replaces the token."));
+    if args.ask.dry_run {
+        output::talk("Dry run: nothing was changed.");
+        return Ok(Exit::Fine);
+    }
+    output::confirm("Rotate the token?", args.ask.yes)?;
+    let directory = node.inventory.site.server();
+    let server = supervisor(&world.host, &directory, url, world.now()).await?;
+    let body = serde_json::to_vec(&json!({"newToken": new.expose().as_str()}))?;
+    server
+        .send("PUT", "/v1-k3s/token", &Zeroizing::new(body))
+        .await?;
+    output::talk(
+        "Done. Give the other servers the new token: until then they issue nothing, and take it \
+         up from <data-dir>/server/token or their --token-file while they serve.",
+    );
+    if args.ask.output == PlanFormat::Text {
+        let token = Token::new(present, "server", new.expose().clone());
+        let line = Zeroizing::new(format!("{}\n", *token.to_text()));
+        output::data(&line)?;
+    }
+    Ok(Exit::Fine)
 }
 
 fn unfit(error: PasswordError) -> CliError {

@@ -124,7 +124,7 @@ impl Tour {
         }
     }
 
-    fn stage(&self, out: &Path) -> Result<(), CliError> {
+    pub(super) fn stage(&self, out: &Path) -> Result<(), CliError> {
         let safe = out.with_extension("safe").display().to_string();
         let out = out.display().to_string();
         let words = [
@@ -155,7 +155,7 @@ impl Tour {
     }
 
     /// Runs a command that has to succeed, and shows it.
-    fn do_it(&self, words: &[&str]) -> Result<Ran, CliError> {
+    pub(super) fn do_it(&self, words: &[&str]) -> Result<Ran, CliError> {
         let ran = self.kubepki(words)?;
         match ran.code {
             Some(0) => Ok(ran),
@@ -188,6 +188,25 @@ impl Tour {
             .join(" ")
             .replace(&format!("{}/", folder.unwrap_or_default()), "");
         say(&format!("$ kubepki {shown}"))?;
+        self.silently(words, more)
+    }
+
+    /// The same, and does not show it.
+    pub(super) fn silently(&self, words: &[&str], more: &[String]) -> Result<Ran, CliError> {
+        let output = self.command(words, more)?.output()?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok(Ran {
+            code: output.status.code(),
+            said: String::from_utf8_lossy(&said).into_owned(),
+        })
+    }
+
+    /// kubepki with arguments, deaf to this process's environment and input.
+    pub(super) fn command(
+        &self,
+        words: &[&str],
+        more: &[String],
+    ) -> Result<std::process::Command, CliError> {
         #[expect(clippy::disallowed_methods, reason = "the tour's own commands")]
         let mut child = std::process::Command::new(std::env::current_exe()?);
         // What the tour refuses is nothing for this machine's log.
@@ -195,13 +214,9 @@ impl Tour {
             .env_clear()
             .env("KUBEPKI_SYSLOG", self.beside("no-log"))
             .args(words)
-            .args(more);
-        let output = child.stdin(std::process::Stdio::null()).output()?;
-        let said = [output.stdout, output.stderr].concat();
-        Ok(Ran {
-            code: output.status.code(),
-            said: String::from_utf8_lossy(&said).into_owned(),
-        })
+            .args(more)
+            .stdin(std::process::Stdio::null());
+        Ok(child)
     }
 }
 

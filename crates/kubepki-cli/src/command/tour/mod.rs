@@ -3,6 +3,7 @@
 mod cas;
 mod killer;
 mod rke;
+mod serve;
 mod tls;
 
 use std::path::{Path, PathBuf};
@@ -64,6 +65,7 @@ pub async fn run(args: &TourArgs) -> Result<Exit, CliError> {
     tour.ten_years().await?;
     tour.rotate_cas().await?;
     tour.company().await?;
+    tour.serve_nodes()?;
     if args.keep {
         let kept = directory.keep();
         say(&format!("Kept in {}.", kept.display()))?;

@@ -1,0 +1,274 @@
+//! CAs that another server, or `kubepki rotate-ca`, put into the datastore, taken up while this
+//! one serves.
+//!
+//! ```text
+//! rows of the datastore, every second: as they were   -> fine
+//!                                      others         -> issuing stops, requests wait
+//!    plan of `reconcile` -> files, leaves -> CAs and users swapped -> listener's certificate swapped
+//! ```
+//!
+//! The new bundle is trusted before anything under the new CAs is shown, and connections go on.
+//! The datastore that does not answer stops issuing after a while: nobody knows then whether the
+//! CAs are still the cluster's.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kubepki::edge::{FreshKeys, SystemEntropy};
+use kubepki::error_chain;
+use kubepki_serve::cluster::{Cluster, HEARTBEAT, LOOK, Member, ROUND};
+use kubepki_serve::health::{Part, State};
+use kubepki_serve::renewal::{jittered, look, reload};
+use kubepki_serve::service::Service;
+use kubepki_serve::tls::Listened;
+use tokio::sync::{mpsc, watch};
+
+use super::changes::{Hands, Order};
+use super::commons::{Commons, Followed, Rows, Unfollowed};
+use super::{TakeUpMode, tell};
+use crate::datastore::Kind;
+use crate::error::CliError;
+
+/// After so many looks what could not be taken up is tried again.
+const AGAIN: u32 = 10;
+
+/// What concerns the other servers only may take that long: nothing else is seen meanwhile.
+const SHORT: Duration = Duration::from_secs(2);
+
+/// Follows the datastore for one server.
+pub(super) struct TakeUp {
+    pub(super) commons: Commons,
+    pub(super) service: Arc<Service>,
+    listened: Arc<Listened>,
+    pub(super) mode: TakeUpMode,
+    /// What is in force.
+    pub(super) taken: Taken,
+    /// What callers want to be changed.
+    orders: mpsc::Receiver<Order>,
+}
+
+/// Rows that are in force, and rows that could not be put in force.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub rows: Rows,
+    refused: Option<Rows>,
+    looks: u32,
+}
+
+impl TakeUp {
+    pub(super) fn new(
+        commons: Commons,
+        followed: Followed,
+        (service, listened): (Arc<Service>, Arc<Listened>),
+        mode: TakeUpMode,
+    ) -> Self {
+        let taken = Taken {
+            rows: followed.rows,
+            ..Taken::default()
+        };
+        let (hands, orders) = Hands::new();
+        service.cluster.controlled_by(Arc::new(hands));
+        service.cluster.heard();
+        Self {
+            commons,
+            service,
+            listened,
+            mode,
+            taken,
+            orders,
+        }
+    }
+
+    /// Looks every second or so, and changes what callers want to be changed, one after the other,
+    /// until it is told to stop. What has begun is ended.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let (mut greeting, mut round) = (HEARTBEAT, ROUND);
+        loop {
+            let pause = jittered(LOOK, &SystemEntropy);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                Some(order) = self.orders.recv() => {
+                    self.carry_out(order).await;
+                    continue;
+                }
+                _ = stop.wait_for(|stop| *stop) => break,
+            }
+            let is_heard = self.tick().await;
+            // Whoever is cut off has nobody to greet, and must go on looking at the time.
+            if !is_heard || !self.is_one_of_many() {
+                continue;
+            }
+            greeting = greeting.saturating_sub(pause);
+            round = round.saturating_sub(pause);
+            if greeting.is_zero() {
+                let _ = tokio::time::timeout(SHORT, self.greet(false)).await;
+                greeting = HEARTBEAT;
+            }
+            if round.is_zero() {
+                let _ = tokio::time::timeout(SHORT, self.look_around()).await;
+                round = ROUND;
+            }
+        }
+        if self.is_one_of_many() {
+            let _ = tokio::time::timeout(SHORT, self.greet(true)).await;
+        }
+    }
+
+    /// One look; answers whether the datastore did.
+    async fn tick(&mut self) -> bool {
+        match self.commons.rows().await {
+            Ok(rows) => {
+                self.compare(rows).await;
+                true
+            }
+            Err(error) => {
+                self.unheard(&error);
+                false
+            }
+        }
+    }
+
+    async fn compare(&mut self, rows: Rows) {
+        // Before anybody hears that the datastore answers again: nothing leaves in between.
+        if rows != self.taken.rows && self.taken.refused.as_ref() != Some(&rows) {
+            self.service.cluster.changing(true);
+        }
+        self.service.note(Part::Datastore, State::Fine);
+        self.service.cluster.heard();
+        if rows == self.taken.rows {
+            self.taken.refused = None;
+            return self.settle(State::Fine);
+        }
+        self.taken.looks = self.taken.looks.saturating_add(1);
+        if self.taken.refused.as_ref() == Some(&rows) && self.taken.looks < AGAIN {
+            return;
+        }
+        self.taken.looks = 0;
+        self.taken.refused = Some(rows);
+        let state = match self.mode {
+            TakeUpMode::Live => self.take_up().await,
+            TakeUpMode::Restart => self.ask_for_restart().await,
+        };
+        self.settle(state);
+    }
+
+    fn settle(&self, state: State) {
+        self.service.note(Part::Cluster, state);
+        self.service.cluster.changing(false);
+    }
+
+    /// A moment of silence says nothing; a long one stops issuing.
+    fn unheard(&self, error: &CliError) {
+        let why = format!(
+            "{}: it does not tell whether the CAs are still the cluster's",
+            error.message
+        );
+        let state = match self.service.cluster.is_deaf() {
+            true => State::Down(why),
+            false => State::Warning(why),
+        };
+        self.service.note(Part::Datastore, state);
+    }
+
+    async fn take_up(&mut self) -> State {
+        self.service.cluster.changing(true);
+        match self.commons.follow().await {
+            Ok(followed) => match self.put_in_force() {
+                Ok(is_new) => {
+                    self.taken.rows = followed.rows;
+                    // The keeper may have seen the files already.
+                    if is_new || followed.changed {
+                        self.service.metrics.taken_up();
+                        tell("the cluster's CAs or tokens were taken up", Vec::new());
+                    }
+                    State::Fine
+                }
+                Err(why) => State::Down(why),
+            },
+            Err(error) => State::Down(behind(error)),
+        }
+    }
+
+    /// Trust and issuers first, in one; then what new connections are shown. Answers whether
+    /// anything is new.
+    pub(super) fn put_in_force(&self) -> Result<bool, String> {
+        let is_new = reload(&self.service).map_err(|error| error_chain(&error))?;
+        let looked = look(&self.service, &self.listened, &FreshKeys);
+        looked.map_err(|error| error_chain(&error))?;
+        Ok(is_new)
+    }
+
+    pub(super) async fn ask_for_restart(&mut self) -> State {
+        match self.commons.same().await {
+            Ok(Some(rows)) => {
+                self.taken.rows = rows;
+                State::Fine
+            }
+            Ok(None) => State::Down(
+                "the cluster's CAs or tokens were changed: restart this server, which takes them \
+                 up then (--take-up restart)"
+                    .to_owned(),
+            ),
+            Err(error) => State::Down(behind(error)),
+        }
+    }
+
+    /// Renews this server's record, and looks at the others'.
+    pub(super) async fn meet(&self) {
+        if self.is_one_of_many() {
+            self.greet(false).await;
+            self.look_around().await;
+        }
+    }
+
+    /// A file has one server.
+    fn is_one_of_many(&self) -> bool {
+        self.commons.connected.kind == Kind::Server
+    }
+
+    /// Servers that are new are known by the listener's certificate too.
+    async fn look_around(&self) {
+        let cluster = &self.service.cluster;
+        let before = cluster.sans();
+        let (store, now) = (
+            self.commons.connected.store.as_ref(),
+            self.service.clock.now(),
+        );
+        let own = &self.service.settings.node_name;
+        // That the datastore is away shows elsewhere.
+        if cluster.look_around(store, own, now).await.is_err() || cluster.sans() == before {
+            return;
+        }
+        if let Err(error) = look(&self.service, &self.listened, &FreshKeys) {
+            let fields = vec![("reason", error_chain(&error))];
+            tell("the listener's certificate stays as it is", fields);
+        }
+    }
+
+    async fn greet(&self, stopped: bool) {
+        let settings = &self.service.settings;
+        let own = Member {
+            version: 1,
+            node: settings.node_name.clone(),
+            address: SocketAddr::new(settings.advertise_ip, settings.port),
+            sans: settings.sans.iter().map(ToString::to_string).collect(),
+            heard: self.service.clock.now().as_secs(),
+            stopped,
+        };
+        if let Err(error) = Cluster::greet(self.commons.connected.store.as_ref(), &own).await {
+            let fields = vec![("reason", error_chain(&error))];
+            tell("the other servers were not told of this one", fields);
+        }
+    }
+}
+
+fn behind(error: Unfollowed) -> String {
+    let error = CliError::from(error);
+    let hint = error.hint.map(|hint| format!("; {hint}"));
+    format!(
+        "what the datastore holds is not taken up, and tried again: {}{}",
+        error.message,
+        hint.unwrap_or_default()
+    )
+}
