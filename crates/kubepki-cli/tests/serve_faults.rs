@@ -13,6 +13,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -20,8 +21,7 @@ use std::time::{Duration, Instant};
 use testkit::{Run, run};
 
 const KUBEPKI: &str = env!("CARGO_BIN_EXE_kubepki");
-
-/// How long anything may take; machines that test are busy.
+/// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A cluster of its own, served or not.
@@ -34,7 +34,7 @@ struct Site {
 /// A server that is killed with the test, and its log lines as they come.
 struct Serving {
     child: Child,
-    lines: Receiver<String>,
+    lines: Mutex<Receiver<String>>,
     seen: Vec<String>,
     address: String,
     data_dir: PathBuf,
@@ -59,7 +59,6 @@ impl Site {
     fn data_dir(&self) -> PathBuf {
         self.folder.path().join("data")
     }
-
     fn command(&self) -> Command {
         let mut command = Command::new(KUBEPKI);
         let own = ["127.0.0.1", "--node-ip", "127.0.0.1", "--node-name", "one"];
@@ -90,7 +89,7 @@ impl Site {
         });
         let mut serving = Serving {
             child,
-            lines,
+            lines: Mutex::new(lines),
             seen: Vec::new(),
             address: String::new(),
             data_dir: self.data_dir(),
@@ -102,8 +101,6 @@ impl Site {
     fn start(&self) -> Serving {
         self.begin("serving")
     }
-
-    /// Runs another command on the same data directory.
     fn kubepki(&self, arguments: &[&str]) -> Run {
         let data_dir = self.data_dir().display().to_string();
         let whole = [arguments, &["--data-dir", &data_dir]].concat();
@@ -134,7 +131,7 @@ impl Serving {
     #[track_caller]
     fn until(&mut self, text: &str) -> String {
         loop {
-            let line = self.lines.recv_timeout(PATIENCE);
+            let line = self.lines.get_mut().unwrap().recv_timeout(PATIENCE);
             let line = line.unwrap_or_else(|_| panic!("no {text:?} in {:#?}", self.seen));
             self.seen.push(line.clone());
             if line.contains(text) {
@@ -162,17 +159,13 @@ impl Serving {
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
     }
 
-    fn token(&self) -> String {
-        let passwd = std::fs::read_to_string(self.data_dir.join("server/cred/passwd")).unwrap();
-        passwd.split(',').next().unwrap().to_owned()
-    }
-
     /// What curl gets, and the answer's code; 0 where there was none.
     fn curl(&self, path: &str, more: &[&str]) -> (u16, String) {
         let authority = self.data_dir.join("server/tls/server-ca.crt");
         let authority = authority.display().to_string();
         let url = format!("https://{}{path}", self.address);
-        let user = format!("node:{}", self.token());
+        let passwd = std::fs::read_to_string(self.data_dir.join("server/cred/passwd")).unwrap();
+        let user = format!("node:{}", passwd.split(',').next().unwrap());
         let fixed = [
             "-sS",
             "--cacert",
@@ -295,8 +288,7 @@ fn a_full_disk_issues_nothing() {
     assert_eq!(server.ask(&request, "a").0, 200);
     let filling = format!("cat /dev/zero > {path}/filling 2>/dev/null; true");
     assert!(run("sh", &["-c", &filling], b"").success());
-    // A page that the log has already may take one record more.
-    let begin = Instant::now();
+    // A page that the log has already may take some records more.
     let mut answered = 1;
     let (code, why) = loop {
         let (code, body) = server.ask(&request, "a");
@@ -304,7 +296,7 @@ fn a_full_disk_issues_nothing() {
             break (code, body);
         }
         answered += 1;
-        assert!(begin.elapsed() < PATIENCE, "the disk is never full");
+        assert!(answered < 1000, "the disk is never full");
     };
     assert_eq!(code, 503, "{why}");
     assert_eq!(server.curl("/cacerts", &[]).0, 200);
@@ -324,6 +316,7 @@ fn a_full_disk_issues_nothing() {
     drop(unmount);
 }
 
+/// Unmounts when dropped.
 struct Unmount(String);
 
 impl Drop for Unmount {
@@ -373,13 +366,19 @@ fn hangup_renews_tells_and_a_killed_renewal_is_finished() {
         "{lines:?}"
     );
     assert!(lines.any(|it| it == "systemctl restart front.service"));
-    // In the middle of the next one.
-    server.signal("-HUP");
-    server.until("done 2: ");
-    server.signal("-KILL");
-    let _ = server.child.wait();
     let history = || site.kubepki(&["history"]).text();
-    assert!(history().contains("interrupted"), "{}", history());
+    // In the middle of the next one: the step that is told of is not the last.
+    for attempt in 0.. {
+        server.signal("-HUP");
+        server.until("done 2: ");
+        server.signal("-KILL");
+        let _ = server.child.wait();
+        if history().contains("interrupted") {
+            break;
+        }
+        assert!(attempt < 20, "never killed in time: {}", history());
+        server = site.start();
+    }
     let server = site.start();
     assert!(!history().contains("interrupted"), "{}", history());
     let (code, ready) = server.curl("/v1-k3s/readyz", &[]);
@@ -391,27 +390,26 @@ fn hangup_renews_tells_and_a_killed_renewal_is_finished() {
 /// A plan that an operator left half done keeps no server from serving.
 #[test]
 fn what_somebody_else_left_half_done_is_told_of() {
-    let mut site = Site::new(&[]);
+    let site = Site::new(&[]);
     site.start().terminate();
-    let days = "CATTLE_NEW_SIGNED_CERT_EXPIRATION_DAYS".to_owned();
-    site.environment = vec![(days, "30".to_owned())];
-    // Killed on its way: a rotation of all leaves, as an operator's.
-    let mut rotation = Command::new(KUBEPKI)
-        .args(["rotate", "all", "--yes", "--data-dir"])
-        .arg(site.data_dir())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let stderr = BufReader::new(rotation.stderr.take().unwrap());
-    for line in stderr.lines().map_while(Result::ok) {
-        if line.starts_with("done 2: ") {
-            rotation.kill().unwrap();
-            break;
-        }
+    // A rotation of all leaves, as an operator's, killed on its way.
+    while !site.kubepki(&["history"]).text().contains("interrupted") {
+        let mut rotation = Command::new(KUBEPKI)
+            .args(["rotate", "--yes", "--data-dir"])
+            .arg(site.data_dir())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(rotation.stderr.take().unwrap()).lines();
+        let done = lines
+            .map_while(Result::ok)
+            .find(|it| it.starts_with("done 2: "));
+        assert!(done.is_some(), "nothing was rotated");
+        rotation.kill().unwrap();
+        rotation.wait().unwrap();
     }
-    rotation.wait().unwrap();
-    let server = site.start();
+    let mut server = site.start();
     let (code, ready) = server.curl("/v1-k3s/readyz", &[]);
     assert_eq!(code, 200, "{ready}");
     assert!(
@@ -420,7 +418,6 @@ fn what_somebody_else_left_half_done_is_told_of() {
     );
     let resumed = site.kubepki(&["resume"]);
     assert!(resumed.success(), "{}", resumed.text());
-    let mut server = server;
     server.signal("-HUP");
     server.until(r#""message":"in order again","part":"plan""#);
     assert_eq!(server.curl("/v1-k3s/readyz", &[]).1, "ok");
@@ -434,8 +431,9 @@ fn answers_in_flight_are_finished() {
     let mut server = site.start();
     let request = site.request();
     assert_eq!(server.ask(&request, "a").0, 200);
+    let answered = AtomicUsize::new(0);
     let codes: Vec<u16> = std::thread::scope(|scope| {
-        let (server, request, answered) = (&server, &request, &AtomicUsize::new(0));
+        let (server, request, answered) = (&server, &request, &answered);
         let clients: Vec<_> = (0..4)
             .map(|number| {
                 scope.spawn(move || {
@@ -468,8 +466,8 @@ fn answers_in_flight_are_finished() {
         codes.iter().all(|code| [0, 200].contains(code)),
         "{codes:?}"
     );
-    let answered = codes.iter().filter(|code| **code == 200).count();
-    assert_eq!(records(&site), answered + 1);
+    let issued = codes.iter().filter(|code| **code == 200).count();
+    assert_eq!(records(&site), issued + 1);
 }
 
 /// The datastore is away at the start, then while it serves.

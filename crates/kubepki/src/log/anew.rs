@@ -9,6 +9,8 @@
 //! Its number follows the last one that anybody knew of, so that the head in the datastore never
 //! goes back. What was on the disk stays where it is, in the segments before.
 
+use std::cmp::Ordering;
+use std::fmt;
 use std::path::Path;
 
 use pki::UnixTime;
@@ -54,6 +56,36 @@ impl From<&Head> for Anchor {
             records: head.records,
             hash: head.hash.to_string(),
         }
+    }
+}
+
+/// Records that are known to be missing: whoever began the chain anew wrote it down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KnownBreak {
+    /// The number of the record that says so.
+    pub seq: u64,
+    /// The first record that is missing; after [`Self::last`] if none is.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+    /// What the record says.
+    pub said: Break,
+}
+
+impl fmt::Display for KnownBreak {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Break { time, by, why, .. } = &self.said;
+        let (first, last) = (self.first, self.last);
+        let what = match first.cmp(&last) {
+            Ordering::Greater => "nothing is".to_owned(),
+            Ordering::Equal => format!("record {first} is"),
+            Ordering::Less => format!("records {first} to {last} are"),
+        };
+        write!(
+            f,
+            "begun anew with record {} by {by} on {time} ({why}): {what} missing",
+            self.seq
+        )
     }
 }
 

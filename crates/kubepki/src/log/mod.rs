@@ -38,13 +38,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::unix_time;
 
-pub use anew::{Anchor, Anew, Break, begin_anew};
+pub use anew::{Anchor, Anew, Break, KnownBreak, begin_anew};
 pub use export::{CSV_HEADER, csv_line, table};
 pub use head::{HEAD_PREFIX, HeadError, head_key, keep_published, publish, stored_head};
 pub use line::{Damage, Entry};
 pub use open::Mended;
 pub use read::{Filter, Reading, chains, entries};
-pub use verify::{Finding, KnownBreak, Place, Verified, verify};
+pub use verify::{Finding, Place, Verified, verify};
 pub use writer::{Log, Options, Receipt};
 
 /// One certificate that was issued: to whom, from where, which. Never a secret.

@@ -7,7 +7,7 @@ use std::path::Path;
 use pki::Digest;
 use serde::Serialize;
 
-use super::anew::{Break, broken};
+use super::anew::{Break, KnownBreak, broken};
 use super::line::{self, Damage, Link};
 use super::segment::{self, Segment};
 use super::{Head, LogError};
@@ -176,36 +176,6 @@ pub struct Verified {
     pub findings: Vec<Finding>,
     /// Where the chain was begun anew, and what has been known to be missing since.
     pub breaks: Vec<KnownBreak>,
-}
-
-/// Records that are known to be missing: whoever began the chain anew wrote it down.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct KnownBreak {
-    /// The number of the record that says so.
-    pub seq: u64,
-    /// The first record that is missing; after [`Self::last`] if none is.
-    pub first: u64,
-    /// The last.
-    pub last: u64,
-    /// What the record says.
-    pub said: Break,
-}
-
-impl fmt::Display for KnownBreak {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Break { time, by, why, .. } = &self.said;
-        let what = match self.first > self.last {
-            true => "nothing is".to_owned(),
-            false => were(self.first, self.last)
-                .replace(" was", " is")
-                .replace(" were", " are"),
-        };
-        write!(
-            f,
-            "begun anew with record {} by {by} on {time} ({why}): {what} missing",
-            self.seq
-        )
-    }
 }
 
 /// Reads the chain of `server` in `directory` (that server's own) from its first byte to its last.

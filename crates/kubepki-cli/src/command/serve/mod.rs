@@ -266,6 +266,7 @@ async fn open(clock: Arc<dyn Clock>, steady: Steady, args: &ServeArgs) -> Result
     let take_up = TakeUp::new(commons, followed, hands, args.take_up);
     take_up.meet().await;
     let mut keeper = Keeper::new(keeping, args.clone(), service, listened, hooks);
+    keeper.turn = Arc::clone(&take_up.turn);
     keeper.begin(&renewal, alone);
     Ok(Opened {
         listener,

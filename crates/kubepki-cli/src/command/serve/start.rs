@@ -15,7 +15,7 @@ use pki::San;
 use super::ServeArgs;
 use super::commons::{Commons, Followed};
 use super::hooks::Hooks;
-use super::renew::{Renewal, renewed};
+use super::renew::{Renewal, finish_own, renewed};
 use crate::args::PlanFormat;
 use crate::command::init::{self, InitArgs};
 use crate::datastore::{Access, open};
@@ -80,6 +80,9 @@ pub(super) async fn start(
         make_directory(&state, &Attributes::new(0o700))?;
     }
     let alone = Alone::take(&state)?;
+    if server.join("tls/server-ca.crt").exists() {
+        finish_own(world, args).await;
+    }
     let commons = Commons::open(own, args, settings.clone()).await?;
     let followed = commons.begin().await?;
     let hooks = Arc::new(Hooks::new(&args.reload, &state));

@@ -46,6 +46,8 @@ pub(super) struct TakeUp {
     pub(super) taken: Taken,
     /// What callers want to be changed.
     orders: mpsc::Receiver<Order>,
+    /// Held while the node's files are changed: the keeper changes them too.
+    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Rows that are in force, and rows that could not be put in force.
@@ -77,6 +79,7 @@ impl TakeUp {
             mode,
             taken,
             orders,
+            turn: Arc::default(),
         }
     }
 
@@ -172,6 +175,8 @@ impl TakeUp {
     }
 
     async fn take_up(&mut self) -> State {
+        let turn = Arc::clone(&self.turn);
+        let _held = turn.lock().await;
         self.service.cluster.changing(true);
         match self.commons.follow().await {
             Ok(followed) => match self.put_in_force() {
