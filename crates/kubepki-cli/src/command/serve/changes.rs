@@ -103,7 +103,7 @@ impl TakeUp {
         let (_, opened, candidates) = commons.opened().await?;
         let (world, disk) = (&commons.world, commons.disk().await?);
         let (spec, survey) = look(world, &init_args(&commons.args), &commons.settings).await?;
-        let now = world.now();
+        let (now, id) = (world.now(), commons.plan_id("rotate-ca")?);
         let verdict = verify(&Question {
             old: Some(&disk.bundle),
             new: &new,
@@ -119,7 +119,6 @@ impl TakeUp {
         });
         heed(&verdict, force)?;
         let compatible = self.service.strictness == Strictness::K3sCompatible;
-        let id = commons.plan_id("rotate-ca")?;
         let planned = plan_rotate_ca(Request {
             id: &id,
             verdict: &verdict,
