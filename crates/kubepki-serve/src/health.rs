@@ -92,14 +92,12 @@ impl Health {
 
     /// Why nothing may be issued now.
     pub fn why_not(&self) -> Option<String> {
-        let down = self
-            .troubles()
+        self.troubles()
             .into_iter()
             .find_map(|(part, state)| match state {
                 State::Down(why) => Some(format!("{}: {why}", part.name())),
                 _ => None,
-            });
-        down
+            })
     }
 }
 
