@@ -117,13 +117,7 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
             issued: None,
         });
     }
-    let authority = tree.server.issuer.authority.certificate();
-    if !authority.validity().contains(wanted.now) {
-        return Err(PortError::NotNow {
-            subject: authority.subject().to_string(),
-            now: wanted.now,
-        });
-    }
+    refuse_when_invalid(tree, wanted.now)?;
     let key = match &present {
         Some(present) if !is_asked => PrivateKey::from_pem(&present.key),
         _ => wanted.keys.generate(KeyAlgorithm::P256),
@@ -160,6 +154,18 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
         leaf,
         issued: why,
     })
+}
+
+/// What a CA issues outside its own days is good for nothing.
+fn refuse_when_invalid(tree: &Tree, now: UnixTime) -> Result<(), PortError> {
+    let authority = tree.server.issuer.authority.certificate();
+    match authority.validity().contains(now) {
+        true => Ok(()),
+        false => Err(PortError::NotNow {
+            subject: authority.subject().to_string(),
+            now,
+        }),
+    }
 }
 
 fn first(certificates: Vec<Certificate>) -> Result<Certificate, PortError> {

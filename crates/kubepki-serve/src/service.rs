@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::access::{Identity, Offered, Users, identify, may};
 use crate::cluster::Cluster;
 use crate::config::{Settings, config};
-use crate::health::{Health, Part, State};
+use crate::health::Health;
 use crate::issuance::{IssuanceLog, IssueRecord};
 use crate::leaf::{Asked, Issuer, Order, issue, read};
 use crate::metrics::Metrics;
@@ -396,22 +396,6 @@ impl Service {
             self.was_wrong(peer);
         }
         checked
-    }
-
-    /// Notes how a part does, and says so when that is new.
-    pub fn note(&self, part: Part, state: State) {
-        self.metrics.part(part.name(), state.number());
-        if !self.health.set(part, state.clone()) {
-            return;
-        }
-        let (message, why) = match state {
-            State::Fine => ("in order again", None),
-            State::Warning(why) => ("needs a look", Some(why)),
-            State::Down(why) => ("nothing is issued until this is mended", Some(why)),
-        };
-        let mut fields = vec![("part", part.name().to_owned())];
-        fields.extend(why.map(|why| ("reason", why)));
-        (self.journal)(&Line { message, fields });
     }
 
     fn may_try(&self, peer: SocketAddr, proof: Proof) -> bool {
