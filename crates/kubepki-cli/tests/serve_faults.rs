@@ -245,12 +245,10 @@ fn a_lost_log_is_begun_anew() {
         let rest = ["--why", "the disk was replaced", "--still-for", "0"];
         site.kubepki(&[&fixed[..], &rest, more].concat())
     };
-    let unasked = anew(&[]);
-    assert_eq!(unasked.code, Some(5), "{}", unasked.text());
+    assert_eq!(anew(&[]).code, Some(5));
     let done = anew(&["--yes"]);
     assert!(done.success(), "{}", done.text());
-    let again = anew(&["--yes"]);
-    assert_eq!(again.code, Some(5), "{}", again.text());
+    assert_eq!(anew(&["--yes"]).code, Some(5));
     let server = site.start();
     assert_eq!(server.ask(&request, "a").0, 200);
     server.terminate();
@@ -299,7 +297,6 @@ fn a_full_disk_issues_nothing() {
         assert!(answered < 1000, "the disk is never full");
     };
     assert_eq!(code, 503, "{why}");
-    assert_eq!(server.curl("/cacerts", &[]).0, 200);
     std::fs::remove_file(small.path().join("filling")).unwrap();
     assert_eq!(server.ask(&request, "a").0, 200);
     answered += 1;
@@ -316,7 +313,6 @@ fn a_full_disk_issues_nothing() {
     drop(unmount);
 }
 
-/// Unmounts when dropped.
 struct Unmount(String);
 
 impl Drop for Unmount {
@@ -421,7 +417,6 @@ fn what_somebody_else_left_half_done_is_told_of() {
     server.signal("-HUP");
     server.until(r#""message":"in order again","part":"plan""#);
     assert_eq!(server.curl("/v1-k3s/readyz", &[]).1, "ok");
-    server.terminate();
 }
 
 /// Told to end while many ask: whatever was written down was answered too.
@@ -483,7 +478,6 @@ fn without_its_datastore_it_serves_what_it_can() {
     postgres.kill();
     let mut server = site.begin("serving without the datastore");
     assert_eq!(server.curl("/cacerts", &[]).0, 200);
-    assert_eq!(server.curl("/ping", &[]), (200, "pong".to_owned()));
     let (code, ready) = server.curl("/v1-k3s/readyz", &[]);
     assert!(
         code == 503 && ready.contains("down: datastore: "),

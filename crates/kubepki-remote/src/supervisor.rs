@@ -77,10 +77,10 @@ pub enum SupervisorError {
         /// The keys of what it shows.
         seen: String,
     },
-    /// It shows a CA with a key that the token pins, and has no certificate under it.
+    /// It shows a CA that the token pins, and has no certificate under it.
     #[error(
-        "{url} shows a CA whose key the token pins, and cannot prove that it is its own: what it \
-         showed does not lead to that key; nothing secret was sent"
+        "{url} shows a CA that the token pins, and cannot prove that it is its own: what it \
+         showed does not lead to that CA; nothing secret was sent"
     )]
     Unproven {
         /// Its URL.
@@ -270,7 +270,12 @@ pub(crate) async fn pinned(
             url: base.to_string(),
             source,
         })?;
+    // The hash of a file with several certificates is that of the root which the first one leads
+    // to: anybody may have put another CA beside it, so that root alone proves something.
+    let root = |it: &Certificate| seen.pinned && it.fingerprint() == seen.hash;
+    let by_root = bundle.len() > 1 && bundle.iter().any(root);
     let tls = match token.pins() {
+        [] if by_root => anchored(&bundle, root, now),
         [] => trusting(&bundle, now, None),
         _ => anchored(&bundle, |it| token.pins_key_of(it), now),
     };
@@ -279,7 +284,8 @@ pub(crate) async fn pinned(
     // The second look: it holds the key of a certificate under the bundle, with its name.
     let request = client.get(at(base, "/cacerts")?);
     let again = answered(base, "GET /cacerts", request, refused).await;
-    if again.map_err(|error| proof(token, error))? != seen.bundle {
+    let by_key = by_root || !token.pins().is_empty();
+    if again.map_err(|error| proof(by_key, error))? != seen.bundle {
         return Err(unreachable(
             base,
             std::io::Error::other("it showed two different CA bundles one after the other"),
@@ -288,10 +294,11 @@ pub(crate) async fn pinned(
     Ok((client, seen))
 }
 
-/// A server that cannot be reached the second time, with what the token pins as the only trust.
-fn proof(token: &Token, error: SupervisorError) -> SupervisorError {
+/// A server that cannot be reached the second time, with what the token pins as the only trust if
+/// that is `by_key`.
+fn proof(by_key: bool, error: SupervisorError) -> SupervisorError {
     match error {
-        SupervisorError::Unreachable { url, source } if !token.pins().is_empty() => {
+        SupervisorError::Unreachable { url, source } if by_key => {
             SupervisorError::Unproven { url, source }
         }
         error => error,

@@ -290,6 +290,23 @@ fn a_pinned_key_must_be_led_to_and_not_only_shown() {
     assert!(server.calls().is_empty());
 }
 
+/// K3s's hash of several certificates is that of one root: it says nothing of a CA beside it.
+#[test]
+fn a_ca_beside_the_one_that_is_hashed_proves_nothing() {
+    let real = cluster("k3s-1.36-custom-ca");
+    let hash = kubepki::token::authority_hash(&real.cacerts, now()).unwrap();
+    let token = Token::new(hash, "server", real.password.clone().into());
+    let mut imposter = cluster("k3s-1.36-sqlite");
+    imposter.cacerts = [&real.cacerts[..], &imposter.cacerts].concat();
+    let same = kubepki::token::authority_hash(&imposter.cacerts, now()).unwrap();
+    assert_eq!(same, hash);
+    let imposter = Standing::start(imposter, Box::new(|_| true));
+    let error = connect(&imposter, &token).unwrap_err();
+    assert!(matches!(error, SupervisorError::Unproven { .. }), "{error}");
+    assert!(imposter.calls().is_empty());
+    connect(&Standing::start(real, Box::new(|_| true)), &token).unwrap();
+}
+
 #[test]
 fn the_old_roots_pin_is_good_while_a_cross_certificate_leads_to_it() {
     let rotated = cluster("k3s-1.36-default-rotated");

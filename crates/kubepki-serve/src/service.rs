@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::access::{Identity, Offered, Users, identify, may};
 use crate::cluster::Cluster;
 use crate::config::{Settings, config};
-use crate::health::{Health, Part, State};
+use crate::health::Health;
 use crate::issuance::IssuanceLog;
 use crate::metrics::Metrics;
 use crate::node::{NodeHeaders, Reserved, Strictness};
@@ -238,22 +238,6 @@ impl Service {
             }
             (Endpoint::Leaf(_), None) => Err(Refusal::Forbidden),
         }
-    }
-
-    /// Notes how a part does, and says so when that is new.
-    pub fn note(&self, part: Part, state: State) {
-        self.metrics.part(part.name(), state.number());
-        if !self.health.set(part, state.clone()) {
-            return;
-        }
-        let (message, why) = match state {
-            State::Fine => ("in order again", None),
-            State::Warning(why) => ("needs a look", Some(why)),
-            State::Down(why) => ("nothing is issued until this is mended", Some(why)),
-        };
-        let mut fields = vec![("part", part.name().to_owned())];
-        fields.extend(why.map(|why| ("reason", why)));
-        (self.journal)(&Line { message, fields });
     }
 
     fn may_try(&self, peer: SocketAddr, proof: Proof) -> bool {

@@ -83,21 +83,11 @@ pub(super) async fn wait(
     };
     alone.at(listening)?;
     tell_systemd("READY=1");
-    let (enough, until) = watch::channel(false);
+    let (enough, mut until) = watch::channel(false);
     let serving = tokio::spawn(server.run(listener, async move {
-        let mut until = until;
         let _ = until.wait_for(|it| *it).await.map(drop);
     }));
-    let mut stopped = stop.clone();
-    let goes_on = loop {
-        tokio::select! {
-            _ = stopped.wait_for(|it| *it) => break false,
-            () = tokio::time::sleep(PAUSE) => {}
-        }
-        if away(args, &settings).await.is_none() {
-            break true;
-        }
-    };
+    let goes_on = answers(args, &settings, stop.clone()).await;
     let _ = enough.send(true);
     serving.await??;
     say(&Line {
@@ -111,6 +101,19 @@ pub(super) async fn wait(
         https_listen_port: Some(listening.port()),
         ..args.clone()
     }))
+}
+
+/// Waits until the datastore answers, or until the process is told to end: false.
+async fn answers(args: &ServeArgs, settings: &Settings, mut stop: watch::Receiver<bool>) -> bool {
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|it| *it) => return false,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+        if away(args, settings).await.is_none() {
+            return true;
+        }
+    }
 }
 
 /// Why the datastore cannot be asked, where it is another program's and there is something to
