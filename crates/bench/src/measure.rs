@@ -123,6 +123,11 @@ impl Sample {
         self.quantile(0.0)
     }
 
+    /// The largest one.
+    pub fn most(&self) -> f64 {
+        self.quantile(1.0)
+    }
+
     /// `median (tenth-ninetieth percentile)`, each times `unit`.
     pub fn range(&self, unit: f64, digits: usize) -> String {
         let [low, middle, high] = [0.1, 0.5, 0.9].map(|part| self.quantile(part) * unit);

@@ -23,8 +23,10 @@ pub fn data(text: &str) -> Result<(), CliError> {
 
 /// Says something to the operator; nobody listening is no error.
 pub fn talk(text: &str) {
-    let mut stderr = io::stderr().lock();
-    let _ = writeln!(stderr, "{}", harmless(text.trim_end()));
+    // One write a line: standard error has no buffer.
+    let mut line = harmless(text.trim_end()).into_owned();
+    line.push('\n');
+    let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 
 /// `text` without anything that a terminal obeys or that reverses its direction, line ends and
@@ -36,7 +38,8 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
         '\u{feff}' | '\u{61c}' => false,
         other => !other.is_control(),
     };
-    if text.chars().all(tame) {
+    let plain = |byte: u8| byte == b'\n' || byte == b'\t' || (b' '..=b'~').contains(&byte);
+    if text.bytes().all(plain) || text.chars().all(tame) {
         return Cow::Borrowed(text);
     }
     let tamed = |letter: char| match tame(letter) {

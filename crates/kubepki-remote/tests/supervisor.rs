@@ -233,3 +233,85 @@ fn the_executor_calls_only_the_server_that_was_proved() {
     });
     assert_eq!(server.calls().len(), 2);
 }
+
+/// A pin set for the keys of these certificates.
+fn pinning(certificates: &[Certificate]) -> Token {
+    let keys: Vec<_> = certificates.iter().map(Certificate::spki_sha256).collect();
+    Token::pinning(&keys, "abc123", "0123456789abcdef0123456789abcdef").unwrap()
+}
+
+fn connect(server: &Standing, token: &Token) -> Result<(), SupervisorError> {
+    let url = server.url();
+    let connected = Supervisor::connect(&url, token, false, now());
+    runtime().block_on(connected).map(drop)
+}
+
+#[test]
+fn a_pinned_key_must_be_led_to_and_not_only_shown() {
+    let real = cluster("k3s-1.36-custom-ca");
+    let pinned = Certificate::all_from_pem(&real.cacerts).unwrap();
+    let root = pinned.iter().find(|it| it.is_self_issued()).unwrap();
+    let token = pinning(std::slice::from_ref(root));
+    let other = cluster("k3s-1.36-sqlite");
+    let stranger = pinning(&Certificate::all_from_pem(&other.cacerts).unwrap());
+
+    // Another cluster's CA, beside the pinned one: the bundle is public, so anybody can show it.
+    let mut imposter = cluster("k3s-1.36-sqlite");
+    imposter.cacerts.extend_from_slice(&real.cacerts);
+    let imposter = Standing::start(imposter, Box::new(|_| true));
+    let error = connect(&imposter, &token).unwrap_err();
+    assert!(matches!(error, SupervisorError::Unproven { .. }), "{error}");
+    // The same with the real chain sent along.
+    let mut imposter = cluster("k3s-1.36-sqlite");
+    imposter.cacerts.extend_from_slice(&real.cacerts);
+    imposter.chain.extend_from_slice(&real.cacerts);
+    let imposter = Standing::start(imposter, Box::new(|_| true));
+    let error = connect(&imposter, &token).unwrap_err();
+    assert!(matches!(error, SupervisorError::Unproven { .. }), "{error}");
+
+    // The real one, whether it sends its chain or its leaf alone.
+    let server = Standing::start(real, Box::new(|_| true));
+    connect(&server, &token).unwrap();
+    let error = connect(&server, &stranger).unwrap_err();
+    assert!(
+        matches!(error, SupervisorError::OtherKeys { .. }),
+        "{error}"
+    );
+    assert!(
+        !error
+            .to_string()
+            .contains("0123456789abcdef0123456789abcdef")
+    );
+    let mut alone = cluster("k3s-1.36-custom-ca");
+    let leaf = Certificate::all_from_pem(&alone.chain).unwrap().remove(0);
+    alone.chain = leaf.to_pem().into_bytes();
+    let server = Standing::start(alone, Box::new(|_| true));
+    connect(&server, &token).unwrap();
+    assert!(server.calls().is_empty());
+}
+
+#[test]
+fn the_old_roots_pin_is_good_while_a_cross_certificate_leads_to_it() {
+    let rotated = cluster("k3s-1.36-default-rotated");
+    let all = Certificate::all_from_pem(&rotated.cacerts).unwrap();
+    let roots = all.iter().filter(|it| it.is_self_issued());
+    let roots: Vec<Certificate> = roots.cloned().collect();
+    let server = Standing::start(rotated, Box::new(|_| true));
+    for root in &roots {
+        connect(&server, &pinning(std::slice::from_ref(root))).unwrap();
+    }
+    // Without it the old root stands there and leads nowhere.
+    let mut cut = cluster("k3s-1.36-default-rotated");
+    let is_cross = |it: &Certificate| !it.is_self_issued() && it.subject() == roots[0].subject();
+    let kept = all.iter().filter(|it| !is_cross(it));
+    cut.cacerts = kept
+        .map(Certificate::to_pem)
+        .collect::<String>()
+        .into_bytes();
+    let leaf = Certificate::all_from_pem(&cut.chain).unwrap().remove(0);
+    cut.chain = [leaf.to_pem().as_bytes(), &cut.cacerts].concat();
+    let server = Standing::start(cut, Box::new(|_| true));
+    connect(&server, &pinning(&roots[..1])).unwrap();
+    let error = connect(&server, &pinning(&roots[1..])).unwrap_err();
+    assert!(matches!(error, SupervisorError::Unproven { .. }), "{error}");
+}

@@ -21,8 +21,10 @@ use crate::status::Refusal;
 
 /// Where servers' records lie.
 pub const SERVERS: &str = "/kubepki/servers/";
-/// How often a server renews its record.
+/// How often a server renews its record: each time costs a row until kine or etcd compacts.
 pub const HEARTBEAT: Duration = Duration::from_secs(20);
+/// How often it looks at the others'.
+pub const ROUND: Duration = Duration::from_secs(3);
 /// A server whose record stood still that long is taken to be dead.
 pub const LEASE: Duration = Duration::from_secs(60);
 /// A record that stood still that long goes: until then the server's names stay its own.
@@ -135,6 +137,9 @@ impl Cluster {
     ///
     /// 503 when that takes too long.
     pub async fn settled(&self) -> Result<(), Refusal> {
+        if !*self.changing.borrow() {
+            return Ok(());
+        }
         let mut changing = self.changing.subscribe();
         let settled = tokio::time::timeout(WAIT, changing.wait_for(|it| !it)).await;
         match settled {
@@ -202,33 +207,41 @@ impl Cluster {
         self.others.read().map(|all| look(&all)).unwrap_or_default()
     }
 
-    /// Renews this server's own record and looks at the others'.
+    /// Renews this server's own record.
     ///
     /// # Errors
     ///
     /// When the datastore cannot be asked.
-    pub async fn meet(
-        &self,
-        datastore: &dyn Datastore,
-        own: &Member,
-        now: UnixTime,
-    ) -> Result<(), DatastoreError> {
+    pub async fn greet(datastore: &dyn Datastore, own: &Member) -> Result<(), DatastoreError> {
         let key = format!("{SERVERS}{}", own.node);
         let value = serde_json::to_vec(own).map_err(|error| DatastoreError::Malformed {
             place: key.clone(),
             problem: error.to_string(),
         })?;
-        let records = datastore.list(SERVERS).await?;
-        let present = records.iter().find(|it| it.key == key);
-        let written = match present {
+        let written = match datastore.get(&key).await? {
             Some(record) => datastore.update(&key, record.revision, &value).await,
             None => datastore.create(&key, &value).await,
         };
         match written {
-            // Another process with this name: the next look tells.
-            Ok(_) | Err(DatastoreError::Conflict { .. }) => {}
-            Err(error) => return Err(error),
+            // Another process with this name: the next time tells.
+            Ok(_) | Err(DatastoreError::Conflict { .. }) => Ok(()),
+            Err(error) => Err(error),
         }
+    }
+
+    /// Looks at the records of the servers other than `own`.
+    ///
+    /// # Errors
+    ///
+    /// When the datastore cannot be asked.
+    pub async fn look_around(
+        &self,
+        datastore: &dyn Datastore,
+        own: &str,
+        now: UnixTime,
+    ) -> Result<(), DatastoreError> {
+        let key = format!("{SERVERS}{own}");
+        let records = datastore.list(SERVERS).await?;
         let mut found = BTreeMap::new();
         for record in records.iter().filter(|it| it.key != key) {
             let Ok(member) = serde_json::from_slice::<Member>(&record.value) else {

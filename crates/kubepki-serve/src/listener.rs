@@ -187,6 +187,9 @@ fn why(tree: &Tree, wanted: &Wanted<'_>, present: Option<&Listener>) -> Option<&
         && leaf.validity().not_after < authority.validity().not_after
     {
         Some("it is due")
+    } else if leaf.validity().not_before > wanted.now && authority.validity().contains(wanted.now) {
+        // The clock went ahead when it was issued, and has been set back.
+        Some("the present one is not valid yet")
     } else if leaf.verify_signature(authority.spki_der()).is_err() {
         Some("the present one is by another CA")
     } else if wanted.sans.iter().find(lacks).is_some() {

@@ -235,11 +235,8 @@ impl Service {
             (Endpoint::PutCaCerts, _) => self.put_authorities(request).await,
             (Endpoint::PutToken, _) => self.put_token(request).await,
             (Endpoint::Leaf(kind), Some(identity)) => {
-                self.cluster.settled().await?;
-                // Others may be in force by now.
-                let loaded = self.loaded()?;
                 let who = (&identity, token.as_ref());
-                self.leaf(request, kind, who, &loaded).await
+                self.leaf(request, kind, who).await
             }
             (Endpoint::Leaf(_), None) => Err(Refusal::Forbidden),
         }
@@ -250,16 +247,8 @@ impl Service {
         request: &Request<'_>,
         kind: LeafKind,
         (identity, token): (&Identity, Option<&Entry>),
-        loaded: &Loaded,
     ) -> Result<Answer, Refusal> {
-        // A CA that others may have replaced meanwhile, a record that cannot be kept, a clock
-        // that is wrong: the reason is for the log and `readyz`.
-        if let Some(why) = self.health.why_not() {
-            self.say("a certificate was not issued", request, why);
-            return Err(Refusal::Unavailable(
-                "nothing is issued for the time being; readyz tells why".to_owned(),
-            ));
-        }
+        let loaded = self.in_force(request).await?;
         // A token for one node or for so many must know which one asks.
         let bound = token.is_some_and(|entry| entry.made.is_bound());
         // K3s asks for the node only where the certificate names it, so that every holder of the
@@ -296,26 +285,66 @@ impl Service {
                 (key.spki_der().to_vec(), Some(pem))
             }
         };
-        let issuer = match kind {
-            LeafKind::ServingKubelet => &loaded.tree.server.issuer,
-            _ => &loaded.tree.client.issuer,
-        };
-        let now = self.clock.now();
-        let serial = Serial::random(|bytes| self.entropy.fill(bytes))
-            .map_err(|error| Refusal::Internal(error.to_string()))?;
+        if let (Some(token), Some(node)) = (token, name) {
+            self.spend(request, token, node).await?;
+        }
         let order = Order {
             kind,
             node: name,
             addresses: &addresses,
             spki: &spki,
-            serial,
-            now,
+            serial: self.serial()?,
+            now: self.clock.now(),
             lifetime: self.leaf_lifetime,
         };
-        if let (Some(token), Some(node)) = (token, name) {
-            self.spend(request, token, node).await?;
+        self.issue_in_force(request, identity, order, shared.as_deref())
+            .await
+    }
+
+    /// The CAs in force, which are known to be the cluster's. While others are being taken up it
+    /// waits for those.
+    async fn in_force(&self, request: &Request<'_>) -> Result<Arc<Loaded>, Refusal> {
+        self.cluster.settled().await?;
+        // A CA that others may have replaced meanwhile, a record that cannot be kept, a clock
+        // that is wrong: the reason is for the log and `readyz`.
+        if let Some(why) = self.health.why_not() {
+            self.say("a certificate was not issued", request, why);
+            return Err(Refusal::Unavailable(
+                "nothing is issued for the time being; readyz tells why".to_owned(),
+            ));
         }
-        self.issue(request, identity, issuer, &order, shared).await
+        self.loaded()
+    }
+
+    /// Issues under the CA that is the cluster's when the answer leaves. Others may have come
+    /// while a password was looked up or the record was written: what they replaced stays here.
+    async fn issue_in_force(
+        &self,
+        request: &Request<'_>,
+        identity: &Identity,
+        mut order: Order<'_>,
+        shared: Option<&Vec<u8>>,
+    ) -> Result<Answer, Refusal> {
+        loop {
+            let loaded = self.in_force(request).await?;
+            let issuer = match order.kind {
+                LeafKind::ServingKubelet => &loaded.tree.server.issuer,
+                _ => &loaded.tree.client.issuer,
+            };
+            let answer = self
+                .issue(request, identity, issuer, &order, shared)
+                .await?;
+            if Arc::ptr_eq(&loaded, &self.in_force(request).await?) {
+                return Ok(answer);
+            }
+            order.serial = self.serial()?;
+            order.now = self.clock.now();
+        }
+    }
+
+    fn serial(&self) -> Result<Serial, Refusal> {
+        let serial = Serial::random(|bytes| self.entropy.fill(bytes));
+        serial.map_err(|error| Refusal::Internal(error.to_string()))
     }
 
     /// Issues, has it written down, and only then lets it go.
@@ -325,7 +354,7 @@ impl Service {
         identity: &Identity,
         issuer: &Issuer,
         order: &Order<'_>,
-        shared: Option<Zeroizing<Vec<u8>>>,
+        shared: Option<&Vec<u8>>,
     ) -> Result<Answer, Refusal> {
         let leaf = issue(issuer, order)?;
         let record = IssueRecord {
@@ -349,7 +378,7 @@ impl Service {
         self.say_issued(request, identity, order, &leaf);
         let mut body = leaf.to_pem().into_bytes();
         body.extend_from_slice(issuer.chain.as_bytes());
-        body.extend_from_slice(shared.as_deref().map_or(&[][..], |pem| pem));
+        body.extend_from_slice(shared.map_or(&[], Vec::as_slice));
         Ok(Answer::ok(TEXT, body))
     }
 

@@ -56,9 +56,9 @@ impl Kind {
 /// A load, as the arguments of the process that makes it.
 #[derive(Args, Clone, Debug)]
 pub struct Load {
-    /// The server.
-    #[arg(long)]
-    pub address: SocketAddr,
+    /// The servers; each connection keeps to one.
+    #[arg(long, value_delimiter = ',')]
+    pub addresses: Vec<SocketAddr>,
     /// Its join token.
     #[arg(long)]
     pub token_file: PathBuf,
@@ -137,6 +137,7 @@ impl Load {
     /// half second.
     pub fn run(&self, mut meanwhile: impl FnMut()) -> Result<Outcome, Failure> {
         let kinds: Vec<String> = self.kinds.iter().map(|kind| kind.name()).collect();
+        let addresses: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
         let mut command = program(std::env::current_exe()?);
         command
             .args(["serve-load", "--kinds", &kinds.join(",")])
@@ -146,7 +147,7 @@ impl Load {
             .stderr(Stdio::inherit())
             .stdout(Stdio::piped());
         for (name, value) in [
-            ("--address", self.address.to_string()),
+            ("--addresses", addresses.join(",")),
             ("--nodes", self.nodes.to_string()),
             ("--first", self.first.to_string()),
             ("--connections", self.connections.to_string()),
@@ -247,7 +248,8 @@ async fn all(load: &Load, requests: Vec<Vec<u8>>) -> Result<Outcome, Failure> {
     });
     let before = own_cpu();
     let tasks: Vec<_> = (0..load.connections)
-        .map(|_| tokio::task::spawn_local(worker(Rc::clone(&shared))))
+        .zip(load.addresses.iter().cycle())
+        .map(|(_, address)| tokio::task::spawn_local(worker(Rc::clone(&shared), *address)))
         .collect();
     for task in tasks {
         task.await?;
@@ -268,7 +270,7 @@ async fn all(load: &Load, requests: Vec<Vec<u8>>) -> Result<Outcome, Failure> {
 type Stream = TlsStream<TcpStream>;
 
 /// One connection after the other, until there is nothing left to ask.
-async fn worker(shared: Rc<Shared>) {
+async fn worker(shared: Rc<Shared>, address: SocketAddr) {
     let mut stream: Option<Stream> = None;
     let mut buffer = vec![0; 16 << 10];
     loop {
@@ -280,7 +282,7 @@ async fn worker(shared: Rc<Shared>) {
             let Some(due) = shared.due(number).await else {
                 return;
             };
-            match shared.ask(&mut stream, number, &mut buffer).await {
+            match shared.ask(address, &mut stream, number, &mut buffer).await {
                 Ok(code) => {
                     let late = due.elapsed().as_secs_f64() * 1e3;
                     shared.millis.borrow_mut().push(late);
@@ -320,6 +322,7 @@ impl Shared {
 
     async fn ask(
         &self,
+        address: SocketAddr,
         held: &mut Option<Stream>,
         number: usize,
         buffer: &mut [u8],
@@ -327,7 +330,7 @@ impl Shared {
         let stream = match held {
             Some(stream) => stream,
             None => {
-                let socket = TcpStream::connect(self.load.address).await?;
+                let socket = TcpStream::connect(address).await?;
                 socket.set_nodelay(true)?;
                 held.insert(self.connector.connect(host(), socket).await?)
             }

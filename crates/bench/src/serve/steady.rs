@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::load::{Kind, Load};
 use super::process::Serving;
-use super::{MIB, Request, introduce, load};
+use super::{KNOWN, MIB, Request, introduce, load};
 use crate::measure::{Failure, Sample, table};
 
 /// Nodes that join at the same time.
-const AT_ONCE: usize = 64;
+pub const AT_ONCE: usize = 64;
 /// For how long a server that is left alone is watched: two looks at its files.
 const REST: Duration = Duration::from_secs(65);
 
@@ -81,7 +81,7 @@ fn look(serving: &Serving, request: &Request) -> Result<(), Failure> {
 /// Load for long: memory must not grow, nothing may fail.
 pub fn soak(request: &Request, folder: &Path) -> Result<(), Failure> {
     let serving = Serving::start(folder, "soak", &request.server)?;
-    introduce(&serving, request)?;
+    introduce(&serving, request, KNOWN)?;
     let long = Load {
         kinds: Kind::JOIN.to_vec(),
         seconds: request.soak,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use kubepki::host::Host;
 use kubepki::log::{
-    CSV_HEADER, Entry, Filter, Finding, Head, LogError, Reading, Verified, chains, csv_line,
-    entries, stored_head, table, verify,
+    Anew, CSV_HEADER, Entry, Filter, Finding, Head, LogError, Reading, Verified, begin_anew,
+    chains, csv_line, entries, publish, stored_head, table, verify,
 };
 use pki::Serial;
 use serde_json::{Value, json};
@@ -35,6 +35,15 @@ pub enum LogCommand {
     Show(ShowArgs),
     /// Print every record for another program. JSON lines are those of the log, octet for octet.
     Export(ExportArgs),
+    /// Go on with a log whose end is lost: `kubepki serve` does not add to it before.
+    ///
+    /// The next record says what is missing (the datastore knows how far the log went), who began it
+    /// anew, when and why; what is on the disk stays. `kubepki log verify` tells of it from then on,
+    /// and not as a fault. Nothing is done to a log that lacks nothing.
+    #[command(
+        after_help = "Example:\n  kubepki log begin-anew --why 'the disk of s1 was replaced'"
+    )]
+    BeginAnew(Box<AnewArgs>),
 }
 
 /// Which log.
@@ -63,6 +72,32 @@ pub struct VerifyArgs {
     pub output: PlanFormat,
     #[command(flatten)]
     pub endpoint: EndpointArgs,
+}
+
+/// `log begin-anew`.
+#[derive(Clone, Debug, Args)]
+pub struct AnewArgs {
+    #[command(flatten)]
+    pub chain: ChainArgs,
+    /// Why: it stands in the log for good.
+    #[arg(long, value_name = "TEXT", value_parser = sentence)]
+    pub why: String,
+    /// Who does it [default: who called sudo, else the user].
+    #[arg(long, value_name = "NAME", value_parser = sentence)]
+    pub by: Option<String>,
+    /// Go on without asking.
+    #[arg(long)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+}
+
+fn sentence(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("it is empty".to_owned()),
+        long if long.len() > 1000 => Err("write at most 1000 letters".to_owned()),
+        fine => Ok(fine.to_owned()),
+    }
 }
 
 /// Which records.
@@ -123,7 +158,76 @@ pub async fn run(command: &LogCommand) -> Result<Exit, CliError> {
         LogCommand::Verify(args) => run_verify(&world.host, args).await,
         LogCommand::Show(args) => show(&world.host, args).await,
         LogCommand::Export(args) => export(&world.host, args).await,
+        LogCommand::BeginAnew(args) => anew(&world, args).await,
     }
+}
+
+async fn anew(world: &World, args: &AnewArgs) -> Result<Exit, CliError> {
+    let settings = Settings::load(&world.host, &args.chain.site).await?;
+    // Without the datastore nobody knows what is missing.
+    let store = open(&world.host, &args.endpoint, &settings, Access::Write).await?;
+    store.refuse_read_only()?;
+    let (directory, servers) = match find(&world.host, &args.chain).await {
+        Ok(found) => found,
+        // Nothing is left of it: the datastore may know whose it was.
+        Err(_) if args.chain.server.is_none() => {
+            let state = state_dir(&args.chain.site, &settings.data_dir);
+            let directory = args.chain.log_dir.clone();
+            let directory = directory.unwrap_or_else(|| folder(state.path()));
+            (directory, Vec::new())
+        }
+        Err(error) => return Err(error),
+    };
+    let [server] = servers.as_slice() else {
+        return Err(CliError::usage(format!(
+            "{} logs lie in {}: say which is meant with --server NAME",
+            servers.len(),
+            directory.display()
+        )));
+    };
+    let known = stored_head(store.store.as_ref(), server).await?;
+    let known = known.map(|(head, _)| head);
+    let own = directory.join(server);
+    let found = verify(&own, server, known.as_ref())?;
+    output::talk(&in_words(&found, known.as_ref(), false));
+    let question = format!("Begin the log of {server} anew, for good?");
+    output::confirm(&question, args.yes)?;
+    let user = || {
+        let name = |variable: &str| std::env::var(variable).ok().filter(|it| !it.is_empty());
+        name("SUDO_USER").or_else(|| name("USER"))
+    };
+    let by = args.by.clone().or_else(user).unwrap_or_else(|| {
+        let uid = rustix::process::getuid().as_raw();
+        format!("user {uid}")
+    });
+    let told = Anew {
+        by: &by,
+        why: &args.why,
+        now: world.now(),
+    };
+    let (receipt, _) = match begin_anew(&own, server, known.as_ref(), &told) {
+        Ok(begun) => begun,
+        Err(error @ (LogError::Whole { .. } | LogError::Locked { .. })) => {
+            return Err(CliError::refused(error.to_string()));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let head = Head {
+        server: server.clone(),
+        records: receipt.seq,
+        hash: receipt.hash,
+    };
+    if let Err(error) = publish(store.store.as_ref(), &head).await {
+        output::talk(&format!(
+            "Note: the datastore does not know of it yet, the server's next start tells it: {}",
+            kubepki::error_chain(&error)
+        ));
+    }
+    output::talk(&format!(
+        "Done: the log of {server} goes on with record {}. Start `kubepki serve`.",
+        receipt.seq
+    ));
+    Ok(Exit::Fine)
 }
 
 /// The folder with the logs, and the servers that are meant.
@@ -211,6 +315,7 @@ fn in_words(verified: &Verified, known: Option<&Head>, offline: bool) -> String 
         segments,
         head,
         findings,
+        breaks,
     } = verified;
     let mut text = format!(
         "{}: {records} records in {segments} files, {}\n",
@@ -222,6 +327,9 @@ fn in_words(verified: &Verified, known: Option<&Head>, offline: bool) -> String 
     );
     for finding in findings {
         text.push_str(&format!("  {finding}\n"));
+    }
+    for known in breaks {
+        text.push_str(&format!("  {known}\n"));
     }
     text.push_str(&match known {
         Some(known) => format!(
@@ -251,6 +359,7 @@ fn in_json(verified: &Verified, known: Option<&Head>) -> Value {
         "head": head(&verified.head),
         "datastore": known.map(head),
         "findings": findings,
+        "breaks": verified.breaks,
     })
 }
 

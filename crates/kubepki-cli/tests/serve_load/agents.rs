@@ -34,6 +34,7 @@ impl Drop for Agents {
 #[derive(Clone, Debug)]
 pub struct Got {
     pub agent: u64,
+    pub server: usize,
     pub path: String,
     pub by: String,
     pub leaf: Certificate,
@@ -121,6 +122,11 @@ impl Agents {
         });
     }
 
+    /// What they got from event number `from` on.
+    pub fn got(&self, from: usize) -> Vec<Got> {
+        got(&self.events.lock().unwrap()[from..])
+    }
+
     /// Stops them; everything that happened.
     pub fn stop(mut self) -> Happened {
         drop(self.input.take());
@@ -147,6 +153,7 @@ fn got(events: &[Value]) -> Vec<Got> {
         let untrusted = event["untrusted"].as_array().into_iter().flatten();
         Got {
             agent: event["agent"].as_u64().unwrap(),
+            server: usize::try_from(event["server"].as_u64().unwrap()).unwrap(),
             path: text("path"),
             by: text("by"),
             leaf: Certificate::from_der(&der.unwrap()).unwrap(),

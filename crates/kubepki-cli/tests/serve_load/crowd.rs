@@ -45,7 +45,7 @@ struct Shared {
 }
 
 /// Has clients work while `what` happens, and tells how they fared.
-pub fn during(stacks: &Stacks, ports: &[u16], what: impl FnOnce(&Crowd<'_, '_>) + Send) -> Tallies {
+pub fn during(stacks: &Stacks, ports: &[u16], what: impl FnOnce(&Crowd<'_, '_>)) -> Tallies {
     let shared = Shared::default();
     std::thread::scope(|scope| {
         let crowd = Crowd {

@@ -12,3 +12,4 @@ mod agents;
 mod crowd;
 mod disk;
 mod server;
+mod several;

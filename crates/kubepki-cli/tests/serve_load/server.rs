@@ -113,6 +113,32 @@ impl Serving {
         self.signal("-HUP");
     }
 
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// What curl gets from it, trusting `bundle`: status and body.
+    pub fn curl(&self, bundle: &Path, path: &str) -> (String, String) {
+        self.curl_as("", bundle, path)
+    }
+
+    /// The same with `user:password`.
+    pub fn curl_as(&self, user: &str, bundle: &Path, path: &str) -> (String, String) {
+        let (bundle, port) = (bundle.display().to_string(), self.port);
+        let url = format!("https://127.0.0.1:{port}{path}");
+        let words = ["-sS", "--max-time", "30", "--cacert", &bundle];
+        let more = ["-w", "\n%{http_code}", &url];
+        let named = ["-u", user];
+        let named = if user.is_empty() { &[] } else { &named[..] };
+        let run = run("curl", &[&words[..], &more, named].concat(), b"");
+        assert!(run.success(), "{path}: {}", run.text());
+        let text = String::from_utf8(run.stdout).unwrap();
+        let (body, code) = text.rsplit_once('\n').unwrap();
+        (code.to_owned(), body.to_owned())
+    }
+
     /// Asks it to end, which it must do well.
     pub fn stop(mut self) {
         self.signal("-TERM");

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use kubepki::datastore::DatastoreError;
-use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 
 use super::{mysql, postgres};
@@ -22,7 +22,8 @@ const TABLE: [&str; 6] = [
     "CREATE UNIQUE INDEX kine_name_prev_revision_uindex ON kine (name, prev_revision)",
 ];
 
-/// Makes a new SQLite file with kine's empty table, for servers that have never started.
+/// Makes a new SQLite file with kine's empty table, for servers that have never started. As kine's
+/// it keeps a write-ahead log: a commit is one flush instead of four.
 ///
 /// # Errors
 ///
@@ -36,7 +37,8 @@ pub async fn new_sqlite(path: &Path) -> Result<(), DatastoreError> {
     };
     let options = SqliteConnectOptions::new()
         .filename(path)
-        .create_if_missing(true);
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal);
     let mut connection = options.connect().await.map_err(failed)?;
     for statement in TABLE {
         connection.execute(statement).await.map_err(failed)?;

@@ -11,6 +11,7 @@
 mod common;
 mod hostile;
 mod listener;
+mod noise;
 mod recordings;
 mod strict;
 mod tokens;

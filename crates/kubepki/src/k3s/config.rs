@@ -31,6 +31,12 @@ pub struct K3sConfig {
     pub node_external_ip: Vec<Found<IpAddr>>,
     /// `--service-cidr`, as text; the first usable address of the first one is a SAN.
     pub service_cidr: Vec<Found<String>>,
+    /// `--cluster-cidr`, as text; empty where it is not given.
+    pub cluster_cidr: Vec<Found<String>>,
+    /// `--advertise-address`.
+    pub advertise_address: Option<Found<IpAddr>>,
+    /// `--flannel-backend`.
+    pub flannel_backend: Option<Found<String>>,
     /// `--cluster-domain`.
     pub cluster_domain: Found<String>,
     /// `--https-listen-port`.
@@ -157,6 +163,11 @@ impl Values {
                 true => vec![by_default("10.43.0.0/16".to_owned())],
                 false => cidrs,
             },
+            cluster_cidr: self.list("cluster-cidr"),
+            advertise_address: self.parsed("advertise-address", "an IP address", |text| {
+                text.parse().ok()
+            })?,
+            flannel_backend: self.one("flannel-backend"),
             cluster_domain: or(self.one("cluster-domain"), "cluster.local"),
             https_listen_port: self
                 .parsed("https-listen-port", "a port", |text| {

@@ -218,7 +218,7 @@ impl Layer {
 
 /// A scalar as K3s turns it into a flag's value: its YAML reader (1.1) takes a plain `0644` for an
 /// octal number and prints it as 420.
-fn as_k3s_reads(node: &Node<'_>) -> Option<String> {
+pub(super) fn as_k3s_reads(node: &Node<'_>) -> Option<String> {
     if node.is_null() {
         return Some(String::new());
     }
@@ -262,7 +262,13 @@ fn long_name(flag: &str) -> Option<&'static str> {
 }
 
 /// Flags that can be repeated or hold a comma list.
-const LISTS: [&str; 4] = ["tls-san", "node-ip", "node-external-ip", "service-cidr"];
+const LISTS: [&str; 5] = [
+    "tls-san",
+    "node-ip",
+    "node-external-ip",
+    "service-cidr",
+    "cluster-cidr",
+];
 
 /// Flags that need no value.
 const SWITCHES: [&str; 5] = [
@@ -274,7 +280,9 @@ const SWITCHES: [&str; 5] = [
 ];
 
 /// Flags with one value; the last one counts.
-const SINGLE: [&str; 17] = [
+const SINGLE: [&str; 19] = [
+    "advertise-address",
+    "flannel-backend",
     "config",
     "data-dir",
     "node-name",

@@ -8,12 +8,14 @@
 mod config;
 mod connection;
 mod discover;
+mod flags;
 mod layer;
 mod unit;
 
 pub use config::{ConfigError, DatastoreKind, Found, K3sConfig};
 pub use connection::Connection;
 pub use discover::{Places, discover, discover_connection};
+pub use flags::{FlagLine, flag_lines};
 pub use layer::{Layer, Setting};
 pub use unit::{Unit, environment_file};
 

@@ -116,7 +116,11 @@ pub(super) fn entry(line: &[u8], place: Place) -> Result<Entry, Damage> {
         #[serde(flatten)]
         issued: Issued,
     }
-    let Link { seq, prev, hash } = link(line)?;
+    let link = link(line)?;
+    if super::anew::broken(line).is_some() {
+        return super::anew::entry(line, link, place);
+    }
+    let Link { seq, prev, hash } = link;
     let whole: Whole = serde_json::from_slice(line).map_err(|_| Damage::Form)?;
     Ok(Entry {
         seq,

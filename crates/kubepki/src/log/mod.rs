@@ -18,6 +18,7 @@
 //! Numbers begin with 1; record 1 names [`Head::start`]'s hash. It lives in this crate and not
 //! with the server, because it needs no network: what verifies a log need not be able to serve.
 
+mod anew;
 mod export;
 mod head;
 mod line;
@@ -37,6 +38,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::unix_time;
 
+pub use anew::{Anchor, Anew, Break, KnownBreak, begin_anew};
 pub use export::{CSV_HEADER, csv_line, table};
 pub use head::{HEAD_PREFIX, HeadError, head_key, keep_published, publish, stored_head};
 pub use line::{Damage, Entry};
@@ -173,7 +175,8 @@ pub enum LogError {
     /// Something in the log is not as it was written.
     #[error(
         "the issuance log is damaged at {place}: {damage}; nothing is added to it. `kubepki log \
-         verify` shows all; put the file back from a copy, or move {} away to keep it as evidence",
+         verify` shows all; put the file in {} back from a copy, or go on behind it with `kubepki log \
+         begin-anew`",
         directory.display()
     )]
     Damaged {
@@ -188,7 +191,8 @@ pub enum LogError {
     #[error(
         "the issuance log in {} ends at record {found}, and the datastore knows that there were \
          {known}{}: its end was cut off or rewritten, or another directory was used; put the files \
-         back, `kubepki log verify` shows what is missing",
+         back, `kubepki log verify` shows what is missing; if they are lost, `kubepki log begin-anew` \
+         goes on and writes that down",
         directory.display(),
         if found >= known { " and that the last of those was another" } else { "" }
     )]
@@ -199,6 +203,16 @@ pub enum LogError {
         found: u64,
         /// How many there were.
         known: u64,
+    },
+    /// A log that lacks nothing is not begun anew.
+    #[error(
+        "the issuance log in {} is as it was written, and the datastore knows of no more: nothing \
+         is begun anew",
+        directory.display()
+    )]
+    Whole {
+        /// Where.
+        directory: PathBuf,
     },
     /// A record that no line can hold.
     #[error("the record has {bytes} bytes, and a line of the issuance log holds {limit} at most")]

@@ -225,7 +225,7 @@ fn make(directory: &Path) -> Result<(), LogError> {
     Ok(())
 }
 
-fn take_lock(directory: &Path) -> Result<Lock, LogError> {
+pub(super) fn take_lock(directory: &Path) -> Result<Lock, LogError> {
     let path = directory.join("lock");
     let failed = |error: rustix::io::Errno| LogError::file("lock", &path, error);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -7,6 +7,7 @@ use std::path::Path;
 use pki::Digest;
 use serde::Serialize;
 
+use super::anew::{Break, KnownBreak, broken};
 use super::line::{self, Damage, Link};
 use super::segment::{self, Segment};
 use super::{Head, LogError};
@@ -173,6 +174,8 @@ pub struct Verified {
     pub head: Head,
     /// Everything that is wrong, in the order of the files.
     pub findings: Vec<Finding>,
+    /// Where the chain was begun anew, and what has been known to be missing since.
+    pub breaks: Vec<KnownBreak>,
 }
 
 /// Reads the chain of `server` in `directory` (that server's own) from its first byte to its last.
@@ -195,6 +198,7 @@ pub fn verify(directory: &Path, server: &str, known: Option<&Head>) -> Result<Ve
         early: BTreeSet::new(),
         records: 0,
         findings: Vec::new(),
+        breaks: Vec::new(),
         known,
     };
     for segment in &segments {
@@ -211,6 +215,7 @@ pub fn verify(directory: &Path, server: &str, known: Option<&Head>) -> Result<Ve
             hash,
         },
         findings: walk.findings,
+        breaks: walk.breaks,
     })
 }
 
@@ -245,6 +250,7 @@ struct Walk<'a> {
     early: BTreeSet<u64>,
     records: u64,
     findings: Vec<Finding>,
+    breaks: Vec<KnownBreak>,
     known: Option<&'a Head>,
 }
 
@@ -264,10 +270,47 @@ impl Walk<'_> {
                 continue;
             }
             match line::link(text) {
-                Ok(link) => self.record(link, place),
+                Ok(link) => {
+                    if let Some(said) = broken(text) {
+                        self.begun_anew(link, &place, said);
+                    }
+                    self.record(link, place);
+                }
                 Err(damage) => self.damage(text, damage, place),
             }
         }
+    }
+
+    /// The chain was begun anew here. What was on the disk then must be there still.
+    fn begun_anew(&mut self, link: Link, place: &Place, said: Break) {
+        self.settle(None);
+        let found = self.next.saturating_sub(1);
+        let disk = &said.disk;
+        if disk.records > found {
+            let (first, last) = (self.next, disk.records);
+            let before = place.clone();
+            self.findings.push(Finding::Missing {
+                first,
+                last,
+                before,
+            });
+        } else if disk.records == found
+            && !self.before.is_empty()
+            && !self.before.iter().any(|it| it.to_string() == disk.hash)
+        {
+            let (seq, place) = (found, place.clone());
+            self.findings.push(Finding::Replaced { seq, place });
+        }
+        let first = self.next.max(disk.records.saturating_add(1));
+        self.breaks.push(KnownBreak {
+            seq: link.seq,
+            first,
+            last: link.seq.saturating_sub(1),
+            said,
+        });
+        self.next = link.seq;
+        self.before.clear();
+        self.jump = None;
     }
 
     fn damage(&mut self, text: &[u8], damage: Damage, place: Place) {

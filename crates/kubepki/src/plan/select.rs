@@ -174,6 +174,9 @@ fn row_reason(
     policy: &Policy,
     now: UnixTime,
 ) -> Result<Option<String>, WantError> {
+    if let Some(reason) = not_begun(inventory, observed, now) {
+        return Ok(Some(reason));
+    }
     Ok(match &observed.row.kind {
         Kind::Leaf(_) => leaf_reason(inventory, observed, wishes, policy, now)?,
         Kind::Key => key_reason(inventory, observed),
@@ -183,6 +186,21 @@ fn row_reason(
         }
         _ => None,
     })
+}
+
+/// A leaf that is not valid yet, by a CA that is: the clock went ahead when it was issued, and has
+/// been set back since.
+fn not_begun(inventory: &Inventory, observed: &ObservedRow, now: UnixTime) -> Option<String> {
+    let leaf = observed.file.first_certificate().filter(|it| !it.is_ca())?;
+    let begins = leaf.validity().not_before;
+    let mut authorities = inventory.rows.iter().filter(|row| row.row.is_authority());
+    let issuer = authorities.find_map(|row| {
+        let authority = row.file.first_certificate()?;
+        let own = leaf.authority_key_identifier() == authority.subject_key_identifier();
+        own.then_some(authority)
+    })?;
+    let is_wrong = begins > now && issuer.validity().contains(now);
+    is_wrong.then(|| format!("is not valid before {begins}"))
 }
 
 /// CAs that have not begun: the clock is wrong, and with it everything that is said of dates.

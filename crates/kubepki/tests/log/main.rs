@@ -7,6 +7,7 @@
     reason = "tests fail by panicking and spoil files"
 )]
 
+mod anew;
 mod append;
 mod tamper;
 

@@ -16,6 +16,7 @@ pub struct Postgres {
     port: u16,
     encryption: Encryption,
     certificates: Option<Certificates>,
+    flushing: bool,
 }
 
 impl Postgres {
@@ -56,6 +57,7 @@ impl Postgres {
             port: 0,
             encryption,
             certificates,
+            flushing: false,
         };
         server.write_rules();
         server.run();
@@ -67,6 +69,14 @@ impl Postgres {
             ),
         );
         server
+    }
+
+    /// From now on it flushes what it commits, as servers do that are not for tests.
+    pub fn flushing(mut self) -> Self {
+        self.flushing = true;
+        self.kill();
+        self.restart();
+        self
     }
 
     /// One without TLS for all tests of a program; each should have a database of its own
@@ -211,7 +221,7 @@ impl Postgres {
             "listen_addresses=127.0.0.1".to_owned(),
             format!("port={}", self.port),
             format!("unix_socket_directories={folder}"),
-            "fsync=off".to_owned(),
+            format!("fsync={}", if self.flushing { "on" } else { "off" }),
             "full_page_writes=off".to_owned(),
             "shared_buffers=16MB".to_owned(),
             "max_connections=40".to_owned(),

@@ -35,6 +35,8 @@ pub(super) struct Keeper {
     next: Duration,
     /// When each ending CA was told of last.
     said: HashMap<String, UnixTime>,
+    /// Held while the node's files are changed: CAs that are taken up change them too.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
     /// What is run after a renewal.
     pub hooks: Arc<Hooks>,
     /// When what of it is open is tried again, by `steady`.
@@ -71,6 +73,7 @@ impl Keeper {
             jumps,
             next,
             said: HashMap::new(),
+            turn: Arc::default(),
             hooks,
             hooks_next: Duration::ZERO,
             alone: None,
@@ -176,7 +179,8 @@ impl Keeper {
 
     /// Renews what is due; answers whether all went well.
     async fn leaves(&mut self) -> bool {
-        let hooks = Arc::clone(&self.hooks);
+        let (hooks, turn) = (Arc::clone(&self.hooks), Arc::clone(&self.turn));
+        let _held = turn.lock().await;
         match renewed(&self.world, &self.args, &|services| {
             hooks.foretold(services)
         })

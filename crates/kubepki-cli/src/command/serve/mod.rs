@@ -2,14 +2,18 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use kubepki::datastore::Datastore;
 use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
 use kubepki::log::{Log, Options, keep_published, stored_head};
 use kubepki_serve::accept::{Limits, Server};
+use kubepki_serve::config::Settings as Served;
 use kubepki_serve::health::Health;
+use kubepki_serve::issuance::IssuanceLog;
 use kubepki_serve::listener::{Port, Wanted, prepare};
 use kubepki_serve::metrics::Metrics;
 use kubepki_serve::node::Strictness;
@@ -18,25 +22,29 @@ use kubepki_serve::password::NodePasswords;
 use kubepki_serve::service::{Line, Loaded, Service};
 use kubepki_serve::tls::{Listened, server_config};
 use kubepki_serve::tree::Tree;
-use pki::UnixTime;
+use pki::{San, UnixTime};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use self::file::with_file;
 use self::hooks::ReloadArgs;
 use self::keep::{Keeper, Steady, monotonic};
 use self::start::{Started, start};
 use self::take_up::TakeUp;
+use self::wait::{away, wait};
 use super::log::folder;
 use crate::args::SiteArgs;
 use crate::datastore::EndpointArgs;
 use crate::error::{CliError, Exit};
+use crate::k3s::Settings;
 use crate::output;
 use crate::world::World;
 
 mod changes;
 mod commons;
+mod file;
 mod hooks;
 mod keep;
 mod renew;
@@ -44,10 +52,15 @@ mod start;
 mod take_up;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 /// `serve`.
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
+    /// Read these flags from a file too, in the spelling of K3s's config.yaml (`node-name: s1`);
+    /// what the command line says wins, and lists are joined.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Be as careless as K3s where it is: signatures of requests unchecked, any key, kube-proxy
     /// and controller for every holder of the agent token, servers' addresses for every node,
     /// shared keys for agents that send no request.
@@ -77,17 +90,12 @@ pub struct ServeArgs {
     /// Addresses of services [default: 10.43.0.0/16].
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub service_cidr: Vec<String>,
-    /// Addresses of pods.
-    #[arg(
-        long,
-        value_name = "CIDR",
-        value_delimiter = ',',
-        default_value = "10.42.0.0/16"
-    )]
+    /// Addresses of pods [default: 10.42.0.0/16].
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub cluster_cidr: Vec<String>,
-    /// What agents are told of flannel.
-    #[arg(long, value_name = "NAME", default_value = "vxlan")]
-    pub flannel_backend: String,
+    /// What agents are told of flannel [default: vxlan].
+    #[arg(long, value_name = "NAME")]
+    pub flannel_backend: Option<String>,
     /// How CAs are taken up that were changed in the datastore: while it serves, or by a restart
     /// as with K3s; until then the server issues nothing and says so.
     #[arg(long, value_enum, value_name = "HOW", default_value_t = TakeUpMode::Live)]
@@ -119,12 +127,31 @@ const PUBLISH: Duration = Duration::from_secs(1);
 /// Before it listens: a refusal where K3s runs, the port or the data directory is taken; a
 /// failure where files cannot be used.
 pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
-    let stopped = stopped()?;
+    let args = &with_file(args)?;
+    let stopping = stopped()?;
     // From here on it is an order to look again; before, it would end the process.
     let hangup = signal(SignalKind::hangup())?;
-    let opened = open(Arc::new(SystemClock), monotonic(), args).await?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let opened = loop {
+        let Some(args) = wait(&clock, args, &stopping).await? else {
+            return Ok(Exit::Fine);
+        };
+        match open(Arc::clone(&clock), monotonic(), &args).await {
+            Ok(opened) => break opened,
+            Err(error) => {
+                let settings = Settings::load(&World::real().host, &args.site).await?;
+                if away(&args, &settings).await.is_none() {
+                    return Err(error);
+                }
+            }
+        }
+    };
     announce(&opened);
     let (tell, stop) = watch::channel(false);
+    let mut stopped = stopping;
+    let stopped = async move {
+        let _ = stopped.wait_for(|stop| *stop).await.map(drop);
+    };
     let serving = tokio::spawn(opened.server.run(opened.listener, stopped));
     tell_systemd("READY=1");
     let serving = async {
@@ -200,23 +227,24 @@ async fn open(clock: Arc<dyn Clock>, steady: Steady, args: &ServeArgs) -> Result
         false => Strictness::Strict,
     };
     let tree = Tree::load(&started.server, strictness).map_err(|e| CliError::failed(&e))?;
-    let listener = bind(&started).await?;
+    let listener = bind(started.listen).await?;
     let listening = listener.local_addr()?;
     started.served.port = listening.port();
-    let port = port(&tree, &started, clock.now())?;
+    let wanted = (started.served.sans.as_slice(), started.lifetime);
+    let port = port(&tree, wanted, clock.now())?;
     let (log, trouble) = open_log(&started).await?;
     let publishing = tokio::spawn({
         let (log, store) = (log.clone(), Arc::clone(&started.store));
         async move { keep_published(&log, store, PUBLISH, trouble).await }
     });
     let keeping = (world(), steady);
-    let service = Arc::new(service(
-        tree,
-        &started,
-        &log,
-        strictness,
-        Arc::clone(&clock),
-    )?);
+    let wired = Wired {
+        served: started.served.clone(),
+        lifetime: started.lifetime,
+        store: Arc::clone(&started.store),
+        log: Arc::new(log.clone()),
+    };
+    let service = Arc::new(service(tree, wired, strictness, Arc::clone(&clock))?);
     let listened = Arc::new(Listened::new(port.certified));
     let tls = server_config(Arc::clone(&listened))
         .map_err(|error| CliError::message(format!("TLS cannot be set up: {error}")))?;
@@ -238,6 +266,7 @@ async fn open(clock: Arc<dyn Clock>, steady: Steady, args: &ServeArgs) -> Result
     let take_up = TakeUp::new(commons, followed, hands, args.take_up);
     take_up.meet().await;
     let mut keeper = Keeper::new(keeping, args.clone(), service, listened, hooks);
+    keeper.turn = Arc::clone(&take_up.turn);
     keeper.begin(&renewal, alone);
     Ok(Opened {
         listener,
@@ -250,8 +279,7 @@ async fn open(clock: Arc<dyn Clock>, steady: Steady, args: &ServeArgs) -> Result
     })
 }
 
-async fn bind(started: &Started) -> Result<TcpListener, CliError> {
-    let address = started.listen;
+async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
     let bound = match TcpListener::bind(address).await {
         // A machine without IPv6.
         Err(error)
@@ -273,10 +301,10 @@ async fn bind(started: &Started) -> Result<TcpListener, CliError> {
     })
 }
 
-fn port(tree: &Tree, started: &Started, now: UnixTime) -> Result<Port, CliError> {
+fn port(tree: &Tree, (sans, lifetime): (&[San], i64), now: UnixTime) -> Result<Port, CliError> {
     let wanted = Wanted {
-        sans: &started.served.sans,
-        lifetime: started.lifetime,
+        sans,
+        lifetime,
         now,
         entropy: &SystemEntropy,
         keys: &FreshKeys,
@@ -308,10 +336,17 @@ async fn open_log(started: &Started) -> Result<(Log, Trouble), CliError> {
     Ok((log, trouble))
 }
 
+/// What a service is made of.
+struct Wired {
+    served: Served,
+    lifetime: i64,
+    store: Arc<dyn Datastore>,
+    log: Arc<dyn IssuanceLog>,
+}
+
 fn service(
     tree: Tree,
-    started: &Started,
-    log: &Log,
+    wired: Wired,
     strictness: Strictness,
     clock: Arc<dyn Clock>,
 ) -> Result<Service, CliError> {
@@ -320,16 +355,16 @@ fn service(
         pki::random(&mut key).map(|()| key)
     };
     let failed = |error: pki::Error| CliError::failed(&error);
-    let loaded = Loaded::new(tree, &started.served, &key().map_err(failed)?);
+    let loaded = Loaded::new(tree, &wired.served, &key().map_err(failed)?);
     Ok(Service {
-        settings: started.served.clone(),
+        settings: wired.served,
         strictness,
-        leaf_lifetime: started.lifetime,
+        leaf_lifetime: wired.lifetime,
         tree: RwLock::new(Arc::new(loaded)),
         throttle: Mutex::default(),
         passwords: NodePasswords::new(&key().map_err(failed)?),
-        datastore: Arc::clone(&started.store),
-        log: Arc::new(log.clone()),
+        datastore: wired.store,
+        log: wired.log,
         clock,
         entropy: Arc::new(SystemEntropy),
         journal: Arc::new(say),
@@ -361,11 +396,12 @@ fn announce(opened: &Opened) {
     });
 }
 
-/// Done when the process is told to end.
-fn stopped() -> Result<impl Future<Output = ()>, CliError> {
+/// True when the process has been told to end.
+fn stopped() -> Result<watch::Receiver<bool>, CliError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
+    let (tell, told) = watch::channel(false);
+    tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -375,7 +411,9 @@ fn stopped() -> Result<impl Future<Output = ()>, CliError> {
             message: "stopping",
             fields: Vec::new(),
         });
-    })
+        let _ = tell.send(true);
+    });
+    Ok(told)
 }
 
 fn tell_systemd(state: &str) {
@@ -392,12 +430,20 @@ fn tell(message: &str, fields: Vec<(&str, String)>) {
 
 /// One line of JSON on standard error.
 fn say(line: &Line<'_>) {
-    let now = kubepki::edge::Clock::now(&SystemClock);
-    let mut members = serde_json::Map::new();
-    members.insert("time".to_owned(), now.to_string().into());
-    members.insert("message".to_owned(), line.message.into());
-    for (name, value) in &line.fields {
-        members.insert((*name).to_owned(), value.as_str().into());
+    let now = kubepki::edge::Clock::now(&SystemClock).to_string();
+    let fixed = [("time", now.as_str()), ("message", line.message)];
+    let more = line
+        .fields
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()));
+    // By hand: a line is said for each certificate.
+    let mut text = String::with_capacity(512);
+    for (name, value) in fixed.into_iter().chain(more) {
+        text.push(if text.is_empty() { '{' } else { ',' });
+        text.push_str(&serde_json::to_string(name).unwrap_or_default());
+        text.push(':');
+        text.push_str(&serde_json::to_string(value).unwrap_or_default());
     }
-    output::talk(&serde_json::Value::Object(members).to_string());
+    text.push('}');
+    output::talk(&text);
 }

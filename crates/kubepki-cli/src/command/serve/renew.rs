@@ -9,7 +9,7 @@ use kubepki_serve::ending::unbegun;
 use kubepki_serve::health::{Part, State};
 use pki::Certificate;
 
-use super::ServeArgs;
+use super::{ServeArgs, tell};
 use crate::args::{LeafArgs, NameArgs};
 use crate::command::change::{INTERRUPTED, failed, lock};
 use crate::command::leaves::due_for;
@@ -87,6 +87,21 @@ pub(super) async fn renewed(
         node,
         trouble,
     })
+}
+
+/// Finishes what a crash left half renewed, before a start changes the same leaves. What cannot be
+/// finished is told of by [`renewed`].
+pub(super) async fn finish_own(world: &World, args: &ServeArgs) {
+    let Ok(node) = look(world, args).await else {
+        return;
+    };
+    if let Ok(Some(past)) = interrupted(&node)
+        && let Ok(plan) = node.state.load_plan(&past.id)
+        && finish(world, &node, &plan).await.is_ok()
+    {
+        let fields = vec![("plan", past.id.to_string())];
+        tell("a renewal that was interrupted is finished", fields);
+    }
 }
 
 /// Names in `changed` the rows whose leaves may be others afterwards, even when it fails.

@@ -8,13 +8,14 @@ use kubepki::datastore::Datastore;
 use kubepki::edge::file::make_directory;
 use kubepki::host::Attributes;
 use kubepki::init::{Spec, make_data_dir};
+use kubepki::k3s::Found;
 use kubepki_serve::config::Settings as Served;
 use pki::San;
 
 use super::ServeArgs;
 use super::commons::{Commons, Followed};
 use super::hooks::Hooks;
-use super::renew::{Renewal, renewed};
+use super::renew::{Renewal, finish_own, renewed};
 use crate::args::PlanFormat;
 use crate::command::init::{self, InitArgs};
 use crate::datastore::{Access, open};
@@ -60,8 +61,17 @@ pub(super) async fn start(
     settings.data_dir = std::path::absolute(&settings.data_dir)?;
     let server = settings.data_dir.join("server");
     refuse_k3s(&settings)?;
-    let port = args.https_listen_port.unwrap_or(settings.https_port());
     let wanted = init_args(args);
+    if args
+        .endpoint
+        .token_files
+        .iter()
+        .any(|it| it.as_os_str() == "-")
+    {
+        return Err(CliError::usage(
+            "serve reads its token again while it serves: name a file with --token-file",
+        ));
+    }
     // What cannot be made is said before anything is.
     init::spec(&wanted, &settings)?;
     make_data_dir(&world.host, &settings.data_dir).await?;
@@ -70,6 +80,9 @@ pub(super) async fn start(
         make_directory(&state, &Attributes::new(0o700))?;
     }
     let alone = Alone::take(&state)?;
+    if server.join("tls/server-ca.crt").exists() {
+        finish_own(world, args).await;
+    }
     let commons = Commons::open(own, args, settings.clone()).await?;
     let followed = commons.begin().await?;
     let hooks = Arc::new(Hooks::new(&args.reload, &state));
@@ -83,10 +96,7 @@ pub(super) async fn start(
     };
     let spec = init::spec(&wanted, &settings)?;
     Ok(Started {
-        listen: SocketAddr::new(
-            spec.bind_address.unwrap_or(Ipv6Addr::UNSPECIFIED.into()),
-            port,
-        ),
+        listen: listen(args, &spec, &settings),
         served: served(args, &spec, &settings)?,
         lifetime: spec.leaf_lifetime,
         store: datastore(args, &settings, world).await?,
@@ -100,7 +110,14 @@ pub(super) async fn start(
     })
 }
 
-fn refuse_k3s(settings: &Settings) -> Result<(), CliError> {
+/// Where to listen.
+pub(super) fn listen(args: &ServeArgs, spec: &Spec, settings: &Settings) -> SocketAddr {
+    let port = args.https_listen_port.unwrap_or(settings.https_port());
+    let all = Ipv6Addr::UNSPECIFIED.into();
+    SocketAddr::new(spec.bind_address.unwrap_or(all), port)
+}
+
+pub(super) fn refuse_k3s(settings: &Settings) -> Result<(), CliError> {
     match running_in(&settings.data_dir, &settings.configured) {
         Some(process) => Err(CliError::refused(format!(
             "{} runs as {} in {}: two servers on one data directory would tear it apart",
@@ -140,9 +157,19 @@ pub(super) fn init_args(args: &ServeArgs) -> InitArgs {
     }
 }
 
-fn served(args: &ServeArgs, spec: &Spec, settings: &Settings) -> Result<Served, CliError> {
+pub(super) fn served(
+    args: &ServeArgs,
+    spec: &Spec,
+    settings: &Settings,
+) -> Result<Served, CliError> {
     let node = &spec.node;
-    let own = args.advertise_address.or(node.addresses.first().copied());
+    let configured = settings.config.as_ref();
+    let configured = configured.and_then(|it| it.advertise_address.as_ref());
+    let configured = configured.map(|it| it.value);
+    let own = args
+        .advertise_address
+        .or(configured)
+        .or(node.addresses.first().copied());
     let advertise_ip =
         own.ok_or_else(|| CliError::usage("the node has no address: give --node-ip"))?;
     let mut sans = node.server_names();
@@ -150,27 +177,33 @@ fn served(args: &ServeArgs, spec: &Spec, settings: &Settings) -> Result<Served, 
     if !sans.contains(&San::Ip(advertise_ip)) {
         sans.push(San::Ip(advertise_ip));
     }
-    let service_cidrs = match args.service_cidr.as_slice() {
-        [] => {
-            let configured = settings.config.iter().flat_map(|it| &it.service_cidr);
-            let configured: Vec<String> = configured.map(|it| it.value.clone()).collect();
-            match configured.is_empty() {
-                true => vec!["10.43.0.0/16".to_owned()],
-                false => configured,
-            }
+    let config = settings.config.as_ref();
+    let cidrs = |given: &[String], found: Option<&Vec<Found<String>>>, default: &str| {
+        let found = found.into_iter().flatten().map(|it| it.value.clone());
+        let found: Vec<String> = found.collect();
+        match (given.is_empty(), found.is_empty()) {
+            (false, _) => given.to_vec(),
+            (true, false) => found,
+            (true, true) => vec![default.to_owned()],
         }
-        given => given.to_vec(),
     };
+    let pods = config.map(|it| &it.cluster_cidr);
+    let pods = cidrs(&args.cluster_cidr, pods, "10.42.0.0/16");
+    let services = config.map(|it| &it.service_cidr);
+    let services = cidrs(&args.service_cidr, services, "10.43.0.0/16");
+    let flannel = config.and_then(|it| it.flannel_backend.as_ref());
+    let flannel = flannel.map(|it| it.value.clone());
     Ok(Served {
         node_name: node.name.clone(),
         advertise_ip,
         port: spec.https_port,
         sans,
-        cluster_cidrs: networks("--cluster-cidr", &args.cluster_cidr)?,
-        service_cidrs: networks("--service-cidr", &service_cidrs)?,
+        cluster_cidrs: networks("--cluster-cidr", &pods)?,
+        service_cidrs: networks("--service-cidr", &services)?,
         cluster_dns: vec![tenth(node.service_address)],
         cluster_domain: node.cluster_domain.clone(),
-        flannel_backend: args.flannel_backend.clone(),
+        flannel_backend: (args.flannel_backend.clone().or(flannel))
+            .unwrap_or_else(|| "vxlan".to_owned()),
         data_dir: settings.data_dir.join("server").display().to_string(),
     })
 }

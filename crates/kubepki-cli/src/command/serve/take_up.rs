@@ -11,12 +11,13 @@
 //! The datastore that does not answer stops issuing after a while: nobody knows then whether the
 //! CAs are still the cluster's.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kubepki::edge::{FreshKeys, SystemEntropy};
 use kubepki::error_chain;
-use kubepki_serve::cluster::{HEARTBEAT, LOOK, Member};
+use kubepki_serve::cluster::{Cluster, HEARTBEAT, LOOK, Member, ROUND};
 use kubepki_serve::health::{Part, State};
 use kubepki_serve::renewal::{jittered, look, reload};
 use kubepki_serve::service::Service;
@@ -32,6 +33,9 @@ use crate::error::CliError;
 /// After so many looks what could not be taken up is tried again.
 const AGAIN: u32 = 10;
 
+/// What concerns the other servers only may take that long: nothing else is seen meanwhile.
+const SHORT: Duration = Duration::from_secs(2);
+
 /// Follows the datastore for one server.
 pub(super) struct TakeUp {
     pub(super) commons: Commons,
@@ -42,6 +46,8 @@ pub(super) struct TakeUp {
     pub(super) taken: Taken,
     /// What callers want to be changed.
     orders: mpsc::Receiver<Order>,
+    /// Held while the node's files are changed: the keeper changes them too.
+    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Rows that are in force, and rows that could not be put in force.
@@ -73,13 +79,14 @@ impl TakeUp {
             mode,
             taken,
             orders,
+            turn: Arc::default(),
         }
     }
 
     /// Looks every second or so, and changes what callers want to be changed, one after the other,
     /// until it is told to stop. What has begun is ended.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let mut left = HEARTBEAT;
+        let (mut greeting, mut round) = (HEARTBEAT, ROUND);
         loop {
             let pause = jittered(LOOK, &SystemEntropy);
             tokio::select! {
@@ -90,23 +97,46 @@ impl TakeUp {
                 }
                 _ = stop.wait_for(|stop| *stop) => break,
             }
-            self.tick().await;
-            left = left.saturating_sub(pause);
-            if left.is_zero() {
-                self.meet().await;
-                left = HEARTBEAT;
+            let is_heard = self.tick().await;
+            // Whoever is cut off has nobody to greet, and must go on looking at the time.
+            if !is_heard || !self.is_one_of_many() {
+                continue;
+            }
+            greeting = greeting.saturating_sub(pause);
+            round = round.saturating_sub(pause);
+            if greeting.is_zero() {
+                let _ = tokio::time::timeout(SHORT, self.greet(false)).await;
+                greeting = HEARTBEAT;
+            }
+            if round.is_zero() {
+                let _ = tokio::time::timeout(SHORT, self.look_around()).await;
+                round = ROUND;
             }
         }
         if self.is_one_of_many() {
-            let _ = tokio::time::timeout(Duration::from_secs(2), self.greet(true)).await;
+            let _ = tokio::time::timeout(SHORT, self.greet(true)).await;
         }
     }
 
-    async fn tick(&mut self) {
-        let rows = match self.commons.rows().await {
-            Ok(rows) => rows,
-            Err(error) => return self.unheard(&error),
-        };
+    /// One look; answers whether the datastore did.
+    async fn tick(&mut self) -> bool {
+        match self.commons.rows().await {
+            Ok(rows) => {
+                self.compare(rows).await;
+                true
+            }
+            Err(error) => {
+                self.unheard(&error);
+                false
+            }
+        }
+    }
+
+    async fn compare(&mut self, rows: Rows) {
+        // Before anybody hears that the datastore answers again: nothing leaves in between.
+        if rows != self.taken.rows && self.taken.refused.as_ref() != Some(&rows) {
+            self.service.cluster.changing(true);
+        }
         self.service.note(Part::Datastore, State::Fine);
         self.service.cluster.heard();
         if rows == self.taken.rows {
@@ -145,12 +175,15 @@ impl TakeUp {
     }
 
     async fn take_up(&mut self) -> State {
+        let turn = Arc::clone(&self.turn);
+        let _held = turn.lock().await;
         self.service.cluster.changing(true);
         match self.commons.follow().await {
             Ok(followed) => match self.put_in_force() {
                 Ok(is_new) => {
                     self.taken.rows = followed.rows;
-                    if is_new {
+                    // The keeper may have seen the files already.
+                    if is_new || followed.changed {
                         self.service.metrics.taken_up();
                         tell("the cluster's CAs or tokens were taken up", Vec::new());
                     }
@@ -186,18 +219,11 @@ impl TakeUp {
         }
     }
 
-    /// Renews this server's record, and looks at the others'. Failures show elsewhere.
+    /// Renews this server's record, and looks at the others'.
     pub(super) async fn meet(&self) {
-        if !self.is_one_of_many() {
-            return;
-        }
-        let before = self.service.cluster.sans();
-        self.greet(false).await;
-        if self.service.cluster.sans() != before
-            && let Err(error) = look(&self.service, &self.listened, &FreshKeys)
-        {
-            let fields = vec![("reason", error_chain(&error))];
-            tell("the listener's certificate stays as it is", fields);
+        if self.is_one_of_many() {
+            self.greet(false).await;
+            self.look_around().await;
         }
     }
 
@@ -206,19 +232,36 @@ impl TakeUp {
         self.commons.connected.kind == Kind::Server
     }
 
+    /// Servers that are new are known by the listener's certificate too.
+    async fn look_around(&self) {
+        let cluster = &self.service.cluster;
+        let before = cluster.sans();
+        let (store, now) = (
+            self.commons.connected.store.as_ref(),
+            self.service.clock.now(),
+        );
+        let own = &self.service.settings.node_name;
+        // That the datastore is away shows elsewhere.
+        if cluster.look_around(store, own, now).await.is_err() || cluster.sans() == before {
+            return;
+        }
+        if let Err(error) = look(&self.service, &self.listened, &FreshKeys) {
+            let fields = vec![("reason", error_chain(&error))];
+            tell("the listener's certificate stays as it is", fields);
+        }
+    }
+
     async fn greet(&self, stopped: bool) {
         let settings = &self.service.settings;
-        let now = self.service.clock.now();
         let own = Member {
             version: 1,
             node: settings.node_name.clone(),
-            address: std::net::SocketAddr::new(settings.advertise_ip, settings.port),
+            address: SocketAddr::new(settings.advertise_ip, settings.port),
             sans: settings.sans.iter().map(ToString::to_string).collect(),
-            heard: now.as_secs(),
+            heard: self.service.clock.now().as_secs(),
             stopped,
         };
-        let store = self.commons.connected.store.as_ref();
-        if let Err(error) = self.service.cluster.meet(store, &own, now).await {
+        if let Err(error) = Cluster::greet(self.commons.connected.store.as_ref(), &own).await {
             let fields = vec![("reason", error_chain(&error))];
             tell("the other servers were not told of this one", fields);
         }

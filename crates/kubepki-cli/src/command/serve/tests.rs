@@ -365,6 +365,10 @@ async fn clocks_that_are_set() {
     time.go(3500 * DAY);
     life.keeper.tick(false).await;
     assert_eq!(life.service.health.why_not(), None);
+    // What was issued in the future is of no use now.
+    for (row, leaf) in life.leaves().await {
+        assert!(leaf.validity().contains(time.now()), "{row}");
+    }
     let mut new = life.connect(None).await;
     assert_eq!(new.ask("/ping", "").await.1, "pong");
     life.end().await;

@@ -1,0 +1,93 @@
+//! Two servers on one empty etcd, of which one takes new CAs up by a restart; K3s's own way to
+//! hand CAs over, and what it answers to nonsense.
+
+use testkit::Etcd;
+
+use crate::lab::{Serving, assert_ends};
+
+/// The number that a client got instead of the reason.
+fn number(body: &str) -> String {
+    let (_, id) = body.split_once("error ID ").unwrap();
+    id.chars().take_while(char::is_ascii_digit).collect()
+}
+
+#[test]
+fn authorities_come_through_the_server_and_a_restart_takes_them_up() {
+    let etcd = Etcd::plain();
+    let endpoint = etcd.url(0);
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let mut one = Serving::start(&at("one"), ("one", "10.9.9.1"), &endpoint, &[]);
+    let token = one.server("token").display().to_string();
+    let restart = ["--token-file", &token, "--take-up", "restart"];
+    let begin = || Serving::start(&at("two"), ("two", "10.9.9.2"), &endpoint, &restart);
+    let two = begin();
+    let before = one.read("tls/server-ca.crt");
+    assert_eq!(two.read("tls/server-ca.crt"), before);
+
+    // What is no set of CAs changes nothing, and the log has the reason under the client's number.
+    let path = "/v1-k3s/cert/cacerts";
+    let put = |one: &Serving, path: &str, body: &str| {
+        let form = ["-X", "PUT", "-H", "Content-Type:", "--data-binary", body];
+        one.ask_as("server", path, &form)
+    };
+    assert_eq!(put(&one, path, "{}").0, "204");
+    let single = serde_json::json!({"ServerCA": {
+        "Timestamp": "2026-11-23T00:00:00Z",
+        "Content": base64(before.as_bytes()),
+    }, "ServerCAKey": {
+        "Timestamp": "2026-11-23T00:00:00Z",
+        "Content": base64(one.read("tls/client-ca.key").as_bytes()),
+    }});
+    for (path, body, reason) in [
+        (path, "[]", "no JSON object"),
+        (path, &single.to_string(), "failed to validate"),
+        ("/v1-k3s/cert/cacerts?force=true", &single.to_string(), ""),
+        ("/v1-k3s/token", "{}", "newToken is missing"),
+        ("/v1-k3s/token", r#"{"newToken":"K10x"}"#, ""),
+    ] {
+        let (code, answer) = put(&one, path, body);
+        assert_eq!(code, "500", "{body}: {answer}");
+        let line = one.until(&format!("error ID {}", number(&answer)));
+        assert!(line.contains(reason), "{line}");
+    }
+    assert_eq!(one.ask_as("node", path, &["-X", "PUT"]).0, "403");
+    assert_eq!(one.ask_as("server", path, &[]).0, "405");
+    assert_eq!(one.read("tls/server-ca.crt"), before);
+    assert_eq!(two.ask_as("node", "/v1-k3s/readyz", &[]).0, "200");
+
+    let (set, away) = (at("set"), at("offline"));
+    let words = [set.display().to_string(), away.display().to_string()];
+    let [out, offline] = words.each_ref().map(String::as_str);
+    let stage = [
+        "ca",
+        "stage",
+        "--cross-signed",
+        "--out",
+        out,
+        "--offline",
+        offline,
+    ];
+    assert_ends(&one.kubepki(&stage), 0, "");
+    // Through the one that takes up by a restart: its files stay, the other's follow.
+    let rotated = two.kubepki(&["rotate-ca", "--yes", "--path", out]);
+    assert_ends(&rotated, 0, "Done");
+    one.until("were taken up");
+    let staged = std::fs::read_to_string(set.join("tls/server-ca.crt")).unwrap();
+    assert_eq!(one.read("tls/server-ca.crt"), staged);
+    assert_eq!(two.read("tls/server-ca.crt"), before);
+    two.await_answer("/v1-k3s/readyz", |code, body| {
+        code == "503" && body.contains("restart this server")
+    });
+    assert_ends(&two.node(&["join"], &at("worker"), "10.1.1.1"), 5, "503");
+    two.stop();
+    let two = begin();
+    assert_eq!(two.read("tls/server-ca.crt"), staged);
+    let joined = two.node(&["join"], &at("worker"), "10.1.1.1");
+    assert_ends(&joined, 0, "files written");
+}
+
+fn base64(bytes: &[u8]) -> String {
+    let coded = testkit::run("base64", &["-w", "0"], bytes);
+    coded.text()
+}

@@ -1,0 +1,13 @@
+//! Several `kubepki serve` over one real datastore.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and start the program themselves"
+)]
+
+mod change;
+mod fixtures;
+mod lab;
+mod three;
