@@ -7,7 +7,7 @@ use crate::scene::{Scene, text};
 
 #[test]
 fn a_host_that_cannot_be_reached_changes_nothing() {
-    let scene = Scene::start(&Spec::three());
+    let scene = Scene::start(&Spec::calm());
     let before = scene.snapshot();
     let w1 = scene.cluster.host("w1");
     let address = w1.address().to_string();
@@ -187,7 +187,7 @@ fn full(scene: &Scene) {
 
 #[test]
 fn a_single_member_needs_leave_to_be_away() {
-    let mut spec = Spec::three();
+    let mut spec = Spec::calm();
     spec.nodes.truncate(1);
     spec.nodes[0].2 = vec![Role::ControlPlane, Role::Etcd, Role::Worker];
     let scene = Scene::start(&spec);

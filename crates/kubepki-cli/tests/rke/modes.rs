@@ -11,7 +11,7 @@ use crate::scene::{Places, Scene, text};
 
 #[test]
 fn other_ways_to_rotate() {
-    let scene = Scene::start(&Spec::three());
+    let scene = Scene::start(&Spec::calm());
     saved_plans(&scene);
     lost_state(&scene);
     names_from_cluster_yml(&scene);

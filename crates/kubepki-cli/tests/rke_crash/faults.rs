@@ -102,7 +102,7 @@ impl<'a> Ordeal<'a> {
         let line = line.unwrap();
         let step = line.intends().unwrap();
         let host = self.victim(&line, step);
-        if matches!(self.fault, Fault::Dockerd) && self.struck.len() % 2 == 0 {
+        if matches!(self.fault, Fault::Dockerd) && self.struck.len().is_multiple_of(2) {
             self.await_restart(&mut running, &line, step, host);
         }
         self.fault.strike(host);

@@ -72,6 +72,14 @@ impl Spec {
         }
     }
 
+    /// The same, for tests that do not look at who calls whom.
+    pub fn calm() -> Self {
+        Self {
+            calm: true,
+            ..Self::three()
+        }
+    }
+
     /// The nodes of fixture `rke-1.6-live`: control plane and etcd on `cp1` and `cp2`, `w1` a
     /// worker, all with its addresses.
     pub fn recorded() -> Self {
