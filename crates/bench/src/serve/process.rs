@@ -1,6 +1,6 @@
 //! A server as a process of its own, and what it takes.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -42,6 +42,11 @@ impl Serving {
         let notified = UnixDatagram::bind(&socket)?;
         notified.set_read_timeout(Some(PATIENCE))?;
         let log = folder.join(format!("{name}.log"));
+        let said = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .open(&log)?;
         let mut command = program(kubepki()?);
         command
             .args(["serve", "--node-name", name, "--node-ip", "127.0.0.1"])
@@ -50,7 +55,7 @@ impl Serving {
             .arg(&data_dir)
             .args(more)
             .env("NOTIFY_SOCKET", &socket)
-            .stderr(File::create(&log)?);
+            .stderr(said);
         let begin = Instant::now();
         let child = command.spawn()?;
         let mut serving = Self {
