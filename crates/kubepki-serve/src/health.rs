@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Mutex;
 
-use crate::service::{Line, Service};
-
 /// What can be in order or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
@@ -120,24 +118,6 @@ impl fmt::Display for Health {
             }
         }
         Ok(())
-    }
-}
-
-impl Service {
-    /// Notes how a part does, and says so when that is new.
-    pub fn note(&self, part: Part, state: State) {
-        self.metrics.part(part.name(), state.number());
-        if !self.health.set(part, state.clone()) {
-            return;
-        }
-        let (message, why) = match state {
-            State::Fine => ("in order again", None),
-            State::Warning(why) => ("needs a look", Some(why)),
-            State::Down(why) => ("nothing is issued until this is mended", Some(why)),
-        };
-        let mut fields = vec![("part", part.name().to_owned())];
-        fields.extend(why.map(|why| ("reason", why)));
-        (self.journal)(&Line { message, fields });
     }
 }
 

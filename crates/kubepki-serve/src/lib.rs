@@ -16,6 +16,7 @@ pub mod config;
 pub mod ending;
 pub mod health;
 pub mod issuance;
+mod issuing;
 pub mod leaf;
 mod ledger;
 pub mod listener;

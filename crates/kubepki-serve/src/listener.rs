@@ -117,19 +117,15 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
             issued: None,
         });
     }
-    refuse_when_invalid(tree, wanted.now)?;
-    let key = match &present {
-        Some(present) if !is_asked => PrivateKey::from_pem(&present.key),
-        _ => wanted.keys.generate(KeyAlgorithm::P256),
-    };
-    let key = key.map_err(PortError::Material)?;
-    let named = present.iter().flat_map(|it| &it.sans);
-    let mut sans: Vec<San> = named.map(|name| San::from_text(name)).collect();
-    sans.extend(wanted.sans.iter().cloned());
-    sans.retain(|san| is_listener_name(&san.to_string()));
-    sans.sort();
-    sans.dedup();
-    let leaf = leaf(tree, wanted, &key, &sans).map_err(PortError::Material)?;
+    let authority = tree.server.issuer.authority.certificate();
+    if !authority.validity().contains(wanted.now) {
+        return Err(PortError::NotNow {
+            subject: authority.subject().to_string(),
+            now: wanted.now,
+        });
+    }
+    let kept = present.as_ref().filter(|_| !is_asked);
+    let New { key, sans, leaf } = new(tree, wanted, present.as_ref(), kept)?;
     let mut chain = leaf.to_pem();
     let behind = served_chain(&tree.server.certificates);
     chain.extend(behind.into_iter().map(Certificate::to_pem));
@@ -156,16 +152,33 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
     })
 }
 
-/// What a CA issues outside its own days is good for nothing.
-fn refuse_when_invalid(tree: &Tree, now: UnixTime) -> Result<(), PortError> {
-    let authority = tree.server.issuer.authority.certificate();
-    match authority.validity().contains(now) {
-        true => Ok(()),
-        false => Err(PortError::NotNow {
-            subject: authority.subject().to_string(),
-            now,
-        }),
-    }
+/// A new certificate and what belongs to it.
+struct New {
+    key: PrivateKey,
+    sans: Vec<San>,
+    leaf: Certificate,
+}
+
+/// With the key of `kept`, and the names of `present` and those that are wanted.
+fn new(
+    tree: &Tree,
+    wanted: &Wanted<'_>,
+    present: Option<&Listener>,
+    kept: Option<&Listener>,
+) -> Result<New, PortError> {
+    let key = match kept {
+        Some(kept) => PrivateKey::from_pem(&kept.key),
+        None => wanted.keys.generate(KeyAlgorithm::P256),
+    };
+    let key = key.map_err(PortError::Material)?;
+    let named = present.iter().flat_map(|it| &it.sans);
+    let mut sans: Vec<San> = named.map(|name| San::from_text(name)).collect();
+    sans.extend(wanted.sans.iter().cloned());
+    sans.retain(|san| is_listener_name(&san.to_string()));
+    sans.sort();
+    sans.dedup();
+    let leaf = leaf(tree, wanted, &key, &sans).map_err(PortError::Material)?;
+    Ok(New { key, sans, leaf })
 }
 
 fn first(certificates: Vec<Certificate>) -> Result<Certificate, PortError> {

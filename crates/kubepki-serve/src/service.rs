@@ -7,20 +7,18 @@ use std::sync::{Arc, Mutex, RwLock};
 use kubepki::datastore::Datastore;
 use kubepki::edge::{Clock, Entropy};
 use kubepki::token::made::Entry;
-use pki::{Certificate, San, Serial};
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::access::{Identity, Offered, Users, identify, may};
 use crate::cluster::Cluster;
 use crate::config::{Settings, config};
-use crate::health::Health;
-use crate::issuance::{IssuanceLog, IssueRecord};
-use crate::leaf::{Asked, Issuer, Order, issue, read};
+use crate::health::{Health, Part, State};
+use crate::issuance::IssuanceLog;
 use crate::metrics::Metrics;
-use crate::node::{Node, NodeHeaders, Reserved, Strictness, addresses, node_of};
+use crate::node::{NodeHeaders, Reserved, Strictness};
 use crate::password::NodePasswords;
-use crate::route::{Endpoint, LeafKind};
+use crate::route::Endpoint;
 use crate::status::{Answer, PLAIN, Refusal, TEXT};
 use crate::throttle::{Proof, Throttle};
 use crate::tree::{AuthorityFile, Tree};
@@ -242,160 +240,20 @@ impl Service {
         }
     }
 
-    async fn leaf(
-        &self,
-        request: &Request<'_>,
-        kind: LeafKind,
-        (identity, token): (&Identity, Option<&Entry>),
-    ) -> Result<Answer, Refusal> {
-        let loaded = self.in_force(request).await?;
-        // A token for one node or for so many must know which one asks.
-        let bound = token.is_some_and(|entry| entry.made.is_bound());
-        // K3s asks for the node only where the certificate names it, so that every holder of the
-        // agent token can be kube-proxy.
-        let node = match kind.names_node() || self.strictness == Strictness::Strict || bound {
-            true => Some(node_of(identity, &request.node, self.strictness)?),
-            false => None,
-        };
-        if let Some(node) = &node {
-            if let Some(token) = token {
-                self.token_permits(request, token, &node.name)?;
-            }
-            self.check_password(node, request.peer).await?;
+    /// Notes how a part does, and says so when that is new.
+    pub fn note(&self, part: Part, state: State) {
+        self.metrics.part(part.name(), state.number());
+        if !self.health.set(part, state.clone()) {
+            return;
         }
-        let name = node.as_ref().map(|node| node.name.as_str());
-        let addresses = match kind {
-            LeafKind::ServingKubelet => addresses(
-                request.node.addresses.as_deref(),
-                name.unwrap_or_default(),
-                &loaded.reserved,
-                self.strictness,
-            )?,
-            _ => Vec::new(),
+        let (message, why) = match state {
+            State::Fine => ("in order again", None),
+            State::Warning(why) => ("needs a look", Some(why)),
+            State::Down(why) => ("nothing is issued until this is mended", Some(why)),
         };
-        if let (Strictness::Strict, Some(name)) = (self.strictness, name) {
-            self.cluster.refuse_others(name, &addresses)?;
-        }
-        let is_post = request.method == "POST";
-        let (spki, shared) = match read(request.path, is_post, &request.body, self.strictness)? {
-            Asked::Request(spki) => (spki, None),
-            Asked::Legacy => {
-                let shared = loaded.tree.shared_key(kind.shared_key());
-                let (key, pem) = shared.map_err(|error| self.internal(request, &error))?;
-                (key.spki_der().to_vec(), Some(pem))
-            }
-        };
-        if let (Some(token), Some(node)) = (token, name) {
-            self.spend(request, token, node).await?;
-        }
-        let order = Order {
-            kind,
-            node: name,
-            addresses: &addresses,
-            spki: &spki,
-            serial: self.serial()?,
-            now: self.clock.now(),
-            lifetime: self.leaf_lifetime,
-        };
-        self.issue_in_force(request, identity, order, shared.as_deref())
-            .await
-    }
-
-    /// The CAs in force, which are known to be the cluster's. While others are being taken up it
-    /// waits for those.
-    async fn in_force(&self, request: &Request<'_>) -> Result<Arc<Loaded>, Refusal> {
-        self.cluster.settled().await?;
-        // A CA that others may have replaced meanwhile, a record that cannot be kept, a clock
-        // that is wrong: the reason is for the log and `readyz`.
-        if let Some(why) = self.health.why_not() {
-            self.say("a certificate was not issued", request, why);
-            return Err(Refusal::Unavailable(
-                "nothing is issued for the time being; readyz tells why".to_owned(),
-            ));
-        }
-        self.loaded()
-    }
-
-    /// Issues under the CA that is the cluster's when the answer leaves. Others may have come
-    /// while a password was looked up or the record was written: what they replaced stays here.
-    async fn issue_in_force(
-        &self,
-        request: &Request<'_>,
-        identity: &Identity,
-        mut order: Order<'_>,
-        shared: Option<&Vec<u8>>,
-    ) -> Result<Answer, Refusal> {
-        loop {
-            let loaded = self.in_force(request).await?;
-            let issuer = match order.kind {
-                LeafKind::ServingKubelet => &loaded.tree.server.issuer,
-                _ => &loaded.tree.client.issuer,
-            };
-            let answer = self
-                .issue(request, identity, issuer, &order, shared)
-                .await?;
-            if Arc::ptr_eq(&loaded, &self.in_force(request).await?) {
-                return Ok(answer);
-            }
-            order.serial = self.serial()?;
-            order.now = self.clock.now();
-        }
-    }
-
-    fn serial(&self) -> Result<Serial, Refusal> {
-        let serial = Serial::random(|bytes| self.entropy.fill(bytes));
-        serial.map_err(|error| Refusal::Internal(error.to_string()))
-    }
-
-    /// Issues, has it written down, and only then lets it go.
-    async fn issue(
-        &self,
-        request: &Request<'_>,
-        identity: &Identity,
-        issuer: &Issuer,
-        order: &Order<'_>,
-        shared: Option<&Vec<u8>>,
-    ) -> Result<Answer, Refusal> {
-        let leaf = issue(issuer, order)?;
-        let record = IssueRecord {
-            time: order.now,
-            server: self.settings.node_name.clone(),
-            endpoint: request.path.to_owned(),
-            who: identity.requester(),
-            peer: request.peer,
-            node: order.node.map(str::to_owned),
-            subject: leaf.subject().to_string(),
-            sans: leaf.sans().to_vec(),
-            spki: leaf.spki_sha256(),
-            serial: leaf.serial().clone(),
-            not_after: leaf.validity().not_after,
-        };
-        self.log.append(record).await.map_err(|error| {
-            self.say("a certificate was not issued", request, error.to_string());
-            Refusal::Unavailable("the issuance log cannot be written".to_owned())
-        })?;
-        self.metrics.issued(order.kind);
-        self.say_issued(request, identity, order, &leaf);
-        let mut body = leaf.to_pem().into_bytes();
-        body.extend_from_slice(issuer.chain.as_bytes());
-        body.extend_from_slice(shared.map_or(&[], Vec::as_slice));
-        Ok(Answer::ok(TEXT, body))
-    }
-
-    async fn check_password(&self, node: &Node, peer: SocketAddr) -> Result<(), Refusal> {
-        let Some(password) = &node.password else {
-            return Ok(());
-        };
-        let (datastore, entropy) = (self.datastore.as_ref(), self.entropy.as_ref());
-        let now = self.clock.now();
-        let checked = self
-            .passwords
-            .check(datastore, entropy, &node.name, password, now);
-        let checked = checked.await;
-        if matches!(checked, Err(Refusal::ForbiddenFor(_))) {
-            self.was_wrong(peer);
-        }
-        checked
+        let mut fields = vec![("part", part.name().to_owned())];
+        fields.extend(why.map(|why| ("reason", why)));
+        (self.journal)(&Line { message, fields });
     }
 
     fn may_try(&self, peer: SocketAddr, proof: Proof) -> bool {
@@ -413,7 +271,7 @@ impl Service {
         }
     }
 
-    fn internal(&self, request: &Request<'_>, error: &dyn std::error::Error) -> Refusal {
+    pub(crate) fn internal(&self, request: &Request<'_>, error: &dyn std::error::Error) -> Refusal {
         self.with_id(request, "certificate", &kubepki::error_chain(error))
     }
 
@@ -441,7 +299,7 @@ impl Service {
         Ok(Arc::clone(&guard))
     }
 
-    fn say(&self, message: &str, request: &Request<'_>, why: String) {
+    pub(crate) fn say(&self, message: &str, request: &Request<'_>, why: String) {
         (self.journal)(&Line {
             message,
             fields: vec![
@@ -459,31 +317,6 @@ impl Service {
             request,
             format!("{}: {}", refusal.code(), refusal.message()),
         );
-    }
-
-    fn say_issued(
-        &self,
-        request: &Request<'_>,
-        identity: &Identity,
-        order: &Order<'_>,
-        leaf: &Certificate,
-    ) {
-        let sans: Vec<String> = leaf.sans().iter().map(San::to_string).collect();
-        (self.journal)(&Line {
-            message: "issued",
-            fields: vec![
-                ("path", request.path.to_owned()),
-                ("peer", request.peer.to_string()),
-                ("user", identity.user.clone()),
-                ("credential", identity.credential.word().to_owned()),
-                ("node", order.node.unwrap_or("-").to_owned()),
-                ("subject", leaf.subject().to_string()),
-                ("sans", sans.join(",")),
-                ("serial", leaf.serial().to_string()),
-                ("spki", leaf.spki_sha256().to_string()),
-                ("not_after", leaf.validity().not_after.to_string()),
-            ],
-        });
     }
 }
 

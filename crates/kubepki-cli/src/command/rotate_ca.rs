@@ -253,7 +253,6 @@ impl Target {
         let runs = running_in(&settings.data_dir, &settings.configured)
             .is_some_and(|process| process.name.ends_with("server"));
         let port = settings.https_port();
-        let serves = serving(state.path());
         match &args.through_server {
             Some(url) => {
                 let bare = url.trim_start_matches("https://");
@@ -266,9 +265,11 @@ impl Target {
                 })
             }
             None if args.direct => Self::Direct,
-            None if serves.is_some() => Self::Through(serves.unwrap_or_default()),
-            None if runs => Self::Through(format!("https://127.0.0.1:{port}")),
-            None => Self::Direct,
+            None => match serving(state.path()) {
+                Some(url) => Self::Through(url),
+                None if runs => Self::Through(format!("https://127.0.0.1:{port}")),
+                None => Self::Direct,
+            },
         }
     }
 }

@@ -32,17 +32,11 @@ fn authorities_come_through_the_server_and_a_restart_takes_them_up() {
         one.ask_as("server", path, &form)
     };
     assert_eq!(put(&one, path, "{}").0, "204");
-    let single = serde_json::json!({"ServerCA": {
-        "Timestamp": "2026-11-23T00:00:00Z",
-        "Content": base64(before.as_bytes()),
-    }, "ServerCAKey": {
-        "Timestamp": "2026-11-23T00:00:00Z",
-        "Content": base64(one.read("tls/client-ca.key").as_bytes()),
-    }});
+    let single = unfit(&one).to_string();
     for (path, body, reason) in [
         (path, "[]", "no JSON object"),
-        (path, &single.to_string(), "failed to validate"),
-        ("/v1-k3s/cert/cacerts?force=true", &single.to_string(), ""),
+        (path, single.as_str(), "failed to validate"),
+        ("/v1-k3s/cert/cacerts?force=true", single.as_str(), ""),
         ("/v1-k3s/token", "{}", "newToken is missing"),
         ("/v1-k3s/token", r#"{"newToken":"K10x"}"#, ""),
     ] {
@@ -85,6 +79,20 @@ fn authorities_come_through_the_server_and_a_restart_takes_them_up() {
     assert_eq!(two.read("tls/server-ca.crt"), staged);
     let joined = two.node(&["join"], &at("worker"), "10.1.1.1");
     assert_ends(&joined, 0, "files written");
+}
+
+/// A CA with another's key.
+fn unfit(server: &Serving) -> serde_json::Value {
+    let entry = |below: &str| {
+        serde_json::json!({
+            "Timestamp": "2026-11-23T00:00:00Z",
+            "Content": base64(server.read(below).as_bytes()),
+        })
+    };
+    serde_json::json!({
+        "ServerCA": entry("tls/server-ca.crt"),
+        "ServerCAKey": entry("tls/client-ca.key"),
+    })
 }
 
 fn base64(bytes: &[u8]) -> String {

@@ -121,11 +121,18 @@ impl Serving {
 
     /// What curl gets from it, trusting `bundle`: status and body.
     pub fn curl(&self, bundle: &Path, path: &str) -> (String, String) {
+        self.curl_as("", bundle, path)
+    }
+
+    /// The same with `user:password`.
+    pub fn curl_as(&self, user: &str, bundle: &Path, path: &str) -> (String, String) {
         let (bundle, port) = (bundle.display().to_string(), self.port);
         let url = format!("https://127.0.0.1:{port}{path}");
         let words = ["-sS", "--max-time", "30", "--cacert", &bundle];
         let more = ["-w", "\n%{http_code}", &url];
-        let run = run("curl", &[&words[..], &more].concat(), b"");
+        let named = ["-u", user];
+        let named = if user.is_empty() { &[] } else { &named[..] };
+        let run = run("curl", &[&words[..], &more, named].concat(), b"");
         assert!(run.success(), "{path}: {}", run.text());
         let text = String::from_utf8(run.stdout).unwrap();
         let (body, code) = text.rsplit_once('\n').unwrap();

@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use kubepki::bootstrap::Bundle;
 use kubepki::ca::rotate::{Request, Restarts, RotateError, Tokens, Way, plan_rotate_ca};
-use kubepki::ca::verify::{Intent, Places, Question, Stamps, verify};
+use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
 use kubepki::plan::Target;
 use kubepki::token::{Head, Known, NewPassword, Rotation, Rule, ServerFiles, Token, plan_rotation};
 use kubepki_serve::cluster::Control;
@@ -77,6 +77,25 @@ impl TakeUp {
     }
 }
 
+/// K3s's own verdict, which `force` overrides.
+fn heed(verdict: &Verdict, force: bool) -> Result<(), CliError> {
+    if verdict.k3s_accepts() {
+        return Ok(());
+    }
+    let words = verdict.k3s_message();
+    if !force {
+        return Err(CliError::refused(format!(
+            "failed to validate new CA certificates and keys: {words}"
+        )));
+    }
+    let fields = vec![("reason", words)];
+    tell(
+        "validation errors are ignored, as the caller wants it",
+        fields,
+    );
+    Ok(())
+}
+
 impl TakeUp {
     async fn authorities(&mut self, body: &[u8], force: bool) -> Result<(), CliError> {
         let new = Bundle::parse(body).map_err(|error| CliError::failed(&error))?;
@@ -84,7 +103,7 @@ impl TakeUp {
         let (_, opened, candidates) = commons.opened().await?;
         let (world, disk) = (&commons.world, commons.disk().await?);
         let (spec, survey) = look(world, &init_args(&commons.args), &commons.settings).await?;
-        let now = world.now();
+        let (now, id) = (world.now(), commons.plan_id("rotate-ca")?);
         let verdict = verify(&Question {
             old: Some(&disk.bundle),
             new: &new,
@@ -98,21 +117,8 @@ impl TakeUp {
                 new: disk.server.join("rotate-ca"),
             },
         });
-        if !verdict.k3s_accepts() {
-            let words = verdict.k3s_message();
-            if !force {
-                return Err(CliError::refused(format!(
-                    "failed to validate new CA certificates and keys: {words}"
-                )));
-            }
-            let fields = vec![("reason", words)];
-            tell(
-                "validation errors are ignored, as the caller wants it",
-                fields,
-            );
-        }
+        heed(&verdict, force)?;
         let compatible = self.service.strictness == Strictness::K3sCompatible;
-        let id = commons.plan_id("rotate-ca")?;
         let planned = plan_rotate_ca(Request {
             id: &id,
             verdict: &verdict,
