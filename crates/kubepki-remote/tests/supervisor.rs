@@ -294,12 +294,11 @@ fn a_pinned_key_must_be_led_to_and_not_only_shown() {
 #[test]
 fn a_ca_beside_the_one_that_is_hashed_proves_nothing() {
     let real = cluster("k3s-1.36-custom-ca");
-    let hash = kubepki::token::authority_hash(&real.cacerts, now()).unwrap();
-    let token = Token::new(hash, "server", real.password.clone().into());
+    let token = token(&real, PASSWORD);
     let mut imposter = cluster("k3s-1.36-sqlite");
     imposter.cacerts = [&real.cacerts[..], &imposter.cacerts].concat();
-    let same = kubepki::token::authority_hash(&imposter.cacerts, now()).unwrap();
-    assert_eq!(same, hash);
+    let same = authority_hash(&imposter.cacerts, now()).unwrap();
+    assert_eq!(same, authority_hash(&real.cacerts, now()).unwrap());
     let imposter = Standing::start(imposter, Box::new(|_| true));
     let error = connect(&imposter, &token).unwrap_err();
     assert!(matches!(error, SupervisorError::Unproven { .. }), "{error}");

@@ -1,14 +1,14 @@
 //! Three servers on one datastore: one is killed, one is cut off, and the CAs are rotated while
 //! strangers and agents talk to all of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use testkit::Etcd;
 use testkit::server::{Postgres, Wire};
 use testkit::stacks::Stacks;
 
-use crate::agents::{Agents, Got};
+use crate::agents::{Agents, Got, Happened};
 use crate::crowd::{assert_seamless, during};
 use crate::disk::{is_by, root_alone, signer};
 use crate::server::{Serving, kubepki, until};
@@ -131,20 +131,7 @@ fn rotate_under_load(cluster: &Cluster, fate: Fate) {
         servers.insert(1, back);
         let third = &servers[2];
         if fate == Fate::CutOff {
-            let ready = |third: &Serving| third.curl_as(&user, &bundle, "/v1-k3s/readyz");
-            until("the server that is cut off says so", || {
-                ready(third).0 == "503"
-            });
-            let why = ready(third).1;
-            assert!(why.contains("datastore"), "{why}");
-            let metrics = third.curl(&bundle, "/metrics").1;
-            assert!(metrics.contains("datastore"), "{metrics}");
-            // What was under way is done; from now on it issues nothing.
-            agents.rounds(3, 5);
-            let from = agents.seen();
-            agents.rounds(3, 9);
-            assert!(agents.got(from).iter().all(|it| it.server != 2));
-            stale = from;
+            stale = assert_cut_off(third, (&user, &bundle), &agents);
             cluster.wires[2].mend();
         }
         until("server 2 tells the new bundle", || {
@@ -171,6 +158,27 @@ fn rotate_under_load(cluster: &Cluster, fate: Fate) {
         assert!(stale.is_none(), "{stale:?}");
     }
     servers.into_iter().for_each(Serving::stop);
+    assert_all_recorded(cluster, &happened);
+}
+
+/// The server that is cut off says so, and issues nothing once what was under way is done. Answers
+/// how many certificates the agents had by then.
+fn assert_cut_off(third: &Serving, (user, bundle): (&str, &Path), agents: &Agents) -> usize {
+    let ready = || third.curl_as(user, bundle, "/v1-k3s/readyz");
+    until("the server that is cut off says so", || ready().0 == "503");
+    let why = ready().1;
+    assert!(why.contains("datastore"), "{why}");
+    let metrics = third.curl(bundle, "/metrics").1;
+    assert!(metrics.contains("datastore"), "{metrics}");
+    agents.rounds(3, 5);
+    let from = agents.seen();
+    agents.rounds(3, 9);
+    assert!(agents.got(from).iter().all(|it| it.server != 2));
+    from
+}
+
+/// What agents received stands in the servers' logs.
+fn assert_all_recorded(cluster: &Cluster, happened: &Happened) {
     let logs: Vec<(PathBuf, String)> = (0..3)
         .map(|number| (cluster.data_dir(number), cluster.endpoint(number)))
         .collect();

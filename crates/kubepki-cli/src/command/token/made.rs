@@ -231,8 +231,7 @@ pub(super) async fn revoke(world: &World, args: &RevokeArgs) -> Result<Exit, Cli
         ));
     }
     let connected = datastore(world, &args.endpoint, &args.site, Access::Write).await?;
-    let mut done = 0;
-    for id in &args.ids {
+    for (done, id) in args.ids.iter().enumerate() {
         let revoked = made::revoke(connected.store.as_ref(), id, world.now()).await;
         let entry = revoked.map_err(|error| CliError {
             exit: match (&error, done) {
@@ -242,7 +241,6 @@ pub(super) async fn revoke(world: &World, args: &RevokeArgs) -> Result<Exit, Cli
             },
             ..unusable(error)
         })?;
-        done += 1;
         let end = entry.made.end(world.now());
         let end = end.map_or_else(String::new, |end| end.to_string());
         output::talk(&format!("The token {id} {end}."));
