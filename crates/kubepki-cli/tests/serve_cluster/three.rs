@@ -103,10 +103,10 @@ fn new_authorities(folder: &Path, one: &Serving, two: &mut Serving, three: &mut 
     assert_ends(&run, 0, "Done");
     two.until("were taken up");
     three.until("were taken up");
-    assert_alike(&[&*one, &*two, &*three]);
+    assert_alike(&[one, two, three]);
     let new = root(&set.join("tls/server-ca.crt"));
     let staged = std::fs::read_to_string(set.join("tls/server-ca.crt")).unwrap();
-    for server in [&*one, &*two, &*three] {
+    for server in [one, two, three] {
         let (_, served) = server.ask("/cacerts", &[]);
         assert!(served == staged);
         // Clients with the old bundle, and with the new root alone.

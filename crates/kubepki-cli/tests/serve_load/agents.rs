@@ -174,6 +174,12 @@ pub struct Happened {
 }
 
 impl Happened {
+    /// Every request was answered, in the end, with what holds under both bundles.
+    pub fn assert_nothing_lost(&self) {
+        assert_eq!(self.lost, [""; 0]);
+        assert!(self.got.iter().all(|it| it.untrusted.is_empty()));
+    }
+
     /// The log of each server is whole, and knows every certificate that an agent got.
     #[track_caller]
     pub fn assert_recorded(&self, servers: &[(&Path, &[&str])]) {

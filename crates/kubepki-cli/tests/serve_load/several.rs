@@ -149,16 +149,14 @@ fn rotate_under_load(cluster: &Cluster, fate: Fate) {
     let late = agents.got(stale);
     let happened = agents.stop();
     assert_seamless(&tallies);
-    assert_eq!(happened.lost, [""; 0]);
-    assert!(happened.got.iter().all(|it| it.untrusted.is_empty()));
+    happened.assert_nothing_lost();
     if fate == Fate::CutOff {
         let authorities = [signer(&new_clients), signer(&new)];
         let is_new = |it: &Got| authorities.iter().any(|ca| is_by(it, ca));
         let stale = late.iter().find(|it| it.server == 2 && !is_new(it));
         assert!(stale.is_none(), "{stale:?}");
     }
-    servers.into_iter().for_each(Serving::stop);
-    assert_all_recorded(cluster, &happened);
+    assert_all_recorded(cluster, servers, &happened);
 }
 
 /// The server that is cut off says so, and issues nothing once what was under way is done. Answers
@@ -177,8 +175,9 @@ fn assert_cut_off(third: &Serving, (user, bundle): (&str, &Path), agents: &Agent
     from
 }
 
-/// What agents received stands in the servers' logs.
-fn assert_all_recorded(cluster: &Cluster, happened: &Happened) {
+/// What agents received stands in the servers' logs, once those have ended.
+fn assert_all_recorded(cluster: &Cluster, servers: Vec<Serving>, happened: &Happened) {
+    servers.into_iter().for_each(Serving::stop);
     let logs: Vec<(PathBuf, String)> = (0..3)
         .map(|number| (cluster.data_dir(number), cluster.endpoint(number)))
         .collect();
