@@ -275,9 +275,9 @@ async fn answer(
     };
     let service = &shared.service;
     let place = shared.requests.try_acquire();
-    let admitted = match (service.admit(&ours).await, &place) {
-        (Ok(_), Err(_)) => Err(Refusal::TooMany),
-        (admitted, _) => admitted,
+    let admitted = match &place {
+        Ok(_) => service.admit(&ours).await,
+        Err(_) => Err(Refusal::TooMany),
     };
     let admitted = match admitted {
         Ok(admitted) => admitted,

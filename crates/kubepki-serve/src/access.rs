@@ -44,6 +44,11 @@ impl Identity {
         (by_certificate && self.is_in(NODES) && !name.is_empty()).then_some(name)
     }
 
+    /// Whether it holds the servers' token.
+    pub fn is_server(&self) -> bool {
+        self.is_in(SERVER)
+    }
+
     /// For the issuance log.
     pub fn requester(&self) -> Requester {
         Requester {

@@ -34,7 +34,7 @@ pub const LOOK: Duration = Duration::from_secs(1);
 /// For that long the CAs in force are taken for the cluster's without a word from the datastore.
 pub const CONFIRMED: Duration = Duration::from_secs(15);
 /// For that long a request for a certificate waits for new CAs.
-const WAIT: Duration = Duration::from_secs(10);
+pub const WAIT: Duration = Duration::from_secs(10);
 
 /// Changes the cluster. A reason goes to the log, never to the client: it holds no secrets.
 #[async_trait]
@@ -90,7 +90,8 @@ impl Seen {
 pub struct Cluster {
     /// Whether other CAs are being taken up.
     changing: watch::Sender<bool>,
-    heard: Mutex<Instant>,
+    /// When the datastore told last; `None` while nobody asks it.
+    heard: Mutex<Option<Instant>>,
     others: RwLock<BTreeMap<String, Seen>>,
     control: OnceLock<Arc<dyn Control>>,
 }
@@ -105,7 +106,7 @@ impl Default for Cluster {
     fn default() -> Self {
         Self {
             changing: watch::Sender::new(false),
-            heard: Mutex::new(Instant::now()),
+            heard: Mutex::default(),
             others: RwLock::default(),
             control: OnceLock::new(),
         }
@@ -121,14 +122,14 @@ impl Cluster {
     /// The datastore told which CAs are the cluster's.
     pub fn heard(&self) {
         if let Ok(mut heard) = self.heard.lock() {
-            *heard = Instant::now();
+            *heard = Some(Instant::now());
         }
     }
 
     /// Whether that is too long ago for the CAs in force to be taken for the cluster's.
     pub fn is_deaf(&self) -> bool {
         let heard = self.heard.lock();
-        heard.is_ok_and(|it| it.elapsed() >= CONFIRMED)
+        heard.map_or(true, |it| it.is_some_and(|it| it.elapsed() >= CONFIRMED))
     }
 
     /// Waits while other CAs are being taken up. They must be looked up afterwards.
@@ -177,6 +178,26 @@ impl Cluster {
         })
     }
 
+    /// Whether `node` is another server, and asked for from elsewhere than that server: its name in
+    /// a certificate could pass for the API server.
+    ///
+    /// # Errors
+    ///
+    /// 403 with the reason.
+    pub fn refuse_name_of_server(&self, node: &str, peer: IpAddr) -> Result<(), Refusal> {
+        let is_elsewhere = self.seen(|all| {
+            all.values().any(|Seen { member, .. }| {
+                let at_home =
+                    member.address.ip() == peer || member.sans.contains(&peer.to_string());
+                member.node == node && !at_home
+            })
+        });
+        match is_elsewhere {
+            true => Err(name_of_server(node)),
+            false => Ok(()),
+        }
+    }
+
     /// Whether another server's name or address is asked for by `node`, which is not that server.
     ///
     /// # Errors
@@ -188,6 +209,9 @@ impl Cluster {
             others.map(|it| it.member.clone()).collect()
         });
         for other in others {
+            if other.sans.iter().any(|it| it == node) {
+                return Err(name_of_server(node));
+            }
             let address = addresses.iter().find(|address| {
                 let text = address.to_string();
                 !address.is_loopback()
@@ -284,4 +308,11 @@ fn seen(before: Option<&Seen>, member: Member, revision: i64, now: UnixTime) -> 
         revision,
         moved,
     }
+}
+
+/// The name is a server's.
+pub(crate) fn name_of_server(node: &str) -> Refusal {
+    Refusal::ForbiddenFor(format!(
+        "{node} is a name of the servers: only the server itself may ask for its certificates"
+    ))
 }

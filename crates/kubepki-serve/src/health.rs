@@ -92,6 +92,12 @@ impl Health {
             .collect()
     }
 
+    /// Whether a part is not fine.
+    pub fn is_troubled(&self, part: Part) -> bool {
+        let all = self.0.lock();
+        all.is_ok_and(|all| all.get(&part).is_some_and(|it| *it != State::Fine))
+    }
+
     /// Why nothing may be issued now.
     pub fn why_not(&self) -> Option<String> {
         self.troubles()

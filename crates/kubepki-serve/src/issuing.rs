@@ -7,6 +7,8 @@ use kubepki::token::made::Entry;
 use pki::{Certificate, San, Serial};
 
 use crate::access::Identity;
+use crate::cluster::name_of_server;
+use crate::health::{Part, State};
 use crate::issuance::IssueRecord;
 use crate::leaf::{Asked, Issuer, Order, issue, read};
 use crate::node::{Node, Strictness, addresses, node_of};
@@ -32,6 +34,9 @@ impl Service {
             false => None,
         };
         if let Some(node) = &node {
+            if self.strictness == Strictness::Strict {
+                self.refuse_as_server(identity, &node.name, request.peer)?;
+            }
             if let Some(token) = token {
                 self.token_permits(request, token, &node.name)?;
             }
@@ -75,13 +80,39 @@ impl Service {
             .await
     }
 
+    /// Every holder of an agent token may be any node, but not the node that a server is: its name
+    /// and addresses are the API server's. From that server's own addresses it may.
+    fn refuse_as_server(
+        &self,
+        identity: &Identity,
+        node: &str,
+        peer: SocketAddr,
+    ) -> Result<(), Refusal> {
+        if identity.node().is_some() || identity.is_server() {
+            return Ok(());
+        }
+        let (own, from) = (&self.settings, peer.ip().to_canonical());
+        if node != own.node_name {
+            return self.cluster.refuse_name_of_server(node, from);
+        }
+        let at_home = from.is_loopback() || from == own.advertise_ip;
+        match at_home || own.sans.contains(&San::Ip(from)) {
+            true => Ok(()),
+            false => Err(name_of_server(node)),
+        }
+    }
+
     /// The CAs in force, which are known to be the cluster's. While others are being taken up it
     /// waits for those.
     async fn in_force(&self, request: &Request<'_>) -> Result<Arc<Loaded>, Refusal> {
         self.cluster.settled().await?;
         // A CA that others may have replaced meanwhile, a record that cannot be kept, a clock
         // that is wrong: the reason is for the log and `readyz`.
-        if let Some(why) = self.health.why_not() {
+        let deaf = || {
+            let is_deaf = self.cluster.is_deaf();
+            is_deaf.then(|| "the datastore has been silent for long".to_owned())
+        };
+        if let Some(why) = self.health.why_not().or_else(deaf) {
             self.say("a certificate was not issued", request, why);
             return Err(Refusal::Unavailable(
                 "nothing is issued for the time being; readyz tells why".to_owned(),
@@ -145,9 +176,13 @@ impl Service {
             not_after: leaf.validity().not_after,
         };
         self.log.append(record).await.map_err(|error| {
+            self.note(Part::Log, State::Warning(error.reason.clone()));
             self.say("a certificate was not issued", request, error.to_string());
             Refusal::Unavailable("the issuance log cannot be written".to_owned())
         })?;
+        if self.health.is_troubled(Part::Log) {
+            self.note(Part::Log, State::Fine);
+        }
         self.metrics.issued(order.kind);
         self.say_issued(request, identity, order, &leaf);
         let mut body = leaf.to_pem().into_bytes();

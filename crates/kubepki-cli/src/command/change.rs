@@ -260,7 +260,7 @@ pub fn refuse_unfinished(state: &StateDir) -> Result<(), CliError> {
         Some(past) => Err(CliError {
             exit: Exit::Interrupted,
             message: format!("{} ({}) was interrupted", past.id, past.title),
-            hint: Some("run `kubepki resume` to go on or `kubepki undo` to take it back".into()),
+            hint: Some(INTERRUPTED.to_owned()),
         }),
     }
 }

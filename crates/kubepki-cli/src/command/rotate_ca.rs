@@ -6,7 +6,9 @@ use clap::Args;
 use kubepki::apply::plan_id;
 use kubepki::bootstrap::{Bundle, Disk, Field};
 use kubepki::ca::refuse_live;
-use kubepki::ca::rotate::{Request, RotateError, Tokens, Way, closing, plan_rotate_ca, way_back};
+use kubepki::ca::rotate::{
+    Request, Restarts, RotateError, Tokens, Way, closing, plan_rotate_ca, way_back,
+};
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
 use kubepki::check::Severity;
 use kubepki::fleet::Fleet;
@@ -242,6 +244,11 @@ async fn forget_staged(world: &World, directory: &Path) -> Result<(), CliError> 
     Ok(())
 }
 
+const BY_SERVE: &str = "This server has put them in force, and every other `kubepki serve` does so \
+                        by itself (`/v1-k3s/readyz` says so where one cannot); a K3s server \
+                        restarts. Then every agent gets the new bundle: `kubepki node renew`, or \
+                        a restart of K3s.";
+
 /// Who writes the datastore.
 enum Target {
     Direct,
@@ -435,8 +442,18 @@ impl Rotation<'_> {
             question: "Put these CAs in force",
             supervisor: None,
             restart_timeout: args.restart.restart_timeout,
-            closing: closing(verdict, way, &restarts) + leak.map_or("", |_| compromise::CLOSING),
+            closing: self.closing(verdict, way, &restarts)
+                + leak.map_or("", |_| compromise::CLOSING),
         })
+    }
+
+    /// What is left to do: less where our own server has put them in force already.
+    fn closing(&self, verdict: &Verdict, way: Way<'_>, restarts: &Restarts) -> String {
+        let ours = serving(self.node.state.path());
+        match way {
+            Way::Through { url } if ours.as_deref() == Some(url) => BY_SERVE.to_owned(),
+            _ => closing(verdict, way, restarts),
+        }
     }
 }
 

@@ -174,6 +174,9 @@ fn by_hand(scene: &Scene, pair: &[PathBuf; 2], old: &[Vec<u8>; 2]) {
         w1.docker().stop("kubelet");
         w1.docker().start("kubelet");
         scene.cluster.wait_healthy();
+        // A file of the same second is not told from one that was there before the start: its
+        // time comes in whole seconds.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
     };
     let address = w1.address();
     let file = pair[0].file_name().unwrap().to_str().unwrap();

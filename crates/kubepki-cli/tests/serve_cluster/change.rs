@@ -70,15 +70,23 @@ fn authorities_come_through_the_server_and_a_restart_takes_them_up() {
     let staged = std::fs::read_to_string(set.join("tls/server-ca.crt")).unwrap();
     assert_eq!(one.read("tls/server-ca.crt"), staged);
     assert_eq!(two.read("tls/server-ca.crt"), before);
-    two.await_answer("/v1-k3s/readyz", |code, body| {
-        code == "503" && body.contains("restart this server")
-    });
+    assert_waits_for_restart(&two);
     assert_ends(&two.node(&["join"], &at("worker"), "10.1.1.1"), 5, "503");
+    // Another change through it does not make its CAs the cluster's.
+    assert_ends(&two.kubepki(&["token", "rotate", "--yes"]), 0, "");
+    assert_eq!(two.ask_as("node", "/v1-k3s/readyz", &[]).0, "503");
+    assert_waits_for_restart(&two);
     two.stop();
     let two = begin();
     assert_eq!(two.read("tls/server-ca.crt"), staged);
     let joined = two.node(&["join"], &at("worker"), "10.1.1.1");
     assert_ends(&joined, 0, "files written");
+}
+
+fn assert_waits_for_restart(server: &Serving) {
+    server.await_answer("/v1-k3s/readyz", |code, body| {
+        code == "503" && body.contains("restart this server")
+    });
 }
 
 /// A CA with another's key.

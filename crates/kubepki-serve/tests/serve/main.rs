@@ -13,5 +13,6 @@ mod hostile;
 mod listener;
 mod noise;
 mod recordings;
+mod servers;
 mod strict;
 mod tokens;

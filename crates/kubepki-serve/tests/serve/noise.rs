@@ -38,7 +38,7 @@ struct Asked {
     peer: u32,
 }
 
-fn basic(user: &str, password: &str) -> Vec<u8> {
+pub fn basic(user: &str, password: &str) -> Vec<u8> {
     let text = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
     format!("Basic {text}").into_bytes()
 }

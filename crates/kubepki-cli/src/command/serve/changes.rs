@@ -1,6 +1,8 @@
 //! `PUT /v1-k3s/cert/cacerts` and `PUT /v1-k3s/token`: the plans of `rotate-ca` and
 //! `token rotate`, carried out by the server that is asked.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use kubepki::bootstrap::Bundle;
 use kubepki::ca::rotate::{Request, Restarts, RotateError, Tokens, Way, plan_rotate_ca};
@@ -14,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
 use super::start::init_args;
-use super::take_up::TakeUp;
+use super::take_up::{TakeUp, behind};
 use super::{TakeUpMode, tell};
 use crate::command::reconcile::look;
 use crate::error::CliError;
@@ -64,6 +66,11 @@ impl Control for Hands {
 
 impl TakeUp {
     pub(super) async fn carry_out(&mut self, order: Order) {
+        // What others changed a moment ago comes first.
+        self.tick().await;
+        // A renewal that has begun ends first: both change leaves.
+        let turn = Arc::clone(&self.turn);
+        let _held = turn.lock().await;
         let done = match &order.what {
             What::Authorities { body, force } => self.authorities(body, *force).await,
             What::Token(new) => self.token(new).await,
@@ -216,17 +223,23 @@ impl TakeUp {
         Ok(())
     }
 
-    /// What was just written here is in force here.
+    /// What was just written here is in force here, unless somebody else wrote besides: then the
+    /// next look takes that up.
     async fn in_force(&mut self) -> State {
-        match self.put_in_force() {
-            Ok(_) => {
-                // Where the datastore does not tell now, the next look finds nothing to do.
-                if let Ok(rows) = self.commons.rows().await {
-                    self.taken.rows = rows;
-                }
+        if let Err(why) = self.put_in_force() {
+            return State::Down(why);
+        }
+        match self.commons.same().await {
+            Ok(Some(rows)) => {
+                self.taken.rows = rows;
+                self.service.cluster.heard();
                 State::Fine
             }
-            Err(why) => State::Down(why),
+            Ok(None) => State::Down(
+                "the datastore holds CAs or users that are not in force here yet".to_owned(),
+            ),
+            // The next look tells.
+            Err(error) => State::Down(behind(error)),
         }
     }
 }

@@ -18,7 +18,7 @@ use kubepki::token::Token;
 
 use super::start::init_args;
 use super::{ServeArgs, tell};
-use crate::command::change::{failed, lock, refuse_unfinished};
+use crate::command::change::{INTERRUPTED, failed, lock, refuse_unfinished};
 use crate::command::init;
 use crate::command::reconcile::look;
 use crate::datastore::{Connected, candidates, named, open_or_make, reached, unopened};
@@ -287,6 +287,16 @@ impl Commons {
         staged: &[Staged],
         candidates: &Candidates,
     ) -> Result<bool, CliError> {
+        let done = self.carry_out(plan, staged, candidates).await;
+        done.map_err(|error| self.with_place(error))
+    }
+
+    async fn carry_out(
+        &self,
+        plan: &Plan,
+        staged: &[Staged],
+        candidates: &Candidates,
+    ) -> Result<bool, CliError> {
         if plan.steps.is_empty() {
             return Ok(false);
         }
@@ -327,6 +337,24 @@ impl Commons {
     ///
     /// When neither can be done, or a person's plan was interrupted.
     pub(super) async fn mend(&self) -> Result<(), CliError> {
+        let mended = self.finish_or_take_back().await;
+        mended.map_err(|error| self.with_place(error))
+    }
+
+    /// A server's plans lie beside those of people: the way out has to say where.
+    fn with_place(&self, error: CliError) -> CliError {
+        let state = self.state.path().display();
+        let hint = error.hint.map(|hint| match hint == INTERRUPTED {
+            true => format!(
+                "run `kubepki resume --state-dir {state}` to go on or `kubepki undo --state-dir \
+                 {state}` to take it back"
+            ),
+            false => hint,
+        });
+        CliError { hint, ..error }
+    }
+
+    async fn finish_or_take_back(&self) -> Result<(), CliError> {
         let Some(past) = unfinished(&self.state)? else {
             return refuse_unfinished(&self.state);
         };

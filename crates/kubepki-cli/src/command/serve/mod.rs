@@ -46,6 +46,7 @@ mod changes;
 mod commons;
 mod file;
 mod hooks;
+mod impatient;
 mod keep;
 mod renew;
 mod start;

@@ -15,6 +15,7 @@ use pki::San;
 use super::ServeArgs;
 use super::commons::{Commons, Followed};
 use super::hooks::Hooks;
+use super::impatient::Impatient;
 use super::renew::{Renewal, finish_own, renewed};
 use crate::args::PlanFormat;
 use crate::command::init::{self, InitArgs};
@@ -234,13 +235,12 @@ fn networks(flag: &str, texts: &[String]) -> Result<Vec<(IpAddr, u8)>, CliError>
     texts.iter().map(read).collect()
 }
 
-/// A connection of its own for what nodes ask.
+/// A connection of its own for what nodes ask, who do not wait as long as plans do.
 async fn datastore(
     args: &ServeArgs,
     settings: &Settings,
     world: &World,
 ) -> Result<Arc<dyn Datastore>, CliError> {
     let connected = open(&world.host, &args.endpoint, settings, Access::Write).await?;
-    let store: Box<dyn Datastore> = connected.store;
-    Ok(Arc::from(store))
+    Ok(Arc::new(Impatient(connected.store)))
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use kubepki::edge::{FreshKeys, SystemEntropy};
 use kubepki::error_chain;
-use kubepki_serve::cluster::{Cluster, HEARTBEAT, LOOK, Member, ROUND};
+use kubepki_serve::cluster::{Cluster, HEARTBEAT, LOOK, Member, ROUND, WAIT};
 use kubepki_serve::health::{Part, State};
 use kubepki_serve::renewal::{jittered, look, reload};
 use kubepki_serve::service::Service;
@@ -71,7 +71,6 @@ impl TakeUp {
         };
         let (hands, orders) = Hands::new();
         service.cluster.controlled_by(Arc::new(hands));
-        service.cluster.heard();
         Self {
             commons,
             service,
@@ -87,6 +86,7 @@ impl TakeUp {
     /// until it is told to stop. What has begun is ended.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let (mut greeting, mut round) = (HEARTBEAT, ROUND);
+        self.service.cluster.heard();
         loop {
             let pause = jittered(LOOK, &SystemEntropy);
             tokio::select! {
@@ -119,7 +119,7 @@ impl TakeUp {
     }
 
     /// One look; answers whether the datastore did.
-    async fn tick(&mut self) -> bool {
+    pub(super) async fn tick(&mut self) -> bool {
         match self.commons.rows().await {
             Ok(rows) => {
                 self.compare(rows).await;
@@ -178,7 +178,7 @@ impl TakeUp {
         let turn = Arc::clone(&self.turn);
         let _held = turn.lock().await;
         self.service.cluster.changing(true);
-        match self.commons.follow().await {
+        match self.follow().await {
             Ok(followed) => match self.put_in_force() {
                 Ok(is_new) => {
                     self.taken.rows = followed.rows;
@@ -192,6 +192,20 @@ impl TakeUp {
                 Err(why) => State::Down(why),
             },
             Err(error) => State::Down(behind(error)),
+        }
+    }
+
+    /// Says so where it takes longer than callers wait.
+    async fn follow(&self) -> Result<Followed, Unfollowed> {
+        let mut following = std::pin::pin!(self.commons.follow());
+        match tokio::time::timeout(WAIT, &mut following).await {
+            Ok(followed) => followed,
+            Err(_) => {
+                let why = "the cluster's CAs or tokens were changed, and taking them up takes long";
+                self.service
+                    .note(Part::Cluster, State::Down(why.to_owned()));
+                following.await
+            }
         }
     }
 
@@ -268,7 +282,7 @@ impl TakeUp {
     }
 }
 
-fn behind(error: Unfollowed) -> String {
+pub(super) fn behind(error: Unfollowed) -> String {
     let error = CliError::from(error);
     let hint = error.hint.map(|hint| format!("; {hint}"));
     format!(

@@ -1,0 +1,85 @@
+//! Servers' names: whoever has them in a certificate could pass for the API server.
+
+use std::net::SocketAddr;
+
+use kubepki_serve::cluster::{Cluster, Member};
+use kubepki_serve::node::{NodeHeaders, Strictness};
+use kubepki_serve::service::Request;
+use zeroize::Zeroizing;
+
+use crate::common::{HOST, NODE_PASSWORD, PASSWORD, Running, request, serve};
+
+const ELSEWHERE: &str = "10.77.0.99:1000";
+
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().unwrap()
+}
+
+/// The code and words of what `peer` gets who asks as `node` with that user's token.
+fn asked(server: &Running, user: &str, node: &str, peer: &str, path: &str) -> (u16, String) {
+    let authorization = crate::noise::basic(user, PASSWORD);
+    let asked = Request {
+        peer: peer.parse::<SocketAddr>().unwrap(),
+        method: "POST",
+        path,
+        query: None,
+        is_form: false,
+        authorization: Some(&authorization),
+        certificates: &[],
+        node: NodeHeaders {
+            name: Some(node.to_owned()),
+            password: Some(Zeroizing::new(NODE_PASSWORD.to_owned())),
+            addresses: None,
+        },
+        body: Zeroizing::new(request()),
+    };
+    let answer = runtime().block_on(async {
+        let admitted = server.service.admit(&asked).await;
+        server.service.answer(&asked, admitted).await
+    });
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    (answer.code, text)
+}
+
+#[test]
+fn a_servers_name_is_for_the_server_alone() {
+    let server = serve(Strictness::Strict);
+    let home = format!("{HOST}:1000");
+    for path in ["/v1-k3s/serving-kubelet.crt", "/v1-k3s/client-kubelet.crt"] {
+        let (code, said) = asked(&server, "node", "S1", ELSEWHERE, path);
+        assert_eq!(code, 403, "{said}");
+        assert!(said.contains("only the server itself"), "{said}");
+        assert_eq!(asked(&server, "node", "s1", &home, path).0, 200);
+        assert_eq!(asked(&server, "node", "other", ELSEWHERE, path).0, 200);
+    }
+    let careless = serve(Strictness::K3sCompatible);
+    let path = "/v1-k3s/serving-kubelet.crt";
+    assert_eq!(asked(&careless, "node", "s1", ELSEWHERE, path).0, 200);
+}
+
+#[test]
+fn so_is_another_servers() {
+    let server = serve(Strictness::Strict);
+    let other = Member {
+        version: 1,
+        node: "s2".to_owned(),
+        address: "10.77.0.12:6443".parse().unwrap(),
+        sans: vec!["10.77.0.12".to_owned(), "lb.example".to_owned()],
+        heard: server.service.clock.now().as_secs(),
+        stopped: false,
+    };
+    runtime().block_on(async {
+        let store = server.service.datastore.as_ref();
+        Cluster::greet(store, &other).await.unwrap();
+        let now = server.service.clock.now();
+        let cluster = &server.service.cluster;
+        cluster.look_around(store, "s1", now).await.unwrap();
+    });
+    let path = "/v1-k3s/serving-kubelet.crt";
+    for name in ["s2", "lb.example"] {
+        let (code, said) = asked(&server, "node", name, ELSEWHERE, path);
+        assert_eq!(code, 403, "{name}: {said}");
+    }
+    assert_eq!(asked(&server, "node", "s2", "10.77.0.12:1", path).0, 200);
+}
