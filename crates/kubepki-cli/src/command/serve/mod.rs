@@ -148,7 +148,7 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
         }
     };
     announce(&opened);
-    let (tell, stop) = watch::channel(false);
+    let (ended, stop) = watch::channel(false);
     let mut stopped = stopping;
     let stopped = async move {
         let _ = stopped.wait_for(|stop| *stop).await.map(drop);
@@ -157,7 +157,7 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
     tell_systemd("READY=1");
     let serving = async {
         let served = serving.await;
-        let _ = tell.send(true);
+        let _ = ended.send(true);
         served
     };
     let watching = stop.clone();
@@ -178,10 +178,7 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
     // The head of what was issued last goes into the datastore, unless that is away.
     opened.log.close().await;
     let _ = tokio::time::timeout(LAST_HEAD, opened.publishing).await;
-    say(&Line {
-        message: "stopped",
-        fields: Vec::new(),
-    });
+    tell("stopped", Vec::new());
     Ok(Exit::Fine)
 }
 
@@ -223,10 +220,7 @@ async fn open(clock: Arc<dyn Clock>, steady: Steady, args: &ServeArgs) -> Result
         ..World::real()
     };
     let mut started = start(&world(), world(), args).await?;
-    let strictness = match args.k3s_compatible {
-        true => Strictness::K3sCompatible,
-        false => Strictness::Strict,
-    };
+    let strictness = args.strictness();
     let tree = Tree::load(&started.server, strictness).map_err(|e| CliError::failed(&e))?;
     let listener = bind(started.listen).await?;
     let listening = listener.local_addr()?;
@@ -247,13 +241,7 @@ async fn open(clock: Arc<dyn Clock>, steady: Steady, args: &ServeArgs) -> Result
     };
     let service = Arc::new(service(tree, wired, strictness, Arc::clone(&clock))?);
     let listened = Arc::new(Listened::new(port.certified));
-    let tls = server_config(Arc::clone(&listened))
-        .map_err(|error| CliError::message(format!("TLS cannot be set up: {error}")))?;
-    let server = Server {
-        service: Arc::clone(&service),
-        tls: Arc::new(tls),
-        limits: Limits::default(),
-    };
+    let server = server(Arc::clone(&service), Arc::clone(&listened))?;
     let Started {
         renewal,
         mut alone,
@@ -277,6 +265,26 @@ async fn open(clock: Arc<dyn Clock>, steady: Steady, args: &ServeArgs) -> Result
         log,
         publishing,
         issued: port.issued,
+    })
+}
+
+impl ServeArgs {
+    fn strictness(&self) -> Strictness {
+        match self.k3s_compatible {
+            true => Strictness::K3sCompatible,
+            false => Strictness::Strict,
+        }
+    }
+}
+
+/// What answers with `service`, and shows what is `listened`.
+fn server(service: Arc<Service>, listened: Arc<Listened>) -> Result<Server, CliError> {
+    let tls = server_config(listened)
+        .map_err(|error| CliError::message(format!("TLS cannot be set up: {error}")))?;
+    Ok(Server {
+        service,
+        tls: Arc::new(tls),
+        limits: Limits::default(),
     })
 }
 
@@ -323,16 +331,16 @@ async fn open_log(started: &Started) -> Result<(Log, Trouble), CliError> {
     let (log, mended) = Log::open(&options, known.as_ref().map(|(head, _)| head))
         .map_err(|error| CliError::failed(&error))?;
     if let Some(mended) = mended {
-        say(&Line {
-            message: "the issuance log was mended after a crash",
-            fields: vec![("what", format!("{mended:?}"))],
-        });
+        tell(
+            "the issuance log was mended after a crash",
+            vec![("what", format!("{mended:?}"))],
+        );
     }
     let trouble: Trouble = |error| {
-        say(&Line {
-            message: "the head of the issuance log is not in the datastore",
-            fields: vec![("reason", kubepki::error_chain(error))],
-        });
+        tell(
+            "the head of the issuance log is not in the datastore",
+            vec![("reason", kubepki::error_chain(error))],
+        );
     };
     Ok((log, trouble))
 }
@@ -378,41 +386,38 @@ fn service(
 fn announce(opened: &Opened) {
     let service = &opened.server.service;
     if let Some(why) = opened.issued {
-        say(&Line {
-            message: "the listener's certificate was issued",
-            fields: vec![("because", why.to_owned())],
-        });
+        tell(
+            "the listener's certificate was issued",
+            vec![("because", why.to_owned())],
+        );
     }
     let address = opened
         .listener
         .local_addr()
         .map(|it: SocketAddr| it.to_string());
-    say(&Line {
-        message: "serving",
-        fields: vec![
+    tell(
+        "serving",
+        vec![
             ("address", address.unwrap_or_default()),
             ("node", service.settings.node_name.clone()),
             ("rules", format!("{:?}", service.strictness)),
         ],
-    });
+    );
 }
 
 /// True when the process has been told to end.
 fn stopped() -> Result<watch::Receiver<bool>, CliError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let (tell, told) = watch::channel(false);
+    let (ended, told) = watch::channel(false);
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         tell_systemd("STOPPING=1");
-        say(&Line {
-            message: "stopping",
-            fields: Vec::new(),
-        });
-        let _ = tell.send(true);
+        tell("stopping", Vec::new());
+        let _ = ended.send(true);
     });
     Ok(told)
 }

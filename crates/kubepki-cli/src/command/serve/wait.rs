@@ -7,17 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kubepki::datastore::{Datastore, DatastoreError, Record};
 use kubepki::edge::Clock;
-use kubepki_serve::accept::{Limits, Server};
 use kubepki_serve::health::{Part, State};
 use kubepki_serve::issuance::{IssuanceLog, IssueRecord, LogError, Position};
-use kubepki_serve::node::Strictness;
-use kubepki_serve::service::Line;
-use kubepki_serve::tls::{Listened, server_config};
+use kubepki_serve::tls::Listened;
 use kubepki_serve::tree::Tree;
 use tokio::sync::watch;
 
 use super::start::{init_args, listen, refuse_k3s, served};
-use super::{ServeArgs, Wired, bind, port, say, service, tell_systemd};
+use super::{ServeArgs, Wired, bind, port, service, tell, tell_systemd};
 use crate::command::init;
 use crate::datastore::{Access, open};
 use crate::error::{CliError, Exit};
@@ -52,10 +49,7 @@ pub(super) async fn wait(
     let mut alone = Alone::take(state.path())?;
     let spec = init::spec(&init_args(args), &settings)?;
     let mut told = served(args, &spec, &settings)?;
-    let strictness = match args.k3s_compatible {
-        true => Strictness::K3sCompatible,
-        false => Strictness::Strict,
-    };
+    let strictness = args.strictness();
     let server = settings.data_dir.join("server");
     let tree = Tree::load(&server, strictness).map_err(|e| CliError::failed(&e))?;
     let listener = bind(listen(args, &spec, &settings)).await?;
@@ -69,18 +63,10 @@ pub(super) async fn wait(
         log: Arc::new(Away),
     };
     let service = Arc::new(service(tree, wired, strictness, Arc::clone(clock))?);
-    say(&Line {
-        message: "serving without the datastore",
-        fields: vec![("address", listening.to_string())],
-    });
+    let fields = vec![("address", listening.to_string())];
+    tell("serving without the datastore", fields);
     service.note(Part::Datastore, State::Down(why));
-    let tls = server_config(Arc::new(Listened::new(port.certified)))
-        .map_err(|error| CliError::message(format!("TLS cannot be set up: {error}")))?;
-    let server = Server {
-        service,
-        tls: Arc::new(tls),
-        limits: Limits::default(),
-    };
+    let server = super::server(service, Arc::new(Listened::new(port.certified)))?;
     alone.at(listening)?;
     tell_systemd("READY=1");
     let (enough, mut until) = watch::channel(false);
@@ -90,13 +76,11 @@ pub(super) async fn wait(
     let goes_on = answers(args, &settings, stop.clone()).await;
     let _ = enough.send(true);
     serving.await??;
-    say(&Line {
-        message: match goes_on {
-            true => "the datastore answers: the start goes on",
-            false => "stopped",
-        },
-        fields: Vec::new(),
-    });
+    let message = match goes_on {
+        true => "the datastore answers: the start goes on",
+        false => "stopped",
+    };
+    tell(message, Vec::new());
     Ok(goes_on.then(|| ServeArgs {
         https_listen_port: Some(listening.port()),
         ..args.clone()
