@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pki::Digest;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -174,7 +175,11 @@ impl Writer {
     fn run(mut self, mut incoming: mpsc::Receiver<Request>) {
         let mut closing = Vec::new();
         let mut buffer = Vec::new();
+        let mut is_busy = false;
         while let Some(first) = incoming.blocking_recv() {
+            if is_busy {
+                std::thread::sleep(GATHER);
+            }
             let mut next = Some(first);
             let mut waiting = Waiting::new();
             let mut head = self.end.head.clone();
@@ -198,6 +203,7 @@ impl Writer {
                     false => None,
                 };
             }
+            is_busy = waiting.len() > 1;
             if !waiting.is_empty() {
                 self.commit(&buffer, head, waiting);
             }
@@ -260,6 +266,10 @@ impl Writer {
         Ok(())
     }
 }
+
+/// How long a group is open for others where the one before it was of more than one record:
+/// each group costs an fsync and the changes between threads that go with it.
+const GATHER: Duration = Duration::from_micros(1500);
 
 /// A group that is this long does not get longer.
 const MOST_BYTES: usize = 4 << 20;
