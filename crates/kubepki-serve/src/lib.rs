@@ -21,6 +21,7 @@ pub mod leaf;
 mod ledger;
 pub mod listener;
 pub mod metrics;
+pub mod names;
 pub mod node;
 pub mod notify;
 pub mod password;

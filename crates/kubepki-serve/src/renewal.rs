@@ -84,9 +84,14 @@ pub fn look(
     let Ok(loaded) = service.loaded() else {
         return Ok(None);
     };
+    // Whoever looks at the same time would write over what this one learns.
+    let Ok(_held) = service.names.hand.lock() else {
+        return Ok(None);
+    };
     // Of all servers, so that each can stand in for the others.
     let mut sans = service.settings.sans.clone();
-    for san in service.cluster.sans() {
+    let others = service.cluster.sans().into_iter();
+    for san in others.chain(service.names.learnt()) {
         if !sans.contains(&san) {
             sans.push(san);
         }
@@ -124,6 +129,7 @@ pub fn look(
         ],
     });
     listened.swap(port.certified);
+    service.names.shows(&port.leaf);
     Ok(Some(why))
 }
 

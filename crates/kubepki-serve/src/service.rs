@@ -16,6 +16,7 @@ use crate::config::{Settings, config};
 use crate::health::Health;
 use crate::issuance::IssuanceLog;
 use crate::metrics::Metrics;
+use crate::names::Names;
 use crate::node::{NodeHeaders, Reserved, Strictness};
 use crate::password::NodePasswords;
 use crate::route::Endpoint;
@@ -75,6 +76,8 @@ pub struct Service {
     pub health: Health,
     /// The other servers, and whether other CAs are being taken up.
     pub cluster: Arc<Cluster>,
+    /// What the listener is known by.
+    pub names: Names,
 }
 
 /// The tree and what follows from it.

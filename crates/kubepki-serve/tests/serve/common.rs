@@ -84,6 +84,7 @@ pub fn settings() -> Settings {
         advertise_ip: HOST.parse().unwrap(),
         port: 6443,
         sans: sans.map(San::from_text).to_vec(),
+        san_security: true,
         cluster_cidrs: vec![("10.42.0.0".parse().unwrap(), 16)],
         service_cidrs: vec![("10.43.0.0".parse().unwrap(), 16)],
         cluster_dns: vec!["10.43.0.10".parse().unwrap()],
@@ -191,6 +192,7 @@ fn service(
         metrics: Metrics::default(),
         cluster: Arc::default(),
         health: Default::default(),
+        names: Default::default(),
     }
 }
 
