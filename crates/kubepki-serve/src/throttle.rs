@@ -54,6 +54,13 @@ impl Throttle {
         failures.is_none_or(|failures| failures.left(now) < BURST)
     }
 
+    /// One failure of `peer` was none.
+    pub fn takes_back(&mut self, peer: IpAddr, proof: Proof) {
+        if let Some(failures) = self.failures.get_mut(&(network(peer), proof)) {
+            failures.count = failures.count.saturating_sub(1);
+        }
+    }
+
     /// `peer` was wrong.
     pub fn failed(&mut self, peer: IpAddr, proof: Proof, now: UnixTime) {
         let who = (network(peer), proof);

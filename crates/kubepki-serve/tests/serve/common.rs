@@ -193,6 +193,7 @@ fn service(
         cluster: Arc::default(),
         health: Default::default(),
         names: Default::default(),
+        proven: Default::default(),
     }
 }
 

@@ -12,6 +12,7 @@ use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
 use kubepki::log::{Log, Options, keep_published, stored_head};
 use kubepki_serve::accept::{Limits, Server};
 use kubepki_serve::config::Settings as Served;
+use kubepki_serve::guess::Proven;
 use kubepki_serve::health::Health;
 use kubepki_serve::issuance::IssuanceLog;
 use kubepki_serve::listener::{Port, Wanted, prepare};
@@ -390,6 +391,7 @@ fn service(
         health: Health::default(),
         cluster: Arc::default(),
         names: Names::default(),
+        proven: Proven::default(),
     })
 }
 
