@@ -326,13 +326,9 @@ fn host(head: &hyper::http::request::Parts) -> Option<&str> {
     if is_browser || head.method == hyper::Method::CONNECT {
         return None;
     }
-    let authority = match head.uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => head.headers.get(hyper::header::HOST)?.to_str().ok()?,
-    };
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|it| it.is_ascii_digit()) => Some(host),
-        _ => Some(authority),
+    match head.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => head.headers.get(hyper::header::HOST)?.to_str().ok(),
     }
 }
 

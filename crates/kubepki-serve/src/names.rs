@@ -103,6 +103,19 @@ fn is_fit(address: IpAddr) -> bool {
     !(address.is_unspecified() || address.is_multicast() || is_of_link)
 }
 
+/// The address in `192.0.2.1:6443`, `[2001:db8::1]:6443` or without a port.
+fn address_of(authority: &str) -> Option<IpAddr> {
+    let is_port = |text: &str| text.parse::<u16>().is_ok();
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if is_port(port) && (host.ends_with(']') || !host.contains(':')) => host,
+        _ => authority,
+    };
+    match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']')?.parse().ok().map(IpAddr::V6),
+        None => host.parse().ok(),
+    }
+}
+
 fn contains((network, length): (IpAddr, u8), address: IpAddr) -> bool {
     let same = |all: u32, network: u128, address: u128| {
         let ignored = all.saturating_sub(u32::from(length));
@@ -266,12 +279,10 @@ impl Service {
         }
     }
 
-    /// A request was for that host: only addresses are learnt from there.
-    pub(crate) fn met_host(&self, host: &str) {
-        let address = host.trim_start_matches('[').trim_end_matches(']');
-        if let Ok(address) = address.parse::<IpAddr>() {
-            let name = San::Ip(address.to_canonical());
-            self.learn(Source::Host, name);
+    /// A request was for that authority: only addresses are learnt from there.
+    pub(crate) fn met_host(&self, authority: &str) {
+        if let Some(address) = address_of(authority) {
+            self.learn(Source::Host, San::Ip(address.to_canonical()));
         }
     }
 
@@ -424,5 +435,118 @@ fn malformed(problem: &str) -> DatastoreError {
     DatastoreError::Malformed {
         place: SHARED.to_owned(),
         problem: problem.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OPEN: Filter = Filter {
+        is_secure: false,
+        services: Vec::new(),
+    };
+
+    fn filter() -> Filter {
+        Filter {
+            is_secure: true,
+            services: vec![
+                ("10.43.0.0".parse().unwrap(), 16),
+                ("fd43::".parse().unwrap(), 112),
+            ],
+        }
+    }
+
+    #[test]
+    fn the_filter_lets_in_what_a_machine_has_and_nothing_that_is_said() {
+        for (name, wanted) in [
+            ("192.0.2.1", true),
+            ("10.42.0.1", true),
+            ("10.43.0.1", false),
+            ("10.43.255.255", false),
+            ("10.44.0.0", true),
+            ("fd43::7", false),
+            ("fd43::1:0", true),
+            ("127.0.0.2", true),
+            ("0.0.0.0", false),
+            ("224.0.0.1", false),
+            ("169.254.1.1", false),
+            ("255.255.255.255", false),
+            ("fe80::1", false),
+            ("ff02::1", false),
+            ("::", false),
+            ("name.example", false),
+        ] {
+            let san = San::from_text(name);
+            assert_eq!(filter().admits(Source::Local, &san), wanted, "{name}");
+            assert!(!filter().admits(Source::Sni, &san), "{name}");
+            assert!(!filter().admits(Source::Host, &san), "{name}");
+        }
+        for (name, wanted) in [
+            ("name.example", true),
+            ("s1", true),
+            ("10.43.0.1", true),
+            ("*.example", false),
+            ("a.*.example", false),
+            ("-a", false),
+            ("a b", false),
+            ("", false),
+            ("fe80::1", false),
+        ] {
+            let san = San::from_text(name);
+            assert_eq!(OPEN.admits(Source::Sni, &san), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_stands_for_one_label() {
+        let mut shown = Shown::default();
+        shown.names.insert("example.com".to_owned());
+        shown.wildcards.insert("example.com".to_owned());
+        for (name, wanted) in [
+            ("example.com", true),
+            ("a.example.com", true),
+            ("b.a.example.com", false),
+            ("xexample.com", false),
+            ("com", false),
+        ] {
+            assert_eq!(shown.has_name(name), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_hosts_are_read_as_urls_have_them() {
+        for (authority, wanted) in [
+            ("192.0.2.1", Some("192.0.2.1")),
+            ("192.0.2.1:6443", Some("192.0.2.1")),
+            ("[2001:db8::1]:6443", Some("2001:db8::1")),
+            ("[2001:db8::1]", Some("2001:db8::1")),
+            ("2001:db8::1", Some("2001:db8::1")),
+            ("192.0.2.1:", None),
+            ("192.0.2.1:port", None),
+            ("[192.0.2.1]", None),
+            ("[2001:db8::1", None),
+            ("[fe80::1%25eth0]:6443", None),
+            ("192.0.2.1.", None),
+            ("name.example:6443", None),
+            ("", None),
+        ] {
+            let wanted = wanted.map(|it| it.parse::<IpAddr>().unwrap());
+            assert_eq!(address_of(authority), wanted, "{authority}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_makes_no_wildcard(text in "\\PC{0,40}|[*.a-z]{1,12}") {
+            let _ = address_of(&text);
+            let name = San::from_text(&text);
+            if OPEN.admits(Source::Sni, &name) {
+                prop_assert!(is_listener_name(&text) && !text.contains('*'));
+            }
+            prop_assert!(!filter().admits(Source::Sni, &name));
+        }
     }
 }
