@@ -265,7 +265,8 @@ fn a_lost_log_is_begun_anew() {
     );
 }
 
-/// A disk without room for the log: nothing leaves, and with room again all goes on.
+/// A disk without room for the log: nothing leaves, and with room again all goes on; also where
+/// what the failed write left could not be cut off meanwhile, for the file may only grow.
 #[test]
 fn a_full_disk_issues_nothing() {
     let small = tempfile::tempdir().unwrap();
@@ -284,6 +285,10 @@ fn a_full_disk_issues_nothing() {
     let server = site.start();
     let request = site.request();
     assert_eq!(server.ask(&request, "a").0, 200);
+    let log = small.path().join("log/one/00000000000000000001.jsonl");
+    let log = log.display().to_string();
+    let attribute = |change: &str| assert!(run("chattr", &[change, &log], b"").success());
+    attribute("+a");
     let filling = format!("cat /dev/zero > {path}/filling 2>/dev/null; true");
     assert!(run("sh", &["-c", &filling], b"").success());
     // A page that the log has already may take some records more.
@@ -298,8 +303,23 @@ fn a_full_disk_issues_nothing() {
     };
     assert_eq!(code, 503, "{why}");
     std::fs::remove_file(small.path().join("filling")).unwrap();
+    assert_eq!(server.ask(&request, "a").0, 503);
+    let (_, ready) = server.curl("/v1-k3s/readyz", &[]);
+    assert!(
+        ready.contains("warning: issuance-log: ") && ready.contains("can be cut off"),
+        "{ready}"
+    );
+    attribute("-a");
     assert_eq!(server.ask(&request, "a").0, 200);
-    answered += 1;
+    assert_eq!(server.curl("/v1-k3s/readyz", &[]).1, "ok");
+    // In another file's place nothing is written that nobody would find.
+    let away = format!("{log}.away");
+    let moved = |from: &str, to: &str| assert!(run("mv", &[from, to], b"").success());
+    moved(&log, &away);
+    assert_eq!(server.ask(&request, "a").0, 503);
+    moved(&away, &log);
+    assert_eq!(server.ask(&request, "a").0, 200);
+    answered += 2;
     server.terminate();
     let state = ["--state-dir", path.as_str()];
     let verified = site.kubepki(&[&["log", "verify"][..], &state].concat());
