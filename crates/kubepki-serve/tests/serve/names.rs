@@ -239,3 +239,35 @@ fn servers_share_what_they_learnt() {
         assert_eq!(record().value.as_slice(), strange.as_bytes());
     }
 }
+
+#[test]
+fn what_two_share_at_once_is_not_lost() {
+    let lab = Lab::new(true);
+    let leaf = served(&lab.server);
+    let (even, odd): (Vec<_>, Vec<_>) = (0..).zip(leaf.sans()).partition(|(at, _)| at % 2 == 0);
+    let half = |half: Vec<(usize, &San)>| {
+        let names = Names::default();
+        names.shows(&leaf);
+        let own: Vec<San> = half.into_iter().map(|(_, it)| it.clone()).collect();
+        let filter = Filter {
+            is_secure: true,
+            services: Vec::new(),
+        };
+        names.begin(filter, &own);
+        names
+    };
+    let (one, two) = (half(even), half(odd));
+    assert!(one.learnt().iter().all(|it| !two.learnt().contains(it)));
+    let store = lab.server.service.datastore.as_ref();
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (one, two) = tokio::join!(one.share(store), two.share(store));
+        one.and(two).unwrap();
+        let record = store.get(SHARED).await.unwrap().unwrap();
+        let text = String::from_utf8_lossy(&record.value).into_owned();
+        for san in leaf.sans() {
+            assert!(text.contains(&format!("\"{san}\"")), "{san}: {text}");
+        }
+    });
+}

@@ -266,6 +266,7 @@ async fn open(clock: Arc<dyn Clock>, steady: Steady, args: &ServeArgs) -> Result
     take_up.learn();
     let mut keeper = Keeper::new(keeping, args.clone(), service, listened, hooks);
     keeper.turn = Arc::clone(&take_up.turn);
+    keeper.commons = Some(Arc::clone(&take_up.commons));
     keeper.begin(&renewal, alone);
     Ok(Opened {
         listener,

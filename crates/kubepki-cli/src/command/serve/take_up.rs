@@ -40,7 +40,7 @@ const SHORT: Duration = Duration::from_secs(2);
 
 /// Follows the datastore for one server.
 pub(super) struct TakeUp {
-    pub(super) commons: Commons,
+    pub(super) commons: Arc<Commons>,
     pub(super) service: Arc<Service>,
     listened: Arc<Listened>,
     pub(super) mode: TakeUpMode,
@@ -74,7 +74,7 @@ impl TakeUp {
         let (hands, orders) = Hands::new();
         service.cluster.controlled_by(Arc::new(hands));
         Self {
-            commons,
+            commons: Arc::new(commons),
             service,
             listened,
             mode,
