@@ -81,13 +81,9 @@ fn two_learn(endpoint: &str) {
 }
 
 #[test]
-fn two_servers_over_etcd_learn_from_each_other() {
-    let etcd = Etcd::plain();
-    two_learn(&etcd.url(0));
-}
-
-#[test]
-fn two_servers_over_postgresql_learn_from_each_other() {
-    let postgres = Postgres::start(false);
-    two_learn(&postgres.database("names"));
+fn what_one_server_learns_all_show() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| two_learn(&Etcd::plain().url(0)));
+        scope.spawn(|| two_learn(&Postgres::start(false).database("names")));
+    });
 }

@@ -13,18 +13,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
-use kubepki::datastore::{Datastore, DatastoreError};
 use kubepki::edge::FreshKeys;
 use kubepki::error_chain;
-use kubepki::listener::is_listener_name;
-use kubepki::plan::can_be_carried;
 use pki::{Certificate, San};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
 use crate::renewal::{AGAIN, look};
 use crate::service::{Line, Service};
 use crate::tls::Listened;
+
+mod filter;
+mod share;
+
+use filter::address_of;
+pub use filter::{Filter, Source};
+pub use share::SHARED;
 
 /// Nothing more is learnt by a certificate that carries so many names: it goes over the wire in
 /// every handshake, and who makes names up must not make it grow, nor the server sign, for ever.
@@ -35,103 +38,6 @@ pub const PAUSE: Duration = Duration::from_secs(1);
 const WAIT: Duration = Duration::from_secs(2);
 /// Refused names that are said; then it goes without saying.
 const SAID: usize = 64;
-/// Where servers share what they learnt.
-pub const SHARED: &str = "/kubepki/listener";
-/// Somebody else may write at the same time, so often.
-const ATTEMPTS: usize = 8;
-
-/// Where a name was met.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// The address at which a connection arrived.
-    Local,
-    /// The name that a client says in its handshake.
-    Sni,
-    /// The address that a request says it is for.
-    Host,
-}
-
-impl Source {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Local => "the address of a connection",
-            Self::Sni => "the server name of a handshake",
-            Self::Host => "the host of a request",
-        }
-    }
-}
-
-/// What may be learnt: K3s's `--tls-san-security`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Filter {
-    /// Whether only addresses of this machine are learnt. Configured names and those of the other
-    /// servers are in the certificate anyway.
-    pub is_secure: bool,
-    /// Networks of services, whose addresses belong to no machine though one may carry them all.
-    pub services: Vec<(IpAddr, u8)>,
-}
-
-impl Filter {
-    /// Whether a name may be learnt. What the kernel let a connection arrive at is an address of
-    /// this machine; what clients say of names and hosts is theirs to choose.
-    pub fn admits(&self, source: Source, name: &San) -> bool {
-        let is_fit = match name {
-            San::Ip(address) => is_fit(*address),
-            San::Dns(text) => !text.contains('*') && text.len() <= 253,
-            _ => false,
-        };
-        let text = name.to_string();
-        if !is_fit || !is_listener_name(&text) || !can_be_carried(name) {
-            return false;
-        }
-        match (self.is_secure, source, name) {
-            (false, ..) => true,
-            (true, Source::Local, San::Ip(address)) => {
-                !self.services.iter().any(|it| contains(*it, *address))
-            }
-            (true, ..) => false,
-        }
-    }
-}
-
-/// Whether an address can be one server's: neither everybody's nor good on one wire only.
-fn is_fit(address: IpAddr) -> bool {
-    let is_of_link = match address {
-        IpAddr::V4(it) => it.is_link_local() || it.is_broadcast(),
-        IpAddr::V6(it) => it.is_unicast_link_local(),
-    };
-    !(address.is_unspecified() || address.is_multicast() || is_of_link)
-}
-
-/// The address in `192.0.2.1:6443`, `[2001:db8::1]:6443` or without a port.
-fn address_of(authority: &str) -> Option<IpAddr> {
-    let is_port = |text: &str| text.parse::<u16>().is_ok();
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if is_port(port) && (host.ends_with(']') || !host.contains(':')) => host,
-        _ => authority,
-    };
-    match host.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']')?.parse().ok().map(IpAddr::V6),
-        None => host.parse().ok(),
-    }
-}
-
-fn contains((network, length): (IpAddr, u8), address: IpAddr) -> bool {
-    let same = |all: u32, network: u128, address: u128| {
-        let ignored = all.saturating_sub(u32::from(length));
-        let cut = |bits: u128| bits.checked_shr(ignored).unwrap_or(0);
-        cut(network) == cut(address)
-    };
-    match (network, address) {
-        (IpAddr::V4(network), IpAddr::V4(address)) => {
-            same(32, network.to_bits().into(), address.to_bits().into())
-        }
-        (IpAddr::V6(network), IpAddr::V6(address)) => {
-            same(128, network.to_bits(), address.to_bits())
-        }
-        _ => false,
-    }
-}
 
 /// What a certificate answers to.
 #[derive(Debug, Default)]
@@ -204,15 +110,6 @@ pub struct Names {
     ended: watch::Sender<u64>,
     /// Held while the certificate's file is changed.
     pub(crate) hand: Mutex<()>,
-}
-
-/// The record that servers share, as JSON.
-#[derive(Debug, Serialize, Deserialize)]
-struct Shared {
-    /// The form's version: 1.
-    version: u32,
-    /// Names and addresses as text.
-    names: BTreeSet<String>,
 }
 
 impl Names {
@@ -365,140 +262,9 @@ impl Service {
     }
 }
 
-impl Names {
-    /// Puts what was learnt here beside what other servers learnt, and takes that up. Answers
-    /// whether there is anything that the certificate lacks.
-    ///
-    /// # Errors
-    ///
-    /// When the datastore cannot be asked, or holds a record that is not ours to overwrite.
-    pub async fn share(&self, datastore: &dyn Datastore) -> Result<bool, DatastoreError> {
-        for _ in 0..ATTEMPTS {
-            let record = datastore.get(SHARED).await?;
-            let mut shared = match &record {
-                Some(record) => shared(&record.value)?,
-                None => BTreeSet::new(),
-            };
-            let is_new = self.take(&shared);
-            let own = self.learnt().into_iter().map(|it| it.to_string());
-            let missing: Vec<String> = own.filter(|it| !shared.contains(it)).collect();
-            let room = MOST.saturating_sub(shared.len());
-            if missing.is_empty() || room == 0 {
-                return Ok(is_new);
-            }
-            shared.extend(missing.into_iter().take(room));
-            let value = serde_json::to_vec(&Shared {
-                version: 1,
-                names: shared,
-            })
-            .map_err(|error| malformed(&error.to_string()))?;
-            let written = match record {
-                Some(record) => datastore.update(SHARED, record.revision, &value).await,
-                None => datastore.create(SHARED, &value).await,
-            };
-            match written {
-                Ok(_) => return Ok(is_new),
-                Err(DatastoreError::Conflict { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        // So many others write that the next time will do.
-        Ok(false)
-    }
-
-    /// Answers whether the certificate lacks any of them.
-    fn take(&self, shared: &BTreeSet<String>) -> bool {
-        let (Ok(shown), Ok(mut learning)) = (self.shown.read(), self.learning.lock()) else {
-            return false;
-        };
-        let names = shared.iter().filter(|it| is_listener_name(it)).take(MOST);
-        let names: Vec<San> = names
-            .map(|it| San::from_text(it))
-            .filter(can_be_carried)
-            .collect();
-        let is_new = names.iter().any(|it| !shown.has(it));
-        learning.learnt.extend(names);
-        is_new
-    }
-}
-
-fn shared(value: &[u8]) -> Result<BTreeSet<String>, DatastoreError> {
-    let shared: Shared =
-        serde_json::from_slice(value).map_err(|error| malformed(&error.to_string()))?;
-    match shared.version {
-        1 => Ok(shared.names),
-        other => Err(malformed(&format!("its version is {other}, not 1"))),
-    }
-}
-
-fn malformed(problem: &str) -> DatastoreError {
-    DatastoreError::Malformed {
-        place: SHARED.to_owned(),
-        problem: problem.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    const OPEN: Filter = Filter {
-        is_secure: false,
-        services: Vec::new(),
-    };
-
-    fn filter() -> Filter {
-        Filter {
-            is_secure: true,
-            services: vec![
-                ("10.43.0.0".parse().unwrap(), 16),
-                ("fd43::".parse().unwrap(), 112),
-            ],
-        }
-    }
-
-    #[test]
-    fn the_filter_lets_in_what_a_machine_has_and_nothing_that_is_said() {
-        for (name, wanted) in [
-            ("192.0.2.1", true),
-            ("10.42.0.1", true),
-            ("10.43.0.1", false),
-            ("10.43.255.255", false),
-            ("10.44.0.0", true),
-            ("fd43::7", false),
-            ("fd43::1:0", true),
-            ("127.0.0.2", true),
-            ("0.0.0.0", false),
-            ("224.0.0.1", false),
-            ("169.254.1.1", false),
-            ("255.255.255.255", false),
-            ("fe80::1", false),
-            ("ff02::1", false),
-            ("::", false),
-            ("name.example", false),
-        ] {
-            let san = San::from_text(name);
-            assert_eq!(filter().admits(Source::Local, &san), wanted, "{name}");
-            assert!(!filter().admits(Source::Sni, &san), "{name}");
-            assert!(!filter().admits(Source::Host, &san), "{name}");
-        }
-        for (name, wanted) in [
-            ("name.example", true),
-            ("s1", true),
-            ("10.43.0.1", true),
-            ("*.example", false),
-            ("a.*.example", false),
-            ("-a", false),
-            ("a b", false),
-            ("", false),
-            ("fe80::1", false),
-        ] {
-            let san = San::from_text(name);
-            assert_eq!(OPEN.admits(Source::Sni, &san), wanted, "{name}");
-        }
-    }
 
     #[test]
     fn a_wildcard_stands_for_one_label() {
@@ -513,40 +279,6 @@ mod tests {
             ("com", false),
         ] {
             assert_eq!(shown.has_name(name), wanted, "{name}");
-        }
-    }
-
-    #[test]
-    fn addresses_of_hosts_are_read_as_urls_have_them() {
-        for (authority, wanted) in [
-            ("192.0.2.1", Some("192.0.2.1")),
-            ("192.0.2.1:6443", Some("192.0.2.1")),
-            ("[2001:db8::1]:6443", Some("2001:db8::1")),
-            ("[2001:db8::1]", Some("2001:db8::1")),
-            ("2001:db8::1", Some("2001:db8::1")),
-            ("192.0.2.1:", None),
-            ("192.0.2.1:port", None),
-            ("[192.0.2.1]", None),
-            ("[2001:db8::1", None),
-            ("[fe80::1%25eth0]:6443", None),
-            ("192.0.2.1.", None),
-            ("name.example:6443", None),
-            ("", None),
-        ] {
-            let wanted = wanted.map(|it| it.parse::<IpAddr>().unwrap());
-            assert_eq!(address_of(authority), wanted, "{authority}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_is_said_makes_no_wildcard(text in "\\PC{0,40}|[*.a-z]{1,12}") {
-            let _ = address_of(&text);
-            let name = San::from_text(&text);
-            if OPEN.admits(Source::Sni, &name) {
-                prop_assert!(is_listener_name(&text) && !text.contains('*'));
-            }
-            prop_assert!(!filter().admits(Source::Sni, &name));
         }
     }
 }
