@@ -11,4 +11,5 @@
 mod change;
 mod fixtures;
 mod lab;
+mod names;
 mod three;

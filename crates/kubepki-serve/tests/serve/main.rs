@@ -11,6 +11,7 @@
 mod common;
 mod hostile;
 mod listener;
+mod names;
 mod noise;
 mod recordings;
 mod servers;

@@ -192,6 +192,7 @@ pub(super) fn served(
     let pods = cidrs(&args.cluster_cidr, pods, "10.42.0.0/16");
     let services = config.map(|it| &it.service_cidr);
     let services = cidrs(&args.service_cidr, services, "10.43.0.0/16");
+    let secure = config.is_none_or(|it| it.tls_san_security.value);
     let flannel = config.and_then(|it| it.flannel_backend.as_ref());
     let flannel = flannel.map(|it| it.value.clone());
     Ok(Served {
@@ -199,6 +200,7 @@ pub(super) fn served(
         advertise_ip,
         port: spec.https_port,
         sans,
+        san_security: args.tls_san_security.unwrap_or(secure),
         cluster_cidrs: networks("--cluster-cidr", &pods)?,
         service_cidrs: networks("--service-cidr", &services)?,
         cluster_dns: vec![tenth(node.service_address)],
