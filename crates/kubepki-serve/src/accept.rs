@@ -446,6 +446,17 @@ mod tests {
     }
 
     #[test]
+    fn connections_are_counted_as_guesses_are() {
+        let crowd = Crowd::default();
+        let enter = |text: &str| crowd.enter(SocketAddr::new(text.parse().unwrap(), 1), 2);
+        let (one, two) = (enter("2001:db8::1"), enter("2001:db8::ffff"));
+        assert!(one.is_some() && two.is_some() && enter("2001:db8::2").is_none());
+        assert!(enter("2001:db8:0:1::1").is_some() && enter("192.0.2.1").is_some());
+        drop(one);
+        assert!(enter("2001:db8::2").is_some());
+    }
+
+    #[test]
     fn two_headers_of_one_name_are_none() {
         let mut headers = HeaderMap::new();
         headers.append("k3s-node-name", HeaderValue::from_static("a"));

@@ -37,13 +37,31 @@ impl Serving {
         endpoint: &str,
         more: &[&str],
     ) -> Self {
-        let mut child = Command::new(KUBEPKI)
+        let mut command = Command::new(KUBEPKI);
+        command
             .args(["serve", "--bind-address", "127.0.0.1"])
             .args(["--https-listen-port", "0", "--node-name", name])
             .args(["--node-ip", address, "--data-dir"])
             .arg(data_dir)
             .args(more)
-            .env("K3S_DATASTORE_ENDPOINT", endpoint)
+            .env("K3S_DATASTORE_ENDPOINT", endpoint);
+        Self::spawn(command, data_dir)
+    }
+
+    /// One alone, at every address of a network that `wire` sets up for it.
+    pub fn on(wire: &str, data_dir: &Path, (name, address): (&str, &str)) -> Self {
+        let script = format!("{wire} && exec \"$@\"");
+        let mut command = Command::new("unshare");
+        command
+            .args(["-n", "sh", "-c", &script, "sh", KUBEPKI, "serve"])
+            .args(["--https-listen-port", "0", "--node-name", name])
+            .args(["--node-ip", address, "--data-dir"])
+            .arg(data_dir);
+        Self::spawn(command, data_dir).up()
+    }
+
+    fn spawn(mut command: Command, data_dir: &Path) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -88,6 +106,10 @@ impl Serving {
                 return line;
             }
         }
+    }
+
+    pub fn pid(&self) -> String {
+        self.child.id().to_string()
     }
 
     pub fn server(&self, below: &str) -> PathBuf {

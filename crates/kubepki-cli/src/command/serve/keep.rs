@@ -143,6 +143,9 @@ impl Keeper {
 
     /// Takes up what was changed on the disk, if it is the cluster's. Answers whether anything was.
     async fn files(&self) -> bool {
+        // Whoever takes CAs up is not looked at half-way.
+        let turn = Arc::clone(&self.turn);
+        let _held = turn.lock().await;
         let found = match changed(&self.service) {
             Ok(found) => found,
             Err(error) => {
