@@ -171,9 +171,9 @@ impl Service {
         let mut identity = identify(&offered, &loaded.users, authorities, self.clock.now());
         let mut token = None;
         if identity == Err(Refusal::NotAuthorized) {
-            identity = self.by_token(request).await.map(|(identity, entry)| {
-                token = Some(entry);
-                identity
+            identity = self.by_token(request, &loaded).await.map(|shown| {
+                token = shown.1;
+                shown.0
             });
         }
         if let (Err(Refusal::NotAuthorized), Some(proof)) = (&identity, proof) {

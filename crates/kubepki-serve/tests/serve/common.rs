@@ -100,7 +100,11 @@ pub fn serve(strictness: Strictness) -> Running {
 
 /// Serves a copy of any cluster.
 pub fn serve_with(fixture: &str, strictness: Strictness, limits: Limits) -> Running {
-    let fixture = Fixture::new(fixture);
+    serve_tree(Fixture::new(fixture), strictness, limits)
+}
+
+/// Serves that copy of a cluster.
+pub fn serve_tree(fixture: Fixture, strictness: Strictness, limits: Limits) -> Running {
     let server = fixture.data_dir().join("server");
     let tree = Tree::load(&server, strictness).unwrap();
     let settings = settings();

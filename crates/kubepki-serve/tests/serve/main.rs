@@ -13,6 +13,7 @@ mod hostile;
 mod listener;
 mod noise;
 mod recordings;
+mod secrets;
 mod servers;
 mod strict;
 mod tokens;

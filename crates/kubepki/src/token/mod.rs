@@ -7,6 +7,7 @@
 //! server's tree -> passwords, CA, what lies there                         (server)
 //! CA's keys     -> pins that a rotation leaves good                       (pins)
 //! a made token  -> its record in the datastore: role, end, uses           (made)
+//! Kubernetes' own bootstrap tokens -> Secrets in the same datastore       (kubernetes)
 //! Token + tree  -> what it is good for                                    (check)
 //! new password  -> Plan: datastore, users, token files                    (password, rotate)
 //! node's files  -> where full tokens stand -> Plan: their hash only       (node)
@@ -16,6 +17,7 @@ mod check;
 pub(crate) mod draft;
 mod hash;
 mod known;
+pub mod kubernetes;
 pub mod made;
 mod node;
 mod password;
