@@ -1,6 +1,7 @@
 //! `token`: show, check, make, list, revoke, rotate and rewrite join tokens.
 
 mod configs;
+mod list;
 mod look;
 mod made;
 mod rewrite;
@@ -45,10 +46,11 @@ pub enum TokenCommand {
     /// Without --role a new password for a cluster that is to be, and the tokens in full where CA
     /// files are given; that touches nothing.
     Create(Box<CreateArgs>),
-    /// List the tokens that were made with --role: whose, until when, which nodes came. Never
-    /// secrets.
+    /// List the tokens that were made with --role, whose, until when, which nodes came; and
+    /// Kubernetes' own bootstrap tokens (`k3s token create`). Never secrets.
     List(ListArgs),
-    /// Take tokens back, by id. Servers refuse them from the next request on.
+    /// Take tokens back, by id. Servers refuse them from the next request on. Kubernetes' own
+    /// bootstrap tokens are for `k3s token delete`.
     Revoke(RevokeArgs),
     /// Give servers, and agents without a token of their own, another password.
     ///
@@ -235,7 +237,7 @@ pub async fn run(command: &TokenCommand) -> Result<Exit, CliError> {
             Some(role) => made::create(&world, args, role).await,
             None => look::create(&world, args).await,
         },
-        TokenCommand::List(args) => made::list(&world, args).await,
+        TokenCommand::List(args) => list::list(&world, args).await,
         TokenCommand::Revoke(args) => made::revoke(&world, args).await,
         TokenCommand::Rotate(args) => rotate::rotate(&world, args).await,
         TokenCommand::Rewrite(args) => rewrite::rewrite(&world, args).await,
