@@ -10,7 +10,7 @@
 //! Kubernetes' own bootstrap tokens -> Secrets in the same datastore       (kubernetes)
 //! Token + tree  -> what it is good for                                    (check)
 //! new password  -> Plan: datastore, users, token files                    (password, rotate)
-//! node's files  -> where full tokens stand -> Plan: their hash only       (node)
+//! node's files  -> where tokens stand -> Plan: what they pin, no more     (node)
 //! ```
 
 mod check;
@@ -37,8 +37,8 @@ pub use draft::Head;
 pub use hash::{Change, Hashes, How, authority_hash, hash_of, hashes};
 pub use known::{Known, Rule, Whose};
 pub use node::{
-    Fate, FileKind, NodeFile, NodeFiles, NodeProblem, Occurrence, hash_edits, masked, occurrences,
-    password_edits, plan_edits,
+    Fate, FileKind, NodeFile, NodeFiles, NodeProblem, Occurrence, PinnedKeys, Pinning, masked,
+    occurrences, password_edits, pin_edits, plan_edits,
 };
 pub use password::{NewPassword, PasswordError};
 pub use pins::{MOST_PINS, PINS_PREFIX, pins_of};

@@ -108,7 +108,9 @@ fn wanted(args: &CreateArgs, role: RoleArg, now: UnixTime) -> Result<Wanted, Cli
     };
     if role == Role::Server && (args.uses.is_some() || args.node.is_some()) {
         return Err(CliError::usage(
-            "--uses and --node count and name the nodes that join: a server's token lets none in",
+            "--uses and --node count and name the nodes that join: a server's token lets none in, \
+             and whoever replaces the servers' password with it needs it no second time; give it a \
+             short --ttl, and revoke it",
         ));
     }
     let shape = match args.form.unwrap_or(ShapeArg::Pins) {

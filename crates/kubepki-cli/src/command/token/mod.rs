@@ -60,8 +60,9 @@ pub enum TokenCommand {
     /// Put the right CA hash into full tokens in the files of a node: configuration, units,
     /// drop-ins, environment files, token files. Prints the changes and asks.
     ///
-    /// Nothing but the 64 digits of the hash changes. Ends with 7 when tokens that pin an unknown
-    /// CA were left as they are.
+    /// Nothing but the 64 digits of the hash changes. A pin set that has a key which leads to the CA
+    /// is good as it is; one that has other keys of this cluster only gets the CA's behind them. Ends
+    /// with 7 when tokens that pin an unknown CA were left as they are.
     Rewrite(RewriteArgs),
 }
 
@@ -112,7 +113,9 @@ pub struct CreateArgs {
     /// How long it is good: 1h, 7d; 0 for ever [default: 24h].
     #[arg(long, value_name = "DURATION", value_parser = ttl, requires = "role")]
     pub ttl: Option<i64>,
-    /// How many nodes it lets in; a node that asks again costs nothing [default: any number].
+    /// How many nodes it lets in; a node that asks again costs nothing [default: any number]. For
+    /// agents only: whoever may replace the servers' password once needs a server's token no second
+    /// time, so that a count would limit nothing.
     #[arg(long, value_name = "NUMBER", requires = "role")]
     pub uses: Option<u32>,
     /// The one node that it lets in.
