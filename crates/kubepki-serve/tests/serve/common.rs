@@ -10,7 +10,7 @@ use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
 use kubepki::log::{Log, Options};
 use kubepki_datastore::{Access, SqliteStore};
 use kubepki_serve::accept::{Limits, Server};
-use kubepki_serve::config::Settings;
+use kubepki_serve::config::{Flags, Settings};
 use kubepki_serve::listener::{Wanted, prepare};
 use kubepki_serve::metrics::Metrics;
 use kubepki_serve::node::Strictness;
@@ -89,6 +89,10 @@ pub fn settings() -> Settings {
         cluster_dns: vec!["10.43.0.10".parse().unwrap()],
         cluster_domain: "cluster.local".to_owned(),
         flannel_backend: "none".to_owned(),
+        flags: Flags {
+            disable_network_policy: true,
+            ..Flags::default()
+        },
         data_dir: "/var/lib/rancher/k3s/server".to_owned(),
     }
 }

@@ -9,6 +9,7 @@
 )]
 
 mod common;
+mod grammar;
 mod hostile;
 mod listener;
 mod noise;
