@@ -449,11 +449,8 @@ fn pin_sets_are_told_of_and_get_the_new_key_where_they_need_it() {
     let data = place.root().join("var/lib/rancher/k3s");
     let bundle = fs::read(data.join("server/tls/server-ca.crt")).unwrap();
     let present = Certificate::all_from_pem(&bundle).unwrap();
-    let own: Vec<String> = present
-        .iter()
-        .filter(|it| it.is_self_issued())
-        .map(|it| it.spki_sha256().to_string())
-        .collect();
+    let roots = present.iter().filter(|it| it.is_self_issued());
+    let own: Vec<String> = roots.map(|it| it.spki_sha256().to_string()).collect();
     let other = Fixture::without_datastore("k3s-1.36-custom-ca");
     let staged = other.data_dir().join("server");
     let staged_file = fs::read(staged.join("tls/server-ca.crt")).unwrap();
@@ -467,37 +464,35 @@ fn pin_sets_are_told_of_and_get_the_new_key_where_they_need_it() {
         let all = [&["--yes", "--file", "/etc/agents-token"], more].concat();
         place.run(&all)
     };
-    let text = format!("K10P1.{old}::{credential}\n");
-    write(&path, &text, 0o600);
+    let says = |run: &Run, word: &str| {
+        let text = run.text();
+        assert!(text.contains(word) && !text.contains(credential), "{text}");
+    };
+    write(&path, &format!("K10P1.{old}::{credential}\n"), 0o600);
     // The old root's key leads to the new one, which it has cross-signed.
-    let run = rewrite(&["--dry-run"]);
-    assert!(run.text().contains("good as it is"), "{}", run.text());
-    assert!(!run.text().contains(credential), "{}", run.text());
+    says(&rewrite(&["--dry-run"]), "good as it is");
     // Under another root it must be told of that one.
     let staged = staged.to_str().unwrap();
     let run = rewrite(&["--path", staged]);
     assert_eq!(run.code, Some(7), "the strangers of before: {}", run.text());
-    assert!(run.text().contains("the CA's is added"), "{}", run.text());
+    says(&run, "the CA's is added");
     let expected = format!("K10P1.{old}+{staged_root}::{credential}\n");
     assert_eq!(fs::read_to_string(&path).unwrap(), expected);
     // Once more: it is good now, and a plan in JSON says so.
     let run = rewrite(&["--path", staged, "-o", "json"]);
+    says(&run, "good as it is");
     let plan: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
     let notes = plan["notes"].to_string();
     assert!(notes.contains("/etc/agents-token:1"), "{notes}");
-    assert!(notes.contains("good as it is"), "{notes}");
-    assert!(!run.text().contains(credential), "{}", run.text());
     assert_eq!(plan["steps"].as_array().map(Vec::len), Some(0));
     // A stranger's pins, and pins where only a hash is named.
     let stranger = "ab".repeat(32);
     write(&path, &format!("K10P1.{stranger}::{credential}\n"), 0o600);
     let run = rewrite(&["--dry-run"]);
     assert_eq!(run.code, Some(7), "{}", run.text());
-    assert!(
-        run.text().contains("not known to be this cluster's"),
-        "{}",
-        run.text()
+    says(&run, "not known to be this cluster's");
+    says(
+        &rewrite(&["--dry-run", "--to-hash", STRANGE]),
+        "a hash tells no key",
     );
-    let run = rewrite(&["--dry-run", "--to-hash", STRANGE]);
-    assert!(run.text().contains("a hash tells no key"), "{}", run.text());
 }

@@ -24,14 +24,15 @@ fn key_of(serve: &Serve) -> (String, [u8; 32]) {
     (text("name"), run.stdout.try_into().unwrap())
 }
 
+/// A whole token of that id.
+fn token(serve: &Serve, id: &str) -> String {
+    full(serve, &format!("{id}.{SECRET}"))
+}
+
 #[test]
 fn they_are_joined_with_listed_checked_and_left_to_kubernetes() {
-    let serve = Serve::start(
-        Fixture::new("k3s-1.36-encryption-token-rotated"),
-        "one",
-        None,
-    );
-    let folder = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new("k3s-1.36-encryption-token-rotated");
+    let serve = Serve::start(fixture, "one", None);
     let (name, key) = key_of(&serve);
     let secret = |id: &str| KubeSecret::bootstrap_token(id, SECRET, Some("2099-01-01T00:00:00Z"));
     let good = secret("goodid");
@@ -41,105 +42,81 @@ fn they_are_joined_with_listed_checked_and_left_to_kubernetes() {
     let signs = secret("signer").with("usage-bootstrap-authentication", None);
     put(&serve, &signs, &signs.json());
     let strange = secret("sealed");
-    put(
-        &serve,
-        &strange,
-        &aes_cbc(&strange.protobuf(), "lost-key", &key),
-    );
+    let sealed = aes_cbc(&strange.protobuf(), "lost-key", &key);
+    put(&serve, &strange, &sealed);
 
-    let token = |id: &str| full(&serve, &format!("{id}.{SECRET}"));
-    let go = |id: &str| join(&serve.url, folder.path(), &token(id), "worker-1", &[]);
-    assert_ends(&go("goodid"), 0, "files written");
-    for id in ["oldone", "signer", "sealed", "absent"] {
-        let run = join(
-            &serve.url,
-            folder.path(),
-            &token(id),
-            &format!("no-{id}"),
-            &[],
-        );
-        assert_ends(&run, 5, "401");
-    }
-
-    let table = serve.token(&["list"]);
-    assert_ends(
-        &table,
-        0,
-        "1 of 4 Secrets of bootstrap tokens cannot be read",
-    );
-    let text = table.text();
-    let line = |id: &str| {
-        text.lines()
-            .find(|it| it.starts_with(id))
-            .unwrap()
-            .to_owned()
+    joined_with(&serve);
+    let mut texts = vec![listed(&serve)];
+    let check = |id: &str| {
+        let token = token(&serve, id);
+        serve.token_with(&["check", "--datastore"], token.as_bytes())
     };
-    for (id, words) in [
-        (
-            "goodid",
-            [
-                "good",
-                "2099-01-01T00:00:00Z",
-                "for authentication, signing; rack 7",
-            ],
-        ),
-        (
-            "oldone",
-            ["expired", "2020-01-01T00:00:00Z", "it expired at"],
-        ),
-        (
-            "signer",
-            ["unfit", "for signing", "it is not for authentication"],
-        ),
-        (
-            "sealed",
-            [
-                "unreadable",
-                "aescbc:v1:lost-key",
-                "none of cred/encryption-config.json",
-            ],
-        ),
+    for (id, code, says) in [
+        ("goodid", 0, "a bootstrap token of Kubernetes"),
+        ("oldone", 4, "it expired at"),
+        ("sealed", 4, "servers ignore it"),
+        ("absent", 4, "none with this id and secret"),
     ] {
-        for word in words {
-            assert!(line(id).contains(word), "{id} {word}: {text}");
-        }
+        let run = check(id);
+        assert_ends(&run, code, says);
+        texts.push(run.text());
     }
-    for (id, state) in [
-        ("goodid", "good"),
-        ("oldone", "expired"),
-        ("sealed", "unreadable"),
+    let way_out = "kubectl -n kube-system delete secret bootstrap-token-goodid";
+    for (id, says) in [
+        ("goodid", way_out),
+        ("absent", "no token has the id absent"),
     ] {
-        let entry = serve.listed(id);
-        let shown = (entry["state"].as_str(), entry["keeper"].as_str());
-        assert_eq!(shown, (Some(state), Some("kubernetes")));
+        let run = serve.token(&["revoke", id]);
+        assert_ends(&run, 5, says);
+        texts.push(run.text());
     }
-    assert_eq!(serve.listed("goodid")["usages"][0], "authentication");
-
-    let check = |id: &str| serve.token_with(&["check", "--datastore"], token(id).as_bytes());
-    assert_ends(&check("goodid"), 0, "a bootstrap token of Kubernetes");
-    assert_ends(&check("oldone"), 4, "it expired at");
-    assert_ends(&check("sealed"), 4, "servers ignore it");
-    assert_ends(&check("absent"), 4, "none with this id and secret");
-
-    let run = serve.token(&["revoke", "goodid"]);
-    assert_ends(
-        &run,
-        5,
-        "kubectl -n kube-system delete secret bootstrap-token-goodid",
-    );
-    assert_ends(
-        &serve.token(&["revoke", "absent"]),
-        5,
-        "no token has the id absent",
-    );
     assert_eq!(serve.listed("goodid")["state"], "good");
 
     let said = serve.said.lock().unwrap().clone();
-    for text in [&text, &said, &check("goodid").text(), &run.text()] {
-        assert!(!text.contains(SECRET), "{text}");
+    let ignored = "a bootstrap token's Secret was ignored";
+    assert!(said.contains(ignored), "{said}");
+    texts.push(said);
+    assert!(texts.iter().all(|it| !it.contains(SECRET)), "{texts:?}");
+}
+
+fn joined_with(serve: &Serve) {
+    let folder = tempfile::tempdir().unwrap();
+    for (id, code, says) in [
+        ("goodid", 0, "files written"),
+        ("oldone", 5, "401"),
+        ("signer", 5, "401"),
+        ("sealed", 5, "401"),
+        ("absent", 5, "401"),
+    ] {
+        let node = format!("by-{id}");
+        let run = join(&serve.url, folder.path(), &token(serve, id), &node, &[]);
+        assert_ends(&run, code, says);
     }
-    assert!(
-        said.contains("a bootstrap token's Secret was ignored"),
-        "{said}"
-    );
+}
+
+fn listed(serve: &Serve) -> String {
+    let table = serve.token(&["list"]);
+    let note = "1 of 4 Secrets of bootstrap tokens cannot be read";
+    assert_ends(&table, 0, note);
+    let text = table.text();
+    let line = |id: &str| text.lines().find(|it| it.starts_with(id)).unwrap();
+    for (id, words) in [
+        ("goodid", "good,2099-01-01T00:00:00Z,signing; rack 7"),
+        ("oldone", "expired,2020-01-01T00:00:00Z,it expired at"),
+        ("signer", "unfit,for signing,it is not for authentication"),
+        (
+            "sealed",
+            "unreadable,aescbc:v1:lost-key,cred/encryption-config",
+        ),
+    ] {
+        for word in words.split(',') {
+            assert!(line(id).contains(word), "{id} {word}: {text}");
+        }
+        let entry = serve.listed(id);
+        let state = words.split(',').next();
+        let shown = (entry["state"].as_str(), entry["keeper"].as_str());
+        assert_eq!(shown, (state, Some("kubernetes")));
+    }
+    assert_eq!(serve.listed("goodid")["usages"][0], "authentication");
+    text
 }

@@ -37,7 +37,7 @@ fn as_k3s(text: &str) -> Result<Parsed, &'static str> {
         Some(at) => (&long[..at], &long[at + 2..]),
         None => ("", long),
     };
-    if hash.len() != 0 && hash.len() != 64 {
+    if !matches!(hash.len(), 0 | 64) {
         return Err("invalid token CA hash length");
     }
     if is_bootstrap(rest) {

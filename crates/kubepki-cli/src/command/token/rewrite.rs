@@ -24,16 +24,7 @@ pub(super) async fn rewrite(world: &World, args: &RewriteArgs) -> Result<Exit, C
     let config = args.site.k3s_config.as_deref().map(std::path::absolute);
     let config = config.transpose()?;
     let files = NodeFiles::collect(&world.host, &root, config.as_deref(), &args.files).await?;
-    if !files.problems.is_empty() {
-        let lines: String = files
-            .problems
-            .iter()
-            .map(|it| format!("\n  {it}"))
-            .collect();
-        return Err(CliError::message(format!(
-            "some of the node's files cannot be looked at, so nothing was changed:{lines}"
-        )));
-    }
+    refuse_problems(&files)?;
     let node = node(world, args, &root).await?;
     let (known, wanted) = hashes_of(world, args, &node).await?;
     let Changes {
@@ -89,6 +80,18 @@ pub(super) async fn rewrite(world: &World, args: &RewriteArgs) -> Result<Exit, C
         (Exit::Fine, true) => Ok(Exit::Partial),
         (done, _) => Ok(done),
     }
+}
+
+/// A token may stand in what cannot be looked at.
+fn refuse_problems(files: &NodeFiles) -> Result<(), CliError> {
+    if files.problems.is_empty() {
+        return Ok(());
+    }
+    let lines = files.problems.iter().map(|it| format!("\n  {it}"));
+    let lines: String = lines.collect();
+    Err(CliError::message(format!(
+        "some of the node's files cannot be looked at, so nothing was changed:{lines}"
+    )))
 }
 
 /// What would change, and what is left.

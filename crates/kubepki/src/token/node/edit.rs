@@ -337,19 +337,6 @@ mod tests {
              token: K10P1.{old_key}\ntoken: K10Pool::{secret}\n"
         );
         let file = file(FileKind::Yaml, &text);
-        let fates = |known: &Known, wanted: &Pinning| -> Vec<(usize, String)> {
-            let found = occurrences(&file, known, wanted);
-            found
-                .iter()
-                .map(|it| (it.line, it.fate.to_string()))
-                .collect()
-        };
-        let say = |fates: &[(usize, String)], words: [&str; 6]| {
-            assert_eq!(fates.len(), 6, "{fates:?}");
-            for ((line, fate), (at, word)) in fates.iter().zip(words.iter().enumerate()) {
-                assert!(*line == at + 1 && fate.contains(word), "{fate} {word}");
-            }
-        };
         // Of the old key nothing is known yet.
         let unknown = [
             "comment",
@@ -359,7 +346,7 @@ mod tests {
             "later version",
             "--from",
         ];
-        say(&fates(&known, &wanted), unknown);
+        says(&file, &known, &wanted, unknown);
         known
             .add_former(old.to_pem().as_bytes(), "before", START)
             .unwrap();
@@ -371,7 +358,7 @@ mod tests {
             "later version",
             "no room",
         ];
-        say(&fates(&known, &wanted), words);
+        says(&file, &known, &wanted, words);
         let found = occurrences(&file, &known, &wanted);
         let edit = pin_edits(&file, &found).unwrap();
         let expected = text.replace(
@@ -387,8 +374,19 @@ mod tests {
         let shown = masked(&found[2], &found[2].becomes);
         assert_eq!(shown, format!("K10P1.{old_key}+{new_key}::abc123.***"));
         // A hash alone tells no key.
-        let hash = by_hash(&wanted.hash);
-        assert!(fates(&known, &hash)[1].1.contains("--path"));
+        let found = occurrences(&file, &known, &by_hash(&wanted.hash));
+        assert!(found[1].fate.to_string().contains("--path"));
+    }
+
+    /// One token in each line, and what becomes of it.
+    fn says(file: &NodeFile, known: &Known, wanted: &Pinning, words: [&str; 6]) {
+        let found = occurrences(file, known, wanted);
+        assert_eq!(found.len(), words.len(), "{found:?}");
+        for ((at, word), occurrence) in words.iter().enumerate().zip(&found) {
+            let fate = occurrence.fate.to_string();
+            assert!(fate.contains(word), "{fate} {word}");
+            assert_eq!(occurrence.line, at + 1);
+        }
     }
 
     proptest! {
