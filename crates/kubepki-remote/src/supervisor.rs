@@ -53,8 +53,9 @@ pub enum SupervisorError {
     },
     /// Its CA is not the one in the token.
     #[error(
-        "the token pins the CA hash {pinned}, and {url} has {seen}: this is another cluster, or \
-         its CA was rotated since the token was written; nothing secret was sent"
+        "token CA hash does not match the Cluster CA certificate hash: {pinned} != {seen}: {url} \
+         is another cluster's, or its CA was rotated since the token was written; nothing secret \
+         was sent"
     )]
     OtherAuthority {
         /// Its URL.

@@ -176,11 +176,18 @@ impl Service {
         let authorities = &loaded.tree.client.certificates;
         let mut identity = identify(&offered, &loaded.users, authorities, self.clock.now());
         let mut token = None;
+<<<<<<< HEAD
         if let (Err(Refusal::NotAuthorized), Some(proof)) = (&identity, proof) {
             let guessed = self.by_guess(request, proof).await;
             identity = guessed.map(|(identity, entry)| {
                 token = Some(entry);
                 identity
+=======
+        if identity == Err(Refusal::NotAuthorized) {
+            identity = self.by_token(request, &loaded).await.map(|shown| {
+                token = shown.1;
+                shown.0
+>>>>>>> w-tokens
             });
         }
         let Some(endpoint) = Endpoint::of(request.path) else {

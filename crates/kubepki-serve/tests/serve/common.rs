@@ -11,7 +11,7 @@ use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
 use kubepki::log::{Log, Options};
 use kubepki_datastore::{Access, SqliteStore};
 use kubepki_serve::accept::{Limits, Server};
-use kubepki_serve::config::Settings;
+use kubepki_serve::config::{Flags, Settings};
 use kubepki_serve::listener::{Wanted, prepare};
 use kubepki_serve::metrics::Metrics;
 use kubepki_serve::node::Strictness;
@@ -93,6 +93,10 @@ pub fn settings() -> Settings {
         cluster_dns: vec!["10.43.0.10".parse().unwrap()],
         cluster_domain: "cluster.local".to_owned(),
         flannel_backend: "none".to_owned(),
+        flags: Flags {
+            disable_network_policy: true,
+            ..Flags::default()
+        },
         data_dir: "/var/lib/rancher/k3s/server".to_owned(),
     }
 }
@@ -104,6 +108,7 @@ pub fn serve(strictness: Strictness) -> Running {
 
 /// Serves a copy of any cluster.
 pub fn serve_with(fixture: &str, strictness: Strictness, limits: Limits) -> Running {
+<<<<<<< HEAD
     serve_at("127.0.0.1", fixture, strictness, limits)
 }
 
@@ -115,6 +120,13 @@ pub fn serve_at(
     limits: Limits,
 ) -> Running {
     let fixture = Fixture::new(fixture);
+=======
+    serve_tree(Fixture::new(fixture), strictness, limits)
+}
+
+/// Serves that copy of a cluster.
+pub fn serve_tree(fixture: Fixture, strictness: Strictness, limits: Limits) -> Running {
+>>>>>>> w-tokens
     let server = fixture.data_dir().join("server");
     let tree = Tree::load(&server, strictness).unwrap();
     let settings = settings();

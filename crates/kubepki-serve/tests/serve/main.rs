@@ -9,11 +9,13 @@
 )]
 
 mod common;
+mod grammar;
 mod hostile;
 mod listener;
 mod names;
 mod noise;
 mod recordings;
+mod secrets;
 mod servers;
 mod strict;
 mod tokens;

@@ -289,7 +289,6 @@ const NOT_SENT: &[&str] = &[
     "KubeConfigOutput",
     "NoLeaderElect",
     "Skips",
-    "SystemDefaultRegistry",
     "VLevel",
     "VModule",
 ];
