@@ -14,7 +14,7 @@ use crate::access::{Identity, Offered, Users, identify, may};
 use crate::cluster::Cluster;
 use crate::config::{Settings, config};
 use crate::health::Health;
-use crate::issuance::IssuanceLog;
+use crate::issuance::{IssuanceLog, OwnRecords};
 use crate::metrics::Metrics;
 use crate::node::{NodeHeaders, Reserved, Strictness};
 use crate::password::NodePasswords;
@@ -63,6 +63,8 @@ pub struct Service {
     pub datastore: Arc<dyn Datastore>,
     /// What is written before a certificate leaves.
     pub log: Arc<dyn IssuanceLog>,
+    /// What is written before the server uses a leaf of its own.
+    pub own: Arc<dyn OwnRecords>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Serial numbers, salts, error IDs.

@@ -104,12 +104,15 @@ pub fn serve_with(fixture: &str, strictness: Strictness, limits: Limits) -> Runn
     let server = fixture.data_dir().join("server");
     let tree = Tree::load(&server, strictness).unwrap();
     let settings = settings();
+    let own = Options::new(fixture.scratch("own-log"), "s1");
+    let (own, _) = Log::open(&own, None).unwrap();
     let wanted = Wanted {
         sans: &settings.sans,
         lifetime: 365 * DAY,
         now: SystemClock.now(),
         entropy: &SystemEntropy,
         keys: &FreshKeys,
+        records: &own,
     };
     let port = prepare(&tree, &wanted).unwrap();
     let listened = Arc::new(Listened::new(port.certified));
@@ -182,6 +185,7 @@ fn service(
         throttle: Mutex::default(),
         passwords: NodePasswords::new(&[2; 32]),
         datastore,
+        own: log.clone(),
         log,
         clock,
         entropy: Arc::new(SystemEntropy),

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::ServeArgs;
 use super::hooks::Hooks;
+use super::records::Records;
 use super::renew::{Renewal, Trouble, renewed};
 use crate::serving::Alone;
 use crate::world::{Node, World};
@@ -37,6 +38,8 @@ pub(super) struct Keeper {
     said: HashMap<String, UnixTime>,
     /// Held while the node's files are changed: CAs that are taken up change them too.
     pub turn: Arc<tokio::sync::Mutex<()>>,
+    /// What is issued here is recorded there.
+    pub records: Arc<Records>,
     /// What is run after a renewal.
     pub hooks: Arc<Hooks>,
     /// When what of it is open is tried again, by `steady`.
@@ -60,7 +63,7 @@ impl Keeper {
         args: ServeArgs,
         service: Arc<Service>,
         listened: Arc<Listened>,
-        hooks: Arc<Hooks>,
+        (hooks, records): (Arc<Hooks>, Arc<Records>),
     ) -> Self {
         let jumps = Jumps::new(world.now(), steady());
         let next = steady().saturating_add(jittered(EVERY, &SystemEntropy));
@@ -74,6 +77,7 @@ impl Keeper {
             next,
             said: HashMap::new(),
             turn: Arc::default(),
+            records,
             hooks,
             hooks_next: Duration::ZERO,
             alone: None,
@@ -107,6 +111,7 @@ impl Keeper {
     /// set, and when that is `asked` for.
     pub(super) async fn tick(&mut self, asked: bool) {
         let now = self.world.now();
+        self.record_late();
         let jump = self.jumps.look(now, (self.steady)());
         if let Some(seconds) = jump {
             self.clock_was_set(seconds);
@@ -140,6 +145,14 @@ impl Keeper {
             self.next = (self.steady)().saturating_add(jittered(pause, &SystemEntropy));
         }
         self.hooks(due).await;
+    }
+
+    /// Records the leaves that could not wait for the log.
+    fn record_late(&self) {
+        if let Some(error) = self.records.catch_up() {
+            let why = format!("leaves of this node are not recorded yet: {}", error.reason);
+            self.service.note(Part::Log, State::Warning(why));
+        }
     }
 
     /// Runs what a renewal left open, and what failed before when its time has come.
@@ -181,7 +194,8 @@ impl Keeper {
     async fn leaves(&mut self) -> bool {
         let (hooks, turn) = (Arc::clone(&self.hooks), Arc::clone(&self.turn));
         let _held = turn.lock().await;
-        match renewed(&self.world, &self.args, &|services| {
+        let records = Arc::clone(&self.records);
+        match renewed(&self.world, &self.args, &records, &|services| {
             hooks.foretold(services)
         })
         .await

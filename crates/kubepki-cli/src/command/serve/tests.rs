@@ -104,9 +104,12 @@ async fn live(name: &str, time: &Arc<Moved>, steady: Steady) -> Life {
     let fixture = Fixture::new(name);
     let args = arguments(&fixture.data_dir(), &["--node-name", "s1"]);
     let clock: Arc<dyn Clock> = time.clone();
-    let mut opened = open(clock, steady, &args).await.unwrap_or_else(|error| {
-        panic!("{}: {}", name, error.message);
-    });
+    let records = Records::new(clock.clone());
+    let mut opened = open(clock, steady, &args, records)
+        .await
+        .unwrap_or_else(|error| {
+            panic!("{}: {}", name, error.message);
+        });
     let address = opened.listener.local_addr().unwrap();
     // Between two looks of the test minutes may pass.
     opened.server.limits.headers = Duration::from_secs(3600);
