@@ -87,7 +87,7 @@ pub trait IssuanceLog: Send + Sync {
 
 /// Keeps records of what a server issues to its own node.
 pub trait OwnRecords: Send + Sync + std::fmt::Debug {
-    /// Records a leaf before anybody has it. `name` says what it is for: `dynamic-cert`.
+    /// Records a leaf before anybody has it. `name` says what it is for: `dynamic-listener`.
     ///
     /// # Errors
     ///

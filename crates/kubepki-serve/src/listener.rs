@@ -160,8 +160,8 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
     })
 }
 
-/// In the issuance log.
-const NAME: &str = "dynamic-cert";
+/// In the issuance log, as the catalogue calls it.
+const NAME: &str = "dynamic-listener";
 
 fn as_it_is(present: &Listener, unrecorded: Option<LogError>) -> Result<Port, PortError> {
     let leaf = present.certificates().map_err(PortError::Material)?;

@@ -17,7 +17,7 @@ use kubepki::apply::{Observer, Register};
 use kubepki::edge::Clock;
 use kubepki::error_chain;
 use kubepki::log::{Issued, Log};
-use kubepki::plan::{LeafId, Step};
+use kubepki::plan::{LeafId, Step, headline};
 use kubepki_serve::issuance::{LogError, Need, OwnRecords};
 use pki::Certificate;
 
@@ -84,6 +84,15 @@ impl Records {
         Recorded {
             records: self,
             need,
+            says_steps: false,
+        }
+    }
+
+    /// The same, which says what is done.
+    pub(super) fn said(&self, need: Need) -> Recorded<'_> {
+        Recorded {
+            says_steps: true,
+            ..self.of(need)
         }
     }
 
@@ -145,12 +154,18 @@ impl OwnRecords for Records {
 pub(super) struct Recorded<'a> {
     records: &'a Records,
     need: Need,
+    says_steps: bool,
 }
 
 impl Observer for Recorded<'_> {
     fn begin(&self, _step: &Step) {}
 
-    fn done(&self, _step: &Step) {}
+    fn done(&self, step: &Step) {
+        if self.says_steps {
+            let what = format!("done {}: {}", step.number, headline(step));
+            tell("a step of a renewal", vec![("what", what)]);
+        }
+    }
 
     fn register(&self) -> Option<&dyn Register> {
         Some(self)

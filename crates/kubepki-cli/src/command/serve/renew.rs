@@ -223,7 +223,7 @@ async fn carry_out(
     let state = lock(&node.state)?;
     // What a crash left before its first step is in nobody's way.
     let _ = state.drop_unbegun();
-    let observer = records.of(need(plan, &node.inventory, world.now()));
+    let observer = records.said(need(plan, &node.inventory, world.now()));
     let executor = Executor {
         observer: &observer,
         ..world.executor(&state)
@@ -266,7 +266,7 @@ async fn finish(
 ) -> Result<(), CliError> {
     let state = lock(&node.state)?;
     // Half of it is in place: the other half does not wait for the log.
-    let observer = records.of(Need::Urgent);
+    let observer = records.said(Need::Urgent);
     let executor = Executor {
         observer: &observer,
         ..world.executor(&state)

@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use kubepki::edge::{FreshKeys, SystemEntropy};
 use kubepki::error_chain;
-use kubepki_serve::cluster::{Cluster, HEARTBEAT, LOOK, Member, ROUND, WAIT};
+use kubepki_serve::cluster::{
+    Cluster, Forgetting, HEARTBEAT, LOOK, Member, REMEMBERED, ROUND, WAIT,
+};
 use kubepki_serve::health::{Part, State};
 use kubepki_serve::renewal::{jittered, look, reload};
 use kubepki_serve::service::Service;
@@ -44,6 +46,8 @@ pub(super) struct TakeUp {
     pub(super) mode: TakeUpMode,
     /// What is in force.
     pub(super) taken: Taken,
+    /// How far etcd's history is needed.
+    forgetting: Forgetting,
     /// What callers want to be changed.
     orders: mpsc::Receiver<Order>,
     /// Held while the node's files are changed: the keeper changes them too.
@@ -77,6 +81,7 @@ impl TakeUp {
             listened,
             mode,
             taken,
+            forgetting: Forgetting::default(),
             orders,
             turn: Arc::default(),
         }
@@ -85,7 +90,7 @@ impl TakeUp {
     /// Looks every second or so, and changes what callers want to be changed, one after the other,
     /// until it is told to stop. What has begun is ended.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let (mut greeting, mut round) = (HEARTBEAT, ROUND);
+        let (mut greeting, mut round, mut forgetting) = (HEARTBEAT, ROUND, REMEMBERED);
         self.service.cluster.heard();
         loop {
             let pause = jittered(LOOK, &SystemEntropy);
@@ -104,6 +109,7 @@ impl TakeUp {
             }
             greeting = greeting.saturating_sub(pause);
             round = round.saturating_sub(pause);
+            forgetting = forgetting.saturating_sub(pause);
             if greeting.is_zero() {
                 let _ = tokio::time::timeout(SHORT, self.greet(false)).await;
                 greeting = HEARTBEAT;
@@ -111,6 +117,10 @@ impl TakeUp {
             if round.is_zero() {
                 let _ = tokio::time::timeout(SHORT, self.look_around()).await;
                 round = ROUND;
+            }
+            if forgetting.is_zero() {
+                let _ = tokio::time::timeout(SHORT, self.forget()).await;
+                forgetting = REMEMBERED;
             }
         }
         if self.is_one_of_many() {
@@ -238,6 +248,15 @@ impl TakeUp {
         if self.is_one_of_many() {
             self.greet(false).await;
             self.look_around().await;
+        }
+    }
+
+    /// What cannot be forgotten now is the next time.
+    async fn forget(&mut self) {
+        let store = self.commons.connected.store.as_ref();
+        if let Err(error) = self.forgetting.look(store).await {
+            let fields = vec![("reason", error_chain(&error))];
+            tell("the datastore's history was not compacted", fields);
         }
     }
 
