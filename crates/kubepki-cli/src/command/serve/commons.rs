@@ -406,7 +406,7 @@ impl Commons {
 const OWN: &str = "serve-";
 
 /// Whether a server made the plan by itself.
-fn is_own(id: &PlanId) -> bool {
+pub fn is_own(id: &PlanId) -> bool {
     let purpose = id.0.split_once("Z-").map_or("", |(_, purpose)| purpose);
     purpose.starts_with(OWN)
 }
