@@ -10,5 +10,8 @@
 
 mod change;
 mod fixtures;
+mod killed;
 mod lab;
+mod records;
 mod three;
+mod undo;

@@ -9,6 +9,7 @@
 )]
 
 mod common;
+mod heartbeats;
 mod hostile;
 mod listener;
 mod noise;
