@@ -195,11 +195,6 @@ impl Serving {
         self.child.wait().unwrap();
     }
 
-    /// Whether it has died by now.
-    pub fn is_dead(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
-    }
-
     /// Stages a cross-signed set in `folder`; answers where it lies.
     pub fn stage(&self, folder: &Path) -> String {
         let [set, away] = ["set", "offline"].map(|it| folder.join(it).display().to_string());

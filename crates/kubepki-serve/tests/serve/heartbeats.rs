@@ -98,7 +98,7 @@ async fn values(store: &dyn Store) {
 const ROWS: &str = "SELECT id, name, created, deleted, create_revision, prev_revision, \
                     length(value), length(old_value) FROM kine ORDER BY id;";
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn signs_of_life_do_not_fill_sqlite() {
     let fixture = Fixture::new("k3s-1.36-sqlite");
     let server = fixture.data_dir().join("server");
@@ -113,7 +113,7 @@ async fn signs_of_life_do_not_fill_sqlite() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn signs_of_life_do_not_fill_postgres() {
     let (server, name) = (Postgres::shared(), "t_heartbeats");
     let endpoint = server.database(name);
@@ -122,7 +122,7 @@ async fn signs_of_life_do_not_fill_postgres() {
     live(store.as_ref(), || server.sql(name, ROWS)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn signs_of_life_do_not_fill_mariadb() {
     let (server, name) = (MariaDb::shared(), "t_heartbeats");
     let endpoint = server.database(name);
@@ -133,7 +133,7 @@ async fn signs_of_life_do_not_fill_mariadb() {
 
 /// etcd remembers everything until somebody says that it need not: where no API server does so, it
 /// is said here, and what is present stays.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn signs_of_life_do_not_fill_etcd() {
     let etcd = Etcd::plain();
     let store = store(&etcd.url(0), Path::new("/nowhere")).await;
