@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::config::{Settings, config};
 use crate::guess::Proven;
 use crate::health::Health;
-use crate::issuance::IssuanceLog;
+use crate::issuance::{IssuanceLog, OwnRecords};
 use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::node::{NodeHeaders, Reserved, Strictness};
@@ -65,6 +65,8 @@ pub struct Service {
     pub datastore: Arc<dyn Datastore>,
     /// What is written before a certificate leaves.
     pub log: Arc<dyn IssuanceLog>,
+    /// What is written before the server uses a leaf of its own.
+    pub own: Arc<dyn OwnRecords>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Serial numbers, salts, error IDs.
@@ -176,18 +178,11 @@ impl Service {
         let authorities = &loaded.tree.client.certificates;
         let mut identity = identify(&offered, &loaded.users, authorities, self.clock.now());
         let mut token = None;
-<<<<<<< HEAD
         if let (Err(Refusal::NotAuthorized), Some(proof)) = (&identity, proof) {
-            let guessed = self.by_guess(request, proof).await;
-            identity = guessed.map(|(identity, entry)| {
-                token = Some(entry);
-                identity
-=======
-        if identity == Err(Refusal::NotAuthorized) {
-            identity = self.by_token(request, &loaded).await.map(|shown| {
+            let guessed = self.by_guess(request, &loaded, proof).await;
+            identity = guessed.map(|shown| {
                 token = shown.1;
                 shown.0
->>>>>>> w-tokens
             });
         }
         let Some(endpoint) = Endpoint::of(request.path) else {

@@ -10,6 +10,7 @@
 
 mod common;
 mod grammar;
+mod heartbeats;
 mod hostile;
 mod listener;
 mod names;
