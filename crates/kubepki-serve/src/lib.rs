@@ -33,3 +33,4 @@ pub mod throttle;
 pub mod tls;
 pub mod token;
 pub mod tree;
+mod wishes;
