@@ -75,16 +75,16 @@ enum Credential {
     },
 }
 
-/// A text that is no token. The text itself is secret, so it is not told.
+/// A text that is no token, in K3s's words and ours. The text itself is secret, so it is not told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Nothing there.
-    #[error("the token is empty")]
+    #[error("token must not be empty")]
     Empty,
     /// `K10`, something that is not 64 characters long, `::`.
     #[error(
-        "the CA hash between K10 and :: has {length} characters, not 64: copy the token whole, \
-         or give the password alone"
+        "invalid token CA hash length: that between K10 and :: has {length} characters, not 64; \
+         copy the token whole, or give the password alone"
     )]
     HashLength {
         /// Its length in bytes.
@@ -92,7 +92,8 @@ pub enum TokenError {
     },
     /// Neither a password nor a bootstrap token follows.
     #[error(
-        "the token has no password; write K10<CA hash>::<user>:<password>, or the password alone"
+        "invalid token format: it has no password; write K10<CA hash>::<user>:<password>, or the \
+         password alone"
     )]
     NoPassword,
     /// `K10P`, and then no pins of a form that is known.
