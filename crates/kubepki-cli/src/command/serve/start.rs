@@ -12,11 +12,11 @@ use kubepki::k3s::Found;
 use kubepki_serve::config::Settings as Served;
 use pki::San;
 
-use super::ServeArgs;
 use super::commons::{Commons, Followed};
 use super::hooks::Hooks;
 use super::impatient::Impatient;
 use super::renew::{Renewal, finish_own, renewed};
+use super::{ServeArgs, bind};
 use crate::args::PlanFormat;
 use crate::command::init::{self, InitArgs};
 use crate::datastore::{Access, open};
@@ -74,13 +74,15 @@ pub(super) async fn start(
         ));
     }
     // What cannot be made is said before anything is.
-    init::spec(&wanted, &settings)?;
+    let spec = init::spec(&wanted, &settings)?;
     make_data_dir(&world.host, &settings.data_dir).await?;
     let state = state_dir(&args.site, &settings.data_dir).path().to_owned();
     if !state.is_dir() {
         make_directory(&state, &Attributes::new(0o700))?;
     }
     let alone = Alone::take(&state)?;
+    // A port that somebody has is found out before a cluster is made that nobody wants.
+    drop(bind(listen(args, &spec, &settings)).await?);
     if server.join("tls/server-ca.crt").exists() {
         finish_own(world, args).await;
     }
