@@ -250,7 +250,7 @@ pub(super) async fn revoke(world: &World, args: &RevokeArgs) -> Result<Exit, Cli
 }
 
 /// The cluster's datastore, beside the servers that work with it.
-pub(super) async fn datastore(
+pub(in crate::command) async fn datastore(
     world: &World,
     endpoint: &EndpointArgs,
     site: &SiteArgs,
