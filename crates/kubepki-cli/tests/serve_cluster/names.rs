@@ -87,3 +87,46 @@ fn what_one_server_learns_all_show() {
         scope.spawn(|| two_learn(&Postgres::start(false).database("names")));
     });
 }
+
+/// A machine with addresses of its own: what a connection arrives at is learnt under the filter,
+/// unless it is a service's.
+#[test]
+fn addresses_of_the_machine_are_learnt_under_the_filter() {
+    let folder = tempfile::tempdir().unwrap();
+    let wire = "ip link set lo up && ip addr add 192.0.2.7/32 dev lo && ip addr add \
+                2001:db8::7/128 dev lo nodad && ip addr add 10.43.7.7/32 dev lo";
+    let able = testkit::run("unshare", &["-n", "sh", "-c", wire], b"");
+    if !able.success() {
+        println!("skipped: {}", able.text());
+        return;
+    }
+    let server = Serving::on(wire, folder.path(), ("one", "10.9.9.1"));
+    let port = server.address.rsplit(':').next().unwrap().to_owned();
+    let pid = server.pid();
+    let file = || server.read("tls/dynamic-cert.json");
+    let shake = |connect: &str, address: &str| {
+        let authority = server.server("tls/server-ca.crt").display().to_string();
+        let connect = format!("{connect}:{port}");
+        let inside = [
+            "-t", &pid, "-n", "openssl", "s_client", "-connect", &connect,
+        ];
+        let checked = [
+            "-CAfile",
+            &authority,
+            "-verify_return_error",
+            "-verify_ip",
+            address,
+        ];
+        let seen = testkit::run("nsenter", &[&inside[..], &checked].concat(), b"");
+        seen.text().contains("Verify return code: 0 (ok)")
+    };
+    let before = file();
+    assert!(!shake("10.43.7.7", "10.43.7.7") && !shake("127.0.0.9", "127.0.0.9"));
+    assert_eq!(file(), before);
+    for (connect, address) in [("192.0.2.7", "192.0.2.7"), ("[2001:db8::7]", "2001:db8::7")] {
+        assert!(!before.contains(address));
+        assert!(shake(connect, address), "{address}");
+        assert!(file().contains(&format!("\":\"{address}\"")), "{}", file());
+    }
+    server.stop();
+}

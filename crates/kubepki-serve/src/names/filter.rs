@@ -52,8 +52,9 @@ impl Filter {
         }
         match (self.is_secure, source, name) {
             (false, ..) => true,
+            // Of loopback there are millions, for whoever works on this machine.
             (true, Source::Local, San::Ip(address)) => {
-                !self.services.iter().any(|it| contains(*it, *address))
+                !address.is_loopback() && !self.services.iter().any(|it| contains(*it, *address))
             }
             (true, ..) => false,
         }
@@ -130,7 +131,7 @@ mod tests {
             ("10.44.0.0", true),
             ("fd43::7", false),
             ("fd43::1:0", true),
-            ("127.0.0.2", true),
+            ("127.0.0.2", false),
             ("0.0.0.0", false),
             ("224.0.0.1", false),
             ("169.254.1.1", false),
