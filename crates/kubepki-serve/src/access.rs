@@ -9,7 +9,7 @@ use pki::verify::{Options, verify};
 use pki::{Certificate, Purpose, UnixTime};
 use zeroize::Zeroizing;
 
-use crate::issuance::{Credential, Requester};
+use crate::issuance::Credential;
 use crate::route::Endpoint;
 use crate::status::Refusal;
 
@@ -47,14 +47,6 @@ impl Identity {
     /// Whether it holds the servers' token.
     pub fn is_server(&self) -> bool {
         self.is_in(SERVER)
-    }
-
-    /// For the issuance log.
-    pub fn requester(&self) -> Requester {
-        Requester {
-            user: self.user.clone(),
-            credential: self.credential,
-        }
     }
 
     fn is_in(&self, group: &str) -> bool {

@@ -1,44 +1,7 @@
 //! What is written down before a certificate leaves.
 
-use std::net::SocketAddr;
-
-use pki::{Certificate, DAY, Digest, San, Serial, UnixTime};
-
-/// One certificate that was issued, for whom, from where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IssueRecord {
-    /// When it was issued.
-    pub time: UnixTime,
-    /// The server that issued it, by its node name.
-    pub server: String,
-    /// The path that was asked, for instance `/v1-k3s/client-kubelet.crt`.
-    pub endpoint: String,
-    /// Who asked.
-    pub who: Requester,
-    /// Where the connection came from.
-    pub peer: SocketAddr,
-    /// The node that it is for, in lower case; `None` where the endpoint knows none.
-    pub node: Option<String>,
-    /// The subject as Go prints it, for instance `CN=system:node:a,O=system:nodes`.
-    pub subject: String,
-    /// The names and addresses in it.
-    pub sans: Vec<San>,
-    /// SHA-256 of the subject's public key (DER of its SubjectPublicKeyInfo).
-    pub spki: Digest,
-    /// The serial number.
-    pub serial: Serial,
-    /// When it ends.
-    pub not_after: UnixTime,
-}
-
-/// Who asked for a certificate: never with the secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Requester {
-    /// The user, for instance `node` or `system:node:a`.
-    pub user: String,
-    /// How it proved that.
-    pub credential: Credential,
-}
+use kubepki::log::Issued;
+use pki::{Certificate, DAY, UnixTime};
 
 /// The kind of proof that a caller gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +45,7 @@ pub trait IssuanceLog: Send + Sync {
     /// # Errors
     ///
     /// When the record is not durable: then its certificate must not leave.
-    async fn append(&self, record: IssueRecord) -> Result<Position, LogError>;
+    async fn append(&self, record: Issued) -> Result<Position, LogError>;
 }
 
 /// Keeps records of what a server issues to its own node.

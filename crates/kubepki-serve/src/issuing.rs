@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use kubepki::log::Issued;
 use kubepki::token::made::Entry;
-use pki::{Certificate, San, Serial};
+use pki::{San, Serial};
 
 use crate::access::Identity;
 use crate::cluster::name_of_server;
 use crate::health::{Part, State};
-use crate::issuance::IssueRecord;
 use crate::leaf::{Asked, Issuer, Order, issue, read};
 use crate::node::{Node, Strictness, addresses, node_of};
 use crate::route::LeafKind;
@@ -168,19 +168,15 @@ impl Service {
         shared: Option<&Vec<u8>>,
     ) -> Result<Answer, Refusal> {
         let leaf = issue(issuer, order)?;
-        let record = IssueRecord {
-            time: order.now,
-            server: self.settings.node_name.clone(),
-            endpoint: request.path.to_owned(),
-            who: identity.requester(),
-            peer: request.peer,
+        let server = &self.settings.node_name;
+        let record = Issued {
+            user: identity.user.clone(),
+            credential: identity.credential.word().to_owned(),
+            peer: Some(request.peer),
             node: order.node.map(str::to_owned),
-            subject: leaf.subject().to_string(),
-            sans: leaf.sans().to_vec(),
-            spki: leaf.spki_sha256(),
-            serial: leaf.serial().clone(),
-            not_after: leaf.validity().not_after,
+            ..Issued::of(&leaf, server, request.path, order.now)
         };
+        let fields = told(&record);
         self.log.append(record).await.map_err(|error| {
             self.note(Part::Log, State::Warning(error.reason.clone()));
             self.say("a certificate was not issued", request, error.to_string());
@@ -190,7 +186,10 @@ impl Service {
             self.note(Part::Log, State::Fine);
         }
         self.metrics.issued(order.kind);
-        self.say_issued(request, identity, order, &leaf);
+        (self.journal)(&Line {
+            message: "issued",
+            fields,
+        });
         let mut body = leaf.to_pem().into_bytes();
         body.extend_from_slice(issuer.chain.as_bytes());
         body.extend_from_slice(shared.map_or(&[], Vec::as_slice));
@@ -212,29 +211,28 @@ impl Service {
         }
         checked
     }
+}
 
-    fn say_issued(
-        &self,
-        request: &Request<'_>,
-        identity: &Identity,
-        order: &Order<'_>,
-        leaf: &Certificate,
-    ) {
-        let sans: Vec<String> = leaf.sans().iter().map(San::to_string).collect();
-        (self.journal)(&Line {
-            message: "issued",
-            fields: vec![
-                ("path", request.path.to_owned()),
-                ("peer", request.peer.to_string()),
-                ("user", identity.user.clone()),
-                ("credential", identity.credential.word().to_owned()),
-                ("node", order.node.unwrap_or("-").to_owned()),
-                ("subject", leaf.subject().to_string()),
-                ("sans", sans.join(",")),
-                ("serial", leaf.serial().to_string()),
-                ("spki", leaf.spki_sha256().to_string()),
-                ("not_after", leaf.validity().not_after.to_string()),
-            ],
-        });
-    }
+/// What the server says of a certificate: as much as its log keeps.
+fn told(record: &Issued) -> Vec<(&'static str, String)> {
+    vec![
+        ("path", record.endpoint.clone()),
+        (
+            "peer",
+            record
+                .peer
+                .map_or_else(String::new, |peer| peer.to_string()),
+        ),
+        ("user", record.user.clone()),
+        ("credential", record.credential.clone()),
+        (
+            "node",
+            record.node.clone().unwrap_or_else(|| "-".to_owned()),
+        ),
+        ("subject", record.subject.clone()),
+        ("sans", record.sans.join(",")),
+        ("serial", record.serial.clone()),
+        ("spki", record.spki.clone()),
+        ("not_after", record.not_after.to_string()),
+    ]
 }

@@ -6,12 +6,12 @@ use kubepki::error_chain;
 use kubepki::log::{Issued, Log};
 use pki::Certificate;
 
-use crate::issuance::{IssuanceLog, IssueRecord, LogError, Need, OwnRecords, Position};
+use crate::issuance::{IssuanceLog, LogError, Need, OwnRecords, Position};
 
 #[async_trait]
 impl IssuanceLog for Log {
-    async fn append(&self, record: IssueRecord) -> Result<Position, LogError> {
-        let receipt = Self::append(self, issued(record)).await;
+    async fn append(&self, record: Issued) -> Result<Position, LogError> {
+        let receipt = Self::append(self, record).await;
         let receipt = receipt.map_err(|error| LogError {
             reason: error_chain(&error),
         })?;
@@ -29,22 +29,5 @@ impl OwnRecords for Log {
             }),
             _ => Ok(()),
         }
-    }
-}
-
-fn issued(record: IssueRecord) -> Issued {
-    Issued {
-        time: record.time,
-        server: record.server,
-        endpoint: record.endpoint,
-        user: record.who.user,
-        credential: record.who.credential.word().to_owned(),
-        peer: Some(record.peer),
-        node: record.node,
-        subject: record.subject,
-        sans: record.sans.iter().map(ToString::to_string).collect(),
-        spki: record.spki.to_string(),
-        serial: record.serial.to_string(),
-        not_after: record.not_after,
     }
 }

@@ -30,8 +30,9 @@ pub struct Request {
     /// Seconds of a round.
     #[arg(long, default_value_t = 10.0)]
     pub seconds: f64,
-    /// Connections that stay.
-    #[arg(long, default_value_t = 64)]
+    /// Connections that stay. With few of them, all wait for the same flush of the log's disk and
+    /// processors are idle meanwhile.
+    #[arg(long, default_value_t = 256)]
     pub connections: usize,
     /// Nodes that join.
     #[arg(long, default_value_t = 10_000)]

@@ -209,10 +209,10 @@ impl Writer {
     fn run(mut self, mut incoming: mpsc::Receiver<Request>) {
         let mut closing = Vec::new();
         let mut buffer = Vec::new();
-        let mut is_busy = false;
+        let mut last = 0;
         while let Some(first) = incoming.blocking_recv() {
-            if is_busy {
-                std::thread::sleep(GATHER);
+            if let Some(time) = gathering(last) {
+                std::thread::sleep(time);
             }
             let mut next = Some(first);
             let mut waiting = Waiting::new();
@@ -237,7 +237,7 @@ impl Writer {
                     false => None,
                 };
             }
-            is_busy = waiting.len() > 1;
+            last = waiting.len();
             if !waiting.is_empty() {
                 self.commit(&buffer, head, waiting);
             }
@@ -352,9 +352,16 @@ impl Writer {
     }
 }
 
-/// How long a group is open for others where the one before it was of more than one record:
-/// each group costs an fsync and the changes between threads that go with it.
-const GATHER: Duration = Duration::from_micros(1500);
+/// How long a group is open for others after one of `last` records: each group costs a flush of the
+/// disk and the changes between threads that go with it. A record that comes alone waits for nobody.
+fn gathering(last: usize) -> Option<Duration> {
+    let records = u32::try_from(last).unwrap_or(u32::MAX);
+    let time = GATHER_EACH.saturating_mul(records).min(GATHER_MOST);
+    (records > 1).then_some(time)
+}
+
+const GATHER_EACH: Duration = Duration::from_micros(100);
+const GATHER_MOST: Duration = Duration::from_millis(3);
 
 /// A group that is this long does not get longer.
 const MOST_BYTES: usize = 4 << 20;

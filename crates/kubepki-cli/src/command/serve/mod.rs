@@ -459,13 +459,14 @@ fn say(line: &Line<'_>) {
         .iter()
         .map(|(name, value)| (*name, value.as_str()));
     // By hand: a line is said for each certificate.
-    let mut text = String::with_capacity(512);
+    let mut text = Vec::with_capacity(1024);
     for (name, value) in fixed.into_iter().chain(more) {
-        text.push(if text.is_empty() { '{' } else { ',' });
-        text.push_str(&serde_json::to_string(name).unwrap_or_default());
-        text.push(':');
-        text.push_str(&serde_json::to_string(value).unwrap_or_default());
+        text.push(if text.is_empty() { b'{' } else { b',' });
+        // Neither can fail: it is text, and it goes into memory.
+        let _ = serde_json::to_writer(&mut text, name);
+        text.push(b':');
+        let _ = serde_json::to_writer(&mut text, value);
     }
-    text.push('}');
-    output::talk(&text);
+    text.push(b'}');
+    output::talk(&String::from_utf8_lossy(&text));
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kubepki::datastore::{Datastore, DatastoreError, Record};
 use kubepki::edge::Clock;
+use kubepki::log::Issued;
 use kubepki_serve::health::{Part, State};
-use kubepki_serve::issuance::{IssuanceLog, IssueRecord, LogError, Position};
+use kubepki_serve::issuance::{IssuanceLog, LogError, Position};
 use kubepki_serve::tls::Listened;
 use kubepki_serve::tree::Tree;
 use tokio::sync::watch;
@@ -161,7 +162,7 @@ impl Datastore for Away {
 
 #[async_trait]
 impl IssuanceLog for Away {
-    async fn append(&self, _: IssueRecord) -> Result<Position, LogError> {
+    async fn append(&self, _: Issued) -> Result<Position, LogError> {
         Err(LogError {
             reason: "the datastore has to tell first how far it went".to_owned(),
         })
