@@ -38,7 +38,8 @@ pub fn reload(service: &Service) -> Result<bool, TreeError> {
     let same = same_file(&old.client, &tree.client)
         && same_file(&old.server, &tree.server)
         && old.passwd.is_same_as(&tree.passwd)
-        && old.ipsec_psk == tree.ipsec_psk;
+        && old.ipsec_psk == tree.ipsec_psk
+        && old.encryption == tree.encryption;
     if same {
         return Ok(false);
     }
