@@ -19,6 +19,8 @@ pub struct Settings {
     pub port: u16,
     /// What the listener may be asked by, K3s's order.
     pub sans: Vec<San>,
+    /// `--tls-san-security`.
+    pub san_security: bool,
     /// `--cluster-cidr`, as `(address, prefix length)`.
     pub cluster_cidrs: Vec<(IpAddr, u8)>,
     /// `--service-cidr`.
@@ -144,7 +146,7 @@ pub fn config(settings: &Settings, tree: &Tree) -> Value {
         "CipherSuites": SUITES,
         "ServerNodeName": settings.node_name,
         "SANs": sans,
-        "SANSecurity": true,
+        "SANSecurity": settings.san_security,
         "PrivateIP": settings.advertise_ip.to_string(),
     })
 }

@@ -10,8 +10,10 @@
 
 mod common;
 mod grammar;
+mod heartbeats;
 mod hostile;
 mod listener;
+mod names;
 mod noise;
 mod recordings;
 mod secrets;

@@ -1,7 +1,7 @@
 //! Before it listens: alone on the data directory, files made and renewed, datastore open.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kubepki::datastore::Datastore;
@@ -9,29 +9,30 @@ use kubepki::edge::file::make_directory;
 use kubepki::host::Attributes;
 use kubepki::init::{Spec, make_data_dir};
 use kubepki::k3s::{ForAgents, Found, K3sConfig};
+use kubepki::log::{Log, Options, stored_head};
 use kubepki_serve::config::{Flags, Settings as Served};
 use pki::San;
 
-use super::ServeArgs;
 use super::commons::{Commons, Followed};
 use super::hooks::Hooks;
 use super::impatient::Impatient;
+use super::records::Records;
 use super::renew::{Renewal, finish_own, renewed};
+use super::{ServeArgs, tell};
 use crate::args::PlanFormat;
 use crate::command::init::{self, InitArgs};
+use crate::command::log::folder;
 use crate::datastore::{Access, open};
 use crate::error::CliError;
 use crate::k3s::{Settings, running_in};
 use crate::rke::ClusterArgs;
 use crate::serving::Alone;
-use crate::world::{World, state_dir};
+use crate::world::{Node, World, state_dir};
 
 /// What a server needs to listen.
 pub(super) struct Started {
     /// `<data-dir>/server`.
     pub server: PathBuf,
-    /// The state directory.
-    pub state: PathBuf,
     /// Where to listen.
     pub listen: SocketAddr,
     /// What agents are told.
@@ -48,6 +49,8 @@ pub(super) struct Started {
     pub commons: Commons,
     /// What of that is in force.
     pub followed: Followed,
+    /// The issuance log.
+    pub log: Log,
     /// Held while it serves: one server for a data directory.
     pub alone: Alone,
 }
@@ -57,6 +60,7 @@ pub(super) async fn start(
     world: &World,
     own: World,
     args: &ServeArgs,
+    records: Arc<Records>,
 ) -> Result<Started, CliError> {
     let mut settings = Settings::load(&world.host, &args.site).await?;
     settings.data_dir = std::path::absolute(&settings.data_dir)?;
@@ -81,20 +85,28 @@ pub(super) async fn start(
         make_directory(&state, &Attributes::new(0o700))?;
     }
     let alone = Alone::take(&state)?;
-    if server.join("tls/server-ca.crt").exists() {
-        finish_own(world, args).await;
-    }
-    let commons = Commons::open(own, args, settings.clone()).await?;
-    let followed = commons.begin().await?;
-    let hooks = Arc::new(Hooks::new(&args.reload, &state));
-    let renewal = renewed(world, args, &|services| hooks.foretold(services)).await?;
+    let has_tree = server.join("tls/server-ca.crt").exists();
+    let found = match has_tree {
+        true => Node::open(world, &args.site, None, None).await.ok(),
+        false => None,
+    };
+    let commons = Commons::open(own, args, settings.clone(), Arc::clone(&records)).await?;
     let wanted = InitArgs {
-        node_name: args
-            .node_name
-            .clone()
-            .or(renewal.node.inventory.node_name()),
+        node_name: (args.node_name.clone())
+            .or_else(|| found.and_then(|it| it.inventory.node_name())),
         ..wanted
     };
+    // Before anything is issued.
+    let name = init::spec(&wanted, &settings)?.node.name;
+    let log = open_log(&state, &name, commons.connected.store.as_ref()).await?;
+    records.keep_in(log.clone());
+    if has_tree {
+        finish_own(world, args, &records).await;
+    }
+    let followed = commons.begin().await?;
+    let hooks = Arc::new(Hooks::new(&args.reload, &state));
+    let foretold = |services: &_| hooks.foretold(services);
+    let renewal = renewed(world, args, &records, &foretold).await?;
     let spec = init::spec(&wanted, &settings)?;
     Ok(Started {
         listen: listen(args, &spec, &settings),
@@ -105,8 +117,8 @@ pub(super) async fn start(
         renewal,
         commons,
         followed,
+        log,
         server,
-        state,
         alone,
     })
 }
@@ -192,6 +204,7 @@ pub(super) fn served(
     let pods = cidrs(&args.cluster_cidr, pods, "10.42.0.0/16");
     let services = config.map(|it| &it.service_cidr);
     let services = cidrs(&args.service_cidr, services, "10.43.0.0/16");
+    let secure = config.is_none_or(|it| it.tls_san_security.value);
     let flannel = config.and_then(|it| it.flannel_backend.as_ref());
     let flannel = flannel.map(|it| it.value.clone());
     let service_cidrs = networks("--service-cidr", &services)?;
@@ -200,6 +213,7 @@ pub(super) fn served(
         advertise_ip,
         port: spec.https_port,
         sans,
+        san_security: args.tls_san_security.unwrap_or(secure),
         cluster_cidrs: networks("--cluster-cidr", &pods)?,
         flags: config.map_or_else(Flags::default, |it| flags(&it.for_agents)),
         cluster_dns: cluster_dns(config, node.service_address, &service_cidrs),
@@ -305,4 +319,20 @@ async fn datastore(
 ) -> Result<Arc<dyn Datastore>, CliError> {
     let connected = open(&world.host, &args.endpoint, settings, Access::Write).await?;
     Ok(Arc::new(Impatient(connected.store)))
+}
+
+/// Opens the log of the server `name`, which `store` knows the head of.
+async fn open_log(state: &Path, name: &str, store: &dyn Datastore) -> Result<Log, CliError> {
+    let known = stored_head(store, name).await;
+    let known = known.map_err(|error| CliError::failed(&error))?;
+    let options = Options::new(folder(state), name);
+    let (log, mended) = Log::open(&options, known.as_ref().map(|(head, _)| head))
+        .map_err(|error| CliError::failed(&error))?;
+    if let Some(mended) = mended {
+        tell(
+            "the issuance log was mended after a crash",
+            vec![("what", format!("{mended:?}"))],
+        );
+    }
+    Ok(log)
 }
