@@ -252,6 +252,12 @@ fn what_it_may_not_or_cannot_serve_is_said() {
         "{why}"
     );
 
+    // Nobody wants a cluster that cannot be reached.
+    let new = tempfile::tempdir().unwrap();
+    let (code, why) = refused(&new.path().join("k3s"), &["--https-listen-port", &port]);
+    assert_eq!(code, Some(5), "{why}");
+    assert!(!new.path().join("k3s/server").exists(), "{why}");
+
     let (code, why) = refused(&data_dir, &["--cluster-cidr", "10.42.0.0"]);
     assert_eq!(code, Some(2), "{why}");
 

@@ -8,7 +8,9 @@
     reason = "tests fail by panicking"
 )]
 
+mod agents;
 mod common;
+mod forms;
 mod grammar;
 mod heartbeats;
 mod hostile;

@@ -18,7 +18,7 @@ use super::hooks::Hooks;
 use super::impatient::Impatient;
 use super::records::Records;
 use super::renew::{Renewal, finish_own, renewed};
-use super::{ServeArgs, tell};
+use super::{ServeArgs, bind, tell};
 use crate::args::PlanFormat;
 use crate::command::init::{self, InitArgs};
 use crate::command::log::folder;
@@ -78,13 +78,15 @@ pub(super) async fn start(
         ));
     }
     // What cannot be made is said before anything is.
-    init::spec(&wanted, &settings)?;
+    let spec = init::spec(&wanted, &settings)?;
     make_data_dir(&world.host, &settings.data_dir).await?;
     let state = state_dir(&args.site, &settings.data_dir).path().to_owned();
     if !state.is_dir() {
         make_directory(&state, &Attributes::new(0o700))?;
     }
     let alone = Alone::take(&state)?;
+    // A port that somebody has is found out before a cluster is made that nobody wants.
+    drop(bind(listen(args, &spec, &settings)).await?);
     let has_tree = server.join("tls/server-ca.crt").exists();
     let found = match has_tree {
         true => Node::open(world, &args.site, None, None).await.ok(),

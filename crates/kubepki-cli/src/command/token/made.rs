@@ -255,7 +255,7 @@ fn kubernetes_own(id: &str) -> CliError {
 }
 
 /// The cluster's datastore, beside the servers that work with it.
-pub(super) async fn datastore(
+pub(in crate::command) async fn datastore(
     world: &World,
     endpoint: &EndpointArgs,
     site: &SiteArgs,

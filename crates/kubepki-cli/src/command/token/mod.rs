@@ -25,6 +25,7 @@ use crate::period::period;
 use crate::world::{Node, World};
 
 pub use configs::{ConfigArgs, config_edits};
+pub(super) use made::datastore as cluster_datastore;
 pub use rotate::refused as token_refused;
 
 /// `token`.
