@@ -35,7 +35,8 @@ pub fn changed(service: &Service) -> Result<Option<Tree>, TreeError> {
     let same = same_file(&old.client, &tree.client)
         && same_file(&old.server, &tree.server)
         && old.passwd.is_same_as(&tree.passwd)
-        && old.ipsec_psk == tree.ipsec_psk;
+        && old.ipsec_psk == tree.ipsec_psk
+        && old.encryption == tree.encryption;
     Ok((!same).then_some(tree))
 }
 

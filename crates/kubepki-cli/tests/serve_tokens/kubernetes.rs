@@ -1,5 +1,7 @@
 //! Bootstrap tokens of Kubernetes in what people see of tokens.
 
+use std::path::Path;
+
 use serde_json::Value;
 use testkit::Fixture;
 use testkit::kube::{KubeSecret, aes_cbc};
@@ -16,7 +18,10 @@ fn put(serve: &Serve, secret: &KubeSecret, value: &[u8]) {
 
 /// The key that the fixture's K3s encrypts its Secrets with.
 fn key_of(serve: &Serve) -> (String, [u8; 32]) {
-    let path = serve.data_dir().join("server/cred/encryption-config.json");
+    key_in(&serve.data_dir().join("server/cred/encryption-config.json"))
+}
+
+fn key_in(path: &Path) -> (String, [u8; 32]) {
     let config: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let key = &config["resources"][0]["providers"][0]["aescbc"]["keys"][0];
     let text = |name: &str| key[name].as_str().unwrap().to_owned();
@@ -119,4 +124,30 @@ fn listed(serve: &Serve) -> String {
     }
     assert_eq!(serve.listed("goodid")["usages"][0], "authentication");
     text
+}
+
+/// Of the cluster it has nothing but the datastore and the token: the keys of Secrets are in the
+/// bootstrap data.
+#[test]
+fn a_new_server_opens_them_too() {
+    let own = Fixture::new("k3s-1.36-encryption-token-rotated");
+    let config = own.data_dir().join("server/cred/encryption-config.json");
+    let (name, key) = key_in(&config);
+    let file = own.data_dir().join("server/db/state.db");
+    let secret = KubeSecret::bootstrap_token("goodid", SECRET, None);
+    let bytes = |bytes: &[u8]| format!("x'{}'", pki::hex(bytes));
+    let sealed = aes_cbc(&secret.protobuf(), &name, &key);
+    sqlite(&file, &kine_insert(&secret, &sealed, bytes));
+    let empty = own.scratch("new");
+    let password = own.scratch("password");
+    std::fs::write(&password, "rotated-token-abcdef0123456789\n").unwrap();
+    let password = password.display().to_string();
+    let more = ["--token-file", password.as_str()];
+    let endpoint = format!("sqlite://{}", file.display());
+    let serve = Serve::start_in(own, &empty, "new", Some(&endpoint), &more);
+    let folder = tempfile::tempdir().unwrap();
+    let token = token(&serve, "goodid");
+    let run = join(&serve.url, folder.path(), &token, "worker-1", &[]);
+    assert_ends(&run, 0, "files written");
+    assert_eq!(serve.listed("goodid")["state"], "good");
 }

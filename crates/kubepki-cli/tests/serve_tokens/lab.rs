@@ -14,7 +14,8 @@ pub const KUBEPKI: &str = env!("CARGO_BIN_EXE_kubepki");
 /// `kubepki serve` on a fixture's tree, killed when dropped.
 pub struct Serve {
     child: Child,
-    pub fixture: Fixture,
+    _fixture: Fixture,
+    data_dir: PathBuf,
     endpoint: Option<String>,
     pub url: String,
     pub said: Arc<Mutex<String>>,
@@ -29,12 +30,24 @@ impl Drop for Serve {
 
 impl Serve {
     pub fn start(fixture: Fixture, name: &str, endpoint: Option<&str>) -> Self {
+        let data_dir = fixture.data_dir();
+        Self::start_in(fixture, &data_dir, name, endpoint, &[])
+    }
+
+    pub fn start_in(
+        fixture: Fixture,
+        data_dir: &Path,
+        name: &str,
+        endpoint: Option<&str>,
+        more: &[&str],
+    ) -> Self {
         let mut command = Command::new(KUBEPKI);
         command
             .args(["serve", "--https-listen-port", "0", "--node-name", name])
             .args(["--bind-address", "127.0.0.1", "--node-ip", "127.0.0.1"])
             .arg("--data-dir")
-            .arg(fixture.data_dir())
+            .arg(data_dir)
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
@@ -63,7 +76,8 @@ impl Serve {
         });
         Self {
             child,
-            fixture,
+            _fixture: fixture,
+            data_dir: data_dir.to_owned(),
             endpoint: endpoint.map(str::to_owned),
             url: format!("https://{address}"),
             said,
@@ -71,7 +85,7 @@ impl Serve {
     }
 
     pub fn data_dir(&self) -> PathBuf {
-        self.fixture.data_dir()
+        self.data_dir.clone()
     }
 
     /// `kubepki token …` on this server.

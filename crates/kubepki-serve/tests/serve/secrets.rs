@@ -1,6 +1,7 @@
 //! Bootstrap tokens of Kubernetes: Secrets in the datastore, which the server only reads.
 
 use kubepki_serve::node::Strictness::{K3sCompatible, Strict};
+use kubepki_serve::renewal::reload;
 use testkit::Fixture;
 use testkit::kube::{KubeSecret, aes_cbc};
 
@@ -214,8 +215,8 @@ fn encrypted_secrets_open_with_the_keys_of_the_tree() {
     let path = fixture
         .data_dir()
         .join("server/cred/encryption-config.json");
-    let keys = std::fs::read_to_string(&path).unwrap();
-    let keys: serde_json::Value = serde_json::from_str(&keys).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let keys: serde_json::Value = serde_json::from_str(&text).unwrap();
     let key = &keys["resources"][0]["providers"][0]["aescbc"]["keys"][0];
     use base64::Engine as _;
     let secret = key["secret"].as_str().unwrap();
@@ -232,13 +233,10 @@ fn encrypted_secrets_open_with_the_keys_of_the_tree() {
 
     // A configuration that is none keeps such tokens out, and the server up.
     let fixture = Fixture::new("k3s-1.36-encryption-token-rotated");
-    std::fs::write(
-        fixture
-            .data_dir()
-            .join("server/cred/encryption-config.json"),
-        "{",
-    )
-    .unwrap();
+    let broken = fixture
+        .data_dir()
+        .join("server/cred/encryption-config.json");
+    std::fs::write(&broken, "{").unwrap();
     let lab = Lab::new(serve_tree(fixture, Strict, Default::default()));
     lab.put(&held, &value);
     assert_eq!(lab.get(CONFIG, "aaaaaa").code, 401);
@@ -246,6 +244,11 @@ fn encrypted_secrets_open_with_the_keys_of_the_tree() {
     let plain = lab.secret("bbbbbb");
     lab.put(&plain, &plain.protobuf());
     assert_eq!(lab.get(CONFIG, "bbbbbb").code, 200);
+    // Taken up with the files, as K3s writes them when the cluster's keys change.
+    std::fs::write(broken, text).unwrap();
+    assert!(reload(&lab.server.service).unwrap());
+    assert!(!reload(&lab.server.service).unwrap());
+    assert_eq!(lab.get(CONFIG, "aaaaaa").code, 200);
 }
 
 /// A made token's record goes before a Secret of the same id, and neither hides the other.

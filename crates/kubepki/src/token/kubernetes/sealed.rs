@@ -36,14 +36,14 @@ const SHOWN: usize = 60;
 
 /// The keys by which a cluster's Secrets are encrypted in its datastore: K3s's
 /// `cred/encryption-config.json`.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Encryption {
     keys: Vec<Key>,
     /// What is wrong with the file.
     problem: Option<String>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 struct Key {
     /// What every value that it encrypted begins with.
     prefix: String,
@@ -295,6 +295,16 @@ mod tests {
         for length in [0, 24, 39] {
             assert!(secretbox(&key, &whole[..length]).is_none());
         }
+        // The same by the configuration; of two keys with one name the one that fits.
+        let other = STANDARD.encode([1; 32]);
+        let file = format!(
+            r#"{{"resources":[{{"resources":["secrets"],"providers":[{{"secretbox":{{"keys":[
+            {{"name":"a:b","secret":"{other}"}},{{"name":"a:b","secret":"{}"}}]}}}}]}}]}}"#,
+            STANDARD.encode(&key)
+        );
+        let value = [b"k8s:enc:secretbox:v1:a:b:", &whole[..]].concat();
+        let opened = Encryption::of(file.as_bytes()).open(&value).unwrap();
+        assert_eq!(opened.as_slice(), message);
     }
 
     const FILE: &str = r#"{"kind":"EncryptionConfiguration","apiVersion":"apiserver.config.k8s.io/v1",
