@@ -327,8 +327,8 @@ async fn four_hundred_days_without_a_restart() {
 async fn four_hundred_days_over_postgres() {
     let postgres = testkit::server::Postgres::start(false);
     let endpoint = postgres.database("days");
-    let dump = testkit::fixture("k3s-1.36-postgres").extra("kubernetes.sql");
-    postgres.load("days", &dump);
+    let fixture = testkit::fixture("k3s-1.36-postgres");
+    postgres.load("days", &fixture.extra("kubernetes.sql"));
     let count = |of: &str| -> usize {
         let statement = format!("SELECT count(*) FROM kine {of};");
         postgres.sql("days", &statement).trim().parse().unwrap()
