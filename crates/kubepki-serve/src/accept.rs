@@ -9,16 +9,17 @@ use std::time::Duration;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, LAST_MODIFIED,
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LAST_MODIFIED,
 };
 use hyper::service::service_fn;
 use hyper::{Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use zeroize::Zeroizing;
 
 use crate::leaf::LARGEST_REQUEST;
@@ -26,6 +27,8 @@ use crate::node::NodeHeaders;
 use crate::route::Endpoint;
 use crate::service::{Request, Service};
 use crate::status::{Answer, Refusal};
+use crate::throttle::network;
+use crate::wishes::Wishes;
 
 /// What one client, or all together, may take.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +96,7 @@ impl Server {
         stop: impl Future<Output = ()>,
     ) -> io::Result<()> {
         let (told, stopping) = watch::channel(false);
-        let acceptor = TlsAcceptor::from(self.tls);
+        let tls = self.tls;
         let places = Arc::new(Semaphore::new(self.limits.connections));
         let shared = Arc::new(Shared {
             service: self.service,
@@ -124,10 +127,10 @@ impl Server {
             let Some(counted) = crowd.enter(peer, self.limits.connections_of_one) else {
                 continue;
             };
-            let (acceptor, shared) = (acceptor.clone(), Arc::clone(&shared));
+            let (tls, shared) = (Arc::clone(&tls), Arc::clone(&shared));
             open.spawn(async move {
                 let _held = (place, counted, shared.service.metrics.connected());
-                connection(&acceptor, stream, peer, &shared).await;
+                connection(tls, stream, peer, &shared).await;
             });
         }
         drop(listener);
@@ -138,7 +141,7 @@ impl Server {
     }
 }
 
-/// How many connections each address has.
+/// How many connections each [network](network) has.
 #[derive(Default, Clone)]
 struct Crowd(Arc<std::sync::Mutex<std::collections::HashMap<std::net::IpAddr, usize>>>);
 
@@ -146,13 +149,14 @@ struct Member(Crowd, std::net::IpAddr);
 
 impl Crowd {
     fn enter(&self, peer: SocketAddr, most: usize) -> Option<Member> {
+        let who = network(peer.ip());
         let mut all = self.0.lock().ok()?;
-        let count = all.entry(peer.ip()).or_default();
+        let count = all.entry(who).or_default();
         if *count >= most {
             return None;
         }
         *count += 1;
-        Some(Member(self.clone(), peer.ip()))
+        Some(Member(self.clone(), who))
     }
 }
 
@@ -171,13 +175,20 @@ impl Drop for Member {
 
 /// One connection, from its handshake to its end.
 async fn connection(
-    acceptor: &TlsAcceptor,
+    tls: Arc<ServerConfig>,
     stream: TcpStream,
     peer: SocketAddr,
     shared: &Arc<Shared>,
 ) {
     let _ = stream.set_nodelay(true);
-    let handshake = tokio::time::timeout(shared.limits.handshake, acceptor.accept(stream));
+    let local = stream.local_addr().ok().map(|it| it.ip());
+    let handshake = async {
+        let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let service = &shared.service;
+        service.met(local, begun.client_hello().server_name()).await;
+        begun.into_stream(tls).await
+    };
+    let handshake = tokio::time::timeout(shared.limits.handshake, handshake);
     let Ok(Ok(stream)) = handshake.await else {
         return;
     };
@@ -247,8 +258,12 @@ async fn respond(
 ) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
     let version = request.version();
     let is_head = request.method() == hyper::Method::HEAD;
+    let wishes = Wishes::of(request.headers());
     let answer = answer(shared, peer, certificates, request).await;
-    Ok(response(answer, version, is_head))
+    let (answer, headers) = wishes.meet(answer);
+    let mut response = response(answer, version, is_head);
+    response.headers_mut().extend(headers);
+    Ok(response)
 }
 
 async fn answer(
@@ -258,13 +273,18 @@ async fn answer(
     request: hyper::Request<Incoming>,
 ) -> Answer {
     let (head, body) = request.into_parts();
+    if shared.service.names.heeds_hosts()
+        && let Some(host) = host(&head)
+    {
+        shared.service.met_host(host);
+    }
     let mut ours = Request {
         peer,
         method: head.method.as_str(),
         path: head.uri.path(),
         query: head.uri.query(),
         is_form: text(&head.headers, "content-type").is_some_and(|it| is_form(&it)),
-        authorization: head.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes),
+        authorization: authorization(&head.headers),
         certificates,
         node: NodeHeaders {
             name: text(&head.headers, "k3s-node-name"),
@@ -275,9 +295,10 @@ async fn answer(
     };
     let service = &shared.service;
     let place = shared.requests.try_acquire();
-    let admitted = match &place {
-        Ok(_) => service.admit(&ours).await,
-        Err(_) => Err(Refusal::TooMany),
+    let admitted = match (&place, host_problem(head.version, &head.headers)) {
+        (_, Some(problem)) => Err(Refusal::Bad(problem.to_owned())),
+        (Ok(_), None) => service.admit(&ours).await,
+        (Err(_), None) => Err(Refusal::TooMany),
     };
     let admitted = match admitted {
         Ok(admitted) => admitted,
@@ -298,6 +319,23 @@ async fn answer(
         admitted
     });
     service.answer(&ours, admitted).await
+}
+
+/// Whom a request is for; `None` where a browser asks, or a proxy is wanted: those say what K3s
+/// does not learn either.
+fn host(head: &hyper::http::request::Parts) -> Option<&str> {
+    let mut agents = head.headers.get_all(hyper::header::USER_AGENT).iter();
+    let is_browser = agents.any(|agent| {
+        let agent = agent.as_bytes().to_ascii_lowercase();
+        agent.windows(7).any(|part| part == b"mozilla")
+    });
+    if is_browser || head.method == hyper::Method::CONNECT {
+        return None;
+    }
+    match head.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => head.headers.get(hyper::header::HOST)?.to_str().ok(),
+    }
 }
 
 /// Whether Go would read the body as a form, so that nothing is left of it for a handler.
@@ -361,6 +399,22 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(String::from_utf8_lossy(first.as_bytes()).into_owned())
 }
 
+/// Two of them prove nothing: a program between client and server may have believed the other.
+fn authorization(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut all = headers.get_all(AUTHORIZATION).iter();
+    let first = all.next()?;
+    Some(all.next().map_or(first.as_bytes(), |_| &[]))
+}
+
+/// What RFC 9112 section 3.2 wants refused, in Go's words.
+fn host_problem(version: Version, headers: &HeaderMap) -> Option<&'static str> {
+    match headers.get_all(HOST).iter().count() {
+        0 if version == Version::HTTP_11 => Some("missing required Host header"),
+        0 | 1 => None,
+        _ => Some("too many Host headers"),
+    }
+}
+
 fn response(answer: Answer, version: Version, is_head: bool) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::new()));
     *response.status_mut() = hyper::StatusCode::from_u16(answer.code).unwrap_or_default();
@@ -414,11 +468,39 @@ mod tests {
     }
 
     #[test]
+    fn connections_are_counted_as_guesses_are() {
+        let crowd = Crowd::default();
+        let enter = |text: &str| crowd.enter(SocketAddr::new(text.parse().unwrap(), 1), 2);
+        let (one, two) = (enter("2001:db8::1"), enter("2001:db8::ffff"));
+        assert!(one.is_some() && two.is_some() && enter("2001:db8::2").is_none());
+        assert!(enter("2001:db8:0:1::1").is_some() && enter("192.0.2.1").is_some());
+        drop(one);
+        assert!(enter("2001:db8::2").is_some());
+    }
+
+    #[test]
     fn two_headers_of_one_name_are_none() {
         let mut headers = HeaderMap::new();
         headers.append("k3s-node-name", HeaderValue::from_static("a"));
         assert_eq!(text(&headers, "k3s-node-name").as_deref(), Some("a"));
         headers.append("k3s-node-name", HeaderValue::from_static("b"));
         assert_eq!(text(&headers, "k3s-node-name"), None);
+        assert_eq!(authorization(&headers), None);
+        headers.append(AUTHORIZATION, HeaderValue::from_static("Basic eDp5"));
+        assert_eq!(authorization(&headers), Some(&b"Basic eDp5"[..]));
+        headers.append(AUTHORIZATION, HeaderValue::from_static("Basic eDp5"));
+        assert_eq!(authorization(&headers), Some(&b""[..]));
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        let mut headers = HeaderMap::new();
+        assert!(host_problem(Version::HTTP_11, &headers).is_some());
+        assert!(host_problem(Version::HTTP_10, &headers).is_none());
+        assert!(host_problem(Version::HTTP_2, &headers).is_none());
+        headers.append(HOST, HeaderValue::from_static("a"));
+        assert!(host_problem(Version::HTTP_11, &headers).is_none());
+        headers.append(HOST, HeaderValue::from_static("a"));
+        assert!(host_problem(Version::HTTP_11, &headers).is_some());
     }
 }

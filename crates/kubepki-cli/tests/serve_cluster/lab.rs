@@ -50,7 +50,8 @@ impl Serving {
         let port = "--https-listen-port";
         let any_port = [port, "0"].into_iter().filter(|_| !more.contains(&port));
         let named = (!endpoint.is_empty()).then_some(("K3S_DATASTORE_ENDPOINT", endpoint));
-        let mut child = Command::new(KUBEPKI)
+        let mut command = Command::new(KUBEPKI);
+        command
             .env_remove("K3S_DATASTORE_ENDPOINT")
             .envs(named)
             .envs(environment.iter().copied())
@@ -59,7 +60,24 @@ impl Serving {
             .args(["--node-name", name])
             .args(["--node-ip", address, "--data-dir"])
             .arg(data_dir)
-            .args(more)
+            .args(more);
+        Self::spawn(command, data_dir)
+    }
+
+    /// One alone, at every address of a network that `wire` sets up for it.
+    pub fn on(wire: &str, data_dir: &Path, (name, address): (&str, &str)) -> Self {
+        let script = format!("{wire} && exec \"$@\"");
+        let mut command = Command::new("unshare");
+        command
+            .args(["-n", "sh", "-c", &script, "sh", KUBEPKI, "serve"])
+            .args(["--https-listen-port", "0", "--node-name", name])
+            .args(["--node-ip", address, "--data-dir"])
+            .arg(data_dir);
+        Self::spawn(command, data_dir).up()
+    }
+
+    fn spawn(mut command: Command, data_dir: &Path) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -104,6 +122,10 @@ impl Serving {
                 return line;
             }
         }
+    }
+
+    pub fn pid(&self) -> String {
+        self.child.id().to_string()
     }
 
     pub fn server(&self, below: &str) -> PathBuf {
@@ -185,12 +207,8 @@ impl Serving {
     }
 
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
+        let pid = self.pid();
         assert!(run("kill", &[name, &pid], b"").success());
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// Waits until it has died.
@@ -215,7 +233,7 @@ impl Serving {
 
     /// Ends it in good order.
     pub fn stop(mut self) {
-        let pid = self.child.id().to_string();
+        let pid = self.pid();
         assert!(run("kill", &["-TERM", &pid], b"").success());
         assert!(self.child.wait().unwrap().success());
     }

@@ -12,6 +12,7 @@ mod change;
 mod fixtures;
 mod killed;
 mod lab;
+mod names;
 mod records;
 mod three;
 mod undo;

@@ -160,15 +160,28 @@ pub enum LogError {
         #[source]
         source: Arc<io::Error>,
     },
-    /// A former write failed in a way that leaves open what is on the disk.
+    /// A former write failed, and what it left behind the last record cannot be cut off.
     #[error(
-        "the issuance log in {} takes no more records since writing to it failed: put that in \
-         order and start the server anew",
+        "the issuance log in {} takes no records until what a failed write left at its end can be \
+         cut off; that is tried again with each record",
         directory.display()
     )]
     Poisoned {
         /// Where.
         directory: PathBuf,
+        /// Why not; shared, because many records wait for the same write.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// Another file, or none, lies where the log was opened: what is written now would be lost.
+    #[error(
+        "{} is not the file any more that the server writes its issuance log to: put that one \
+         back, or start the server anew",
+        path.display()
+    )]
+    Replaced {
+        /// Where.
+        path: PathBuf,
     },
     /// The log was closed.
     #[error("the issuance log is closed: the server is going down")]

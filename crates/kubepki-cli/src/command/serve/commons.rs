@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use kubepki::apply::{Aftermath, Executor, Outcome, plan_id, unfinished};
 use kubepki::bootstrap::{
-    Candidates, Disk, KEY_PREFIX, LocateError, Opened, Passphrase, Verdict, compare, locate,
+    Candidates, Comparison, Disk, KEY_PREFIX, Line, LocateError, Opened, Passphrase, Seen,
+    Standing, Verdict, compare, locate,
 };
 use kubepki::datastore::{DatastoreError, Record};
 use kubepki::edge::file::make_directory;
@@ -201,6 +202,17 @@ impl Commons {
         Ok(is_same.then(|| rows_of(&records)))
     }
 
+    /// Which files on this server's disk are not the datastore's, in words; `None` if all are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::follow`].
+    pub(super) async fn foreign(&self) -> Result<Option<String>, Unfollowed> {
+        let (_, opened, _) = self.opened().await?;
+        let disk = self.disk().await?;
+        Ok(differing(&compare(&opened.bundle, &disk)))
+    }
+
     /// The datastore's rows, what they hold, and the tokens that open them.
     ///
     /// # Errors
@@ -243,7 +255,10 @@ impl Commons {
             entropy: &world.entropy,
             keys: &world.keys,
         })
-        .map_err(refused)?;
+        .map_err(|error| {
+            let differing = opened.and_then(|it| differing(&compare(&it.bundle, &disk)));
+            refused(error, differing)
+        })?;
         self.apply(&plan, &staged, candidates).await
     }
 
@@ -431,16 +446,40 @@ fn token(path: &std::path::Path) -> Result<Token, CliError> {
         .map_err(|error| CliError::usage(format!("--token-file {}: {error}", path.display())))
 }
 
-fn refused(error: ReconcileError) -> CliError {
+fn refused(error: ReconcileError, differing: Option<String>) -> CliError {
     match error {
         ReconcileError::Init(error) => init::refused(error),
-        ReconcileError::Newer { words } => CliError::refused(words).hint(
+        ReconcileError::Newer { words } => CliError::refused(match differing {
+            Some(differing) => format!("{words} On the disk {differing}"),
+            None => words,
+        })
+        .hint(
             "`kubepki reconcile --keep datastore` replaces these files, `--keep disk` puts them \
              into the datastore",
         ),
         other => CliError::refused(kubepki::error_chain(&other)),
     }
 }
+
+/// Files that are not the datastore's, with what each side has. It holds no secrets.
+fn differing(compared: &Comparison) -> Option<String> {
+    let differs = |it: &&Line| !matches!(it.standing, Standing::Same | Standing::OnlyOnDisk);
+    let shown = |it: &Line| {
+        let side = |seen: &Option<Seen>| seen.as_ref().map_or("none", |it| &it.words).to_owned();
+        let (path, own, theirs) = (it.path.display(), side(&it.disk), side(&it.datastore));
+        format!("{path} is {own}, the cluster's is {theirs}")
+    };
+    let all: Vec<String> = compared.lines.iter().filter(differs).map(shown).collect();
+    let (first, more) = all.split_at(all.len().min(SHOWN));
+    match (first, more) {
+        ([], _) => None,
+        (first, []) => Some(first.join("; ")),
+        (first, more) => Some(format!("{}; and {} more", first.join("; "), more.len())),
+    }
+}
+
+/// Files that are told of one by one: a CA and its key, of each kind that a server signs with.
+const SHOWN: usize = 4;
 
 /// Why a server's files are not what the datastore holds.
 #[derive(Debug)]

@@ -9,17 +9,20 @@ use kubepki::edge::{FreshKeys, SystemEntropy};
 use kubepki::error_chain;
 use kubepki_serve::ending::{Jumps, ending, unbegun};
 use kubepki_serve::health::{Part, State};
-use kubepki_serve::renewal::{AGAIN, EVERY, RELOAD, jittered, look, reload};
+use kubepki_serve::renewal::{AGAIN, EVERY, RELOAD, changed, jittered, look, put_in_force};
 use kubepki_serve::service::{Line, Service};
 use kubepki_serve::tls::Listened;
+use kubepki_serve::tree::Tree;
 use pki::{Certificate, Purpose, UnixTime};
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 
 use super::ServeArgs;
+use super::commons::Commons;
 use super::hooks::Hooks;
 use super::records::Records;
 use super::renew::{Renewal, Trouble, renewed};
+use crate::error::CliError;
 use crate::serving::Alone;
 use crate::world::{Node, World};
 
@@ -46,6 +49,8 @@ pub(super) struct Keeper {
     hooks_next: Duration,
     /// One server for a data directory.
     alone: Option<Alone>,
+    /// Who knows what the cluster's files are.
+    pub commons: Option<Arc<Commons>>,
 }
 
 /// See [`Keeper::steady`].
@@ -81,6 +86,7 @@ impl Keeper {
             hooks,
             hooks_next: Duration::ZERO,
             alone: None,
+            commons: None,
         }
     }
 
@@ -117,14 +123,7 @@ impl Keeper {
             self.clock_was_set(seconds);
         }
         let due = asked || jump.is_some() || (self.steady)() >= self.next;
-        let taken_up = match reload(&self.service) {
-            Ok(taken_up) => taken_up,
-            Err(error) => {
-                // In the middle of a rotation, as a rule: the next look finds them whole.
-                self.say("files on the disk do not fit together", error_chain(&error));
-                false
-            }
-        };
+        let taken_up = self.files().await;
         self.clock_fits(now);
         if !due && !taken_up {
             return self.hooks(false).await;
@@ -145,6 +144,66 @@ impl Keeper {
             self.next = (self.steady)().saturating_add(jittered(pause, &SystemEntropy));
         }
         self.hooks(due).await;
+    }
+
+    /// Takes up what was changed on the disk, if it is the cluster's. Answers whether anything was.
+    async fn files(&self) -> bool {
+        // Whoever takes CAs up is not looked at half-way.
+        let turn = Arc::clone(&self.turn);
+        let _held = turn.lock().await;
+        let found = match changed(&self.service) {
+            Ok(found) => found,
+            Err(error) => {
+                // In the middle of a rotation, as a rule: the next look finds them whole.
+                let why = format!("they do not fit together: {}", error_chain(&error));
+                self.service.note(Part::Files, State::Warning(why));
+                return false;
+            }
+        };
+        let Some(tree) = found else {
+            if !self.service.health.is_troubled(Part::Files) || !self.are_foreign(false).await {
+                self.service.note(Part::Files, State::Fine);
+            }
+            return false;
+        };
+        if self.are_foreign(true).await {
+            return false;
+        }
+        // Somebody may have gone on while the datastore was asked.
+        let is_still = |now: &Tree| {
+            now.server.bytes == tree.server.bytes && now.client.bytes == tree.client.bytes
+        };
+        match changed(&self.service) {
+            Ok(Some(now)) if is_still(&now) => {
+                self.service.note(Part::Files, State::Fine);
+                put_in_force(&self.service, now)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether files on the disk are others than the cluster's, or nobody knows of some that are
+    /// changed: then those in force stay, and nothing is signed by what lies there.
+    async fn are_foreign(&self, is_changed: bool) -> bool {
+        let Some(commons) = &self.commons else {
+            return false;
+        };
+        let why = match commons.foreign().await {
+            Ok(None) => return false,
+            Ok(Some(differing)) => format!(
+                "{differing}. The cluster's stay in force: `kubepki reconcile --keep datastore` \
+                 puts them back, `kubepki rotate-ca --path DIR` changes the cluster's"
+            ),
+            // The datastore's silence is told of elsewhere.
+            Err(_) if !is_changed => return false,
+            Err(error) => format!(
+                "CAs or passwords were changed on the disk, and whether they are the cluster's is \
+                 not known: {}",
+                CliError::from(error).message
+            ),
+        };
+        self.service.note(Part::Files, State::Warning(why));
+        true
     }
 
     /// Records the leaves that could not wait for the log.
@@ -194,6 +253,10 @@ impl Keeper {
     async fn leaves(&mut self) -> bool {
         let (hooks, turn) = (Arc::clone(&self.hooks), Arc::clone(&self.turn));
         let _held = turn.lock().await;
+        let is_told = self.service.health.is_troubled(Part::Files);
+        if is_told || self.are_foreign(false).await {
+            return false;
+        }
         let records = Arc::clone(&self.records);
         match renewed(&self.world, &self.args, &records, &|services| {
             hooks.foretold(services)

@@ -12,10 +12,12 @@ use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
 use kubepki::log::{Log, keep_published};
 use kubepki_serve::accept::{Limits, Server};
 use kubepki_serve::config::Settings as Served;
+use kubepki_serve::guess::Proven;
 use kubepki_serve::health::Health;
 use kubepki_serve::issuance::IssuanceLog;
 use kubepki_serve::listener::{Port, Wanted, prepare};
 use kubepki_serve::metrics::Metrics;
+use kubepki_serve::names::Names;
 use kubepki_serve::node::Strictness;
 use kubepki_serve::notify::notify;
 use kubepki_serve::password::NodePasswords;
@@ -87,6 +89,11 @@ pub struct ServeArgs {
     /// A name or address that the servers' certificates must carry; may be given several times.
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = crate::world::san)]
     pub tls_san: Vec<String>,
+    /// Whether the listener's certificate learns only addresses of this machine from connections,
+    /// besides what is configured; false lets in what clients say too, up to 128 names
+    /// [default: true].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub tls_san_security: Option<bool>,
     /// The cluster's DNS domain [default: cluster.local].
     #[arg(long, value_name = "DOMAIN")]
     pub cluster_domain: Option<String>,
@@ -165,7 +172,7 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
         let _ = ended.send(true);
         served
     };
-    let watching = stop.clone();
+    let (watching, stop_learning) = (stop.clone(), stop.clone());
     let mut told = stop.clone();
     let keeping = async {
         tokio::select! {
@@ -177,8 +184,9 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
             } => {}
         }
     };
+    let learning = opened.take_up.learning(stop_learning);
     let following = opened.take_up.run(watching);
-    let (served, (), ()) = tokio::join!(serving, keeping, following);
+    let (served, (), (), ()) = tokio::join!(serving, keeping, following, learning);
     served??;
     records.catch_up();
     // The head of what was issued last goes into the datastore, unless that is away.
@@ -252,6 +260,7 @@ async fn open(
         own: Arc::clone(&records),
     };
     let service = Arc::new(service(tree, wired, strictness, Arc::clone(&clock))?);
+    service.names.shows(&port.leaf);
     let listened = Arc::new(Listened::new(port.certified));
     let server = server(Arc::clone(&service), Arc::clone(&listened))?;
     let Started {
@@ -266,8 +275,10 @@ async fn open(
     let hands = (Arc::clone(&service), Arc::clone(&listened));
     let take_up = TakeUp::new(commons, followed, hands, args.take_up);
     take_up.meet().await;
+    take_up.learn();
     let mut keeper = Keeper::new(keeping, args.clone(), service, listened, (hooks, records));
     keeper.turn = Arc::clone(&take_up.turn);
+    keeper.commons = Some(Arc::clone(&take_up.commons));
     keeper.begin(&renewal, alone);
     Ok(Opened {
         listener,
@@ -383,6 +394,8 @@ fn service(
         metrics: Metrics::default(),
         health: Health::default(),
         cluster: Arc::default(),
+        names: Names::default(),
+        proven: Proven::default(),
     })
 }
 

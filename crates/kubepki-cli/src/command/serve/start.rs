@@ -8,9 +8,9 @@ use kubepki::datastore::Datastore;
 use kubepki::edge::file::make_directory;
 use kubepki::host::Attributes;
 use kubepki::init::{Spec, make_data_dir};
-use kubepki::k3s::Found;
+use kubepki::k3s::{ForAgents, Found, K3sConfig};
 use kubepki::log::{Log, Options, stored_head};
-use kubepki_serve::config::Settings as Served;
+use kubepki_serve::config::{Flags, Settings as Served};
 use pki::San;
 
 use super::commons::{Commons, Followed};
@@ -18,7 +18,7 @@ use super::hooks::Hooks;
 use super::impatient::Impatient;
 use super::records::Records;
 use super::renew::{Renewal, finish_own, renewed};
-use super::{ServeArgs, tell};
+use super::{ServeArgs, bind, tell};
 use crate::args::PlanFormat;
 use crate::command::init::{self, InitArgs};
 use crate::command::log::folder;
@@ -78,13 +78,15 @@ pub(super) async fn start(
         ));
     }
     // What cannot be made is said before anything is.
-    init::spec(&wanted, &settings)?;
+    let spec = init::spec(&wanted, &settings)?;
     make_data_dir(&world.host, &settings.data_dir).await?;
     let state = state_dir(&args.site, &settings.data_dir).path().to_owned();
     if !state.is_dir() {
         make_directory(&state, &Attributes::new(0o700))?;
     }
     let alone = Alone::take(&state)?;
+    // A port that somebody has is found out before a cluster is made that nobody wants.
+    drop(bind(listen(args, &spec, &settings)).await?);
     let has_tree = server.join("tls/server-ca.crt").exists();
     let found = match has_tree {
         true => Node::open(world, &args.site, None, None).await.ok(),
@@ -204,21 +206,85 @@ pub(super) fn served(
     let pods = cidrs(&args.cluster_cidr, pods, "10.42.0.0/16");
     let services = config.map(|it| &it.service_cidr);
     let services = cidrs(&args.service_cidr, services, "10.43.0.0/16");
+    let secure = config.is_none_or(|it| it.tls_san_security.value);
     let flannel = config.and_then(|it| it.flannel_backend.as_ref());
     let flannel = flannel.map(|it| it.value.clone());
+    let service_cidrs = networks("--service-cidr", &services)?;
     Ok(Served {
         node_name: node.name.clone(),
         advertise_ip,
         port: spec.https_port,
         sans,
+        san_security: args.tls_san_security.unwrap_or(secure),
         cluster_cidrs: networks("--cluster-cidr", &pods)?,
-        service_cidrs: networks("--service-cidr", &services)?,
-        cluster_dns: vec![tenth(node.service_address)],
+        flags: config.map_or_else(Flags::default, |it| flags(&it.for_agents)),
+        cluster_dns: cluster_dns(config, node.service_address, &service_cidrs),
+        service_cidrs,
         cluster_domain: node.cluster_domain.clone(),
         flannel_backend: (args.flannel_backend.clone().or(flannel))
             .unwrap_or_else(|| "vxlan".to_owned()),
         data_dir: settings.data_dir.join("server").display().to_string(),
     })
+}
+
+/// What K3s's configuration says, with K3s's own defaults. Tunnels are the one thing that this
+/// server has not, whatever K3s's default for them is.
+fn flags(given: &ForAgents) -> Flags {
+    let text = |found: &Option<Found<String>>| found.as_ref().map(|it| it.value.clone());
+    Flags {
+        disable_cloud_controller: given.disable_cloud_controller.value,
+        disable_network_policy: given.disable_network_policy.value,
+        disable_kube_proxy: given.disable_kube_proxy.value,
+        disable_helm_controller: given.disable_helm_controller.value,
+        embedded_registry: given.embedded_registry.value,
+        flannel_ipv6_masq: given.flannel_ipv6_masq.value,
+        flannel_external_ip: given.flannel_external_ip.value,
+        supervisor_metrics: given.supervisor_metrics.value,
+        egress_selector_mode: text(&given.egress_selector_mode)
+            .unwrap_or_else(|| Flags::default().egress_selector_mode),
+        system_default_registry: text(&given.system_default_registry).unwrap_or_default(),
+        node_ports: given.service_node_ports.value,
+    }
+}
+
+/// `--cluster-dns`, or the tenth address of every network of services; `first` is the first of the
+/// first one.
+fn cluster_dns(
+    config: Option<&K3sConfig>,
+    first: IpAddr,
+    services: &[(IpAddr, u8)],
+) -> Vec<IpAddr> {
+    let given = config.map(|it| &it.for_agents.cluster_dns);
+    let given = given.into_iter().flatten().map(|it| it.value);
+    let given: Vec<IpAddr> = given.collect();
+    if !given.is_empty() {
+        return given;
+    }
+    let others = services.iter().skip(1).map(|it| tenth(next(it.0)));
+    std::iter::once(tenth(first)).chain(others).collect()
+}
+
+/// The network that an address lies in, as Go reads `10.42.7.1/16`.
+fn network_of(address: IpAddr, length: u8) -> IpAddr {
+    let length = u32::from(length);
+    match address {
+        IpAddr::V4(it) => {
+            let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+            IpAddr::V4((it.to_bits() & mask).into())
+        }
+        IpAddr::V6(it) => {
+            let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
+            IpAddr::V6((it.to_bits() & mask).into())
+        }
+    }
+}
+
+/// The address behind a network's own: its first one.
+fn next(network: IpAddr) -> IpAddr {
+    match network {
+        IpAddr::V4(it) => IpAddr::V4((it.to_bits().saturating_add(1)).into()),
+        IpAddr::V6(it) => IpAddr::V6((it.to_bits().saturating_add(1)).into()),
+    }
 }
 
 /// K3s's DNS service has the tenth address of the services; the first one is `first`.
@@ -235,7 +301,7 @@ fn networks(flag: &str, texts: &[String]) -> Result<Vec<(IpAddr, u8)>, CliError>
         let address: IpAddr = address.parse().ok()?;
         let most = if address.is_ipv4() { 32 } else { 128 };
         let length: u8 = length.parse().ok().filter(|it| *it <= most)?;
-        Some((address, length))
+        Some((network_of(address, length), length))
     };
     let read = |text| {
         network(text).ok_or_else(|| {

@@ -15,12 +15,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kubepki::datastore::DatastoreError;
 use kubepki::edge::{FreshKeys, SystemEntropy};
 use kubepki::error_chain;
 use kubepki_serve::cluster::{
     Cluster, Forgetting, HEARTBEAT, LOOK, Member, REMEMBERED, ROUND, WAIT,
 };
 use kubepki_serve::health::{Part, State};
+use kubepki_serve::names::Filter;
 use kubepki_serve::renewal::{jittered, look, reload};
 use kubepki_serve::service::Service;
 use kubepki_serve::tls::Listened;
@@ -40,7 +42,7 @@ const SHORT: Duration = Duration::from_secs(2);
 
 /// Follows the datastore for one server.
 pub(super) struct TakeUp {
-    pub(super) commons: Commons,
+    pub(super) commons: Arc<Commons>,
     pub(super) service: Arc<Service>,
     listened: Arc<Listened>,
     pub(super) mode: TakeUpMode,
@@ -117,7 +119,7 @@ impl TakeUp {
         let (hands, orders) = Hands::new();
         service.cluster.controlled_by(Arc::new(hands));
         Self {
-            commons,
+            commons: Arc::new(commons),
             service,
             listened,
             mode,
@@ -301,7 +303,24 @@ impl TakeUp {
         self.commons.connected.kind == Kind::Server
     }
 
-    /// Servers that are new are known by the listener's certificate too.
+    /// From now on the listener's certificate learns names.
+    pub(super) fn learn(&self) {
+        let settings = &self.service.settings;
+        let filter = Filter {
+            is_secure: settings.san_security,
+            services: settings.service_cidrs.clone(),
+        };
+        let others = self.service.cluster.sans();
+        let own = [settings.sans.as_slice(), &others].concat();
+        self.service.names.begin(filter, &own);
+    }
+
+    /// Signs for names that are learnt, until it is told to stop.
+    pub(super) fn learning(&self, stop: watch::Receiver<bool>) -> impl Future<Output = ()> + use<> {
+        Arc::clone(&self.service).learns(Arc::clone(&self.listened), stop)
+    }
+
+    /// Servers that are new are known by the listener's certificate too, and what others learnt.
     async fn look_around(&self) {
         let cluster = &self.service.cluster;
         let before = cluster.sans();
@@ -311,7 +330,23 @@ impl TakeUp {
         );
         let own = &self.service.settings.node_name;
         // That the datastore is away shows elsewhere.
-        if cluster.look_around(store, own, now).await.is_err() || cluster.sans() == before {
+        if cluster.look_around(store, own, now).await.is_err() {
+            return;
+        }
+        let learnt = match self.service.names.share(store).await {
+            Ok(learnt) => learnt,
+            // What no server of ours wrote stays as it is.
+            Err(error @ DatastoreError::Malformed { .. }) => {
+                let reason = error_chain(&error);
+                if self.service.names.is_unsaid(&reason) {
+                    let fields = vec![("reason", reason)];
+                    tell("names that were learnt are not shared", fields);
+                }
+                false
+            }
+            Err(_) => false,
+        };
+        if cluster.sans() == before && !learnt {
             return;
         }
         if let Err(error) = look(&self.service, &self.listened, &FreshKeys) {
