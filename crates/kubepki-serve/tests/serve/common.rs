@@ -116,6 +116,12 @@ pub fn serve_tree(fixture: Fixture, strictness: Strictness, limits: Limits) -> R
     serve_at("127.0.0.1", fixture, strictness, limits)
 }
 
+/// What it issues to itself is not mixed with what is asked for.
+fn own_log(fixture: &Fixture) -> Log {
+    let options = Options::new(fixture.scratch("own-log"), "s1");
+    Log::open(&options, None).unwrap().0
+}
+
 /// The same at another address of this machine.
 pub fn serve_at(
     at: &'static str,
@@ -126,8 +132,7 @@ pub fn serve_at(
     let server = fixture.data_dir().join("server");
     let tree = Tree::load(&server, strictness).unwrap();
     let settings = settings();
-    let own = Options::new(fixture.scratch("own-log"), "s1");
-    let (own, _) = Log::open(&own, None).unwrap();
+    let own = own_log(&fixture);
     let wanted = Wanted {
         sans: &settings.sans,
         lifetime: 365 * DAY,
@@ -143,8 +148,10 @@ pub fn serve_at(
         began: SystemClock.now(),
         by: AtomicI64::new(0),
     });
-    let clock = Arc::clone(&time);
-    let options = Options::new(fixture.scratch("log"), "s1");
+    let (clock, options) = (
+        Arc::clone(&time),
+        Options::new(fixture.scratch("log"), "s1"),
+    );
     let said = Arc::new(Mutex::new(Vec::new()));
     let (told, known) = std::sync::mpsc::channel();
     let (stop, stopped) = oneshot::channel();
