@@ -164,9 +164,13 @@ fn a_kill_while_authorities_are_taken_up_tears_nothing() {
             one = start("one", "10.9.9.1", &port);
             // The client's own plan asked for something that it does not know the end of.
             assert_ends(&one.kubepki(&["resume"]), 0, "");
+            // Else it looks again in five minutes whether that is settled.
+            one.signal("-HUP");
         }
         two.await_answer("/cacerts", |_, body| body == one.read(CA));
-        two.await_answer("/v1-k3s/readyz", |code, body| (code, body) == ("200", "ok"));
+        for server in [&one, &two] {
+            server.await_answer("/v1-k3s/readyz", |code, body| (code, body) == ("200", "ok"));
+        }
         assert_alike(&one, &two);
         for server in [&one, &two] {
             assert_whole(server);
