@@ -23,9 +23,7 @@ use super::prepared::{NoFuture, Prepared, carry_out};
 use super::reconcile::{described, look};
 use super::token::{ConfigArgs, token_refused};
 use crate::args::{AskArgs, NameArgs, RestartArgs, SiteArgs};
-use crate::datastore::{
-    Access, EndpointArgs, Ours, candidates, open, read, refuse_living, supervisor,
-};
+use crate::datastore::{Access, EndpointArgs, candidates, open, read, refuse_living, supervisor};
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running_in};
 use crate::rke::{ClusterArgs, RolloutArgs};
@@ -322,7 +320,7 @@ impl Rotation<'_> {
         let connected = open(host, endpoint, self.settings, Access::Read).await?;
         connected.refuse_read_only()?;
         let opened = read(&connected, &candidates).await?;
-        refuse_living(&connected, endpoint, self.settings, &Ours::Refused).await?;
+        refuse_living(&connected, endpoint, self.settings).await?;
         let leak = match self.args.compromised {
             true => Some(Leak::look(&self, &connected, &candidates, &opened).await?),
             false => None,

@@ -1,7 +1,7 @@
 //! Whether a server lives on a datastore that is to be written directly.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use kubepki::edge::{Clock as _, SystemClock};
@@ -13,13 +13,12 @@ use crate::k3s::{Settings, running_in};
 use crate::serving::serving;
 
 /// What becomes of `kubepki serve` on a datastore that is to be written directly.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ours {
+enum Ours<'a> {
     /// It is another server: what it would do itself is handed to it.
     Refused,
     /// It takes up what is written, and the plan is one of its own, under its own lock: the state
     /// directory that it serves with.
-    Follows(PathBuf),
+    Follows(&'a Path),
 }
 
 /// Refuses while a server works with the datastore: its process runs here, its port answers, its
@@ -32,9 +31,27 @@ pub async fn refuse_living(
     connected: &Connected,
     args: &EndpointArgs,
     settings: &Settings,
-    ours: &Ours,
 ) -> Result<(), CliError> {
-    if let Some(sign) = sign_of_life(connected, args, settings, ours).await? {
+    refuse(sign_of_life(connected, args, settings, &Ours::Refused).await?)
+}
+
+/// The same for a plan that `kubepki serve` made by itself in that state directory, where servers
+/// of ours may live: they take up what is written.
+///
+/// # Errors
+///
+/// As [`refuse_living`].
+pub async fn refuse_strangers(
+    connected: &Connected,
+    args: &EndpointArgs,
+    settings: &Settings,
+    state: &Path,
+) -> Result<(), CliError> {
+    refuse(sign_of_life(connected, args, settings, &Ours::Follows(state)).await?)
+}
+
+fn refuse(sign: Option<String>) -> Result<(), CliError> {
+    if let Some(sign) = sign {
         return Err(CliError::refused(format!(
             "a server is alive, or somebody else is at work: {sign}; what is written beside it would be lost or tear its \
              servers apart. Stop every server, or go through the running one"
@@ -47,7 +64,7 @@ async fn sign_of_life(
     connected: &Connected,
     args: &EndpointArgs,
     settings: &Settings,
-    ours: &Ours,
+    ours: &Ours<'_>,
 ) -> Result<Option<String>, CliError> {
     if let Some(process) = running_in(&settings.data_dir, &settings.configured)
         && process.name.ends_with("server")
@@ -165,7 +182,7 @@ const LEASES: &str = "/registry/leases/";
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Another process that has the file open, as far as `/proc` tells.
-fn holder(path: &Path, ours: &Ours) -> Option<u32> {
+fn holder(path: &Path, ours: &Ours<'_>) -> Option<u32> {
     let path = std::fs::canonicalize(path).ok()?;
     let own = std::process::id();
     std::fs::read_dir("/proc")
@@ -173,7 +190,8 @@ fn holder(path: &Path, ours: &Ours) -> Option<u32> {
         .flatten()
         .find_map(|entry| {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-            if pid == own || (*ours != Ours::Refused && name_of(pid).trim() == "kubepki") {
+            if pid == own || (matches!(ours, Ours::Follows(_)) && name_of(pid).trim() == "kubepki")
+            {
                 return None;
             }
             let open = std::fs::read_dir(entry.path().join("fd")).ok()?;

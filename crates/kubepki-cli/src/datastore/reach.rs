@@ -12,7 +12,7 @@ use kubepki_datastore::Access;
 use kubepki_remote::Supervisor;
 use pki::UnixTime;
 
-use super::{Connected, EndpointArgs, Ours, candidates, open, refuse_living, text};
+use super::{Connected, EndpointArgs, candidates, open, refuse_living, refuse_strangers, text};
 use crate::args::SiteArgs;
 use crate::command::serve::is_own;
 use crate::error::CliError;
@@ -74,7 +74,10 @@ impl Reach {
             let candidates = candidates(host, args, &settings).await?;
             let connected = open(host, args, &settings, Access::Read).await?;
             connected.refuse_read_only()?;
-            refuse_living(&connected, args, &settings, &ours(site, plan)).await?;
+            match own_state(site, plan) {
+                Some(state) => refuse_strangers(&connected, args, &settings, state).await?,
+                None => refuse_living(&connected, args, &settings).await?,
+            }
             reach = Self::new(connected, &candidates);
         }
         if let Some(base) = calls_supervisor(plan)
@@ -121,11 +124,9 @@ pub async fn supervisor(
     Ok(Supervisor::connect(base, &token, false, now).await?)
 }
 
-/// A plan that a server made by itself is taken back under the server's own lock; it follows.
-fn ours(site: &SiteArgs, plan: &Plan) -> Ours {
+/// Where the server serves that made a plan by itself: such a plan is taken back under the server's
+/// own lock, and it follows.
+fn own_state<'a>(site: &'a SiteArgs, plan: &Plan) -> Option<&'a Path> {
     let state = site.state_dir.as_deref().and_then(Path::parent);
-    match state {
-        Some(state) if is_own(&plan.id) => Ours::Follows(state.to_owned()),
-        _ => Ours::Refused,
-    }
+    state.filter(|_| is_own(&plan.id))
 }

@@ -128,5 +128,12 @@ fn nodes_join_and_renew_at_our_own_server_and_its_log_says_so() {
         assert_eq!(last, index >= 4, "{record}");
         assert_eq!(record["spki"], leaf.spki_sha256().to_string());
     }
-    assert_ends(&log(&["verify"]), 0, "16 records");
+    assert_ends(&log(&["verify"]), 0, "whole");
+    assert_eq!(asked_for(&log(&["export"]).text()), 16);
+}
+
+/// How many records are not the server's own.
+fn asked_for(exported: &str) -> usize {
+    let asked = |it: &&str| !it.contains("\"credential\":\"local\"");
+    exported.lines().filter(asked).count()
 }

@@ -47,6 +47,8 @@ impl Serving {
         endpoint: &str,
         (more, environment): (&[&str], &[(&str, &str)]),
     ) -> Self {
+        let port = "--https-listen-port";
+        let any_port = [port, "0"].into_iter().filter(|_| !more.contains(&port));
         let named = (!endpoint.is_empty()).then_some(("K3S_DATASTORE_ENDPOINT", endpoint));
         let mut command = Command::new(KUBEPKI);
         command
@@ -54,7 +56,8 @@ impl Serving {
             .envs(named)
             .envs(environment.iter().copied())
             .args(["serve", "--bind-address", "127.0.0.1"])
-            .args(["--https-listen-port", "0", "--node-name", name])
+            .args(any_port)
+            .args(["--node-name", name])
             .args(["--node-ip", address, "--data-dir"])
             .arg(data_dir)
             .args(more);
@@ -210,7 +213,13 @@ impl Serving {
 
     /// Waits until it has died.
     pub fn died(&mut self) {
-        self.child.wait().unwrap();
+        for _ in 0..900 {
+            if self.child.try_wait().unwrap().is_some() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("it lives on: {:#?}", self.seen);
     }
 
     /// Stages a cross-signed set in `folder`; answers where it lies.

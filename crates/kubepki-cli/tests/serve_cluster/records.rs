@@ -72,7 +72,7 @@ fn its_own_leaves_are_recorded() {
     let mut one = Serving::begin_with(&data_dir, who, "", (&[], &days)).up();
     assert_recorded(&one);
     let first = records(&one).len();
-    assert!((14..20).contains(&first), "{first}");
+    assert!(first >= 14, "{first}");
     one.signal("-HUP");
     one.until("a leaf of this node was renewed");
     one.until("new connections get another certificate");
@@ -133,17 +133,22 @@ fn a_full_log_keeps_leaves_and_ends_no_cluster() {
     let who = ("one", "10.9.9.1");
     let mut one = Serving::begin_with(&data_dir, who, "", (&[], &[(SHORT, "30")])).up();
     let fill = || {
-        // The page that the log has may take some records more: those of a renewal are too many.
+        // The page that the log has may take some records more, as the listener's; those of a
+        // renewal are too many.
         let filling = format!("cat /dev/zero > {path}/filling 2>/dev/null; true");
         assert!(run("sh", &["-c", &filling], b"").success());
     };
     fill();
-    let before = leaves(&data_dir);
+    let lying = || -> Vec<_> {
+        let mut leaves = leaves(&data_dir);
+        leaves.retain(|(name, _)| name != "listener");
+        leaves
+    };
+    let before = lying();
     one.signal("-HUP");
-    // A part of a page may be left: then it is full after that.
-    let told = one.until(r#""message":"out of order","part":"leaves""#);
+    let told = one.until(r#""message":"needs a look","part":"leaves""#);
     assert!(told.contains("cannot be recorded"), "{told}");
-    assert_eq!(leaves(&data_dir), before);
+    assert_eq!(lying(), before);
     let history = one.kubepki(&["history"]);
     assert!(
         !history.text().contains("interrupted"),
@@ -168,11 +173,11 @@ fn a_full_log_keeps_leaves_and_ends_no_cluster() {
     one.until("a leaf of this node was renewed");
     one.until("new connections get another certificate");
     fill();
-    let before = leaves(&data_dir);
+    let before = lying();
     one.signal("-HUP");
     one.until("is used without a record");
     one.until("new connections get another certificate");
-    assert_ne!(leaves(&data_dir), before);
+    assert_ne!(lying(), before);
     std::fs::remove_file(log.join("filling")).unwrap();
     one.stop();
 }

@@ -104,41 +104,47 @@ fn over_postgres_it_is_taken_back_everywhere() {
     assert_ends(&direct, 5, "`kubepki serve` of node");
     assert_eq!(one.read(CA), before);
 
-    // What the server did.
-    assert_ends(&one.kubepki(&["rotate-ca", "--yes", "--path", &set]), 0, "");
-    is_in_force(&two, &staged);
-    let printed = own_undo(&one, "-serve-rotate-ca-") + " " + &flag.join(" ");
-    take_back(&one, &printed, "1");
-    for server in [&one, &two] {
-        is_in_force(server, &before);
-    }
-
-    // The token: `two` is given it again each time.
-    let old = one.read("token");
-    let rotated = one.kubepki(&["token", "rotate", "--yes"]);
-    assert_ends(&rotated, 0, "Take it back with");
-    assert_ne!(one.read("token"), old);
-    std::fs::write(&token, one.read("token")).unwrap();
-    is_ready_with(&two, &one);
-    let printed = format!(
-        "{} {}",
-        rotated
-            .text()
-            .lines()
-            .find(|it| it.contains("Take it back"))
-            .unwrap(),
-        flag.join(" ")
-    );
-    take_back(&one, &printed, "1");
-    assert_eq!(one.read("token"), old);
-    is_ready(&one);
-    std::fs::write(&token, &old).unwrap();
-    is_ready_with(&two, &one);
+    servers_own(&one, &two, (&set, &before, &staged), &flag);
+    tokens(&one, &two, &token, &flag);
     assert_ends(
         &two.node(&["join"], &at("worker-2"), "10.1.1.2"),
         0,
         "files written",
     );
+}
+
+/// What the server did, undone under its own lock.
+fn servers_own(
+    one: &Serving,
+    two: &Serving,
+    (set, before, staged): (&str, &str, &str),
+    flag: &[&str],
+) {
+    let rotated = one.kubepki(&["rotate-ca", "--yes", "--path", set]);
+    assert_ends(&rotated, 0, "");
+    is_in_force(two, staged);
+    let printed = own_undo(one, "-serve-rotate-ca-") + " " + &flag.join(" ");
+    take_back(one, &printed, "1");
+    for server in [one, two] {
+        is_in_force(server, before);
+    }
+}
+
+/// The token: `two` is given it again each time.
+fn tokens(one: &Serving, two: &Serving, token: &Path, flag: &[&str]) {
+    let old = one.read("token");
+    let rotated = one.kubepki(&["token", "rotate", "--yes"]);
+    assert_ends(&rotated, 0, "Take it back with");
+    assert_ne!(one.read("token"), old);
+    std::fs::write(token, one.read("token")).unwrap();
+    is_ready_with(two, one);
+    let text = rotated.text();
+    let line = text.lines().find(|it| it.contains("Take it back"));
+    take_back(one, &format!("{} {}", line.unwrap(), flag.join(" ")), "1");
+    assert_eq!(one.read("token"), old);
+    is_ready(one);
+    std::fs::write(token, &old).unwrap();
+    is_ready_with(two, one);
 }
 
 /// `two` takes the password of `one`.

@@ -12,7 +12,7 @@ use kubepki::log::{Log, Options};
 use kubepki_datastore::{Access, SqliteStore};
 use kubepki_serve::accept::{Limits, Server};
 use kubepki_serve::config::{Flags, Settings};
-use kubepki_serve::listener::{Wanted, prepare};
+use kubepki_serve::listener::{Port, Wanted, prepare};
 use kubepki_serve::metrics::Metrics;
 use kubepki_serve::node::Strictness;
 use kubepki_serve::password::NodePasswords;
@@ -116,6 +116,20 @@ pub fn serve_tree(fixture: Fixture, strictness: Strictness, limits: Limits) -> R
     serve_at("127.0.0.1", fixture, strictness, limits)
 }
 
+/// The listener's certificate, in a log of its own: it is not mixed with what is asked for.
+fn port(fixture: &Fixture, tree: &Tree, settings: &Settings) -> Port {
+    let options = Options::new(fixture.scratch("own-log"), "s1");
+    let wanted = Wanted {
+        sans: &settings.sans,
+        lifetime: 365 * DAY,
+        now: SystemClock.now(),
+        entropy: &SystemEntropy,
+        keys: &FreshKeys,
+        records: &Log::open(&options, None).unwrap().0,
+    };
+    prepare(tree, &wanted).unwrap()
+}
+
 /// The same at another address of this machine.
 pub fn serve_at(
     at: &'static str,
@@ -126,17 +140,7 @@ pub fn serve_at(
     let server = fixture.data_dir().join("server");
     let tree = Tree::load(&server, strictness).unwrap();
     let settings = settings();
-    let own = Options::new(fixture.scratch("own-log"), "s1");
-    let (own, _) = Log::open(&own, None).unwrap();
-    let wanted = Wanted {
-        sans: &settings.sans,
-        lifetime: 365 * DAY,
-        now: SystemClock.now(),
-        entropy: &SystemEntropy,
-        keys: &FreshKeys,
-        records: &own,
-    };
-    let port = prepare(&tree, &wanted).unwrap();
+    let port = port(&fixture, &tree, &settings);
     let listened = Arc::new(Listened::new(port.certified));
     let tls = server_config(Arc::clone(&listened)).unwrap();
     let time = Arc::new(Moved {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kubepki::bootstrap::Bundle;
-use kubepki::ca::rotate::{Here, Request, Restarts, RotateError, Tokens, Way, plan_rotate_ca};
+use kubepki::ca::rotate::{Request, Restarts, RotateError, Tokens, Way, plan_rotate_ca};
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
 use kubepki::plan::Target;
 use kubepki::token::{Head, Known, NewPassword, Rotation, Rule, ServerFiles, Token, plan_rotation};
@@ -143,10 +143,7 @@ impl TakeUp {
             tokens: Tokens::Stay,
             exposures: &[],
             copies: &[],
-            restarts: Restarts {
-                here: Here::Live,
-                others: false,
-            },
+            restarts: Restarts::live(),
             now,
             entropy: &world.entropy,
             keys: &world.keys,

@@ -21,6 +21,7 @@ use kubepki_serve::issuance::Need;
 
 use super::records::{Recorded, Records};
 use super::start::init_args;
+use super::unfollowed::Unfollowed;
 use super::{ServeArgs, tell};
 use crate::command::change::{INTERRUPTED, failed, lock, refuse_unfinished};
 use crate::command::init;
@@ -480,33 +481,3 @@ fn differing(compared: &Comparison) -> Option<String> {
 
 /// Files that are told of one by one: a CA and its key, of each kind that a server signs with.
 const SHOWN: usize = 4;
-
-/// Why a server's files are not what the datastore holds.
-#[derive(Debug)]
-pub(super) enum Unfollowed {
-    /// The datastore does not answer.
-    Away(CliError),
-    /// It holds no data.
-    NoData,
-    /// A K3s server makes them.
-    Locked(CliError),
-    /// They cannot be opened, or not be put in place.
-    Refused(CliError),
-}
-
-impl From<CliError> for Unfollowed {
-    fn from(error: CliError) -> Self {
-        Self::Refused(error)
-    }
-}
-
-impl From<Unfollowed> for CliError {
-    fn from(error: Unfollowed) -> Self {
-        match error {
-            Unfollowed::Away(error) | Unfollowed::Locked(error) | Unfollowed::Refused(error) => {
-                error
-            }
-            Unfollowed::NoData => Self::message("the datastore has no bootstrap data any more"),
-        }
-    }
-}

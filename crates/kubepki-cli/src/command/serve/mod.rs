@@ -57,6 +57,7 @@ mod start;
 mod take_up;
 #[cfg(test)]
 mod tests;
+mod unfollowed;
 mod wait;
 
 /// `serve`.

@@ -29,7 +29,8 @@ use kubepki_serve::tls::Listened;
 use tokio::sync::{mpsc, watch};
 
 use super::changes::{Hands, Order};
-use super::commons::{Commons, Followed, Rows, Unfollowed};
+use super::commons::{Commons, Followed, Rows};
+use super::unfollowed::Unfollowed;
 use super::{TakeUpMode, tell};
 use crate::datastore::Kind;
 use crate::error::CliError;

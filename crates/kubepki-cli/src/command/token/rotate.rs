@@ -13,7 +13,7 @@ use super::{RotateArgs, Server, read_flag, server};
 use crate::args::{AskArgs, PlanFormat};
 use crate::command::change::refuse_unfinished;
 use crate::command::prepared::{NoFuture, Prepared, RESTART_TIMEOUT, carry_out};
-use crate::datastore::{Ours, find_writable, refuse_living, supervisor};
+use crate::datastore::{find_writable, refuse_living, supervisor};
 use crate::error::{CliError, Exit};
 use crate::k3s::Settings;
 use crate::output;
@@ -70,7 +70,7 @@ pub(super) async fn rotate(world: &World, args: &RotateArgs) -> Result<Exit, Cli
     });
     let (mut plan, staged) = planned.map_err(refused)?;
     plan.notes.extend(data.opened.notes.iter().cloned());
-    refuse_living(&data.connected, &args.endpoint, &settings, &Ours::Refused).await?;
+    refuse_living(&data.connected, &args.endpoint, &settings).await?;
     let prepared = Prepared {
         plan,
         staged,

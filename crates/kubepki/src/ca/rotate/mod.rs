@@ -103,6 +103,16 @@ pub struct Restarts {
     pub others: bool,
 }
 
+impl Restarts {
+    /// None: every server takes new CAs up while it serves.
+    pub fn live() -> Self {
+        Self {
+            here: Here::Live,
+            others: false,
+        }
+    }
+}
+
 /// What becomes of this server's restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Here {
