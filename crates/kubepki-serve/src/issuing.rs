@@ -25,6 +25,12 @@ impl Service {
         (identity, token): (&Identity, Option<&Entry>),
     ) -> Result<Answer, Refusal> {
         let loaded = self.in_force(request).await?;
+        if let (Some(own), Some(shown)) = (identity.node(), request.certificates.first()) {
+            let shown = (own, shown.as_slice());
+            let (datastore, now) = (self.datastore.as_ref(), self.clock.now());
+            let forgotten = &self.passwords.forgotten;
+            forgotten.check(datastore, shown, now).await?;
+        }
         // A token for one node or for so many must know which one asks.
         let bound = token.is_some_and(|entry| entry.made.is_bound());
         // K3s asks for the node only where the certificate names it, so that every holder of the

@@ -14,6 +14,7 @@ pub mod access;
 pub mod cluster;
 pub mod config;
 pub mod ending;
+pub mod forgotten;
 pub mod health;
 pub mod issuance;
 mod issuing;
