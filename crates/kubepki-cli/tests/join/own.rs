@@ -78,15 +78,8 @@ fn nodes_join_and_renew_at_our_own_server_and_its_log_says_so() {
         testkit::run(KUBEPKI, &words, token.as_bytes())
     };
     for (name, address) in [("worker-1", "10.9.8.1"), ("worker-2", "10.9.8.2")] {
-        let words = [
-            "join",
-            "--token-file",
-            "-",
-            "--node-name",
-            name,
-            "--node-ip",
-            address,
-        ];
+        let words = ["join", "--token-file", "-", "--node-name"];
+        let words = [&words[..], &[name, "--node-ip", address]].concat();
         assert_ends(&run(&words, name), 0, "13 files written");
     }
     // Another machine that says it is worker-1.
