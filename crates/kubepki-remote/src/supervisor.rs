@@ -54,7 +54,7 @@ pub enum SupervisorError {
     /// Its CA is not the one in the token.
     #[error(
         "token CA hash does not match the Cluster CA certificate hash: {pinned} != {seen}: {url} \
-         is another cluster, or its CA was rotated since the token was written; nothing secret \
+         is another cluster's, or its CA was rotated since the token was written; nothing secret \
          was sent"
     )]
     OtherAuthority {

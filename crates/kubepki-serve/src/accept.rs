@@ -15,10 +15,11 @@ use hyper::service::service_fn;
 use hyper::{Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use zeroize::Zeroizing;
 
 use crate::leaf::LARGEST_REQUEST;
@@ -26,6 +27,7 @@ use crate::node::NodeHeaders;
 use crate::route::Endpoint;
 use crate::service::{Request, Service};
 use crate::status::{Answer, Refusal};
+use crate::throttle::network;
 use crate::wishes::Wishes;
 
 /// What one client, or all together, may take.
@@ -94,7 +96,7 @@ impl Server {
         stop: impl Future<Output = ()>,
     ) -> io::Result<()> {
         let (told, stopping) = watch::channel(false);
-        let acceptor = TlsAcceptor::from(self.tls);
+        let tls = self.tls;
         let places = Arc::new(Semaphore::new(self.limits.connections));
         let shared = Arc::new(Shared {
             service: self.service,
@@ -125,10 +127,10 @@ impl Server {
             let Some(counted) = crowd.enter(peer, self.limits.connections_of_one) else {
                 continue;
             };
-            let (acceptor, shared) = (acceptor.clone(), Arc::clone(&shared));
+            let (tls, shared) = (Arc::clone(&tls), Arc::clone(&shared));
             open.spawn(async move {
                 let _held = (place, counted, shared.service.metrics.connected());
-                connection(&acceptor, stream, peer, &shared).await;
+                connection(tls, stream, peer, &shared).await;
             });
         }
         drop(listener);
@@ -139,7 +141,7 @@ impl Server {
     }
 }
 
-/// How many connections each address has.
+/// How many connections each [network](network) has.
 #[derive(Default, Clone)]
 struct Crowd(Arc<std::sync::Mutex<std::collections::HashMap<std::net::IpAddr, usize>>>);
 
@@ -147,13 +149,14 @@ struct Member(Crowd, std::net::IpAddr);
 
 impl Crowd {
     fn enter(&self, peer: SocketAddr, most: usize) -> Option<Member> {
+        let who = network(peer.ip());
         let mut all = self.0.lock().ok()?;
-        let count = all.entry(peer.ip()).or_default();
+        let count = all.entry(who).or_default();
         if *count >= most {
             return None;
         }
         *count += 1;
-        Some(Member(self.clone(), peer.ip()))
+        Some(Member(self.clone(), who))
     }
 }
 
@@ -172,13 +175,20 @@ impl Drop for Member {
 
 /// One connection, from its handshake to its end.
 async fn connection(
-    acceptor: &TlsAcceptor,
+    tls: Arc<ServerConfig>,
     stream: TcpStream,
     peer: SocketAddr,
     shared: &Arc<Shared>,
 ) {
     let _ = stream.set_nodelay(true);
-    let handshake = tokio::time::timeout(shared.limits.handshake, acceptor.accept(stream));
+    let local = stream.local_addr().ok().map(|it| it.ip());
+    let handshake = async {
+        let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let service = &shared.service;
+        service.met(local, begun.client_hello().server_name()).await;
+        begun.into_stream(tls).await
+    };
+    let handshake = tokio::time::timeout(shared.limits.handshake, handshake);
     let Ok(Ok(stream)) = handshake.await else {
         return;
     };
@@ -263,6 +273,11 @@ async fn answer(
     request: hyper::Request<Incoming>,
 ) -> Answer {
     let (head, body) = request.into_parts();
+    if shared.service.names.heeds_hosts()
+        && let Some(host) = host(&head)
+    {
+        shared.service.met_host(host);
+    }
     let mut ours = Request {
         peer,
         method: head.method.as_str(),
@@ -304,6 +319,23 @@ async fn answer(
         admitted
     });
     service.answer(&ours, admitted).await
+}
+
+/// Whom a request is for; `None` where a browser asks, or a proxy is wanted: those say what K3s
+/// does not learn either.
+fn host(head: &hyper::http::request::Parts) -> Option<&str> {
+    let mut agents = head.headers.get_all(hyper::header::USER_AGENT).iter();
+    let is_browser = agents.any(|agent| {
+        let agent = agent.as_bytes().to_ascii_lowercase();
+        agent.windows(7).any(|part| part == b"mozilla")
+    });
+    if is_browser || head.method == hyper::Method::CONNECT {
+        return None;
+    }
+    match head.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => head.headers.get(hyper::header::HOST)?.to_str().ok(),
+    }
 }
 
 /// Whether Go would read the body as a form, so that nothing is left of it for a handler.
@@ -433,6 +465,17 @@ mod tests {
         let date = |seconds| http_date(pki::UnixTime::from_secs(seconds));
         assert_eq!(date(1_795_330_118), "Sun, 22 Nov 2026 06:48:38 GMT");
         assert_eq!(date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+    }
+
+    #[test]
+    fn connections_are_counted_as_guesses_are() {
+        let crowd = Crowd::default();
+        let enter = |text: &str| crowd.enter(SocketAddr::new(text.parse().unwrap(), 1), 2);
+        let (one, two) = (enter("2001:db8::1"), enter("2001:db8::ffff"));
+        assert!(one.is_some() && two.is_some() && enter("2001:db8::2").is_none());
+        assert!(enter("2001:db8:0:1::1").is_some() && enter("192.0.2.1").is_some());
+        drop(one);
+        assert!(enter("2001:db8::2").is_some());
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub enum Part {
     Clock,
     /// A plan that somebody else began here.
     Plan,
+    /// Files on this server's disk that are not the cluster's.
+    Files,
     /// The CAs.
     Authorities,
     /// The node's own leaves.
@@ -36,6 +38,7 @@ impl Part {
             Self::Log => "issuance-log",
             Self::Clock => "clock",
             Self::Plan => "plan",
+            Self::Files => "files",
             Self::Authorities => "authorities",
             Self::Leaves => "leaves",
             Self::Hooks => "hooks",

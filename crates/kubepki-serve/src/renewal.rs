@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kubepki::edge::{Entropy, KeySource};
 
+use crate::health::{Part, State};
 use crate::listener::{PortError, WINDOW, Wanted, prepare};
 use crate::service::{Line, Loaded, Service};
 use crate::tls::Listened;
@@ -18,19 +19,15 @@ pub const AGAIN: Duration = Duration::from_secs(300);
 /// Between two looks at the files on the disk.
 pub const RELOAD: Duration = Duration::from_secs(30);
 
-/// Takes up CAs, passwords and keys that somebody changed on the disk. Answers whether there was
-/// anything new.
-///
-/// Requests that are being answered end with what they began with. Call [`look`] afterwards: the
-/// listener's certificate has to follow a new CA.
+/// CAs, passwords and keys on the disk, where they are not those in force. Whether they are the
+/// cluster's is for the caller to ask, before it puts them [in force](put_in_force).
 ///
 /// # Errors
 ///
-/// Files that do not fit, as in the middle of a rotation: then nothing changes, and the next
-/// look finds them whole.
-pub fn reload(service: &Service) -> Result<bool, TreeError> {
+/// Files that do not fit, as in the middle of a rotation: the next look finds them whole.
+pub fn changed(service: &Service) -> Result<Option<Tree>, TreeError> {
     let Ok(present) = service.loaded() else {
-        return Ok(false);
+        return Ok(None);
     };
     let old = &present.tree;
     let tree = Tree::load(&old.directory, service.strictness)?;
@@ -39,12 +36,25 @@ pub fn reload(service: &Service) -> Result<bool, TreeError> {
         && same_file(&old.server, &tree.server)
         && old.passwd.is_same_as(&tree.passwd)
         && old.ipsec_psk == tree.ipsec_psk;
-    if same {
-        return Ok(false);
-    }
+    Ok((!same).then_some(tree))
+}
+
+/// Takes up CAs, passwords and keys that are the cluster's and were put on the disk. Answers
+/// whether there was anything new.
+///
+/// # Errors
+///
+/// As [`changed`]: then nothing changes.
+pub fn reload(service: &Service) -> Result<bool, TreeError> {
+    Ok(changed(service)?.is_some_and(|tree| put_in_force(service, tree)))
+}
+
+/// Issues and trusts by `tree` from now on. Requests that are being answered end with what they
+/// began with. Call [`look`] afterwards: the listener's certificate has to follow a new CA.
+pub fn put_in_force(service: &Service, tree: Tree) -> bool {
     let mut key = [0; 32];
     if service.entropy.fill(&mut key).is_err() {
-        return Ok(false);
+        return false;
     }
     let hash = pki::sha256(&tree.server.bytes);
     let loaded = Loaded::new(tree, &service.settings, &key);
@@ -55,7 +65,7 @@ pub fn reload(service: &Service) -> Result<bool, TreeError> {
         message: "CAs or passwords were changed on the disk and are in force",
         fields: vec![("server_ca_sha256", hash.to_string())],
     });
-    Ok(true)
+    true
 }
 
 /// A pause of `about` that long: up to a tenth more or less, so that servers which were started
@@ -84,9 +94,14 @@ pub fn look(
     let Ok(loaded) = service.loaded() else {
         return Ok(None);
     };
+    // Whoever looks at the same time would write over what this one learns.
+    let Ok(_held) = service.names.hand.lock() else {
+        return Ok(None);
+    };
     // Of all servers, so that each can stand in for the others.
     let mut sans = service.settings.sans.clone();
-    for san in service.cluster.sans() {
+    let others = service.cluster.sans().into_iter();
+    for san in others.chain(service.names.learnt()) {
         if !sans.contains(&san) {
             sans.push(san);
         }
@@ -97,6 +112,7 @@ pub fn look(
         now: service.clock.now(),
         entropy: service.entropy.as_ref(),
         keys,
+        records: service.own.as_ref(),
     };
     // Somebody is putting CAs in place, file by file: what the former CA signs now would overwrite
     // the listener's certificate that comes with them. One that ends soon cannot wait for that.
@@ -109,6 +125,13 @@ pub fn look(
         return Ok(None);
     }
     let port = prepare(&loaded.tree, &wanted)?;
+    if let Some(error) = &port.unrecorded {
+        service.note(Part::Log, State::Warning(error.reason.clone()));
+        (service.journal)(&Line {
+            message: "the listener's certificate stays as it is",
+            fields: vec![("reason", error.to_string())],
+        });
+    }
     if listened.serves(port.leaf.der()) {
         return Ok(None);
     }
@@ -124,6 +147,7 @@ pub fn look(
         ],
     });
     listened.swap(port.certified);
+    service.names.shows(&port.leaf);
     Ok(Some(why))
 }
 

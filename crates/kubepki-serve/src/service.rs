@@ -13,9 +13,11 @@ use zeroize::Zeroizing;
 use crate::access::{Identity, Offered, Users, identify, may};
 use crate::cluster::Cluster;
 use crate::config::{Settings, config};
+use crate::guess::Proven;
 use crate::health::Health;
-use crate::issuance::{Credential, IssuanceLog};
+use crate::issuance::{Credential, IssuanceLog, OwnRecords};
 use crate::metrics::Metrics;
+use crate::names::Names;
 use crate::node::{NodeHeaders, Reserved, Strictness};
 use crate::password::NodePasswords;
 use crate::route::Endpoint;
@@ -66,6 +68,8 @@ pub struct Service {
     pub datastore: Arc<dyn Datastore>,
     /// What is written before a certificate leaves.
     pub log: Arc<dyn IssuanceLog>,
+    /// What is written before the server uses a leaf of its own.
+    pub own: Arc<dyn OwnRecords>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Serial numbers, salts, error IDs.
@@ -78,6 +82,10 @@ pub struct Service {
     pub health: Health,
     /// The other servers, and whether other CAs are being taken up.
     pub cluster: Arc<Cluster>,
+    /// What the listener is known by.
+    pub names: Names,
+    /// Made tokens that were right.
+    pub proven: Proven,
 }
 
 /// The tree and what follows from it.
@@ -173,14 +181,12 @@ impl Service {
         let authorities = &loaded.tree.client.certificates;
         let mut identity = identify(&offered, &loaded.users, authorities, self.clock.now());
         let mut token = None;
-        if identity == Err(Refusal::NotAuthorized) {
-            identity = self.by_token(request).await.map(|(identity, entry)| {
-                token = Some(entry);
-                identity
-            });
-        }
         if let (Err(Refusal::NotAuthorized), Some(proof)) = (&identity, proof) {
-            self.was_wrong_by(request.peer, proof);
+            let guessed = self.by_guess(request, &loaded, proof).await;
+            identity = guessed.map(|shown| {
+                token = shown.1;
+                shown.0
+            });
         }
         let Some(endpoint) = Endpoint::of(request.path) else {
             // K3s hands everything else to kube-apiserver, which knows no passwords.
@@ -253,7 +259,26 @@ impl Service {
         self.was_wrong_by(peer, Proof::Secret);
     }
 
-    fn was_wrong_by(&self, peer: SocketAddr, proof: Proof) {
+    /// Counts a failure that may turn out to be none, if one more is allowed.
+    pub(crate) fn counts(&self, peer: SocketAddr, proof: Proof) -> bool {
+        let (peer, now) = (peer.ip(), self.clock.now());
+        self.throttle.lock().is_ok_and(|mut it| {
+            let is_allowed = it.allows(peer, proof, now);
+            if is_allowed {
+                it.failed(peer, proof, now);
+            }
+            is_allowed
+        })
+    }
+
+    /// It was none.
+    pub(crate) fn takes_back(&self, peer: SocketAddr, proof: Proof) {
+        if let Ok(mut throttle) = self.throttle.lock() {
+            throttle.takes_back(peer.ip(), proof);
+        }
+    }
+
+    pub(crate) fn was_wrong_by(&self, peer: SocketAddr, proof: Proof) {
         if let Ok(mut throttle) = self.throttle.lock() {
             throttle.failed(peer.ip(), proof, self.clock.now());
         }

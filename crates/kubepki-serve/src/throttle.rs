@@ -54,6 +54,13 @@ impl Throttle {
         failures.is_none_or(|failures| failures.left(now) < BURST)
     }
 
+    /// One failure of `peer` was none.
+    pub fn takes_back(&mut self, peer: IpAddr, proof: Proof) {
+        if let Some(failures) = self.failures.get_mut(&(network(peer), proof)) {
+            failures.count = failures.count.saturating_sub(1);
+        }
+    }
+
     /// `peer` was wrong.
     pub fn failed(&mut self, peer: IpAddr, proof: Proof, now: UnixTime) {
         let who = (network(peer), proof);
@@ -82,7 +89,7 @@ impl Throttle {
 }
 
 /// Who has one IPv6 address has the 2^64 beside it.
-fn network(peer: IpAddr) -> IpAddr {
+pub(crate) fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         v4 => v4,

@@ -154,6 +154,29 @@ fn nothing_secret_goes_to_a_server_that_the_token_does_not_pin() {
         .unwrap()
         .trim_start_matches("K10");
     assert!(run.text().contains(hash), "{}", run.text());
+    // That the whole system trusts the server, as a public CA's customer, is no reason (K3s then
+    // asks nothing of the token's hash).
+    let trusted = format!("SSL_CERT_FILE={}", lab.agent("server-ca.crt").display());
+    let (elsewhere, url) = (lab.data_dir().join("other"), lab.server.url());
+    let elsewhere = elsewhere.display().to_string();
+    drop(lab.asked());
+    let words = [
+        &trusted,
+        KUBEPKI,
+        "join",
+        "--yes",
+        "--token-file",
+        "-",
+        "--server",
+        &url,
+        "--node-name",
+        "b",
+        "--data-dir",
+        &elsewhere,
+    ];
+    let run = testkit::run("env", &words, other.as_bytes());
+    assert_ends(&run, 5, "nothing secret was sent");
+    assert_eq!(lab.asked(), [""; 0]);
 }
 
 #[test]

@@ -37,13 +37,44 @@ impl Serving {
         endpoint: &str,
         more: &[&str],
     ) -> Self {
-        let mut child = Command::new(KUBEPKI)
+        Self::begin_with(data_dir, (name, address), endpoint, (more, &[]))
+    }
+
+    /// The same with an environment; an empty endpoint is none.
+    pub fn begin_with(
+        data_dir: &Path,
+        (name, address): (&str, &str),
+        endpoint: &str,
+        (more, environment): (&[&str], &[(&str, &str)]),
+    ) -> Self {
+        let named = (!endpoint.is_empty()).then_some(("K3S_DATASTORE_ENDPOINT", endpoint));
+        let mut command = Command::new(KUBEPKI);
+        command
+            .env_remove("K3S_DATASTORE_ENDPOINT")
+            .envs(named)
+            .envs(environment.iter().copied())
             .args(["serve", "--bind-address", "127.0.0.1"])
             .args(["--https-listen-port", "0", "--node-name", name])
             .args(["--node-ip", address, "--data-dir"])
             .arg(data_dir)
-            .args(more)
-            .env("K3S_DATASTORE_ENDPOINT", endpoint)
+            .args(more);
+        Self::spawn(command, data_dir)
+    }
+
+    /// One alone, at every address of a network that `wire` sets up for it.
+    pub fn on(wire: &str, data_dir: &Path, (name, address): (&str, &str)) -> Self {
+        let script = format!("{wire} && exec \"$@\"");
+        let mut command = Command::new("unshare");
+        command
+            .args(["-n", "sh", "-c", &script, "sh", KUBEPKI, "serve"])
+            .args(["--https-listen-port", "0", "--node-name", name])
+            .args(["--node-ip", address, "--data-dir"])
+            .arg(data_dir);
+        Self::spawn(command, data_dir).up()
+    }
+
+    fn spawn(mut command: Command, data_dir: &Path) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -88,6 +119,10 @@ impl Serving {
                 return line;
             }
         }
+    }
+
+    pub fn pid(&self) -> String {
+        self.child.id().to_string()
     }
 
     pub fn server(&self, below: &str) -> PathBuf {
@@ -166,6 +201,29 @@ impl Serving {
     pub fn kubepki(&self, words: &[&str]) -> Run {
         let data_dir = self.data_dir.display().to_string();
         run(KUBEPKI, &[words, &["--data-dir", &data_dir]].concat(), b"")
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(run("kill", &[name, &pid], b"").success());
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it has died.
+    pub fn died(&mut self) {
+        self.child.wait().unwrap();
+    }
+
+    /// Stages a cross-signed set in `folder`; answers where it lies.
+    pub fn stage(&self, folder: &Path) -> String {
+        let [set, away] = ["set", "offline"].map(|it| folder.join(it).display().to_string());
+        let stage = ["ca", "stage", "--cross-signed", "--out", &set];
+        let staged = self.kubepki(&[&stage[..], &["--offline", &away]].concat());
+        assert_ends(&staged, 0, "");
+        set
     }
 
     /// Ends it in good order.

@@ -2,15 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
 
+use kubepki::datastore::{Datastore, DatastoreError, Record};
 use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
 use kubepki::log::{Log, Options};
 use kubepki_datastore::{Access, SqliteStore};
 use kubepki_serve::accept::{Limits, Server};
-use kubepki_serve::config::Settings;
+use kubepki_serve::config::{Flags, Settings};
 use kubepki_serve::listener::{Wanted, prepare};
 use kubepki_serve::metrics::Metrics;
 use kubepki_serve::node::Strictness;
@@ -37,6 +38,8 @@ pub struct Running {
     pub service: Arc<Service>,
     pub listened: Arc<Listened>,
     pub time: Arc<Moved>,
+    /// How often one key was read.
+    pub reads: Arc<AtomicUsize>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -84,11 +87,16 @@ pub fn settings() -> Settings {
         advertise_ip: HOST.parse().unwrap(),
         port: 6443,
         sans: sans.map(San::from_text).to_vec(),
+        san_security: true,
         cluster_cidrs: vec![("10.42.0.0".parse().unwrap(), 16)],
         service_cidrs: vec![("10.43.0.0".parse().unwrap(), 16)],
         cluster_dns: vec!["10.43.0.10".parse().unwrap()],
         cluster_domain: "cluster.local".to_owned(),
         flannel_backend: "none".to_owned(),
+        flags: Flags {
+            disable_network_policy: true,
+            ..Flags::default()
+        },
         data_dir: "/var/lib/rancher/k3s/server".to_owned(),
     }
 }
@@ -100,16 +108,33 @@ pub fn serve(strictness: Strictness) -> Running {
 
 /// Serves a copy of any cluster.
 pub fn serve_with(fixture: &str, strictness: Strictness, limits: Limits) -> Running {
-    let fixture = Fixture::new(fixture);
+    serve_tree(Fixture::new(fixture), strictness, limits)
+}
+
+/// Serves that copy of a cluster.
+pub fn serve_tree(fixture: Fixture, strictness: Strictness, limits: Limits) -> Running {
+    serve_at("127.0.0.1", fixture, strictness, limits)
+}
+
+/// The same at another address of this machine.
+pub fn serve_at(
+    at: &'static str,
+    fixture: Fixture,
+    strictness: Strictness,
+    limits: Limits,
+) -> Running {
     let server = fixture.data_dir().join("server");
     let tree = Tree::load(&server, strictness).unwrap();
     let settings = settings();
+    let own = Options::new(fixture.scratch("own-log"), "s1");
+    let (own, _) = Log::open(&own, None).unwrap();
     let wanted = Wanted {
         sans: &settings.sans,
         lifetime: 365 * DAY,
         now: SystemClock.now(),
         entropy: &SystemEntropy,
         keys: &FreshKeys,
+        records: &own,
     };
     let port = prepare(&tree, &wanted).unwrap();
     let listened = Arc::new(Listened::new(port.certified));
@@ -124,6 +149,8 @@ pub fn serve_with(fixture: &str, strictness: Strictness, limits: Limits) -> Runn
     let (told, known) = std::sync::mpsc::channel();
     let (stop, stopped) = oneshot::channel();
     let said_to = Arc::clone(&said);
+    let reads = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&reads);
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -132,9 +159,10 @@ pub fn serve_with(fixture: &str, strictness: Strictness, limits: Limits) -> Runn
         runtime.block_on(async move {
             let store = store(&server).await;
             let (log, _) = Log::open(&options, None).unwrap();
+            let store = Watched(store, Arc::clone(&counted));
             let shared = (Arc::new(store), Arc::new(log.clone()), clock, said_to);
             let service = service(tree, settings, strictness, shared);
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let listener = TcpListener::bind((at, 0)).await.unwrap();
             let service = Arc::new(service);
             let address = listener.local_addr().unwrap();
             told.send((address, Arc::clone(&service))).unwrap();
@@ -156,17 +184,13 @@ pub fn serve_with(fixture: &str, strictness: Strictness, limits: Limits) -> Runn
         time,
         fixture,
         said,
+        reads,
         stop: Some(stop),
         thread: Some(thread),
     }
 }
 
-type Shared = (
-    Arc<SqliteStore>,
-    Arc<Log>,
-    Arc<Moved>,
-    Arc<Mutex<Vec<String>>>,
-);
+type Shared = (Arc<Watched>, Arc<Log>, Arc<Moved>, Arc<Mutex<Vec<String>>>);
 
 fn service(
     tree: Tree,
@@ -182,6 +206,7 @@ fn service(
         throttle: Mutex::default(),
         passwords: NodePasswords::new(&[2; 32]),
         datastore,
+        own: log.clone(),
         log,
         clock,
         entropy: Arc::new(SystemEntropy),
@@ -191,6 +216,36 @@ fn service(
         metrics: Metrics::default(),
         cluster: Arc::default(),
         health: Default::default(),
+        names: Default::default(),
+        proven: Default::default(),
+    }
+}
+
+/// A datastore whose reads of one key are counted.
+#[derive(Debug)]
+pub struct Watched(SqliteStore, Arc<AtomicUsize>);
+
+#[async_trait::async_trait]
+impl Datastore for Watched {
+    async fn get(&self, key: &str) -> Result<Option<Record>, DatastoreError> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.get(key).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Record>, DatastoreError> {
+        self.0.list(prefix).await
+    }
+
+    async fn create(&self, key: &str, value: &[u8]) -> Result<i64, DatastoreError> {
+        self.0.create(key, value).await
+    }
+
+    async fn update(&self, key: &str, revision: i64, value: &[u8]) -> Result<i64, DatastoreError> {
+        self.0.update(key, revision, value).await
+    }
+
+    async fn delete(&self, key: &str, revision: i64) -> Result<Option<i64>, DatastoreError> {
+        self.0.delete(key, revision).await
     }
 }
 

@@ -294,7 +294,6 @@ const NOT_SENT: &[&str] = &[
     "KubeConfigOutput",
     "NoLeaderElect",
     "Skips",
-    "SystemDefaultRegistry",
     "VLevel",
     "VModule",
 ];

@@ -356,3 +356,73 @@ fn who_guesses_waits() {
     lab.server.time.to(60);
     assert_eq!(lab.get(CONFIG, &good.bearer()).code, 200);
 }
+
+/// However many guess at once, the datastore is asked for as many as the throttle lets through;
+/// whoever comes with one that was right is not held up by them.
+#[test]
+fn guesses_cost_the_datastore_no_more_than_the_throttle_allows() {
+    use std::sync::atomic::Ordering;
+
+    use kubepki_serve::node::NodeHeaders;
+    use kubepki_serve::service::Request;
+    use kubepki_serve::throttle::BURST;
+
+    let lab = Lab::new(Strict);
+    let good = lab.agent(None, None);
+    assert_eq!(lab.get(CONFIG, &good.bearer()).code, 200);
+    let service = &lab.server.service;
+    let asked = |header: &str| {
+        let header = header.as_bytes().to_vec();
+        async move {
+            let request = Request {
+                peer: "127.0.0.1:1".parse().unwrap(),
+                method: "GET",
+                path: CONFIG,
+                query: None,
+                is_form: false,
+                authorization: Some(&header),
+                certificates: &[],
+                node: NodeHeaders::default(),
+                body: Default::default(),
+            };
+            let admitted = service.admit(&request).await;
+            service.answer(&request, admitted).await.code
+        }
+    };
+    let before = lab.server.reads.load(Ordering::SeqCst);
+    let codes = lab.runtime.block_on(async {
+        let guesses = (0..500).map(|number| asked(&format!("Bearer {}.{number:032}", good.id())));
+        let mut guesses: Vec<_> = guesses.map(Box::pin).collect();
+        // Every one has begun before the first is answered.
+        let mut codes = vec![None; guesses.len()];
+        std::future::poll_fn(|context| {
+            for (guess, code) in guesses.iter_mut().zip(&mut codes) {
+                if code.is_none()
+                    && let std::task::Poll::Ready(done) = guess.as_mut().poll(context)
+                {
+                    *code = Some(done);
+                }
+            }
+            match codes.iter().all(Option::is_some) {
+                true => std::task::Poll::Ready(()),
+                false => std::task::Poll::Pending,
+            }
+        })
+        .await;
+        codes
+    });
+    let of = |code| codes.iter().filter(|it| **it == Some(code)).count();
+    let burst = usize::try_from(BURST).unwrap();
+    assert_eq!((of(401), of(429)), (burst, 500 - burst));
+    let reads = lab.server.reads.load(Ordering::SeqCst) - before;
+    assert_eq!(reads, burst);
+    // What was wrong is forgotten by and by; what was right costs nothing of that.
+    lab.server.time.to(60);
+    let many: Vec<u16> = (0..200)
+        .map(|_| {
+            lab.runtime
+                .block_on(asked(&format!("Bearer {}", good.text)))
+        })
+        .collect();
+    assert!(many.iter().all(|code| *code == 200), "{many:?}");
+}

@@ -1,6 +1,8 @@
 //! Adding records: one thread writes, whoever waits shares its fsync.
 
 use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -55,6 +57,9 @@ pub struct Log {
     requests: mpsc::Sender<Request>,
     head: watch::Receiver<Head>,
 }
+
+/// Where a writer of a record hears of it.
+type Answer = oneshot::Receiver<Result<Receipt, LogError>>;
 
 #[derive(Debug)]
 enum Request {
@@ -114,7 +119,39 @@ impl Log {
     /// # Errors
     ///
     /// [`LogError`]: the certificate must not leave.
-    pub async fn append(&self, mut issued: Issued) -> Result<Receipt, LogError> {
+    pub async fn append(&self, issued: Issued) -> Result<Receipt, LogError> {
+        let (request, done) = self.request(issued)?;
+        let sent = self.requests.send(request).await;
+        sent.map_err(|_| LogError::Closed)?;
+        done.await.map_err(|_| LogError::Closed)?
+    }
+
+    /// Adds records and returns once all are on the disk; the thread that calls waits, whether a
+    /// runtime works on it or not.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError`]: none of their certificates must be used. Some of the records may be there.
+    pub fn append_now(&self, records: Vec<Issued>) -> Result<(), LogError> {
+        let add = || {
+            let mut waiting = Vec::new();
+            for issued in records {
+                let (request, done) = self.request(issued)?;
+                let sent = self.requests.blocking_send(request);
+                sent.map_err(|_| LogError::Closed)?;
+                waiting.push(done);
+            }
+            for done in waiting {
+                done.blocking_recv().map_err(|_| LogError::Closed)??;
+            }
+            Ok(())
+        };
+        // A thread of a runtime may not wait itself.
+        let added = std::thread::scope(|scope| scope.spawn(add).join());
+        added.unwrap_or(Err(LogError::Closed))
+    }
+
+    fn request(&self, mut issued: Issued) -> Result<(Request, Answer), LogError> {
         issued.server = (*self.server).to_owned();
         let body = line::body(&issued)
             .map_err(|error| LogError::file("write a record to", &*self.server, error))?;
@@ -125,10 +162,7 @@ impl Log {
             });
         }
         let (answer, done) = oneshot::channel();
-        let request = Request::Append { body, answer };
-        let sent = self.requests.send(request).await;
-        sent.map_err(|_| LogError::Closed)?;
-        done.await.map_err(|_| LogError::Closed)?
+        Ok((Request::Append { body, answer }, done))
     }
 
     /// The last record that is on the disk.
@@ -229,10 +263,9 @@ impl Writer {
     }
 
     fn write(&mut self, lines: &[u8], head: &Head) -> Result<(), LogError> {
+        self.is_in_place()?;
         if self.poisoned {
-            return Err(LogError::Poisoned {
-                directory: self.directory.clone(),
-            });
+            self.cut_off()?;
         }
         if self.end.length >= self.limit {
             self.rotate()?;
@@ -241,14 +274,66 @@ impl Writer {
         let path = &self.end.segment.path;
         if let Err(error) = file::append(&mut self.end.file, lines) {
             let error = LogError::file("write to", path, error);
-            // What is there of the group goes, so that the next one stands behind the last.
-            // Whether that reached the disk must be sure too: else nothing more is taken.
-            let length = self.end.length;
-            let back = self.end.file.set_len(length);
-            self.poisoned = back.and_then(|()| self.end.file.sync_data()).is_err();
+            // What is there of the group goes, so that the next one stands behind the last. Whether
+            // that reached the disk must be sure too: else nothing more is taken before it has.
+            self.poisoned = true;
+            let _ = self.cut_off();
             return Err(error);
         }
         Ok(())
+    }
+
+    /// Somebody may have moved or deleted the file, or put another disk in its place: what is
+    /// written would go where nobody finds it.
+    fn is_in_place(&self) -> Result<(), LogError> {
+        let path = &self.end.segment.path;
+        let (there, own) = (std::fs::symlink_metadata(path), self.end.file.metadata());
+        let which = |it: std::fs::Metadata| (it.dev(), it.ino());
+        match (there.map(which), own.map(which)) {
+            (Ok(there), Ok(own)) if there == own => Ok(()),
+            _ => Err(LogError::Replaced { path: path.clone() }),
+        }
+    }
+
+    /// Takes away what a failed write left behind the last record that callers know of. The pages
+    /// that the disk did not take are gone with it, so that what follows is not built on them.
+    fn cut_off(&mut self) -> Result<(), LogError> {
+        let cut = self.is_whole().and_then(|()| {
+            self.end.file.set_len(self.end.length)?;
+            self.end.file.sync_data()
+        });
+        cut.map_err(|source| LogError::Poisoned {
+            directory: self.directory.clone(),
+            source: Arc::new(source),
+        })?;
+        self.poisoned = false;
+        Ok(())
+    }
+
+    /// Whether the last record is still there, as it was: lengthening would only hide that.
+    fn is_whole(&self) -> io::Result<()> {
+        let length = self.end.length;
+        if length == 0 {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        let mut file = File::open(&self.end.segment.path)?;
+        let begin = length.saturating_sub(2 * LONGEST as u64);
+        file.seek(SeekFrom::Start(begin))?;
+        file.take(length - begin).read_to_end(&mut bytes)?;
+        let last = bytes.strip_suffix(b"\n").unwrap_or_default();
+        let last = last
+            .rsplit(|byte| *byte == b'\n')
+            .next()
+            .unwrap_or_default();
+        let head = &self.end.head;
+        match line::link(last) {
+            Ok(link) if (link.seq, link.hash) == (head.records, head.hash) => Ok(()),
+            _ => Err(io::Error::other(format!(
+                "record {} is not at its end any more",
+                head.records
+            ))),
+        }
     }
 
     fn rotate(&mut self) -> Result<(), LogError> {

@@ -292,6 +292,50 @@ impl Drop for Process {
     }
 }
 
+/// A server and its children that do nothing (SIGSTOP); they go on when it is dropped.
+#[derive(Debug)]
+pub struct Frozen(Vec<String>);
+
+impl Frozen {
+    fn new(pid: Option<u32>) -> Self {
+        let pid = pid.map_or_else(|| panic!("the server does not run"), |it| it.to_string());
+        let mut frozen = Self(Vec::new());
+        // The one that makes others first.
+        frozen.stop(pid.clone());
+        for child in children(&pid) {
+            frozen.stop(child);
+        }
+        frozen
+    }
+
+    fn stop(&mut self, pid: String) {
+        // A child may have ended meanwhile.
+        if crate::run("kill", &["-STOP", &pid], b"").success() {
+            self.0.push(pid);
+        }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            let _ = crate::run("kill", &["-CONT", pid], b"");
+        }
+    }
+}
+
+/// The processes that `parent` has started and that still run.
+fn children(parent: &str) -> Vec<String> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let names = all.filter_map(|it| it.file_name().into_string().ok());
+    let is_child = |pid: &String| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = stat.rsplit(") ").next().unwrap_or_default();
+        fields.split(' ').nth(1) == Some(parent)
+    };
+    names.filter(is_child).collect()
+}
+
 /// Runs a client to its end and fails the test unless it is content.
 #[track_caller]
 fn client(program: &str, arguments: &[&str], stdin: &[u8]) -> String {

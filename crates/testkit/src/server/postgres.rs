@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use super::{Account, Certificates, Encryption, PASSWORD, PASSWORD_IN_URL, Process, USER};
+use super::{Account, Certificates, Encryption, Frozen, PASSWORD, PASSWORD_IN_URL, Process, USER};
 
 /// A PostgreSQL server with an empty database `kubernetes`.
 #[derive(Debug)]
@@ -128,6 +128,11 @@ impl Postgres {
         if let Some(process) = &self.process {
             process.kill();
         }
+    }
+
+    /// It stands still until the value is dropped: connections come about, and nothing answers.
+    pub fn freeze(&self) -> Frozen {
+        Frozen::new(self.process.as_ref().and_then(Process::pid))
     }
 
     /// Starts it again on the same data after [`Self::kill`], on the same port if that is free.

@@ -1,11 +1,13 @@
 //! The data that servers share, as a server that starts or serves works with them: the same plans
 //! as `reconcile`, `rotate-ca` and `token rotate` make, journalled and undoable.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use kubepki::apply::{Aftermath, Executor, Outcome, Quiet, plan_id, unfinished};
+use kubepki::apply::{Aftermath, Executor, Outcome, plan_id, unfinished};
 use kubepki::bootstrap::{
-    Candidates, Disk, KEY_PREFIX, LocateError, Opened, Passphrase, Verdict, compare, locate,
+    Candidates, Comparison, Disk, KEY_PREFIX, Line, LocateError, Opened, Passphrase, Seen,
+    Standing, Verdict, compare, locate,
 };
 use kubepki::datastore::{DatastoreError, Record};
 use kubepki::edge::file::make_directory;
@@ -15,7 +17,9 @@ use kubepki::plan::{Plan, PlanId};
 use kubepki::reconcile::{ReconcileError, Request, plan_reconcile};
 use kubepki::state::{Locked, StateDir};
 use kubepki::token::Token;
+use kubepki_serve::issuance::Need;
 
+use super::records::{Recorded, Records};
 use super::start::init_args;
 use super::{ServeArgs, tell};
 use crate::command::change::{INTERRUPTED, failed, lock, refuse_unfinished};
@@ -49,6 +53,7 @@ pub(super) struct Commons {
     pub settings: Settings,
     pub connected: Connected,
     pub state: StateDir,
+    pub records: Arc<Records>,
 }
 
 /// What of the datastore is in force here.
@@ -70,6 +75,7 @@ impl Commons {
         world: World,
         args: &ServeArgs,
         settings: Settings,
+        records: Arc<Records>,
     ) -> Result<Self, CliError> {
         let connected = open_or_make(&world.host, &args.endpoint, &settings).await?;
         // A client on this machine holds the lock of the state directory above while it calls us.
@@ -84,6 +90,7 @@ impl Commons {
             args: args.clone(),
             settings,
             connected,
+            records,
         })
     }
 
@@ -195,6 +202,17 @@ impl Commons {
         Ok(is_same.then(|| rows_of(&records)))
     }
 
+    /// Which files on this server's disk are not the datastore's, in words; `None` if all are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::follow`].
+    pub(super) async fn foreign(&self) -> Result<Option<String>, Unfollowed> {
+        let (_, opened, _) = self.opened().await?;
+        let disk = self.disk().await?;
+        Ok(differing(&compare(&opened.bundle, &disk)))
+    }
+
     /// The datastore's rows, what they hold, and the tokens that open them.
     ///
     /// # Errors
@@ -237,7 +255,10 @@ impl Commons {
             entropy: &world.entropy,
             keys: &world.keys,
         })
-        .map_err(refused)?;
+        .map_err(|error| {
+            let differing = opened.and_then(|it| differing(&compare(&it.bundle, &disk)));
+            refused(error, differing)
+        })?;
         self.apply(&plan, &staged, candidates).await
     }
 
@@ -306,7 +327,8 @@ impl Commons {
         locked.drop_unbegun()?;
         stage(&locked, &plan.id, staged)?;
         let passphrases = passphrases(candidates);
-        let executor = self.executor(&locked, &passphrases);
+        let recorded = self.records.of(Need::Urgent);
+        let executor = self.executor(&locked, &passphrases, &recorded);
         match executor.apply(plan).await {
             Ok(Outcome::Finished { .. }) => {
                 // Old plans that stay are in nobody's way.
@@ -365,7 +387,8 @@ impl Commons {
         let candidates = self.candidates().await?;
         let locked = lock(&self.state)?;
         let passphrases = passphrases(&candidates);
-        let executor = self.executor(&locked, &passphrases);
+        let recorded = self.records.of(Need::Urgent);
+        let executor = self.executor(&locked, &passphrases, &recorded);
         let done = match executor.resume(&past.id).await {
             Ok(_) => "finished",
             Err(error) if past.undoes.is_some() => return Err(failed(error)),
@@ -379,9 +402,15 @@ impl Commons {
         Ok(())
     }
 
-    fn executor<'a>(&'a self, locked: &'a Locked, passphrases: &'a [Passphrase]) -> Executor<'a> {
+    /// The log's troubles are no reason not to follow the cluster.
+    fn executor<'a>(
+        &'a self,
+        locked: &'a Locked,
+        passphrases: &'a [Passphrase],
+        recorded: &'a Recorded<'a>,
+    ) -> Executor<'a> {
         Executor {
-            observer: &Quiet,
+            observer: recorded,
             cluster: Some(self.connected.cluster(passphrases)),
             ..self.world.executor(locked)
         }
@@ -392,7 +421,7 @@ impl Commons {
 const OWN: &str = "serve-";
 
 /// Whether a server made the plan by itself.
-fn is_own(id: &PlanId) -> bool {
+pub fn is_own(id: &PlanId) -> bool {
     let purpose = id.0.split_once("Z-").map_or("", |(_, purpose)| purpose);
     purpose.starts_with(OWN)
 }
@@ -417,16 +446,40 @@ fn token(path: &std::path::Path) -> Result<Token, CliError> {
         .map_err(|error| CliError::usage(format!("--token-file {}: {error}", path.display())))
 }
 
-fn refused(error: ReconcileError) -> CliError {
+fn refused(error: ReconcileError, differing: Option<String>) -> CliError {
     match error {
         ReconcileError::Init(error) => init::refused(error),
-        ReconcileError::Newer { words } => CliError::refused(words).hint(
+        ReconcileError::Newer { words } => CliError::refused(match differing {
+            Some(differing) => format!("{words} On the disk {differing}"),
+            None => words,
+        })
+        .hint(
             "`kubepki reconcile --keep datastore` replaces these files, `--keep disk` puts them \
              into the datastore",
         ),
         other => CliError::refused(kubepki::error_chain(&other)),
     }
 }
+
+/// Files that are not the datastore's, with what each side has. It holds no secrets.
+fn differing(compared: &Comparison) -> Option<String> {
+    let differs = |it: &&Line| !matches!(it.standing, Standing::Same | Standing::OnlyOnDisk);
+    let shown = |it: &Line| {
+        let side = |seen: &Option<Seen>| seen.as_ref().map_or("none", |it| &it.words).to_owned();
+        let (path, own, theirs) = (it.path.display(), side(&it.disk), side(&it.datastore));
+        format!("{path} is {own}, the cluster's is {theirs}")
+    };
+    let all: Vec<String> = compared.lines.iter().filter(differs).map(shown).collect();
+    let (first, more) = all.split_at(all.len().min(SHOWN));
+    match (first, more) {
+        ([], _) => None,
+        (first, []) => Some(first.join("; ")),
+        (first, more) => Some(format!("{}; and {} more", first.join("; "), more.len())),
+    }
+}
+
+/// Files that are told of one by one: a CA and its key, of each kind that a server signs with.
+const SHOWN: usize = 4;
 
 /// Why a server's files are not what the datastore holds.
 #[derive(Debug)]

@@ -160,6 +160,12 @@ mod tests {
         assert_eq!(endpoint.0.as_str(), "postgres://u:p@h/d");
         assert!(read("", &[]).unwrap().node_name.is_none());
         assert!(!read("k3s-compatible: false\n", &[]).unwrap().k3s_compatible);
+        let secure = |text: &str, more: &[&str]| read(text, more).unwrap().tls_san_security;
+        assert_eq!(secure("tls-san-security: false\n", &[]), Some(false));
+        let line = ["--tls-san-security"];
+        assert_eq!(secure("tls-san-security: false\n", &line), Some(true));
+        assert_eq!(secure("", &["--tls-san-security=false"]), Some(false));
+        assert_eq!(secure("", &[]), None);
     }
 
     #[test]

@@ -9,16 +9,20 @@ use kubepki::edge::{FreshKeys, SystemEntropy};
 use kubepki::error_chain;
 use kubepki_serve::ending::{Jumps, ending, unbegun};
 use kubepki_serve::health::{Part, State};
-use kubepki_serve::renewal::{AGAIN, EVERY, RELOAD, jittered, look, reload};
+use kubepki_serve::renewal::{AGAIN, EVERY, RELOAD, changed, jittered, look, put_in_force};
 use kubepki_serve::service::{Line, Service};
 use kubepki_serve::tls::Listened;
+use kubepki_serve::tree::Tree;
 use pki::{Certificate, Purpose, UnixTime};
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 
 use super::ServeArgs;
+use super::commons::Commons;
 use super::hooks::Hooks;
+use super::records::Records;
 use super::renew::{Renewal, Trouble, renewed};
+use crate::error::CliError;
 use crate::serving::Alone;
 use crate::world::{Node, World};
 
@@ -37,12 +41,16 @@ pub(super) struct Keeper {
     said: HashMap<String, UnixTime>,
     /// Held while the node's files are changed: CAs that are taken up change them too.
     pub turn: Arc<tokio::sync::Mutex<()>>,
+    /// What is issued here is recorded there.
+    pub records: Arc<Records>,
     /// What is run after a renewal.
     pub hooks: Arc<Hooks>,
     /// When what of it is open is tried again, by `steady`.
     hooks_next: Duration,
     /// One server for a data directory.
     alone: Option<Alone>,
+    /// Who knows what the cluster's files are.
+    pub commons: Option<Arc<Commons>>,
 }
 
 /// See [`Keeper::steady`].
@@ -60,7 +68,7 @@ impl Keeper {
         args: ServeArgs,
         service: Arc<Service>,
         listened: Arc<Listened>,
-        hooks: Arc<Hooks>,
+        (hooks, records): (Arc<Hooks>, Arc<Records>),
     ) -> Self {
         let jumps = Jumps::new(world.now(), steady());
         let next = steady().saturating_add(jittered(EVERY, &SystemEntropy));
@@ -74,9 +82,11 @@ impl Keeper {
             next,
             said: HashMap::new(),
             turn: Arc::default(),
+            records,
             hooks,
             hooks_next: Duration::ZERO,
             alone: None,
+            commons: None,
         }
     }
 
@@ -107,19 +117,13 @@ impl Keeper {
     /// set, and when that is `asked` for.
     pub(super) async fn tick(&mut self, asked: bool) {
         let now = self.world.now();
+        self.record_late();
         let jump = self.jumps.look(now, (self.steady)());
         if let Some(seconds) = jump {
             self.clock_was_set(seconds);
         }
         let due = asked || jump.is_some() || (self.steady)() >= self.next;
-        let taken_up = match reload(&self.service) {
-            Ok(taken_up) => taken_up,
-            Err(error) => {
-                // In the middle of a rotation, as a rule: the next look finds them whole.
-                self.say("files on the disk do not fit together", error_chain(&error));
-                false
-            }
-        };
+        let taken_up = self.files().await;
         self.clock_fits(now);
         if !due && !taken_up {
             return self.hooks(false).await;
@@ -140,6 +144,74 @@ impl Keeper {
             self.next = (self.steady)().saturating_add(jittered(pause, &SystemEntropy));
         }
         self.hooks(due).await;
+    }
+
+    /// Takes up what was changed on the disk, if it is the cluster's. Answers whether anything was.
+    async fn files(&self) -> bool {
+        // Whoever takes CAs up is not looked at half-way.
+        let turn = Arc::clone(&self.turn);
+        let _held = turn.lock().await;
+        let found = match changed(&self.service) {
+            Ok(found) => found,
+            Err(error) => {
+                // In the middle of a rotation, as a rule: the next look finds them whole.
+                let why = format!("they do not fit together: {}", error_chain(&error));
+                self.service.note(Part::Files, State::Warning(why));
+                return false;
+            }
+        };
+        let Some(tree) = found else {
+            if !self.service.health.is_troubled(Part::Files) || !self.are_foreign(false).await {
+                self.service.note(Part::Files, State::Fine);
+            }
+            return false;
+        };
+        if self.are_foreign(true).await {
+            return false;
+        }
+        // Somebody may have gone on while the datastore was asked.
+        let is_still = |now: &Tree| {
+            now.server.bytes == tree.server.bytes && now.client.bytes == tree.client.bytes
+        };
+        match changed(&self.service) {
+            Ok(Some(now)) if is_still(&now) => {
+                self.service.note(Part::Files, State::Fine);
+                put_in_force(&self.service, now)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether files on the disk are others than the cluster's, or nobody knows of some that are
+    /// changed: then those in force stay, and nothing is signed by what lies there.
+    async fn are_foreign(&self, is_changed: bool) -> bool {
+        let Some(commons) = &self.commons else {
+            return false;
+        };
+        let why = match commons.foreign().await {
+            Ok(None) => return false,
+            Ok(Some(differing)) => format!(
+                "{differing}. The cluster's stay in force: `kubepki reconcile --keep datastore` \
+                 puts them back, `kubepki rotate-ca --path DIR` changes the cluster's"
+            ),
+            // The datastore's silence is told of elsewhere.
+            Err(_) if !is_changed => return false,
+            Err(error) => format!(
+                "CAs or passwords were changed on the disk, and whether they are the cluster's is \
+                 not known: {}",
+                CliError::from(error).message
+            ),
+        };
+        self.service.note(Part::Files, State::Warning(why));
+        true
+    }
+
+    /// Records the leaves that could not wait for the log.
+    fn record_late(&self) {
+        if let Some(error) = self.records.catch_up() {
+            let why = format!("leaves of this node are not recorded yet: {}", error.reason);
+            self.service.note(Part::Log, State::Warning(why));
+        }
     }
 
     /// Runs what a renewal left open, and what failed before when its time has come.
@@ -181,7 +253,12 @@ impl Keeper {
     async fn leaves(&mut self) -> bool {
         let (hooks, turn) = (Arc::clone(&self.hooks), Arc::clone(&self.turn));
         let _held = turn.lock().await;
-        match renewed(&self.world, &self.args, &|services| {
+        let is_told = self.service.health.is_troubled(Part::Files);
+        if is_told || self.are_foreign(false).await {
+            return false;
+        }
+        let records = Arc::clone(&self.records);
+        match renewed(&self.world, &self.args, &records, &|services| {
             hooks.foretold(services)
         })
         .await

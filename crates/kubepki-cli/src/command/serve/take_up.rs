@@ -15,10 +15,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kubepki::datastore::DatastoreError;
 use kubepki::edge::{FreshKeys, SystemEntropy};
 use kubepki::error_chain;
-use kubepki_serve::cluster::{Cluster, HEARTBEAT, LOOK, Member, ROUND, WAIT};
+use kubepki_serve::cluster::{
+    Cluster, Forgetting, HEARTBEAT, LOOK, Member, REMEMBERED, ROUND, WAIT,
+};
 use kubepki_serve::health::{Part, State};
+use kubepki_serve::names::Filter;
 use kubepki_serve::renewal::{jittered, look, reload};
 use kubepki_serve::service::Service;
 use kubepki_serve::tls::Listened;
@@ -38,12 +42,15 @@ const SHORT: Duration = Duration::from_secs(2);
 
 /// Follows the datastore for one server.
 pub(super) struct TakeUp {
-    pub(super) commons: Commons,
+    pub(super) commons: Arc<Commons>,
     pub(super) service: Arc<Service>,
     listened: Arc<Listened>,
     pub(super) mode: TakeUpMode,
     /// What is in force.
     pub(super) taken: Taken,
+    rounds: Rounds,
+    /// How far etcd's history is needed.
+    forgetting: Forgetting,
     /// What callers want to be changed.
     orders: mpsc::Receiver<Order>,
     /// Held while the node's files are changed: the keeper changes them too.
@@ -56,6 +63,46 @@ pub(super) struct Taken {
     pub rows: Rows,
     refused: Option<Rows>,
     looks: u32,
+}
+
+/// What does not come with every look.
+#[derive(Debug)]
+struct Rounds {
+    greeting: Round,
+    others: Round,
+    forgetting: Round,
+}
+
+impl Default for Rounds {
+    fn default() -> Self {
+        Self {
+            greeting: Round::of(HEARTBEAT),
+            others: Round::of(ROUND),
+            forgetting: Round::of(REMEMBERED),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Round {
+    every: Duration,
+    left: Duration,
+}
+
+impl Round {
+    fn of(every: Duration) -> Self {
+        Self { every, left: every }
+    }
+
+    /// Whether it is over `pause` after the last question; then the next one begins.
+    fn is_over(&mut self, pause: Duration) -> bool {
+        self.left = self.left.saturating_sub(pause);
+        let is_over = self.left.is_zero();
+        if is_over {
+            self.left = self.every;
+        }
+        is_over
+    }
 }
 
 impl TakeUp {
@@ -72,11 +119,13 @@ impl TakeUp {
         let (hands, orders) = Hands::new();
         service.cluster.controlled_by(Arc::new(hands));
         Self {
-            commons,
+            commons: Arc::new(commons),
             service,
             listened,
             mode,
             taken,
+            rounds: Rounds::default(),
+            forgetting: Forgetting::default(),
             orders,
             turn: Arc::default(),
         }
@@ -85,36 +134,35 @@ impl TakeUp {
     /// Looks every second or so, and changes what callers want to be changed, one after the other,
     /// until it is told to stop. What has begun is ended.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let (mut greeting, mut round) = (HEARTBEAT, ROUND);
         self.service.cluster.heard();
         loop {
             let pause = jittered(LOOK, &SystemEntropy);
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                Some(order) = self.orders.recv() => {
-                    self.carry_out(order).await;
-                    continue;
-                }
+                () = tokio::time::sleep(pause) => self.go_on(pause).await,
+                Some(order) = self.orders.recv() => self.carry_out(order).await,
                 _ = stop.wait_for(|stop| *stop) => break,
-            }
-            let is_heard = self.tick().await;
-            // Whoever is cut off has nobody to greet, and must go on looking at the time.
-            if !is_heard || !self.is_one_of_many() {
-                continue;
-            }
-            greeting = greeting.saturating_sub(pause);
-            round = round.saturating_sub(pause);
-            if greeting.is_zero() {
-                let _ = tokio::time::timeout(SHORT, self.greet(false)).await;
-                greeting = HEARTBEAT;
-            }
-            if round.is_zero() {
-                let _ = tokio::time::timeout(SHORT, self.look_around()).await;
-                round = ROUND;
             }
         }
         if self.is_one_of_many() {
             let _ = tokio::time::timeout(SHORT, self.greet(true)).await;
+        }
+    }
+
+    /// What is to be done once `pause` has passed since the last turn.
+    pub(super) async fn go_on(&mut self, pause: Duration) {
+        let is_heard = self.tick().await;
+        // Whoever is cut off has nobody to greet, and must go on looking at the time.
+        if !is_heard || !self.is_one_of_many() {
+            return;
+        }
+        if self.rounds.greeting.is_over(pause) {
+            let _ = tokio::time::timeout(SHORT, self.greet(false)).await;
+        }
+        if self.rounds.others.is_over(pause) {
+            let _ = tokio::time::timeout(SHORT, self.look_around()).await;
+        }
+        if self.rounds.forgetting.is_over(pause) {
+            let _ = tokio::time::timeout(SHORT, self.forget()).await;
         }
     }
 
@@ -241,12 +289,38 @@ impl TakeUp {
         }
     }
 
+    /// What cannot be forgotten now is the next time.
+    async fn forget(&mut self) {
+        let store = self.commons.connected.store.as_ref();
+        if let Err(error) = self.forgetting.look(store).await {
+            let fields = vec![("reason", error_chain(&error))];
+            tell("the datastore's history was not compacted", fields);
+        }
+    }
+
     /// A file has one server.
     fn is_one_of_many(&self) -> bool {
         self.commons.connected.kind == Kind::Server
     }
 
-    /// Servers that are new are known by the listener's certificate too.
+    /// From now on the listener's certificate learns names.
+    pub(super) fn learn(&self) {
+        let settings = &self.service.settings;
+        let filter = Filter {
+            is_secure: settings.san_security,
+            services: settings.service_cidrs.clone(),
+        };
+        let others = self.service.cluster.sans();
+        let own = [settings.sans.as_slice(), &others].concat();
+        self.service.names.begin(filter, &own);
+    }
+
+    /// Signs for names that are learnt, until it is told to stop.
+    pub(super) fn learning(&self, stop: watch::Receiver<bool>) -> impl Future<Output = ()> + use<> {
+        Arc::clone(&self.service).learns(Arc::clone(&self.listened), stop)
+    }
+
+    /// Servers that are new are known by the listener's certificate too, and what others learnt.
     async fn look_around(&self) {
         let cluster = &self.service.cluster;
         let before = cluster.sans();
@@ -256,7 +330,23 @@ impl TakeUp {
         );
         let own = &self.service.settings.node_name;
         // That the datastore is away shows elsewhere.
-        if cluster.look_around(store, own, now).await.is_err() || cluster.sans() == before {
+        if cluster.look_around(store, own, now).await.is_err() {
+            return;
+        }
+        let learnt = match self.service.names.share(store).await {
+            Ok(learnt) => learnt,
+            // What no server of ours wrote stays as it is.
+            Err(error @ DatastoreError::Malformed { .. }) => {
+                let reason = error_chain(&error);
+                if self.service.names.is_unsaid(&reason) {
+                    let fields = vec![("reason", reason)];
+                    tell("names that were learnt are not shared", fields);
+                }
+                false
+            }
+            Err(_) => false,
+        };
+        if cluster.sans() == before && !learnt {
             return;
         }
         if let Err(error) = look(&self.service, &self.listened, &FreshKeys) {

@@ -9,6 +9,10 @@
     reason = "tests fail by panicking, start the program themselves and spoil files"
 )]
 
+mod datastore;
+mod files;
+mod log;
+
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -26,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A cluster of its own, served or not.
 struct Site {
+    name: &'static str,
     folder: tempfile::TempDir,
     more: Vec<String>,
     environment: Vec<(String, String)>,
@@ -49,7 +54,12 @@ impl Drop for Serving {
 
 impl Site {
     fn new(more: &[&str]) -> Self {
+        Self::named("one", more)
+    }
+
+    fn named(name: &'static str, more: &[&str]) -> Self {
         Self {
+            name,
             folder: tempfile::tempdir().unwrap(),
             more: more.iter().map(|it| (*it).to_owned()).collect(),
             environment: Vec::new(),
@@ -61,7 +71,13 @@ impl Site {
     }
     fn command(&self) -> Command {
         let mut command = Command::new(KUBEPKI);
-        let own = ["127.0.0.1", "--node-ip", "127.0.0.1", "--node-name", "one"];
+        let own = [
+            "127.0.0.1",
+            "--node-ip",
+            "127.0.0.1",
+            "--node-name",
+            self.name,
+        ];
         command
             .args(["serve", "--bind-address"])
             .args(own)
@@ -79,21 +95,7 @@ impl Site {
 
     /// Starts it and waits until it says `text` with its address.
     fn begin(&self, text: &str) -> Serving {
-        let mut child = self.command().spawn().unwrap();
-        let stderr = child.stderr.take().unwrap();
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let _ = sender.send(line);
-            }
-        });
-        let mut serving = Serving {
-            child,
-            lines: Mutex::new(lines),
-            seen: Vec::new(),
-            address: String::new(),
-            data_dir: self.data_dir(),
-        };
+        let mut serving = Serving::spawn(self);
         serving.listens(text);
         serving
     }
@@ -127,6 +129,24 @@ impl Site {
 }
 
 impl Serving {
+    fn spawn(site: &Site) -> Self {
+        let mut child = site.command().spawn().unwrap();
+        let stderr = child.stderr.take().unwrap();
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Self {
+            child,
+            lines: Mutex::new(lines),
+            seen: Vec::new(),
+            address: String::new(),
+            data_dir: site.data_dir(),
+        }
+    }
+
     /// Waits for a line with `text` in it.
     #[track_caller]
     fn until(&mut self, text: &str) -> String {
@@ -219,106 +239,6 @@ fn records(site: &Site) -> usize {
     let exported = site.kubepki(&["log", "export"]);
     assert!(exported.success(), "{}", exported.text());
     exported.stdout.iter().filter(|it| **it == b'\n').count()
-}
-
-/// The disk with the log is replaced: the start is refused, names the way on, and the log tells of
-/// the break for good.
-#[test]
-fn a_lost_log_is_begun_anew() {
-    let site = Site::new(&[]);
-    let server = site.start();
-    let request = site.request();
-    for _ in 0..3 {
-        let (code, body) = server.ask(&request, "a");
-        assert_eq!(code, 200, "{body}");
-    }
-    let own = site.data_dir().join("kubepki/log/one");
-    server.terminate();
-    let kept = records(&site);
-    std::fs::remove_dir_all(&own).unwrap();
-    let refused = site.command().output().unwrap();
-    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(1), "{why}");
-    assert!(why.contains("kubepki log begin-anew"), "{why}");
-    let anew = |more: &[&str]| {
-        let fixed = ["log", "begin-anew", "--server", "one", "--by", "anna"];
-        let rest = ["--why", "the disk was replaced", "--still-for", "0"];
-        site.kubepki(&[&fixed[..], &rest, more].concat())
-    };
-    assert_eq!(anew(&[]).code, Some(5));
-    let done = anew(&["--yes"]);
-    assert!(done.success(), "{}", done.text());
-    assert_eq!(anew(&["--yes"]).code, Some(5));
-    let server = site.start();
-    assert_eq!(server.ask(&request, "a").0, 200);
-    server.terminate();
-    let verified = site.kubepki(&["log", "verify"]);
-    let text = verified.text();
-    assert_eq!(verified.code, Some(0), "{text}");
-    assert!(
-        text.contains("by anna on") && text.contains("the disk was replaced"),
-        "{text}"
-    );
-    assert!(
-        text.contains(&format!("records 1 to {kept} are missing")),
-        "{text}"
-    );
-}
-
-/// A disk without room for the log: nothing leaves, and with room again all goes on.
-#[test]
-fn a_full_disk_issues_nothing() {
-    let small = tempfile::tempdir().unwrap();
-    let path = small.path().display().to_string();
-    let mounted = run(
-        "mount",
-        &["-t", "tmpfs", "-o", "size=8m", "small", &path],
-        b"",
-    );
-    if !mounted.success() {
-        println!("skipped: {}", mounted.text());
-        return;
-    }
-    let unmount = Unmount(path.clone());
-    let site = Site::new(&["--state-dir", &path]);
-    let server = site.start();
-    let request = site.request();
-    assert_eq!(server.ask(&request, "a").0, 200);
-    let filling = format!("cat /dev/zero > {path}/filling 2>/dev/null; true");
-    assert!(run("sh", &["-c", &filling], b"").success());
-    // A page that the log has already may take some records more.
-    let mut answered = 1;
-    let (code, why) = loop {
-        let (code, body) = server.ask(&request, "a");
-        if code != 200 {
-            break (code, body);
-        }
-        answered += 1;
-        assert!(answered < 1000, "the disk is never full");
-    };
-    assert_eq!(code, 503, "{why}");
-    std::fs::remove_file(small.path().join("filling")).unwrap();
-    assert_eq!(server.ask(&request, "a").0, 200);
-    answered += 1;
-    server.terminate();
-    let state = ["--state-dir", path.as_str()];
-    let verified = site.kubepki(&[&["log", "verify"][..], &state].concat());
-    assert_eq!(verified.code, Some(0), "{}", verified.text());
-    let told = format!("{answered} records");
-    assert!(
-        verified.text().contains(&told),
-        "{told}: {}",
-        verified.text()
-    );
-    drop(unmount);
-}
-
-struct Unmount(String);
-
-impl Drop for Unmount {
-    fn drop(&mut self) {
-        let _ = run("umount", &["-l", &self.0], b"");
-    }
 }
 
 /// Leaves that are due at every look: what SIGHUP does, who is told, and that a renewal which is
@@ -463,38 +383,4 @@ fn answers_in_flight_are_finished() {
     );
     let issued = codes.iter().filter(|code| **code == 200).count();
     assert_eq!(records(&site), issued + 1);
-}
-
-/// The datastore is away at the start, then while it serves.
-#[test]
-fn without_its_datastore_it_serves_what_it_can() {
-    let mut postgres = testkit::server::Postgres::start(false);
-    let endpoint = postgres.database("faults");
-    let site = Site::new(&["--datastore-endpoint", &endpoint]);
-    let server = site.start();
-    let request = site.request();
-    assert_eq!(server.ask(&request, "a").0, 200);
-    server.terminate();
-    postgres.kill();
-    let mut server = site.begin("serving without the datastore");
-    assert_eq!(server.curl("/cacerts", &[]).0, 200);
-    let (code, ready) = server.curl("/v1-k3s/readyz", &[]);
-    assert!(
-        code == 503 && ready.contains("down: datastore: "),
-        "{code}: {ready}"
-    );
-    assert_eq!(server.ask(&request, "a").0, 503);
-    postgres.restart();
-    let before = server.address.clone();
-    server.listens("serving");
-    assert_eq!(server.address, before);
-    server.until_asked(&request, 200);
-    postgres.kill();
-    server.until_asked(&request, 503);
-    assert_eq!(server.curl("/cacerts", &[]).0, 200);
-    postgres.restart();
-    server.until_asked(&request, 200);
-    server.terminate();
-    let verified = site.kubepki(&["log", "verify", "--offline"]);
-    assert_eq!(verified.code, Some(0), "{}", verified.text());
 }

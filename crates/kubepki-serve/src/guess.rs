@@ -1,0 +1,80 @@
+//! Guesses of made tokens: each is counted before the datastore is asked for it, so that whoever
+//! guesses costs the datastore no more than the throttle lets through, however many ask at once.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+
+use kubepki::token::made::Entry;
+use pki::Digest;
+
+use crate::access::Identity;
+use crate::service::{Loaded, Request, Service};
+use crate::status::Refusal;
+use crate::throttle::Proof;
+
+/// Tokens that are remembered as right.
+const MOST: usize = 1024;
+
+/// Tokens that were right once, by the SHA-256 of the header that carried them: a site behind one
+/// address that joins with one token guesses nothing. Whether they still are is asked each time.
+#[derive(Debug, Default)]
+pub struct Proven(Mutex<HashSet<Digest>>);
+
+impl Proven {
+    fn has(&self, header: &Digest) -> bool {
+        self.0.lock().is_ok_and(|all| all.contains(header))
+    }
+
+    fn add(&self, header: Digest) {
+        if let Ok(mut all) = self.0.lock() {
+            if all.len() >= MOST {
+                all.clear();
+            }
+            all.insert(header);
+        }
+    }
+
+    fn remove(&self, header: &Digest) {
+        if let Ok(mut all) = self.0.lock() {
+            all.remove(header);
+        }
+    }
+}
+
+impl Service {
+    /// Who the caller is by a made token; whatever else it showed was wrong.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::by_token`], and 429 where too many were wrong before, or are being asked for.
+    pub(crate) async fn by_guess(
+        &self,
+        request: &Request<'_>,
+        loaded: &Loaded,
+        proof: Proof,
+    ) -> Result<(Identity, Option<Entry>), Refusal> {
+        let header = request.authorization.map(pki::sha256);
+        let is_proven = header.as_ref().is_some_and(|it| self.proven.has(it));
+        if !is_proven && !self.counts(request.peer, proof) {
+            return Err(Refusal::TooMany);
+        }
+        let found = self.by_token(request, loaded).await;
+        match (&found, header) {
+            (Err(Refusal::NotAuthorized), header) if is_proven => {
+                self.was_wrong_by(request.peer, proof);
+                header.inspect(|it| self.proven.remove(it));
+            }
+            (Err(Refusal::NotAuthorized), _) => {}
+            (_, header) => {
+                // It was no guess, or nobody knows.
+                if !is_proven {
+                    self.takes_back(request.peer, proof);
+                }
+                if let (Ok(_), Some(header)) = (&found, header) {
+                    self.proven.add(header);
+                }
+            }
+        }
+        found
+    }
+}

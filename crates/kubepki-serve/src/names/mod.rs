@@ -1,0 +1,284 @@
+//! Names that the listener's certificate learns from connections, as K3s's does (reference
+//! section 8.3), under a filter and up to a limit.
+//!
+//! ```text
+//! connection -- its local address, SNI, Host --> shown already?  -> go on (no lock is waited for)
+//!                                                filter, limit   -> refused: nothing changes
+//!                                                learnt          -> one signature for all that wait
+//! ```
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::time::Duration;
+
+use kubepki::edge::FreshKeys;
+use kubepki::error_chain;
+use pki::{Certificate, San};
+use tokio::sync::{Notify, watch};
+
+use crate::renewal::{AGAIN, look};
+use crate::service::{Line, Service};
+use crate::tls::Listened;
+
+mod filter;
+mod share;
+
+use filter::address_of;
+pub use filter::{Filter, Source};
+pub use share::SHARED;
+
+/// Nothing more is learnt by a certificate that carries so many names: it goes over the wire in
+/// every handshake, and who makes names up must not make it grow, nor the server sign, for ever.
+pub const MOST: usize = 128;
+/// The listener's certificate is not signed more often than that for names.
+pub const PAUSE: Duration = Duration::from_secs(1);
+/// For that long a connection waits for a certificate with its name.
+const WAIT: Duration = Duration::from_secs(2);
+/// Refused names that are said; then it goes without saying.
+const SAID: usize = 64;
+
+/// What a certificate answers to.
+#[derive(Debug, Default)]
+struct Shown {
+    names: HashSet<String>,
+    /// Behind `*.`.
+    wildcards: HashSet<String>,
+    addresses: HashSet<IpAddr>,
+}
+
+impl Shown {
+    fn of(leaf: &Certificate) -> Self {
+        let mut shown = Self::default();
+        for san in leaf.sans() {
+            match san {
+                San::Ip(address) => drop(shown.addresses.insert(*address)),
+                San::Dns(name) => {
+                    let name = name.to_ascii_lowercase();
+                    match name.strip_prefix("*.") {
+                        Some(rest) => shown.wildcards.insert(rest.to_owned()),
+                        None => shown.names.insert(name),
+                    };
+                }
+                _ => {}
+            }
+        }
+        shown
+    }
+
+    /// A wildcard stands for one label (RFC 9525 section 6.3).
+    fn has_name(&self, name: &str) -> bool {
+        let is_below = || {
+            let rest = name.split_once('.').map(|(_, rest)| rest);
+            rest.is_some_and(|rest| self.wildcards.contains(rest))
+        };
+        self.names.contains(name) || is_below()
+    }
+
+    fn has(&self, name: &San) -> bool {
+        match name {
+            San::Ip(address) => self.addresses.contains(address),
+            San::Dns(name) => self.has_name(&name.to_ascii_lowercase()),
+            _ => false,
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.names.len() + self.wildcards.len() + self.addresses.len()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Learning {
+    /// By this server or another one.
+    learnt: BTreeSet<San>,
+    /// Refused, and said so.
+    said: BTreeSet<String>,
+}
+
+/// The names of the listener's certificate. Without a [`Filter`] none are learnt.
+#[derive(Debug, Default)]
+pub struct Names {
+    shown: RwLock<Shown>,
+    learning: Mutex<Learning>,
+    filter: OnceLock<Filter>,
+    /// There is something to sign for.
+    asked: Notify,
+    /// Rounds of signing that have begun, and the last one that has ended.
+    begun: AtomicU64,
+    ended: watch::Sender<u64>,
+    /// Held while the certificate's file is changed.
+    pub(crate) hand: Mutex<()>,
+}
+
+impl Names {
+    /// From now on names are learnt. Those that the certificate has beside `own` were learnt
+    /// before, by K3s or by us.
+    pub fn begin(&self, filter: Filter, own: &[San]) {
+        if let (Ok(shown), Ok(mut learning)) = (self.shown.read(), self.learning.lock()) {
+            let names = shown.names.iter().cloned().map(San::Dns);
+            let all = names.chain(shown.addresses.iter().copied().map(San::Ip));
+            learning.learnt.extend(all.filter(|it| !own.contains(it)));
+        }
+        let _ = self.filter.set(filter);
+    }
+
+    /// New connections are shown that leaf.
+    pub fn shows(&self, leaf: &Certificate) {
+        if let Ok(mut shown) = self.shown.write() {
+            *shown = Shown::of(leaf);
+        }
+    }
+
+    /// What was learnt and must be in the certificate.
+    pub fn learnt(&self) -> Vec<San> {
+        let learning = self.learning.lock();
+        learning.map_or_else(|_| Vec::new(), |it| it.learnt.iter().cloned().collect())
+    }
+
+    /// Whether that was not said before, and is worth it.
+    pub fn is_unsaid(&self, text: &str) -> bool {
+        let learning = self.learning.lock();
+        learning.is_ok_and(|mut it| it.said.len() < SAID && it.said.insert(text.to_owned()))
+    }
+
+    /// Whether hosts of requests are looked at.
+    pub(crate) fn heeds_hosts(&self) -> bool {
+        self.filter.get().is_some_and(|filter| !filter.is_secure)
+    }
+}
+
+impl Service {
+    /// A connection has come: to that address of this machine, for that name. Waits for the
+    /// certificate that has both, if they are new and may be learnt, but not for long.
+    pub(crate) async fn met(&self, local: Option<IpAddr>, name: Option<&str>) {
+        let names = &self.names;
+        let local = local.map(|it| it.to_canonical());
+        {
+            let Ok(shown) = names.shown.read() else {
+                return;
+            };
+            let is_known = local.is_none_or(|it| shown.addresses.contains(&it));
+            if is_known && name.is_none_or(|it| shown.has_name(it)) {
+                return;
+            }
+        }
+        let local = local.map(|it| (Source::Local, San::Ip(it)));
+        let name = name.map(|it| (Source::Sni, San::from_text(&it.to_ascii_lowercase())));
+        let rounds = [local, name].into_iter().flatten();
+        let round = rounds
+            .filter_map(|(source, name)| self.learn(source, name))
+            .max();
+        if let Some(round) = round {
+            let mut ended = names.ended.subscribe();
+            let _ = tokio::time::timeout(WAIT, ended.wait_for(|it| *it >= round)).await;
+        }
+    }
+
+    /// A request was for that authority: only addresses are learnt from there.
+    pub(crate) fn met_host(&self, authority: &str) {
+        if let Some(address) = address_of(authority) {
+            self.learn(Source::Host, San::Ip(address.to_canonical()));
+        }
+    }
+
+    /// Learns a name; answers the round of signing after which it is shown, if it is new.
+    fn learn(&self, source: Source, name: San) -> Option<u64> {
+        let names = &self.names;
+        let filter = names.filter.get()?;
+        let (Ok(shown), Ok(mut learning)) = (names.shown.read(), names.learning.lock()) else {
+            return None;
+        };
+        if shown.has(&name) || learning.learnt.contains(&name) {
+            return None;
+        }
+        let waiting = learning.learnt.iter().filter(|it| !shown.has(it)).count();
+        let refusal = if !filter.admits(source, &name) {
+            Some("--tls-san-security lets no such name in: give --tls-san where it is meant")
+        } else if shown.count().saturating_add(waiting) >= MOST {
+            Some(
+                "the certificate has as many names as it may learn: give --tls-san where it is meant",
+            )
+        } else {
+            None
+        };
+        drop(shown);
+        let text = name.to_string();
+        let mut fields = vec![("name", text.clone()), ("from", source.word().to_owned())];
+        if let Some(refusal) = refusal {
+            drop(learning);
+            if names.is_unsaid(&text) {
+                fields.push(("reason", refusal.to_owned()));
+                let message = "the listener's certificate did not learn a name";
+                (self.journal)(&Line { message, fields });
+            }
+            return None;
+        }
+        learning.learnt.insert(name);
+        // What begins after this sees it.
+        let round = names.begun.load(Ordering::SeqCst).saturating_add(1);
+        drop(learning);
+        names.asked.notify_one();
+        let message = "the listener's certificate learns a name";
+        (self.journal)(&Line { message, fields });
+        Some(round)
+    }
+
+    /// Signs for what is learnt, until it is told to stop; once a [`PAUSE`] at most.
+    pub async fn learns(self: Arc<Self>, listened: Arc<Listened>, mut stop: watch::Receiver<bool>) {
+        let mut is_open = false;
+        loop {
+            tokio::select! {
+                () = self.names.asked.notified() => {}
+                () = tokio::time::sleep(AGAIN), if is_open => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            let begun = self
+                .names
+                .begun
+                .fetch_add(1, Ordering::SeqCst)
+                .saturating_add(1);
+            let (service, listened) = (Arc::clone(&self), Arc::clone(&listened));
+            let looked = tokio::task::spawn_blocking(move || {
+                look(&service, &listened, &FreshKeys).map_err(|error| error_chain(&error))
+            });
+            is_open = match looked.await {
+                Ok(Ok(_)) => false,
+                Ok(Err(reason)) => {
+                    let message = "the listener's certificate stays as it is";
+                    let fields = vec![("reason", reason)];
+                    (self.journal)(&Line { message, fields });
+                    true
+                }
+                Err(_) => true,
+            };
+            self.names.ended.send_replace(begun);
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_stands_for_one_label() {
+        let mut shown = Shown::default();
+        shown.names.insert("example.com".to_owned());
+        shown.wildcards.insert("example.com".to_owned());
+        for (name, wanted) in [
+            ("example.com", true),
+            ("a.example.com", true),
+            ("b.a.example.com", false),
+            ("xexample.com", false),
+            ("com", false),
+        ] {
+            assert_eq!(shown.has_name(name), wanted, "{name}");
+        }
+    }
+}
