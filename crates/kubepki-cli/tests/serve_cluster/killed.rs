@@ -26,7 +26,7 @@ impl Killer {
     fn waits(server: &Serving, call: &str, nth: u32) -> Self {
         let inject = format!("inject={call}:signal=KILL:when={nth}");
         let trace = format!("trace={call}");
-        let pid = server.pid().to_string();
+        let pid = server.pid();
         let child = Command::new("strace")
             .args(["-f", "-p", &pid, "-e", &trace, "-e", &inject])
             .args(["-o", "/dev/null"])

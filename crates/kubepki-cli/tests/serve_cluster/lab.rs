@@ -204,12 +204,8 @@ impl Serving {
     }
 
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
+        let pid = self.pid();
         assert!(run("kill", &[name, &pid], b"").success());
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// Waits until it has died.
@@ -228,7 +224,7 @@ impl Serving {
 
     /// Ends it in good order.
     pub fn stop(mut self) {
-        let pid = self.child.id().to_string();
+        let pid = self.pid();
         assert!(run("kill", &["-TERM", &pid], b"").success());
         assert!(self.child.wait().unwrap().success());
     }
