@@ -16,6 +16,7 @@ pub mod config;
 pub mod ending;
 pub mod forgotten;
 pub mod guess;
+mod head;
 pub mod health;
 pub mod issuance;
 mod issuing;

@@ -1,5 +1,7 @@
 //! `node forget`: a node's name is free again.
 
+use std::time::Duration;
+
 use clap::Args;
 use kubepki_serve::forgotten::forget as forget_node;
 
@@ -48,6 +50,14 @@ pub(super) async fn forget(args: &ForgetArgs) -> Result<Exit, CliError> {
                 "No node {name} has come to `kubepki serve` yet: one from before is kept out."
             ),
         });
+    }
+    // What it gets from the next second on is told from what it had.
+    let forgotten = world.now();
+    for _ in 0..40 {
+        if world.now() > forgotten {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     output::talk(
         "Certificates that it has stay good until they end, towards Kubernetes too, but nothing is \
