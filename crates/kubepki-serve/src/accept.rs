@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LAST_MODIFIED,
-};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, LAST_MODIFIED};
 use hyper::service::service_fn;
 use hyper::{Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -22,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::LazyConfigAcceptor;
 use zeroize::Zeroizing;
 
+use crate::head::{authorization, host_problem};
 use crate::leaf::LARGEST_REQUEST;
 use crate::node::NodeHeaders;
 use crate::route::Endpoint;
@@ -399,22 +398,6 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(String::from_utf8_lossy(first.as_bytes()).into_owned())
 }
 
-/// Two of them prove nothing: a program between client and server may have believed the other.
-fn authorization(headers: &HeaderMap) -> Option<&[u8]> {
-    let mut all = headers.get_all(AUTHORIZATION).iter();
-    let first = all.next()?;
-    Some(all.next().map_or(first.as_bytes(), |_| &[]))
-}
-
-/// What RFC 9112 section 3.2 wants refused, in Go's words.
-fn host_problem(version: Version, headers: &HeaderMap) -> Option<&'static str> {
-    match headers.get_all(HOST).iter().count() {
-        0 if version == Version::HTTP_11 => Some("missing required Host header"),
-        0 | 1 => None,
-        _ => Some("too many Host headers"),
-    }
-}
-
 fn response(answer: Answer, version: Version, is_head: bool) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::new()));
     *response.status_mut() = hyper::StatusCode::from_u16(answer.code).unwrap_or_default();
@@ -485,22 +468,5 @@ mod tests {
         assert_eq!(text(&headers, "k3s-node-name").as_deref(), Some("a"));
         headers.append("k3s-node-name", HeaderValue::from_static("b"));
         assert_eq!(text(&headers, "k3s-node-name"), None);
-        assert_eq!(authorization(&headers), None);
-        headers.append(AUTHORIZATION, HeaderValue::from_static("Basic eDp5"));
-        assert_eq!(authorization(&headers), Some(&b"Basic eDp5"[..]));
-        headers.append(AUTHORIZATION, HeaderValue::from_static("Basic eDp5"));
-        assert_eq!(authorization(&headers), Some(&b""[..]));
-    }
-
-    #[test]
-    fn a_request_names_one_host() {
-        let mut headers = HeaderMap::new();
-        assert!(host_problem(Version::HTTP_11, &headers).is_some());
-        assert!(host_problem(Version::HTTP_10, &headers).is_none());
-        assert!(host_problem(Version::HTTP_2, &headers).is_none());
-        headers.append(HOST, HeaderValue::from_static("a"));
-        assert!(host_problem(Version::HTTP_11, &headers).is_none());
-        headers.append(HOST, HeaderValue::from_static("a"));
-        assert!(host_problem(Version::HTTP_11, &headers).is_some());
     }
 }

@@ -25,6 +25,7 @@ impl Service {
         (identity, token): (&Identity, Option<&Entry>),
     ) -> Result<Answer, Refusal> {
         let loaded = self.in_force(request).await?;
+        self.refuse_forgotten(request, identity).await?;
         // A token for one node or for so many must know which one asks.
         let bound = token.is_some_and(|entry| entry.made.is_bound());
         // K3s asks for the node only where the certificate names it, so that every holder of the
@@ -57,11 +58,7 @@ impl Service {
         }
         let is_post = request.method == "POST";
         let asked = read(request.path, is_post, &request.body, self.strictness);
-        if let Err(Refusal::Method(_)) = &asked {
-            let why = "agents before v1.32 send no request and want a key that all of them share; \
-                       --k3s-compatible gives it";
-            self.say("a certificate was not issued", request, why.to_owned());
-        }
+        self.say_old_agent(request, &asked);
         let (spki, shared) = match asked? {
             Asked::Request(spki) => (spki, None),
             Asked::Legacy => {
@@ -84,6 +81,29 @@ impl Service {
         };
         self.issue_in_force(request, identity, order, shared.as_deref())
             .await
+    }
+
+    /// An operator whose agents are old finds out what they need.
+    fn say_old_agent(&self, request: &Request<'_>, asked: &Result<Asked, Refusal>) {
+        if let Err(Refusal::Method(_)) = asked {
+            let why = "agents before v1.32 send no request and want a key that all of them share; \
+                       --k3s-compatible gives it";
+            self.say("a certificate was not issued", request, why.to_owned());
+        }
+    }
+
+    /// A certificate from before its node was forgotten proves nothing any more.
+    async fn refuse_forgotten(
+        &self,
+        request: &Request<'_>,
+        identity: &Identity,
+    ) -> Result<(), Refusal> {
+        let (Some(own), Some(shown)) = (identity.node(), request.certificates.first()) else {
+            return Ok(());
+        };
+        let (datastore, now) = (self.datastore.as_ref(), self.clock.now());
+        let forgotten = &self.passwords.forgotten;
+        forgotten.check(datastore, (own, shown), now).await
     }
 
     /// Every holder of an agent token may be any node, but not the node that a server is: its name

@@ -16,7 +16,7 @@ pub const LARGEST_REQUEST: usize = 64 << 10;
 /// RSA moduli that are taken, in bits.
 const RSA_BITS: std::ops::RangeInclusive<u32> = 2048..=8192;
 /// Leaves begin that long before they are issued, for clocks that are behind.
-const BACKDATE: i64 = 3600;
+pub(crate) const BACKDATE: i64 = 3600;
 
 /// What a body asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,6 +14,7 @@ use kubepki::edge::Entropy;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::forgotten::Forgotten;
 use crate::status::Refusal;
 
 /// Where the records lie.
@@ -22,7 +23,7 @@ pub const PREFIX: &str = "/kubepki/nodes/";
 const LONGEST: usize = 1024;
 /// Seconds for which a record that was read is believed without another look: a node that joins
 /// asks three times at once. What is changed or removed in the datastore holds that much later.
-const FRESH: i64 = 2;
+pub(crate) const FRESH: i64 = 2;
 /// scrypt's cost in K3s's hashes (reference section 5.8): N = 2^15, r = 8, p = 1.
 const COST: (u8, u32, u32) = (15, 8, 1);
 
@@ -133,6 +134,8 @@ pub struct NodePasswords {
     known: Mutex<HashMap<String, Known>>,
     /// One slow hash at a time: each takes 32 MiB.
     slow: tokio::sync::Semaphore,
+    /// Nodes that were removed.
+    pub(crate) forgotten: Forgotten,
 }
 
 /// A password that was found good.
@@ -158,6 +161,7 @@ impl NodePasswords {
             key: hmac::Key::new(hmac::HMAC_SHA256, key),
             known: Mutex::new(HashMap::new()),
             slow: tokio::sync::Semaphore::new(1),
+            forgotten: Forgotten::default(),
         }
     }
 

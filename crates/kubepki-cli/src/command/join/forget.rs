@@ -1,8 +1,9 @@
 //! `node forget`: a node's name is free again.
 
+use std::time::Duration;
+
 use clap::Args;
-use kubepki::datastore::DatastoreError;
-use kubepki_serve::password::PREFIX;
+use kubepki_serve::forgotten::forget as forget_node;
 
 use crate::args::SiteArgs;
 use crate::command::token::cluster_datastore;
@@ -23,41 +24,44 @@ pub struct ForgetArgs {
     pub site: SiteArgs,
 }
 
-/// Removes what `kubepki serve` holds nodes of these names to.
+/// Removes what `kubepki serve` holds nodes of these names to, and has it refuse their
+/// certificates.
 ///
 /// # Errors
 ///
-/// Refused for a node that is not known; what stood before it in the list is forgotten then.
+/// When the datastore cannot be asked or written; what stood before in the list is forgotten then.
 pub(super) async fn forget(args: &ForgetArgs) -> Result<Exit, CliError> {
     let world = World::real();
     let connected = cluster_datastore(&world, &args.endpoint, &args.site, Access::Write).await?;
     let store = connected.store.as_ref();
     for (done, name) in args.names.iter().enumerate() {
-        let exit = |exit| if done > 0 { Exit::Partial } else { exit };
-        let failed = |error: DatastoreError| {
-            let error = reached(error);
-            CliError {
-                exit: exit(error.exit),
-                ..error
-            }
-        };
         let name = name.to_lowercase();
-        let key = format!("{PREFIX}{name}");
-        let Some(present) = store.get(&key).await.map_err(failed)? else {
-            let unknown = CliError::refused(format!("no node {name} has come to `kubepki serve`"));
-            let unknown = CliError {
-                exit: exit(Exit::Refused),
-                ..unknown
-            };
-            return Err(unknown.hint(
-                "K3s's own servers keep a Secret <node>.node-password.k3s in kube-system instead",
-            ));
-        };
-        store.delete(&key, present.revision).await.map_err(failed)?;
-        output::talk(&format!(
-            "Node {name} is forgotten: whoever comes next with a good token has its name."
-        ));
+        let known = forget_node(store, &name, world.now()).await;
+        let known = known.map_err(|error| {
+            let error = reached(error);
+            let exit = if done > 0 { Exit::Partial } else { error.exit };
+            CliError { exit, ..error }
+        })?;
+        output::talk(&match known {
+            true => {
+                format!("Node {name} is forgotten: who comes next with a good token has its name.")
+            }
+            false => format!(
+                "No node {name} has come to `kubepki serve` yet: one from before is kept out."
+            ),
+        });
     }
-    output::talk("Certificates that it has stay good until they end, and renew themselves.");
+    // What it gets from the next second on is told from what it had.
+    let forgotten = world.now();
+    for _ in 0..40 {
+        if world.now() > forgotten {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    output::talk(
+        "Certificates that it has stay good until they end, towards Kubernetes too, but nothing is \
+         renewed by them.",
+    );
     Ok(Exit::Fine)
 }

@@ -100,11 +100,10 @@ pub enum NodeCommand {
     ///
     /// Needs no token. Only what is due is renewed; keys stay.
     Renew(NodeArgs),
-    /// Let another machine have a node's name: forget the password that `kubepki serve` holds it
-    /// to.
+    /// Remove nodes from `kubepki serve`: their names are free, their certificates renew nothing.
     ///
-    /// For a machine that was set up anew and comes with another password, and is refused with
-    /// "hash does not match". Servers look again within two seconds.
+    /// For machines that are gone, and for one that was set up anew, comes with another password
+    /// and is refused with "hash does not match". Servers know of it within two seconds.
     Forget(ForgetArgs),
 }
 
