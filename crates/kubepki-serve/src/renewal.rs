@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kubepki::edge::{Entropy, KeySource};
 
+use crate::health::Part;
 use crate::listener::{PortError, WINDOW, Wanted, prepare};
 use crate::service::{Line, Loaded, Service};
 use crate::tls::Listened;
@@ -114,7 +115,7 @@ pub fn look(
     };
     // Somebody is putting CAs in place, file by file: what the former CA signs now would overwrite
     // the listener's certificate that comes with them. One that ends soon cannot wait for that.
-    let is_behind = loaded.tree.is_behind();
+    let is_behind = loaded.tree.is_behind() || service.health.is_troubled(Part::Files);
     if is_behind
         && listened
             .remaining(wanted.now)
