@@ -23,7 +23,7 @@ mod alive;
 mod open;
 mod reach;
 
-pub use alive::refuse_living;
+pub use alive::{Ours, refuse_living};
 pub use kubepki_datastore::Access;
 pub use open::{open, open_or_make, snapshot};
 pub use reach::{Reach, supervisor};

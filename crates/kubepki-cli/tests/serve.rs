@@ -182,6 +182,64 @@ fn a_first_start_makes_a_cluster_that_serves_again_after_its_end() {
 }
 
 #[test]
+fn agents_are_told_what_the_clusters_k3s_is_configured_to_tell_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = |name: &str, config: Option<&str>| -> serde_json::Value {
+        let data_dir = folder.path().join(name);
+        let mut more = vec!["--node-name", "one", "--https-listen-port", "0"];
+        let path = folder.path().join(format!("{name}.yaml"));
+        let path = path.display().to_string();
+        if let Some(text) = config {
+            std::fs::write(&path, text).unwrap();
+            more.extend(["--k3s-config", &path]);
+        }
+        let mut server = Serving::start(command(&data_dir, &more));
+        let address = server.address();
+        let passwd = std::fs::read_to_string(data_dir.join("server/cred/passwd")).unwrap();
+        let user = format!("node:{}", passwd.split(',').next().unwrap());
+        let config = curl(&data_dir, &address, "/v1-k3s/config", &["-u", &user]);
+        serde_json::from_str(&config).unwrap()
+    };
+    let written = told(
+        "written",
+        Some(
+            "cluster-cidr: 10.52.7.1/16,fd52::/56\nservice-cidr: 10.53.0.0/16,fd53::/112\n\
+             disable-network-policy: true\ndisable-kube-proxy: true\n\
+             system-default-registry: registry.example\nservice-node-port-range: 20000-22767\n\
+             egress-selector-mode: pod\nflannel-backend: wireguard-native\n\
+             flannel-ipv6-masq: true\nembedded-registry: true\n",
+        ),
+    );
+    for (name, value) in [
+        ("ClusterIPRange", r#"{"IP":"10.52.0.0","Mask":"//8AAA=="}"#),
+        ("ClusterDNS", r#""10.53.0.10""#),
+        ("ClusterDNSs", r#"["10.53.0.10","fd53::a"]"#),
+        ("DisableNPC", "true"),
+        ("DisableKubeProxy", "true"),
+        ("DisableCCM", "false"),
+        ("SystemDefaultRegistry", r#""registry.example""#),
+        ("ServiceNodePortRange", r#"{"Base":20000,"Size":2768}"#),
+        ("EgressSelectorMode", r#""pod""#),
+        ("FlannelBackend", r#""wireguard-native""#),
+        ("FlannelIPv6Masq", "true"),
+        ("EmbeddedRegistry", "true"),
+    ] {
+        assert_eq!(written[name].to_string(), value, "{name}");
+    }
+    // Of a tree that no K3s is configured for. Network policies are the nodes' own work.
+    let unknown = told("unknown", None);
+    for (name, value) in [
+        ("DisableNPC", "false"),
+        ("DisableCCM", "true"),
+        ("EgressSelectorMode", r#""disabled""#),
+        ("ClusterDNSs", r#"["10.43.0.10"]"#),
+        ("SystemDefaultRegistry", r#""""#),
+    ] {
+        assert_eq!(unknown[name].to_string(), value, "{name}");
+    }
+}
+
+#[test]
 fn what_it_may_not_or_cannot_serve_is_said() {
     let fixture = Fixture::new("k3s-1.36-sqlite");
     let data_dir = fixture.data_dir();
@@ -193,6 +251,12 @@ fn what_it_may_not_or_cannot_serve_is_said() {
         why.contains("cannot listen on 127.0.0.1") && why.contains("--https-listen-port"),
         "{why}"
     );
+
+    // Nobody wants a cluster that cannot be reached.
+    let new = tempfile::tempdir().unwrap();
+    let (code, why) = refused(&new.path().join("k3s"), &["--https-listen-port", &port]);
+    assert_eq!(code, Some(5), "{why}");
+    assert!(!new.path().join("k3s/server").exists(), "{why}");
 
     let (code, why) = refused(&data_dir, &["--cluster-cidr", "10.42.0.0"]);
     assert_eq!(code, Some(2), "{why}");

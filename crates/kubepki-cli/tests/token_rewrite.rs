@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use pki::Certificate;
 use testkit::{DiffOptions, Fixture, Run, Tree};
 
 const KUBEPKI: &str = env!("CARGO_BIN_EXE_kubepki");
@@ -438,5 +439,60 @@ fn an_agent_is_prepared_for_a_staged_set() {
         run.success() && run.text().contains("Nothing to rewrite"),
         "{}",
         run.text()
+    );
+}
+
+/// Pin sets stand in the files of `kubepki join` and `kubepki serve`.
+#[test]
+fn pin_sets_are_told_of_and_get_the_new_key_where_they_need_it() {
+    let place = Place::new();
+    let data = place.root().join("var/lib/rancher/k3s");
+    let bundle = fs::read(data.join("server/tls/server-ca.crt")).unwrap();
+    let present = Certificate::all_from_pem(&bundle).unwrap();
+    let roots = present.iter().filter(|it| it.is_self_issued());
+    let own: Vec<String> = roots.map(|it| it.spki_sha256().to_string()).collect();
+    let other = Fixture::without_datastore("k3s-1.36-custom-ca");
+    let staged = other.data_dir().join("server");
+    let staged_file = fs::read(staged.join("tls/server-ca.crt")).unwrap();
+    let staged_root = Certificate::all_from_pem(&staged_file).unwrap();
+    let staged_root = staged_root.last().unwrap().spki_sha256().to_string();
+    let credential = "abc123.0123456789abcdef0123456789abcdef";
+    let (old, new) = (own.last().unwrap(), own.first().unwrap());
+    assert!(old != new);
+    let path = place.root().join("etc/agents-token");
+    let rewrite = |more: &[&str]| {
+        let all = [&["--yes", "--file", "/etc/agents-token"], more].concat();
+        place.run(&all)
+    };
+    let says = |run: &Run, word: &str| {
+        let text = run.text();
+        assert!(text.contains(word) && !text.contains(credential), "{text}");
+    };
+    write(&path, &format!("K10P1.{old}::{credential}\n"), 0o600);
+    // The old root's key leads to the new one, which it has cross-signed.
+    says(&rewrite(&["--dry-run"]), "good as it is");
+    // Under another root it must be told of that one.
+    let staged = staged.to_str().unwrap();
+    let run = rewrite(&["--path", staged]);
+    assert_eq!(run.code, Some(7), "the strangers of before: {}", run.text());
+    says(&run, "the CA's is added");
+    let expected = format!("K10P1.{old}+{staged_root}::{credential}\n");
+    assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+    // Once more: it is good now, and a plan in JSON says so.
+    let run = rewrite(&["--path", staged, "-o", "json"]);
+    says(&run, "good as it is");
+    let plan: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
+    let notes = plan["notes"].to_string();
+    assert!(notes.contains("/etc/agents-token:1"), "{notes}");
+    assert_eq!(plan["steps"].as_array().map(Vec::len), Some(0));
+    // A stranger's pins, and pins where only a hash is named.
+    let stranger = "ab".repeat(32);
+    write(&path, &format!("K10P1.{stranger}::{credential}\n"), 0o600);
+    let run = rewrite(&["--dry-run"]);
+    assert_eq!(run.code, Some(7), "{}", run.text());
+    says(&run, "not known to be this cluster's");
+    says(
+        &rewrite(&["--dry-run", "--to-hash", STRANGE]),
+        "a hash tells no key",
     );
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kubepki::datastore::{Archive, Datastore, DatastoreError};
+use kubepki::datastore::{Archive, Board, DatastoreError};
 
 use crate::endpoint::{Endpoint, Tls};
 use crate::etcd::EtcdStore;
@@ -18,9 +18,9 @@ pub enum Access {
 }
 
 /// A datastore whose past can be looked at: everything that [`open`] opens.
-pub trait Store: Datastore + Archive {}
+pub trait Store: Archive + Board {}
 
-impl<T: Datastore + Archive> Store for T {}
+impl<T: Archive + Board> Store for T {}
 
 /// Connects to `endpoint` and makes sure that K3s keeps its data there.
 ///

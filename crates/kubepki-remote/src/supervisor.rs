@@ -53,8 +53,9 @@ pub enum SupervisorError {
     },
     /// Its CA is not the one in the token.
     #[error(
-        "the token pins the CA hash {pinned}, and {url} has {seen}: this is another cluster, or \
-         its CA was rotated since the token was written; nothing secret was sent"
+        "token CA hash does not match the Cluster CA certificate hash: {pinned} != {seen}: {url} \
+         is another cluster's, or its CA was rotated since the token was written; nothing secret \
+         was sent"
     )]
     OtherAuthority {
         /// Its URL.
@@ -167,7 +168,8 @@ fn node_advice(status: u16) -> &'static str {
         }
         403 => {
             "; another node has this name and another password (choose --node-name, or delete the \
-             Secret <node>.node-password.k3s in kube-system), or the credential is no agent's"
+             Secret <node>.node-password.k3s in kube-system; at `kubepki serve`: `kubepki node \
+             forget`), or the credential is no agent's"
         }
         404 | 405 => "; this is no K3s server, or an old one",
         429 | 503 => "; it is starting or busy, try again in a moment",

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, LAST_MODIFIED,
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LAST_MODIFIED,
 };
 use hyper::service::service_fn;
 use hyper::{Response, Version};
@@ -28,6 +28,7 @@ use crate::route::Endpoint;
 use crate::service::{Request, Service};
 use crate::status::{Answer, Refusal};
 use crate::throttle::network;
+use crate::wishes::Wishes;
 
 /// What one client, or all together, may take.
 #[derive(Debug, Clone, Copy)]
@@ -257,8 +258,12 @@ async fn respond(
 ) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
     let version = request.version();
     let is_head = request.method() == hyper::Method::HEAD;
+    let wishes = Wishes::of(request.headers());
     let answer = answer(shared, peer, certificates, request).await;
-    Ok(response(answer, version, is_head))
+    let (answer, headers) = wishes.meet(answer);
+    let mut response = response(answer, version, is_head);
+    response.headers_mut().extend(headers);
+    Ok(response)
 }
 
 async fn answer(
@@ -279,7 +284,7 @@ async fn answer(
         path: head.uri.path(),
         query: head.uri.query(),
         is_form: text(&head.headers, "content-type").is_some_and(|it| is_form(&it)),
-        authorization: head.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes),
+        authorization: authorization(&head.headers),
         certificates,
         node: NodeHeaders {
             name: text(&head.headers, "k3s-node-name"),
@@ -290,9 +295,10 @@ async fn answer(
     };
     let service = &shared.service;
     let place = shared.requests.try_acquire();
-    let admitted = match &place {
-        Ok(_) => service.admit(&ours).await,
-        Err(_) => Err(Refusal::TooMany),
+    let admitted = match (&place, host_problem(head.version, &head.headers)) {
+        (_, Some(problem)) => Err(Refusal::Bad(problem.to_owned())),
+        (Ok(_), None) => service.admit(&ours).await,
+        (Err(_), None) => Err(Refusal::TooMany),
     };
     let admitted = match admitted {
         Ok(admitted) => admitted,
@@ -393,6 +399,22 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(String::from_utf8_lossy(first.as_bytes()).into_owned())
 }
 
+/// Two of them prove nothing: a program between client and server may have believed the other.
+fn authorization(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut all = headers.get_all(AUTHORIZATION).iter();
+    let first = all.next()?;
+    Some(all.next().map_or(first.as_bytes(), |_| &[]))
+}
+
+/// What RFC 9112 section 3.2 wants refused, in Go's words.
+fn host_problem(version: Version, headers: &HeaderMap) -> Option<&'static str> {
+    match headers.get_all(HOST).iter().count() {
+        0 if version == Version::HTTP_11 => Some("missing required Host header"),
+        0 | 1 => None,
+        _ => Some("too many Host headers"),
+    }
+}
+
 fn response(answer: Answer, version: Version, is_head: bool) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::new()));
     *response.status_mut() = hyper::StatusCode::from_u16(answer.code).unwrap_or_default();
@@ -463,5 +485,22 @@ mod tests {
         assert_eq!(text(&headers, "k3s-node-name").as_deref(), Some("a"));
         headers.append("k3s-node-name", HeaderValue::from_static("b"));
         assert_eq!(text(&headers, "k3s-node-name"), None);
+        assert_eq!(authorization(&headers), None);
+        headers.append(AUTHORIZATION, HeaderValue::from_static("Basic eDp5"));
+        assert_eq!(authorization(&headers), Some(&b"Basic eDp5"[..]));
+        headers.append(AUTHORIZATION, HeaderValue::from_static("Basic eDp5"));
+        assert_eq!(authorization(&headers), Some(&b""[..]));
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        let mut headers = HeaderMap::new();
+        assert!(host_problem(Version::HTTP_11, &headers).is_some());
+        assert!(host_problem(Version::HTTP_10, &headers).is_none());
+        assert!(host_problem(Version::HTTP_2, &headers).is_none());
+        headers.append(HOST, HeaderValue::from_static("a"));
+        assert!(host_problem(Version::HTTP_11, &headers).is_none());
+        headers.append(HOST, HeaderValue::from_static("a"));
+        assert!(host_problem(Version::HTTP_11, &headers).is_some());
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kubepki::datastore::{Datastore, DatastoreError};
+use kubepki::datastore::{Archive, Board, Datastore, DatastoreError};
 use pki::{San, UnixTime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -21,7 +21,7 @@ use crate::status::Refusal;
 
 /// Where servers' records lie.
 pub const SERVERS: &str = "/kubepki/servers/";
-/// How often a server renews its record: each time costs a row until kine or etcd compacts.
+/// How often a server renews its record.
 pub const HEARTBEAT: Duration = Duration::from_secs(20);
 /// How often it looks at the others'.
 pub const ROUND: Duration = Duration::from_secs(3);
@@ -231,20 +231,21 @@ impl Cluster {
         self.others.read().map(|all| look(&all)).unwrap_or_default()
     }
 
-    /// Renews this server's own record.
+    /// Renews this server's own record, in its place: signs of life do not fill a datastore.
     ///
     /// # Errors
     ///
     /// When the datastore cannot be asked.
-    pub async fn greet(datastore: &dyn Datastore, own: &Member) -> Result<(), DatastoreError> {
+    pub async fn greet(board: &dyn Board, own: &Member) -> Result<(), DatastoreError> {
         let key = format!("{SERVERS}{}", own.node);
         let value = serde_json::to_vec(own).map_err(|error| DatastoreError::Malformed {
             place: key.clone(),
             problem: error.to_string(),
         })?;
-        let written = match datastore.get(&key).await? {
-            Some(record) => datastore.update(&key, record.revision, &value).await,
-            None => datastore.create(&key, &value).await,
+        let written = match board.get(&key).await? {
+            Some(record) if *record.value == value => return Ok(()),
+            Some(record) => board.rewrite(&record, &value).await,
+            None => board.create(&key, &value).await,
         };
         match written {
             // Another process with this name: the next time tells.
@@ -292,10 +293,44 @@ impl Cluster {
     }
 }
 
+/// How long etcd remembers what was replaced, where no API server says otherwise: twice as long as
+/// with one.
+pub const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// Where API servers note how far they have compacted etcd (Kubernetes `storage/etcd3/compact.go`).
+const COMPACTED: &str = "compact_rev_key";
+
+/// Has etcd forget its history where no API server does: else the signs of life fill it.
+#[derive(Debug, Default)]
+pub struct Forgetting {
+    /// The newest revision at the last look, and where the API servers' note stood.
+    last: Option<(i64, Option<i64>)>,
+}
+
+impl Forgetting {
+    /// To be called every [`REMEMBERED`]: forgets what was replaced before the last call, unless
+    /// an API server has compacted since. Answers whether it did.
+    ///
+    /// # Errors
+    ///
+    /// When the datastore cannot be asked, or does not forget.
+    pub async fn look<S: Archive + Board + ?Sized>(
+        &mut self,
+        store: &S,
+    ) -> Result<bool, DatastoreError> {
+        let newest = store.newest_revision().await?;
+        let note = store.get(COMPACTED).await?.map(|it| it.revision);
+        match self.last.replace((newest, note)) {
+            Some((then, before)) if before == note && then > 0 => store.forget(then).await,
+            _ => Ok(false),
+        }
+    }
+}
+
 /// A record that moved is alive now; one that is seen for the first time is as old as it says.
 fn seen(before: Option<&Seen>, member: Member, revision: i64, now: UnixTime) -> Seen {
     let moved = match before {
-        Some(before) if before.revision == revision => before.moved,
+        Some(before) if before.revision == revision && before.member == member => before.moved,
         Some(_) => Instant::now(),
         None => {
             let age = now.as_secs().saturating_sub(member.heard);

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use kubepki::k3s::PortRange;
 use pki::San;
 use serde_json::{Value, json};
 
@@ -30,8 +31,57 @@ pub struct Settings {
     pub cluster_domain: String,
     /// `--flannel-backend`.
     pub flannel_backend: String,
+    /// The other flags of servers that agents follow.
+    pub flags: Flags,
     /// `<data-dir>/server` as agents are told it.
     pub data_dir: String,
+}
+
+/// Flags of K3s's servers that agents follow (K3s's `pkg/agent/config`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flags {
+    /// `--disable-cloud-controller`.
+    pub disable_cloud_controller: bool,
+    /// `--disable-network-policy`.
+    pub disable_network_policy: bool,
+    /// `--disable-kube-proxy`.
+    pub disable_kube_proxy: bool,
+    /// `--disable-helm-controller`.
+    pub disable_helm_controller: bool,
+    /// `--embedded-registry`.
+    pub embedded_registry: bool,
+    /// `--flannel-ipv6-masq`.
+    pub flannel_ipv6_masq: bool,
+    /// `--flannel-external-ip`.
+    pub flannel_external_ip: bool,
+    /// `--supervisor-metrics`.
+    pub supervisor_metrics: bool,
+    /// `--egress-selector-mode`.
+    pub egress_selector_mode: String,
+    /// `--system-default-registry`.
+    pub system_default_registry: String,
+    /// `--service-node-port-range`.
+    pub node_ports: PortRange,
+}
+
+impl Default for Flags {
+    /// Of a cluster of which nothing is known: this server runs no controllers and no tunnel, and
+    /// nodes do what they do by themselves, network policies among it.
+    fn default() -> Self {
+        Self {
+            disable_cloud_controller: true,
+            disable_network_policy: false,
+            disable_kube_proxy: false,
+            disable_helm_controller: true,
+            embedded_registry: false,
+            flannel_ipv6_masq: false,
+            flannel_external_ip: false,
+            supervisor_metrics: false,
+            egress_selector_mode: "disabled".to_owned(),
+            system_default_registry: String::new(),
+            node_ports: PortRange::default(),
+        }
+    }
 }
 
 /// The six suites of K3s's listener, in its order.
@@ -58,6 +108,7 @@ pub fn config(settings: &Settings, tree: &Tree) -> Value {
         .map(ToString::to_string)
         .collect();
     let sans: Vec<String> = settings.sans.iter().map(ToString::to_string).collect();
+    let flags = &settings.flags;
     let psk = tree.ipsec_psk.as_ref().map_or("", |text| text.as_str());
     json!({
         "ClusterDNSs": dns,
@@ -65,30 +116,31 @@ pub fn config(settings: &Settings, tree: &Tree) -> Value {
         "ClusterDNS": dns.first(),
         "ClusterDomain": settings.cluster_domain,
         "ClusterIPRange": pods.first(),
-        "DisableCCM": true,
-        "DisableHelmController": true,
-        "DisableNPC": true,
-        "EmbeddedRegistry": false,
+        "DisableCCM": flags.disable_cloud_controller,
+        "DisableHelmController": flags.disable_helm_controller,
+        "DisableNPC": flags.disable_network_policy,
+        "EmbeddedRegistry": flags.embedded_registry,
         "FlannelBackend": settings.flannel_backend,
-        "FlannelIPv6Masq": false,
-        "FlannelExternalIP": false,
-        "EgressSelectorMode": "disabled",
+        "FlannelIPv6Masq": flags.flannel_ipv6_masq,
+        "FlannelExternalIP": flags.flannel_external_ip,
+        "EgressSelectorMode": flags.egress_selector_mode,
         "ServiceIPRange": services.first(),
         "ServiceIPRanges": services,
-        "SupervisorMetrics": false,
+        "SupervisorMetrics": flags.supervisor_metrics,
         "AdvertisePort": settings.port,
         "AdvertiseIP": settings.advertise_ip.to_string(),
         "HTTPSPort": settings.port,
         "SupervisorPort": settings.port,
         "APIServerPort": settings.port.saturating_add(1),
-        "ServiceNodePortRange": { "Base": 30000, "Size": 2768 },
+        "ServiceNodePortRange": { "Base": flags.node_ports.base, "Size": flags.node_ports.size },
         "DataDir": settings.data_dir,
         "DisableAPIServer": false,
         "DisableETCD": false,
-        "DisableKubeProxy": false,
+        "DisableKubeProxy": flags.disable_kube_proxy,
         "DisableServiceLB": true,
         "Rootless": false,
         "ServiceLBNamespace": "kube-system",
+        "SystemDefaultRegistry": flags.system_default_registry,
         "IPSECPSK": psk,
         "MinTLSVersion": "",
         "CipherSuites": SUITES,

@@ -8,7 +8,7 @@ use kubepki::token::made::Entry;
 use pki::Digest;
 
 use crate::access::Identity;
-use crate::service::{Request, Service};
+use crate::service::{Loaded, Request, Service};
 use crate::status::Refusal;
 use crate::throttle::Proof;
 
@@ -50,14 +50,15 @@ impl Service {
     pub(crate) async fn by_guess(
         &self,
         request: &Request<'_>,
+        loaded: &Loaded,
         proof: Proof,
-    ) -> Result<(Identity, Entry), Refusal> {
+    ) -> Result<(Identity, Option<Entry>), Refusal> {
         let header = request.authorization.map(pki::sha256);
         let is_proven = header.as_ref().is_some_and(|it| self.proven.has(it));
         if !is_proven && !self.counts(request.peer, proof) {
             return Err(Refusal::TooMany);
         }
-        let found = self.by_token(request).await;
+        let found = self.by_token(request, loaded).await;
         match (&found, header) {
             (Err(Refusal::NotAuthorized), header) if is_proven => {
                 self.was_wrong_by(request.peer, proof);

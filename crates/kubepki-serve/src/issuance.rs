@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use pki::{Digest, San, Serial, UnixTime};
+use pki::{Certificate, DAY, Digest, San, Serial, UnixTime};
 
 /// One certificate that was issued, for whom, from where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,4 +83,43 @@ pub trait IssuanceLog: Send + Sync {
     ///
     /// When the record is not durable: then its certificate must not leave.
     async fn append(&self, record: IssueRecord) -> Result<Position, LogError>;
+}
+
+/// Keeps records of what a server issues to its own node.
+pub trait OwnRecords: Send + Sync + std::fmt::Debug {
+    /// Records a leaf before anybody has it. `name` says what it is for: `dynamic-listener`.
+    ///
+    /// # Errors
+    ///
+    /// When the record is not durable and the leaf [`Need::CanWait`]: then it is not used. One that
+    /// is [`Need::Urgent`] is used all the same, and recorded as soon as that can be.
+    fn issued(&self, name: &str, leaf: &Certificate, need: Need) -> Result<(), LogError>;
+}
+
+/// Whether the node can do without a leaf for now. A log that takes no records (a full disk, as a
+/// rule) must not end a cluster whose leaves end, nor keep it on CAs that were replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// The one in place will do for some days: it stays.
+    CanWait,
+    /// There is none that will do.
+    Urgent,
+}
+
+/// A leaf that ends within that time does not wait for the log.
+pub const LAST_DAYS: i64 = 7 * DAY;
+
+impl Need {
+    /// What a node needs whose leaf `present` should be by `issuer`.
+    pub fn of(present: Option<&Certificate>, issuer: &Certificate, now: UnixTime) -> Self {
+        let will_do = present.is_some_and(|leaf| {
+            leaf.validity().contains(now)
+                && leaf.validity().remaining(now) > LAST_DAYS
+                && leaf.verify_signature(issuer.spki_der()).is_ok()
+        });
+        match will_do {
+            true => Self::CanWait,
+            false => Self::Urgent,
+        }
+    }
 }

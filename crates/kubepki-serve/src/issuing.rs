@@ -56,7 +56,13 @@ impl Service {
             self.cluster.refuse_others(name, &addresses)?;
         }
         let is_post = request.method == "POST";
-        let (spki, shared) = match read(request.path, is_post, &request.body, self.strictness)? {
+        let asked = read(request.path, is_post, &request.body, self.strictness);
+        if let Err(Refusal::Method(_)) = &asked {
+            let why = "agents before v1.32 send no request and want a key that all of them share; \
+                       --k3s-compatible gives it";
+            self.say("a certificate was not issued", request, why.to_owned());
+        }
+        let (spki, shared) = match asked? {
             Asked::Request(spki) => (spki, None),
             Asked::Legacy => {
                 let shared = loaded.tree.shared_key(kind.shared_key());

@@ -35,3 +35,4 @@ pub mod throttle;
 pub mod tls;
 pub mod token;
 pub mod tree;
+mod wishes;

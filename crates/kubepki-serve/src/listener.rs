@@ -12,6 +12,7 @@ use pki::{
 use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
+use crate::issuance::{LogError, Need, OwnRecords};
 use crate::leaf::validity;
 use crate::tls::certified;
 use crate::tree::Tree;
@@ -66,6 +67,8 @@ pub struct Wanted<'a> {
     pub entropy: &'a dyn Entropy,
     /// A key, where there is none yet.
     pub keys: &'a dyn KeySource,
+    /// Where a new one is recorded before it is used.
+    pub records: &'a dyn OwnRecords,
 }
 
 /// What was found or done.
@@ -77,6 +80,8 @@ pub struct Port {
     pub leaf: Certificate,
     /// Why it was issued just now; `None` if the present one is good.
     pub issued: Option<&'static str>,
+    /// Why the present one stays although another was wanted: that could not be recorded.
+    pub unrecorded: Option<LogError>,
 }
 
 /// The certificate in the file, or a new one: where there is none, it is due, lacks a wanted
@@ -109,13 +114,7 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
         false => why(tree, wanted, present.as_ref()),
     };
     if let (None, Some(present)) = (why, &present) {
-        let leaf = present.certificates().map_err(PortError::Material)?;
-        return Ok(Port {
-            certified: certified(&present.certificate, &present.key)
-                .map_err(PortError::Material)?,
-            leaf: first(leaf)?,
-            issued: None,
-        });
+        return as_it_is(present, None);
     }
     let authority = tree.server.issuer.authority.certificate();
     if !authority.validity().contains(wanted.now) {
@@ -126,6 +125,14 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
     }
     let kept = present.as_ref().filter(|_| !is_asked);
     let New { key, sans, leaf } = new(tree, wanted, present.as_ref(), kept)?;
+    let old = present.as_ref().and_then(|it| it.certificates().ok());
+    let old = old.as_ref().and_then(|it| it.first());
+    let need = Need::of(old, authority, wanted.now);
+    if let Err(error) = wanted.records.issued(NAME, &leaf, need)
+        && let Some(present) = &present
+    {
+        return as_it_is(present, Some(error));
+    }
     let mut chain = leaf.to_pem();
     let behind = served_chain(&tree.server.certificates);
     chain.extend(behind.into_iter().map(Certificate::to_pem));
@@ -149,6 +156,20 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
         certified: certified(chain.as_bytes(), pem.as_bytes()).map_err(PortError::Material)?,
         leaf,
         issued: why,
+        unrecorded: None,
+    })
+}
+
+/// In the issuance log, as the catalogue calls it.
+const NAME: &str = "dynamic-listener";
+
+fn as_it_is(present: &Listener, unrecorded: Option<LogError>) -> Result<Port, PortError> {
+    let leaf = present.certificates().map_err(PortError::Material)?;
+    Ok(Port {
+        certified: certified(&present.certificate, &present.key).map_err(PortError::Material)?,
+        leaf: first(leaf)?,
+        issued: None,
+        unrecorded,
     })
 }
 

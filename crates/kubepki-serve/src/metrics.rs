@@ -52,6 +52,7 @@ pub struct Metrics {
     take_ups: Counter,
     parts: Family<PartLabel, Gauge>,
     renewed: Counter,
+    ignored_secrets: Counter,
 }
 
 impl fmt::Debug for Metrics {
@@ -102,6 +103,12 @@ impl Default for Metrics {
             "Leaves of this node renewed since the start",
             renewed.clone(),
         );
+        let ignored_secrets = Counter::default();
+        registry.register(
+            "kubepki_bootstrap_secrets_ignored",
+            "Times that a Secret of a bootstrap token could not be read",
+            ignored_secrets.clone(),
+        );
         let take_ups = Counter::default();
         registry.register(
             "kubepki_take_ups",
@@ -118,6 +125,7 @@ impl Default for Metrics {
             expiring,
             parts,
             renewed,
+            ignored_secrets,
         }
     }
 }
@@ -146,6 +154,11 @@ impl Metrics {
     /// Other CAs were taken up.
     pub fn taken_up(&self) {
         self.take_ups.inc();
+    }
+
+    /// Somebody showed a bootstrap token of Kubernetes whose Secret cannot be read.
+    pub fn ignored_secret(&self) {
+        self.ignored_secrets.inc();
     }
 
     /// A connection came; it is counted until the answer is dropped.

@@ -64,6 +64,8 @@ pub fn node_of(
     let bad = |text: &str| Refusal::Bad(text.to_owned());
     let given = headers.name.as_deref().filter(|name| !name.is_empty());
     let name = match (given, identity.node()) {
+        // Not every letter that becomes an ASCII one was one: the sign for kelvin becomes a k.
+        (Some(name), _) if strict => name.to_ascii_lowercase(),
         (Some(name), _) => name.to_lowercase(),
         // K3s's agents send no headers for kube-proxy and controller, but their certificate.
         (None, Some(own)) if strict => own.to_owned(),
@@ -73,7 +75,8 @@ pub fn node_of(
         return Err(bad("header node name does not match auth node name"));
     }
     if strict && let Some(problem) = name_problem(&name) {
-        return Err(bad(&format!("node name {name:?} {problem}")));
+        let shown: String = name.chars().take(LONGEST_NAME).collect();
+        return Err(bad(&format!("node name {shown:?} {problem}")));
     }
     let password = headers.password.clone().filter(|text| !text.is_empty());
     match (password, identity.node()) {
@@ -86,6 +89,9 @@ pub fn node_of(
     }
 }
 
+/// Characters in the name of a node.
+const LONGEST_NAME: usize = 253;
+
 /// What keeps a name from being a node's (RFC 1123 subdomain, as Kubernetes has it).
 fn name_problem(name: &str) -> Option<&'static str> {
     let whole = |label: &str| {
@@ -96,7 +102,7 @@ fn name_problem(name: &str) -> Option<&'static str> {
                 .bytes()
                 .all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-')
     };
-    if name.len() > 253 {
+    if name.len() > LONGEST_NAME {
         return Some("has more than 253 characters");
     }
     (!name.split('.').all(whole))
@@ -183,8 +189,9 @@ fn check_addresses(found: &[IpAddr], node: &str, reserved: &Reserved) -> Result<
             )));
         }
     }
-    let name = San::Dns(node.to_owned());
-    if node == "localhost" || !reserved.allows(node, &name) {
+    // A name that looks like an address is taken for one by some clients.
+    let names = [San::Dns(node.to_owned()), San::from_text(node)];
+    if node == "localhost" || !names.iter().all(|name| reserved.allows(node, name)) {
         return Err(Refusal::ForbiddenFor(format!(
             "the name {node} belongs to the servers: no node that joins can have it"
         )));
@@ -265,10 +272,14 @@ mod tests {
             "a\u{202e}b",
             ".",
             "a_b",
+            "\u{212a}8s",
             &"a".repeat(64),
+            &"a.".repeat(9000),
         ] {
             let strict = node_of(&agent(), &headers(odd, "pw"), Strict);
-            assert_eq!(strict.unwrap_err().code(), 400, "{odd}");
+            let refused = strict.unwrap_err();
+            assert_eq!(refused.code(), 400, "{odd}");
+            assert!(refused.message().len() < 600, "{odd}");
             assert!(node_of(&agent(), &headers(odd, "pw"), K3sCompatible).is_ok());
         }
         assert!(node_of(&agent(), &headers("a.b-1.example", "pw"), Strict).is_ok());
@@ -312,7 +323,7 @@ mod tests {
             );
         }
         assert_eq!(ask("nonsense", "a", K3sCompatible).unwrap_err().code(), 500);
-        for name in ["kubernetes", "localhost"] {
+        for name in ["kubernetes", "localhost", "10.43.0.1"] {
             assert_eq!(ask("", name, Strict).unwrap_err().code(), 403);
             assert!(ask("", name, K3sCompatible).is_ok());
         }

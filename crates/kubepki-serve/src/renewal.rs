@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kubepki::edge::{Entropy, KeySource};
 
-use crate::health::Part;
+use crate::health::{Part, State};
 use crate::listener::{PortError, WINDOW, Wanted, prepare};
 use crate::service::{Line, Loaded, Service};
 use crate::tls::Listened;
@@ -112,6 +112,7 @@ pub fn look(
         now: service.clock.now(),
         entropy: service.entropy.as_ref(),
         keys,
+        records: service.own.as_ref(),
     };
     // Somebody is putting CAs in place, file by file: what the former CA signs now would overwrite
     // the listener's certificate that comes with them. One that ends soon cannot wait for that.
@@ -124,6 +125,13 @@ pub fn look(
         return Ok(None);
     }
     let port = prepare(&loaded.tree, &wanted)?;
+    if let Some(error) = &port.unrecorded {
+        service.note(Part::Log, State::Warning(error.reason.clone()));
+        (service.journal)(&Line {
+            message: "the listener's certificate stays as it is",
+            fields: vec![("reason", error.to_string())],
+        });
+    }
     if listened.serves(port.leaf.der()) {
         return Ok(None);
     }

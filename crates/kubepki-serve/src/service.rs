@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::config::{Settings, config};
 use crate::guess::Proven;
 use crate::health::Health;
-use crate::issuance::IssuanceLog;
+use crate::issuance::{Credential, IssuanceLog, OwnRecords};
 use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::node::{NodeHeaders, Reserved, Strictness};
@@ -24,6 +24,9 @@ use crate::route::Endpoint;
 use crate::status::{Answer, PLAIN, Refusal, TEXT};
 use crate::throttle::{Proof, Throttle};
 use crate::tree::{AuthorityFile, Tree};
+
+/// Characters of a path that go into the log.
+const LONGEST_PATH: usize = 200;
 
 /// A request, as far as any endpoint looks at it.
 pub struct Request<'a> {
@@ -65,6 +68,8 @@ pub struct Service {
     pub datastore: Arc<dyn Datastore>,
     /// What is written before a certificate leaves.
     pub log: Arc<dyn IssuanceLog>,
+    /// What is written before the server uses a leaf of its own.
+    pub own: Arc<dyn OwnRecords>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Serial numbers, salts, error IDs.
@@ -177,17 +182,18 @@ impl Service {
         let mut identity = identify(&offered, &loaded.users, authorities, self.clock.now());
         let mut token = None;
         if let (Err(Refusal::NotAuthorized), Some(proof)) = (&identity, proof) {
-            let guessed = self.by_guess(request, proof).await;
-            identity = guessed.map(|(identity, entry)| {
-                token = Some(entry);
-                identity
+            let guessed = self.by_guess(request, &loaded, proof).await;
+            identity = guessed.map(|shown| {
+                token = shown.1;
+                shown.0
             });
         }
         let Some(endpoint) = Endpoint::of(request.path) else {
-            // K3s hands everything else to kube-apiserver, which knows neither token nor us.
-            return Err(match identity {
-                Ok(_) => Refusal::Unavailable("apiserver disabled".to_owned()),
-                Err(_) => Refusal::Unauthorized,
+            // K3s hands everything else to kube-apiserver, which knows no passwords.
+            let known = identity.is_ok_and(|it| it.credential == Credential::Certificate);
+            return Err(match known {
+                true => Refusal::Unavailable("apiserver disabled".to_owned()),
+                false => Refusal::Unauthorized,
             });
         };
         if endpoint.groups().is_empty() {
@@ -310,7 +316,8 @@ impl Service {
         (self.journal)(&Line {
             message,
             fields: vec![
-                ("path", request.path.to_owned()),
+                // Anybody may ask for anything, and it stands in the log as long as he likes.
+                ("path", request.path.chars().take(LONGEST_PATH).collect()),
                 ("peer", request.peer.to_string()),
                 ("reason", why),
             ],

@@ -1,5 +1,6 @@
 //! Refusals as K3s words them: Kubernetes `Status` objects in Go's JSON.
 
+use kubepki::report::yaml::to_yaml;
 use serde_json::{Value, json};
 
 /// An answer to one request, before it becomes HTTP.
@@ -168,6 +169,78 @@ impl Refusal {
     }
 }
 
+/// A `Status` object in JSON as the same in YAML; `None` where it is none.
+pub(crate) fn in_yaml(json: &[u8]) -> Option<Vec<u8>> {
+    let status: Value = serde_json::from_slice(json).ok()?;
+    Some(to_yaml(&status, 0).ok()?.into_bytes())
+}
+
+/// The same in Kubernetes' protobuf: four octets of magic, then `runtime.Unknown` around
+/// `meta.v1.Status`, with every text written whether it is empty or not, as gogo does.
+pub(crate) fn in_protobuf(json: &[u8]) -> Option<Vec<u8>> {
+    let status: Value = serde_json::from_slice(json).ok()?;
+    let text = |of: &Value, name: &str| -> Vec<u8> {
+        let own = of.get(name).and_then(Value::as_str);
+        own.unwrap_or_default().as_bytes().to_vec()
+    };
+    let no_list = [field(1, b""), field(2, b""), field(3, b"")].concat();
+    let mut raw = field(1, &no_list);
+    for (number, name) in [(2, "status"), (3, "message"), (4, "reason")] {
+        raw.extend(field(number, &text(&status, name)));
+    }
+    if let Some(details) = status.get("details") {
+        let mut inner = field(1, &text(details, "name"));
+        inner.extend([field(2, b""), field(3, b"")].concat());
+        let causes = details.get("causes").and_then(Value::as_array);
+        for cause in causes.into_iter().flatten() {
+            let parts = [
+                field(1, &text(cause, "reason")),
+                field(2, &text(cause, "message")),
+                field(3, b""),
+            ];
+            inner.extend(field(4, &parts.concat()));
+        }
+        // No seconds to wait (a varint), and no UID.
+        inner.extend([&[0x28, 0][..], &field(6, b"")].concat());
+        raw.extend(field(5, &inner));
+    }
+    raw.push(0x30);
+    raw.extend(varint(status.get("code")?.as_u64()?));
+    let kind = [
+        field(1, &text(&status, "apiVersion")),
+        field(2, &text(&status, "kind")),
+    ];
+    let parts = [
+        b"k8s\0".to_vec(),
+        field(1, &kind.concat()),
+        field(2, &raw),
+        field(3, b""),
+        field(4, b""),
+    ];
+    Some(parts.concat())
+}
+
+/// A field of octets.
+fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![number << 3 | 2];
+    bytes.extend(varint(u64::try_from(content.len()).unwrap_or_default()));
+    bytes.extend_from_slice(content);
+    bytes
+}
+
+fn varint(mut value: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let low = u8::try_from(value & 0x7f).unwrap_or_default();
+        value >>= 7;
+        if value == 0 {
+            bytes.push(low);
+            return bytes;
+        }
+        bytes.push(low | 0x80);
+    }
+}
+
 fn put(status: &mut Value, name: &str, value: Value) {
     if let Value::Object(members) = status {
         members.insert(name.to_owned(), value);
@@ -205,6 +278,23 @@ mod tests {
         );
         let bad_ip = Refusal::Internal("invalid node IP address <nil>".to_owned());
         assert!(text(bad_ip).contains(r"address \u003cnil\u003e"));
+    }
+
+    #[test]
+    fn the_other_forms_say_the_same() {
+        let json = Refusal::Method("/x".to_owned()).answer().body;
+        let yaml = String::from_utf8(in_yaml(&json).unwrap()).unwrap();
+        for line in ["kind: \"Status\"", "code: 405", "  name: \"/x\""] {
+            assert!(yaml.lines().any(|it| it == line), "{yaml}");
+        }
+        let proto = in_protobuf(&Refusal::Forbidden.answer().body).unwrap();
+        let raw = b"\x0a\x06\x0a\0\x12\0\x1a\0\x12\x07Failure\x1a\x09forbidden\x22\x09Forbidden\x30\x93\x03";
+        let mut expected = b"k8s\0\x0a\x0a\x0a\0\x12\x06Status\x12".to_vec();
+        expected.push(u8::try_from(raw.len()).unwrap());
+        expected.extend_from_slice(raw);
+        expected.extend_from_slice(b"\x1a\0\x22\0");
+        assert_eq!(proto, expected);
+        assert_eq!(in_protobuf(b"pong"), None);
     }
 
     proptest! {

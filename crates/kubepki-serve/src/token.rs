@@ -1,15 +1,18 @@
-//! Callers with a token that `kubepki token create` made: its record in the datastore decides
-//! ([`kubepki::token::made`]).
+//! Callers with a token that has a record in the datastore: one that `kubepki token create` made
+//! ([`kubepki::token::made`]), or a bootstrap token of Kubernetes, whose record is a Secret
+//! ([`kubepki::token::kubernetes`]).
 //!
-//! The datastore is asked for every request with such a token, so that what any server or
-//! `kubepki token revoke` wrote is in force with the next one.
+//! The datastore is asked for every request with such a token, so that what any server, `kubepki
+//! token revoke` or the Kubernetes API wrote is in force with the next one.
 
+use kubepki::datastore::DatastoreError;
 use kubepki::error_chain;
-use kubepki::token::made::{self, Denied, Entry, MadeError, Role, Secret};
+use kubepki::token::kubernetes;
+use kubepki::token::made::{self, Denied, Entry, MadeError, Role, SHORT, Secret};
 
 use crate::access::{BOOTSTRAPPERS, DEFAULT_NODE_TOKEN, Identity, SERVER, basic};
 use crate::issuance::Credential;
-use crate::service::{Line, Request, Service};
+use crate::service::{Line, Loaded, Request, Service};
 use crate::status::Refusal;
 
 /// The user that K3s's agents log in as.
@@ -17,7 +20,7 @@ const AGENT_USER: &str = "node";
 /// The user that servers log in as.
 const SERVER_USER: &str = "server";
 
-/// A made token that a caller shows. It proves nothing yet.
+/// A token with an id that a caller shows. It proves nothing yet.
 #[derive(Debug)]
 pub struct Claim {
     secret: Secret,
@@ -41,6 +44,11 @@ impl Claim {
         }
         let secret = Secret::parse(std::str::from_utf8(value).ok()?.trim_ascii())?;
         Some(Self { secret, user: None })
+    }
+
+    /// Whether it is shown as bootstrap tokens of Kubernetes are, and has their shape.
+    fn is_bootstrap(&self) -> bool {
+        self.user.is_none() && self.secret.expose().len() == SHORT
     }
 
     /// Whether it may be shown in that way: a password's user is the role's.
@@ -68,7 +76,7 @@ fn identity(entry: &Entry) -> Identity {
 }
 
 impl Service {
-    /// Who the caller is by a made token.
+    /// Who the caller is by a token with an id, and the record of a made one.
     ///
     /// # Errors
     ///
@@ -77,7 +85,8 @@ impl Service {
     pub(crate) async fn by_token(
         &self,
         request: &Request<'_>,
-    ) -> Result<(Identity, Entry), Refusal> {
+        loaded: &Loaded,
+    ) -> Result<(Identity, Option<Entry>), Refusal> {
         let claim = request.authorization.and_then(Claim::read);
         let claim = claim.ok_or(Refusal::NotAuthorized)?;
         let id = claim.secret.id();
@@ -88,17 +97,71 @@ impl Service {
             self.say_token(request, "a token was refused", id, why.to_owned());
             Refusal::NotAuthorized
         };
-        let entry = found.ok_or_else(|| refused("no token has that id"))?;
-        if !entry.made.is_of(&claim.secret) {
-            return Err(refused("its secret is wrong"));
-        }
+        let entry = match found {
+            Some(entry) if entry.made.is_of(&claim.secret) => entry,
+            found => {
+                if let Some(identity) = self.by_secret(request, loaded, &claim).await? {
+                    return Ok((identity, None));
+                }
+                return Err(refused(match found {
+                    Some(_) => "its secret is wrong",
+                    None => "no token has that id",
+                }));
+            }
+        };
         if let Err(end) = entry.made.admits(self.clock.now()) {
             return Err(refused(&format!("it {end}")));
         }
         if !claim.fits(entry.made.role) {
             return Err(refused("it came with the user of another role"));
         }
-        Ok((identity(&entry), entry))
+        Ok((identity(&entry), Some(entry)))
+    }
+
+    /// Who the caller is by a bootstrap token of Kubernetes; `None` where there is none of that id.
+    /// Its groups are for agents' endpoints only (reference section 5.5).
+    async fn by_secret(
+        &self,
+        request: &Request<'_>,
+        loaded: &Loaded,
+        claim: &Claim,
+    ) -> Result<Option<Identity>, Refusal> {
+        if !claim.is_bootstrap() {
+            return Ok(None);
+        }
+        let id = claim.secret.id();
+        let encryption = &loaded.tree.encryption;
+        let found = kubernetes::find(self.datastore.as_ref(), encryption, id).await;
+        let found = found.map_err(|error| self.away(request, id, &error))?;
+        let Some(found) = found else {
+            return Ok(None);
+        };
+        let refused = |message: &str, why: String| {
+            self.say_token(request, message, id, why);
+            Refusal::NotAuthorized
+        };
+        let token = found.token.map_err(|error| {
+            self.metrics.ignored_secret();
+            let why = format!("Secret kube-system/bootstrap-token-{id}: {error}");
+            refused("a bootstrap token's Secret was ignored", why)
+        })?;
+        let groups = token.admits(&claim.secret, self.clock.now());
+        let groups = groups.map_err(|unfit| {
+            let why = format!("Kubernetes' bootstrap token {unfit}");
+            refused("a token was refused", why)
+        })?;
+        Ok(Some(Identity {
+            user: format!("system:bootstrap:{id}"),
+            groups,
+            credential: Credential::BootstrapToken,
+        }))
+    }
+
+    /// The datastore cannot be asked.
+    fn away(&self, request: &Request<'_>, id: &str, error: &DatastoreError) -> Refusal {
+        let why = error_chain(error);
+        self.say_token(request, "a token could not be checked", id, why);
+        Refusal::Unavailable("the datastore cannot be asked for the token".to_owned())
     }
 
     /// Refuses a node that the token would not let in, before anything is written of it.

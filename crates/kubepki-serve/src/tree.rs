@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use kubepki::init::{Passwd, PasswdError};
+use kubepki::token::kubernetes::Encryption;
 use pki::{Authority, Certificate, PrivateKey, UnixTime};
 use zeroize::Zeroizing;
 
@@ -64,6 +65,9 @@ pub struct Tree {
     pub passwd: Passwd,
     /// `cred/ipsec.psk` without its line end.
     pub ipsec_psk: Option<Zeroizing<String>>,
+    /// `cred/encryption-config.json`: the keys of Kubernetes' Secrets. None of ours needs them, so
+    /// that a file which cannot be used keeps only such tokens out.
+    pub encryption: Encryption,
     /// `<data-dir>/server`.
     pub directory: PathBuf,
 }
@@ -92,6 +96,7 @@ impl Tree {
             server: authority(directory, "server-ca", strictness)?,
             passwd: passwd(directory)?,
             ipsec_psk,
+            encryption: encryption(directory),
             directory: directory.to_owned(),
         })
     }
@@ -113,6 +118,14 @@ impl Tree {
         let key = PrivateKey::from_pem(&pem);
         let key = key.map_err(|source| TreeError::Material { path, source })?;
         Ok((key, pem))
+    }
+}
+
+fn encryption(directory: &Path) -> Encryption {
+    match std::fs::read(directory.join("cred/encryption-config.json")).map(Zeroizing::new) {
+        Ok(bytes) => Encryption::of(&bytes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Encryption::default(),
+        Err(error) => Encryption::unreadable(error.to_string()),
     }
 }
 

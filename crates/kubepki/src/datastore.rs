@@ -31,6 +31,23 @@ pub trait Datastore: Send + Sync + fmt::Debug {
     async fn delete(&self, key: &str, revision: i64) -> Result<Option<i64>, DatastoreError>;
 }
 
+/// What a datastore does for values that are said again and again, and whose past nobody needs: a
+/// server's sign of life would else fill it.
+#[async_trait]
+pub trait Board: Datastore {
+    /// Replaces the value of `present`, if that is what is there; answers the revision. In kine's
+    /// table the row itself is changed: the table does not grow, and gets no holes, which kine
+    /// would fill one by one. etcd writes as ever.
+    ///
+    /// The revision may stay: who looks for a change compares the value.
+    async fn rewrite(&self, present: &Record, value: &[u8]) -> Result<i64, DatastoreError>;
+
+    /// Gives up what a datastore remembers of the time before `revision`, where it remembers all
+    /// until somebody says so (etcd), as the API server does every five minutes. Answers whether
+    /// there was anything to do.
+    async fn forget(&self, revision: i64) -> Result<bool, DatastoreError>;
+}
+
 /// What a datastore keeps beyond the present values.
 #[async_trait]
 pub trait Archive: Send + Sync + fmt::Debug {

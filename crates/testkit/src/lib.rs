@@ -9,6 +9,7 @@ mod crash;
 mod fixture;
 mod golden;
 mod keys;
+pub mod kube;
 mod opinion;
 pub mod rke;
 mod secrets;

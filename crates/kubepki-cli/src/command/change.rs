@@ -10,6 +10,7 @@ use kubepki::inventory::{Inventory, Role};
 use kubepki::plan::{self, Plan, PlanId};
 use kubepki::state::{Locked, StateDir, StateError};
 
+use super::serve::is_own;
 use crate::args::{ApplyArgs, ChangeArgs, PlanFormat, ResumeArgs, SiteArgs, UndoArgs};
 use crate::datastore::{EndpointArgs, Reach};
 use crate::error::{CliError, Exit};
@@ -379,7 +380,12 @@ fn closing(plan: &Plan, node: &Node) -> String {
     };
     let restarts = |step: &plan::Step| matches!(step.action, plan::Action::Restart { .. });
     let restarted = plan.steps.iter().any(restarts);
-    if !restarted && plan.datastore.is_some() {
+    if plan.undoes.as_ref().is_some_and(is_own) {
+        text.push_str(
+            "\nEvery `kubepki serve` takes this up while it serves (`/v1-k3s/readyz` says so where \
+             one cannot); a K3s server restarts.",
+        );
+    } else if !restarted && plan.datastore.is_some() {
         let _ = write!(
             text,
             "\nEvery server takes this up when it starts: restart K3s on one after the other, then \

@@ -13,8 +13,8 @@ use super::init::{self, InitArgs};
 use super::prepared::{Prepared, RESTART_TIMEOUT, carry_out};
 use crate::args::{AskArgs, NameArgs, PlanFormat, SiteArgs};
 use crate::datastore::{
-    Access, Connected, DatastoreArgs, candidates, named, open, reached, refuse_living, snapshot,
-    unopened,
+    Access, Connected, DatastoreArgs, Ours, candidates, named, open, reached, refuse_living,
+    snapshot, unopened,
 };
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running_in};
@@ -150,7 +150,13 @@ pub async fn run(args: &ReconcileArgs) -> Result<Exit, CliError> {
     let cluster = match writes(&plan) {
         true => {
             connected.refuse_read_only()?;
-            refuse_living(&connected, &args.datastore.endpoint, &settings).await?;
+            refuse_living(
+                &connected,
+                &args.datastore.endpoint,
+                &settings,
+                &Ours::Refused,
+            )
+            .await?;
             Some((connected, candidates))
         }
         false => None,

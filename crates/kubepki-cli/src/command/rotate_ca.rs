@@ -6,9 +6,7 @@ use clap::Args;
 use kubepki::apply::plan_id;
 use kubepki::bootstrap::{Bundle, Disk, Field};
 use kubepki::ca::refuse_live;
-use kubepki::ca::rotate::{
-    Request, Restarts, RotateError, Tokens, Way, closing, plan_rotate_ca, way_back,
-};
+use kubepki::ca::rotate::{Request, RotateError, Tokens, Way, closing, plan_rotate_ca, way_back};
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
 use kubepki::check::Severity;
 use kubepki::fleet::Fleet;
@@ -25,7 +23,9 @@ use super::prepared::{NoFuture, Prepared, carry_out};
 use super::reconcile::{described, look};
 use super::token::{ConfigArgs, token_refused};
 use crate::args::{AskArgs, NameArgs, RestartArgs, SiteArgs};
-use crate::datastore::{Access, EndpointArgs, candidates, open, read, refuse_living, supervisor};
+use crate::datastore::{
+    Access, EndpointArgs, Ours, candidates, open, read, refuse_living, supervisor,
+};
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running_in};
 use crate::rke::{ClusterArgs, RolloutArgs};
@@ -244,11 +244,6 @@ async fn forget_staged(world: &World, directory: &Path) -> Result<(), CliError> 
     Ok(())
 }
 
-const BY_SERVE: &str = "This server has put them in force, and every other `kubepki serve` does so \
-                        by itself (`/v1-k3s/readyz` says so where one cannot); a K3s server \
-                        restarts. Then every agent gets the new bundle: `kubepki node renew`, or \
-                        a restart of K3s.";
-
 /// Who writes the datastore.
 enum Target {
     Direct,
@@ -327,7 +322,7 @@ impl Rotation<'_> {
         let connected = open(host, endpoint, self.settings, Access::Read).await?;
         connected.refuse_read_only()?;
         let opened = read(&connected, &candidates).await?;
-        refuse_living(&connected, endpoint, self.settings).await?;
+        refuse_living(&connected, endpoint, self.settings, &Ours::Refused).await?;
         let leak = match self.args.compromised {
             true => Some(Leak::look(&self, &connected, &candidates, &opened).await?),
             false => None,
@@ -403,7 +398,7 @@ impl Rotation<'_> {
         let args = self.args;
         let described = described(&args.names, &args.site);
         let (spec, survey) = look(self.world, &described, self.settings).await?;
-        let restarts = self.restarts()?;
+        let restarts = self.restarts(way)?;
         let id = plan_id(self.world.now(), "rotate-ca", &self.world.entropy)?;
         let (mut plan, staged) = plan_rotate_ca(Request {
             id: &id,
@@ -442,18 +437,8 @@ impl Rotation<'_> {
             question: "Put these CAs in force",
             supervisor: None,
             restart_timeout: args.restart.restart_timeout,
-            closing: self.closing(verdict, way, &restarts)
-                + leak.map_or("", |_| compromise::CLOSING),
+            closing: closing(verdict, way, &restarts) + leak.map_or("", |_| compromise::CLOSING),
         })
-    }
-
-    /// What is left to do: less where our own server has put them in force already.
-    fn closing(&self, verdict: &Verdict, way: Way<'_>, restarts: &Restarts) -> String {
-        let ours = serving(self.node.state.path());
-        match way {
-            Way::Through { url } if ours.as_deref() == Some(url) => BY_SERVE.to_owned(),
-            _ => closing(verdict, way, restarts),
-        }
     }
 }
 

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use super::change::refuse_unfinished;
 use super::prepared::{NoFuture, Prepared, RESTART_TIMEOUT, carry_out};
 use crate::args::{AskArgs, PlanFormat, SiteArgs};
-use crate::datastore::{EndpointArgs, find_writable, refuse_living};
+use crate::datastore::{EndpointArgs, Ours, find_writable, refuse_living};
 use crate::error::{CliError, Exit};
 use crate::k3s::Settings;
 use crate::output;
@@ -359,7 +359,7 @@ async fn commit(
     let (mut plan, staged) = planned.map_err(refused)?;
     plan.notes.extend(change.notes);
     plan.notes.extend(data.opened.notes.iter().cloned());
-    refuse_living(&data.connected, endpoint, &settings).await?;
+    refuse_living(&data.connected, endpoint, &settings, &Ours::Refused).await?;
     let prepared = Prepared {
         plan,
         staged,

@@ -1,15 +1,29 @@
-//! Whether a K3s server lives on a datastore that is to be written directly.
+//! Whether a server lives on a datastore that is to be written directly.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use kubepki::edge::{Clock as _, SystemClock};
+use kubepki_serve::cluster::{LEASE, Member, SERVERS};
 
 use super::{Connected, EndpointArgs, Kind, reached};
 use crate::error::CliError;
 use crate::k3s::{Settings, running_in};
+use crate::serving::serving;
 
-/// Refuses while a K3s server works with the datastore: its process runs here, its port answers,
-/// its file is open, or the datastore's newest revision moves.
+/// What becomes of `kubepki serve` on a datastore that is to be written directly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ours {
+    /// It is another server: what it would do itself is handed to it.
+    Refused,
+    /// It takes up what is written, and the plan is one of its own, under its own lock: the state
+    /// directory that it serves with.
+    Follows(PathBuf),
+}
+
+/// Refuses while a server works with the datastore: its process runs here, its port answers, its
+/// file is open, it said that it lives, or the datastore's newest revision moves.
 ///
 /// # Errors
 ///
@@ -18,10 +32,11 @@ pub async fn refuse_living(
     connected: &Connected,
     args: &EndpointArgs,
     settings: &Settings,
+    ours: &Ours,
 ) -> Result<(), CliError> {
-    if let Some(sign) = sign_of_life(connected, args, settings).await? {
+    if let Some(sign) = sign_of_life(connected, args, settings, ours).await? {
         return Err(CliError::refused(format!(
-            "a K3s server is alive, or somebody else is at work: {sign}; what is written beside it would be lost or tear its \
+            "a server is alive, or somebody else is at work: {sign}; what is written beside it would be lost or tear its \
              servers apart. Stop every server, or go through the running one"
         )));
     }
@@ -32,6 +47,7 @@ async fn sign_of_life(
     connected: &Connected,
     args: &EndpointArgs,
     settings: &Settings,
+    ours: &Ours,
 ) -> Result<Option<String>, CliError> {
     if let Some(process) = running_in(&settings.data_dir, &settings.configured)
         && process.name.ends_with("server")
@@ -42,44 +58,114 @@ async fn sign_of_life(
     if settings.config.is_some() {
         let port = settings.https_port();
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-        if TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok() {
+        let is_ours = match ours {
+            Ours::Refused => false,
+            Ours::Follows(state) => {
+                serving(state).is_some_and(|url| url.ends_with(&format!(":{port}")))
+            }
+        };
+        if !is_ours && TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok() {
             return Ok(Some(format!("{address} answers")));
         }
     }
     if let Kind::Sqlite(path) = &connected.kind
-        && let Some(pid) = holder(path)
+        && let Some(pid) = holder(path, ours)
     {
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         return Ok(Some(format!(
             "{}: process {pid} has {} open",
-            crate::output::harmless(name.trim()),
+            crate::output::harmless(name_of(pid).trim()),
             path.display()
         )));
     }
-    let still = Duration::from_secs(args.still_for);
-    let first = connected.store.newest_revision().await.map_err(reached)?;
-    let mut waited = Duration::ZERO;
-    while waited < still {
-        let pause = INTERVAL.min(still - waited);
-        tokio::time::sleep(pause).await;
-        waited += pause;
-        let newest = connected.store.newest_revision().await.map_err(reached)?;
-        if newest != first {
-            return Ok(Some(format!(
-                "the datastore's newest revision went from {first} to {newest}"
-            )));
+    match ours {
+        Ours::Refused => {
+            if let Some(sign) = server_of_ours(connected, args).await? {
+                return Ok(Some(sign));
+            }
+            moving(connected, args).await
         }
+        Ours::Follows(_) => leasing(connected, args).await,
+    }
+}
+
+/// A `kubepki serve` that said not long ago that it lives, here or elsewhere.
+async fn server_of_ours(
+    connected: &Connected,
+    args: &EndpointArgs,
+) -> Result<Option<String>, CliError> {
+    // Who says that none can be alive need not wait until a killed one counts as dead.
+    if args.still_for == 0 {
+        return Ok(None);
+    }
+    let now = SystemClock.now().as_secs();
+    let records = connected.store.list(SERVERS).await.map_err(reached)?;
+    let members = records
+        .iter()
+        .filter_map(|it| serde_json::from_slice::<Member>(&it.value).ok());
+    let lease = i64::try_from(LEASE.as_secs()).unwrap_or(i64::MAX);
+    let mut living = members.filter(|it| !it.stopped && now.saturating_sub(it.heard).abs() < lease);
+    Ok(living.next().map(|it| {
+        format!(
+            "`kubepki serve` of node {} at {} was heard {} s ago",
+            crate::output::harmless(&it.node),
+            it.address,
+            now.saturating_sub(it.heard)
+        )
+    }))
+}
+
+async fn moving(connected: &Connected, args: &EndpointArgs) -> Result<Option<String>, CliError> {
+    let newest = async || connected.store.newest_revision().await.map_err(reached);
+    let first = newest().await?;
+    if let Some(last) = other_than(&first, args, newest).await? {
+        return Ok(Some(format!(
+            "the datastore's newest revision went from {first} to {last}"
+        )));
     }
     // Whoever writes later asks whether it is still so.
     let _ = connected.quiet_at.set(first);
     Ok(None)
 }
 
+/// API servers renew leases; our own servers write other keys.
+async fn leasing(connected: &Connected, args: &EndpointArgs) -> Result<Option<String>, CliError> {
+    let leases = async || {
+        let leases = connected.store.list(LEASES).await.map_err(reached)?;
+        Ok(leases.iter().map(|it| it.revision).max())
+    };
+    let first = leases().await?;
+    let moved = other_than(&first, args, leases).await?;
+    Ok(moved.map(|_| "leases of Kubernetes are renewed".to_owned()))
+}
+
+/// Waits for as long as the datastore must stand still; answers what is there instead of `first`.
+async fn other_than<T: PartialEq>(
+    first: &T,
+    args: &EndpointArgs,
+    look: impl AsyncFn() -> Result<T, CliError>,
+) -> Result<Option<T>, CliError> {
+    let still = Duration::from_secs(args.still_for);
+    let mut waited = Duration::ZERO;
+    while waited < still {
+        let pause = INTERVAL.min(still - waited);
+        tokio::time::sleep(pause).await;
+        waited += pause;
+        let now = look().await?;
+        if now != *first {
+            return Ok(Some(now));
+        }
+    }
+    Ok(None)
+}
+
+/// Where leases lie.
+const LEASES: &str = "/registry/leases/";
+
 /// Between two looks at the newest revision.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Another process that has the file open, as far as `/proc` tells.
-fn holder(path: &Path) -> Option<u32> {
+fn holder(path: &Path, ours: &Ours) -> Option<u32> {
     let path = std::fs::canonicalize(path).ok()?;
     let own = std::process::id();
     std::fs::read_dir("/proc")
@@ -87,7 +173,7 @@ fn holder(path: &Path) -> Option<u32> {
         .flatten()
         .find_map(|entry| {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-            if pid == own {
+            if pid == own || (*ours != Ours::Refused && name_of(pid).trim() == "kubepki") {
                 return None;
             }
             let open = std::fs::read_dir(entry.path().join("fd")).ok()?;
@@ -96,4 +182,8 @@ fn holder(path: &Path) -> Option<u32> {
                 .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to == path));
             holds.then_some(pid)
         })
+}
+
+fn name_of(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default()
 }

@@ -12,8 +12,9 @@ use kubepki_datastore::Access;
 use kubepki_remote::Supervisor;
 use pki::UnixTime;
 
-use super::{Connected, EndpointArgs, candidates, open, refuse_living, text};
+use super::{Connected, EndpointArgs, Ours, candidates, open, refuse_living, text};
 use crate::args::SiteArgs;
+use crate::command::serve::is_own;
 use crate::error::CliError;
 use crate::k3s::Settings;
 
@@ -73,7 +74,7 @@ impl Reach {
             let candidates = candidates(host, args, &settings).await?;
             let connected = open(host, args, &settings, Access::Read).await?;
             connected.refuse_read_only()?;
-            refuse_living(&connected, args, &settings).await?;
+            refuse_living(&connected, args, &settings, &ours(site, plan)).await?;
             reach = Self::new(connected, &candidates);
         }
         if let Some(base) = calls_supervisor(plan)
@@ -118,4 +119,13 @@ pub async fn supervisor(
     let token = Token::parse(&text)
         .map_err(|error| CliError::message(format!("{}: {error}", path.display())))?;
     Ok(Supervisor::connect(base, &token, false, now).await?)
+}
+
+/// A plan that a server made by itself is taken back under the server's own lock; it follows.
+fn ours(site: &SiteArgs, plan: &Plan) -> Ours {
+    let state = site.state_dir.as_deref().and_then(Path::parent);
+    match state {
+        Some(state) if is_own(&plan.id) => Ours::Follows(state.to_owned()),
+        _ => Ours::Refused,
+    }
 }

@@ -92,10 +92,18 @@ fn nodes_join_and_renew_at_our_own_server_and_its_log_says_so() {
     // Another machine that says it is worker-1.
     let words = ["join", "--token-file", "-", "--node-name", "worker-1"];
     assert_ends(&run(&words, "worker-3"), 5, "another node has this name");
+    let own = data_dir.display().to_string();
+    let forget =
+        |name: &str| testkit::run(KUBEPKI, &["node", "forget", name, "--data-dir", &own], b"");
+    assert_ends(&forget("worker-9"), 5, "no node worker-9");
+    // The machine was set up anew: it is let in once somebody says so.
+    assert_ends(&forget("Worker-1"), 0, "worker-1 is forgotten");
+    assert_ends(&run(&words, "worker-3"), 0, "13 files written");
+    let words = ["join", "--token-file", "-", "--node-name", "worker-1"];
+    assert_ends(&run(&words, "worker-4"), 5, "kubepki node forget");
     let renew = ["node", "renew", "--window", "400"];
     assert_ends(&run(&renew, "worker-2"), 0, "4 files written");
 
-    let own = data_dir.display().to_string();
     let log = |words: &[&str]| {
         let words = [&["log"], words, &["--data-dir", &own]].concat();
         testkit::run(KUBEPKI, &words, b"")
@@ -120,5 +128,5 @@ fn nodes_join_and_renew_at_our_own_server_and_its_log_says_so() {
         assert_eq!(last, index >= 4, "{record}");
         assert_eq!(record["spki"], leaf.spki_sha256().to_string());
     }
-    assert_ends(&log(&["verify"]), 0, "12 records");
+    assert_ends(&log(&["verify"]), 0, "16 records");
 }

@@ -37,14 +37,27 @@ impl Serving {
         endpoint: &str,
         more: &[&str],
     ) -> Self {
+        Self::begin_with(data_dir, (name, address), endpoint, (more, &[]))
+    }
+
+    /// The same with an environment; an empty endpoint is none.
+    pub fn begin_with(
+        data_dir: &Path,
+        (name, address): (&str, &str),
+        endpoint: &str,
+        (more, environment): (&[&str], &[(&str, &str)]),
+    ) -> Self {
+        let named = (!endpoint.is_empty()).then_some(("K3S_DATASTORE_ENDPOINT", endpoint));
         let mut command = Command::new(KUBEPKI);
         command
+            .env_remove("K3S_DATASTORE_ENDPOINT")
+            .envs(named)
+            .envs(environment.iter().copied())
             .args(["serve", "--bind-address", "127.0.0.1"])
             .args(["--https-listen-port", "0", "--node-name", name])
             .args(["--node-ip", address, "--data-dir"])
             .arg(data_dir)
-            .args(more)
-            .env("K3S_DATASTORE_ENDPOINT", endpoint);
+            .args(more);
         Self::spawn(command, data_dir)
     }
 
@@ -190,9 +203,28 @@ impl Serving {
         run(KUBEPKI, &[words, &["--data-dir", &data_dir]].concat(), b"")
     }
 
+    pub fn signal(&self, name: &str) {
+        let pid = self.pid();
+        assert!(run("kill", &[name, &pid], b"").success());
+    }
+
+    /// Waits until it has died.
+    pub fn died(&mut self) {
+        self.child.wait().unwrap();
+    }
+
+    /// Stages a cross-signed set in `folder`; answers where it lies.
+    pub fn stage(&self, folder: &Path) -> String {
+        let [set, away] = ["set", "offline"].map(|it| folder.join(it).display().to_string());
+        let stage = ["ca", "stage", "--cross-signed", "--out", &set];
+        let staged = self.kubepki(&[&stage[..], &["--offline", &away]].concat());
+        assert_ends(&staged, 0, "");
+        set
+    }
+
     /// Ends it in good order.
     pub fn stop(mut self) {
-        let pid = self.child.id().to_string();
+        let pid = self.pid();
         assert!(run("kill", &["-TERM", &pid], b"").success());
         assert!(self.child.wait().unwrap().success());
     }

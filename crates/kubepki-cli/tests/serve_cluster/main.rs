@@ -10,6 +10,9 @@
 
 mod change;
 mod fixtures;
+mod killed;
 mod lab;
 mod names;
+mod records;
 mod three;
+mod undo;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_lc_rs::digest;
-use kubepki::datastore::{Archive, Datastore, DatastoreError, Former, Record};
+use kubepki::datastore::{Archive, Board, Datastore, DatastoreError, Former, Record};
 use zeroize::Zeroizing;
 
 use super::mvcc::{self, History, Write};
@@ -287,6 +287,17 @@ impl Datastore for EtcdFile {
     }
 
     async fn delete(&self, _: &str, _: i64) -> Result<Option<i64>, DatastoreError> {
+        self.read_only()
+    }
+}
+
+#[async_trait]
+impl Board for EtcdFile {
+    async fn rewrite(&self, _: &Record, _: &[u8]) -> Result<i64, DatastoreError> {
+        self.read_only()
+    }
+
+    async fn forget(&self, _: i64) -> Result<bool, DatastoreError> {
         self.read_only()
     }
 }

@@ -71,6 +71,19 @@ pub(crate) struct DeleteRangeRequest {
     pub(crate) key: Vec<u8>,
 }
 
+/// Up to `revision`, history goes.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct CompactionRequest {
+    #[prost(int64, tag = "1")]
+    pub(crate) revision: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct CompactionResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<ResponseHeader>,
+}
+
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct RequestOp {
     #[prost(oneof = "Operation", tags = "1, 2, 3")]

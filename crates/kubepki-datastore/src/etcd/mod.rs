@@ -13,21 +13,22 @@ mod wal;
 use std::path::Path;
 
 use async_trait::async_trait;
-use kubepki::datastore::{Archive, Datastore, DatastoreError, Former, Record};
+use kubepki::datastore::{Archive, Board, Datastore, DatastoreError, Former, Record};
 use zeroize::Zeroizing;
 
 use self::client::{Client, Link};
 use self::error::WriteError;
 pub use self::file::{EtcdFile, FileKind};
 use self::message::{
-    Compare, DeleteRangeRequest, KeyValue, Operation, PutRequest, RangeRequest, RangeResponse,
-    RequestOp, ResponseHeader, TxnRequest, TxnResponse,
+    CompactionRequest, CompactionResponse, Compare, DeleteRangeRequest, KeyValue, Operation,
+    PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseHeader, TxnRequest, TxnResponse,
 };
 pub use self::wal::Unapplied;
 use crate::endpoint::Tls;
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const TXN: &str = "/etcdserverpb.KV/Txn";
+const COMPACT: &str = "/etcdserverpb.KV/Compact";
 
 /// A running etcd cluster, spoken to over gRPC (etcd 3.4 to 3.6).
 ///
@@ -215,6 +216,30 @@ impl Datastore for EtcdStore {
             revision_of(answer.header.as_ref(), key).map(Some)
         } else {
             Err(self.conflict(key, Some(revision), &answer).await)
+        }
+    }
+}
+
+#[async_trait]
+impl Board for EtcdStore {
+    async fn rewrite(&self, present: &Record, value: &[u8]) -> Result<i64, DatastoreError> {
+        self.update(&present.key, present.revision, value).await
+    }
+
+    async fn forget(&self, revision: i64) -> Result<bool, DatastoreError> {
+        check_revision("etcd's history", revision)?;
+        let link = self.client.link().await?;
+        let request = CompactionRequest { revision };
+        match link.unary::<_, CompactionResponse>(COMPACT, request).await {
+            Ok(_) => Ok(true),
+            // Somebody else has done so, further.
+            Err(error) if error.is_compacted() => Ok(false),
+            Err(error) => {
+                if error.is_broken() || error.is_stale_login() {
+                    self.client.forget(&link);
+                }
+                Err(failed("compact its history", error))
+            }
         }
     }
 }

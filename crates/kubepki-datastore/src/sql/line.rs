@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kubepki::datastore::{Archive, Datastore, DatastoreError, Former, Record};
+use kubepki::datastore::{Archive, Board, Datastore, DatastoreError, Former, Record};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::kine::{self, NewRow, Row, Write};
@@ -49,6 +49,14 @@ pub(super) trait Dialect: Send + Sync {
 
     /// Appends a row and answers its id.
     async fn insert(line: &mut Self::Connection, row: NewRow<'_>) -> Result<i64, sqlx::Error>;
+
+    /// Puts another value into row `id`, if it holds `old`; answers how many rows that were.
+    async fn overwrite(
+        line: &mut Self::Connection,
+        id: i64,
+        old: &[u8],
+        new: &[u8],
+    ) -> Result<u64, sqlx::Error>;
 
     async fn commit(line: &mut Self::Connection) -> Result<(), sqlx::Error>;
 
@@ -148,13 +156,18 @@ impl<D: Dialect> Line<D> {
         Ok(rows)
     }
 
-    async fn write(&self, key: &str, write: Write<'_>) -> Result<i64, DatastoreError> {
-        if self.access == Access::Read {
-            return Err(DatastoreError::ReadOnly {
+    fn refuse_read_only(&self) -> Result<(), DatastoreError> {
+        match self.access {
+            Access::Write => Ok(()),
+            Access::Read => Err(DatastoreError::ReadOnly {
                 place: self.place.to_string(),
                 way_out: "it was opened for reading".to_owned(),
-            });
+            }),
         }
+    }
+
+    async fn write(&self, key: &str, write: Write<'_>) -> Result<i64, DatastoreError> {
+        self.refuse_read_only()?;
         let (mut idle, mut connection) = self.connection().await?;
         let mut written = Err(Failure::Collision(sqlx::Error::RowNotFound));
         for try_number in 0..TRIES {
@@ -294,6 +307,57 @@ impl<D: Dialect> Datastore for Line<D> {
     async fn delete(&self, key: &str, revision: i64) -> Result<Option<i64>, DatastoreError> {
         self.write(key, Write::Delete { revision }).await.map(Some)
     }
+}
+
+#[async_trait]
+impl<D: Dialect> Board for Line<D> {
+    async fn rewrite(&self, present: &Record, value: &[u8]) -> Result<i64, DatastoreError> {
+        self.refuse_read_only()?;
+        let (mut idle, mut connection) = self.connection().await?;
+        let overwriting = overwrite::<D>(&mut connection, present, value);
+        let action = || format!("write {} over", present.key);
+        match tokio::time::timeout(LIMIT, overwriting).await {
+            Ok(Ok(true)) => {
+                *idle = Some(connection);
+                Ok(present.revision)
+            }
+            Ok(Ok(false)) => {
+                if D::rollback(&mut connection).await.is_ok() {
+                    *idle = Some(connection);
+                }
+                Err(DatastoreError::Conflict {
+                    key: present.key.clone(),
+                    expected: Some(present.revision),
+                    found: None,
+                })
+            }
+            Ok(Err(error)) => Err(trouble::of_question(&self.place, &action(), error)),
+            Err(_) => Err(trouble::too_slow(action(), LIMIT)),
+        }
+    }
+
+    async fn forget(&self, _revision: i64) -> Result<bool, DatastoreError> {
+        // kine compacts, and what is written over leaves nothing behind.
+        Ok(false)
+    }
+}
+
+/// Whether `present` was the newest row of its key, and holds `value` now.
+async fn overwrite<D: Dialect>(
+    line: &mut D::Connection,
+    present: &Record,
+    value: &[u8],
+) -> Result<bool, sqlx::Error> {
+    D::begin(line).await?;
+    let rows = D::rows(line, Question::Newest(&present.key)).await?;
+    let newest = rows.iter().find(|row| row.name == present.key);
+    if kine::live_revision(newest) != Some(present.revision)
+        || D::overwrite(line, present.revision, &present.value, value).await? != 1
+    {
+        return Ok(false);
+    }
+    D::commit(line).await?;
+    Ok(true)
 }
 
 #[async_trait]

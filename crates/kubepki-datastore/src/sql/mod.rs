@@ -3,8 +3,9 @@
 //!
 //! The newest row of a name is its state; a write appends a row that names the one it replaces in
 //! `prev_revision`, and the unique index on `(name, prev_revision)` lets one of two writers win.
-//! Rows are never changed or taken away here: that is kine's compaction, and the row
-//! `compact_rev_key` is kine's too.
+//! Rows are never taken away here: that is kine's compaction, and the row `compact_rev_key` is
+//! kine's too. Only a server's sign of life is written over, in its own row
+//! ([`kubepki::datastore::Board`]).
 
 use std::time::Duration;
 
@@ -51,6 +52,24 @@ macro_rules! forward {
                 revision: i64,
             ) -> Result<Option<i64>, kubepki::datastore::DatastoreError> {
                 self.0.delete(key, revision).await
+            }
+        }
+
+        #[async_trait::async_trait]
+        impl kubepki::datastore::Board for $store {
+            async fn rewrite(
+                &self,
+                present: &kubepki::datastore::Record,
+                value: &[u8],
+            ) -> Result<i64, kubepki::datastore::DatastoreError> {
+                self.0.rewrite(present, value).await
+            }
+
+            async fn forget(
+                &self,
+                revision: i64,
+            ) -> Result<bool, kubepki::datastore::DatastoreError> {
+                self.0.forget(revision).await
             }
         }
 

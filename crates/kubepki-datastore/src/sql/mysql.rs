@@ -177,6 +177,19 @@ impl Dialect for MysqlServer {
         i64::try_from(id).map_err(|error| sqlx::Error::Decode(Box::new(error)))
     }
 
+    async fn overwrite(
+        line: &mut MySqlConnection,
+        id: i64,
+        old: &[u8],
+        new: &[u8],
+    ) -> Result<u64, sqlx::Error> {
+        let update = sqlx::query(OVERWRITE)
+            .bind(new.to_vec())
+            .bind(id)
+            .bind(old.to_vec());
+        Ok(update.execute(line).await?.rows_affected())
+    }
+
     async fn commit(line: &mut MySqlConnection) -> Result<(), sqlx::Error> {
         sqlx::raw_sql("COMMIT").execute(line).await.map(drop)
     }
@@ -240,6 +253,8 @@ const ALL: &str = concat!(
     columns!(),
     " FROM kine WHERE name LIKE ? ESCAPE '^' ORDER BY kine.id"
 );
+
+const OVERWRITE: &str = "UPDATE kine SET value = ? WHERE id = ? AND value = ?";
 
 const INSERT: &str = "INSERT INTO kine (name, created, deleted, create_revision, prev_revision, \
                       lease, value, old_value) VALUES (?, ?, ?, ?, ?, 0, ?, ?)";

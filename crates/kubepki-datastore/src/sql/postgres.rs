@@ -148,6 +148,19 @@ impl Dialect for PostgresServer {
         insert.fetch_one(line).await
     }
 
+    async fn overwrite(
+        line: &mut PgConnection,
+        id: i64,
+        old: &[u8],
+        new: &[u8],
+    ) -> Result<u64, sqlx::Error> {
+        let update = sqlx::query(OVERWRITE)
+            .bind(new.to_vec())
+            .bind(id)
+            .bind(old.to_vec());
+        Ok(update.execute(line).await?.rows_affected())
+    }
+
     async fn commit(line: &mut PgConnection) -> Result<(), sqlx::Error> {
         sqlx::raw_sql("COMMIT").execute(line).await.map(drop)
     }
@@ -206,6 +219,8 @@ const ALL: &str = concat!(
     columns!(),
     " FROM kine WHERE name LIKE $1 ESCAPE '^' ORDER BY kine.id"
 );
+
+const OVERWRITE: &str = "UPDATE kine SET value = $1 WHERE id = $2 AND value = $3";
 
 const INSERT: &str = "INSERT INTO kine (name, created, deleted, create_revision, prev_revision, \
                       lease, value, old_value) VALUES ($1, $2, $3, $4, $5, 0, $6, $7) \

@@ -183,6 +183,19 @@ impl Dialect for Sqlite {
         Ok(insert.execute(line).await?.last_insert_rowid())
     }
 
+    async fn overwrite(
+        line: &mut SqliteConnection,
+        id: i64,
+        old: &[u8],
+        new: &[u8],
+    ) -> Result<u64, sqlx::Error> {
+        let update = sqlx::query(OVERWRITE)
+            .bind(new.to_vec())
+            .bind(id)
+            .bind(old.to_vec());
+        Ok(update.execute(line).await?.rows_affected())
+    }
+
     async fn commit(line: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         sqlx::raw_sql("COMMIT").execute(line).await.map(drop)
     }
@@ -255,6 +268,8 @@ const ALL: &str = concat!(
     columns!(),
     " FROM kine WHERE name >= ? AND name < ? ORDER BY id"
 );
+
+const OVERWRITE: &str = "UPDATE kine SET value = ? WHERE id = ? AND value = ?";
 
 const INSERT: &str = "INSERT INTO kine (name, created, deleted, create_revision, prev_revision, \
                       lease, value, old_value) VALUES (?, ?, ?, ?, ?, 0, ?, ?)";

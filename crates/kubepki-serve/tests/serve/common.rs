@@ -11,7 +11,7 @@ use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
 use kubepki::log::{Log, Options};
 use kubepki_datastore::{Access, SqliteStore};
 use kubepki_serve::accept::{Limits, Server};
-use kubepki_serve::config::Settings;
+use kubepki_serve::config::{Flags, Settings};
 use kubepki_serve::listener::{Wanted, prepare};
 use kubepki_serve::metrics::Metrics;
 use kubepki_serve::node::Strictness;
@@ -93,6 +93,10 @@ pub fn settings() -> Settings {
         cluster_dns: vec!["10.43.0.10".parse().unwrap()],
         cluster_domain: "cluster.local".to_owned(),
         flannel_backend: "none".to_owned(),
+        flags: Flags {
+            disable_network_policy: true,
+            ..Flags::default()
+        },
         data_dir: "/var/lib/rancher/k3s/server".to_owned(),
     }
 }
@@ -104,26 +108,33 @@ pub fn serve(strictness: Strictness) -> Running {
 
 /// Serves a copy of any cluster.
 pub fn serve_with(fixture: &str, strictness: Strictness, limits: Limits) -> Running {
+    serve_tree(Fixture::new(fixture), strictness, limits)
+}
+
+/// Serves that copy of a cluster.
+pub fn serve_tree(fixture: Fixture, strictness: Strictness, limits: Limits) -> Running {
     serve_at("127.0.0.1", fixture, strictness, limits)
 }
 
 /// The same at another address of this machine.
 pub fn serve_at(
     at: &'static str,
-    fixture: &str,
+    fixture: Fixture,
     strictness: Strictness,
     limits: Limits,
 ) -> Running {
-    let fixture = Fixture::new(fixture);
     let server = fixture.data_dir().join("server");
     let tree = Tree::load(&server, strictness).unwrap();
     let settings = settings();
+    let own = Options::new(fixture.scratch("own-log"), "s1");
+    let (own, _) = Log::open(&own, None).unwrap();
     let wanted = Wanted {
         sans: &settings.sans,
         lifetime: 365 * DAY,
         now: SystemClock.now(),
         entropy: &SystemEntropy,
         keys: &FreshKeys,
+        records: &own,
     };
     let port = prepare(&tree, &wanted).unwrap();
     let listened = Arc::new(Listened::new(port.certified));
@@ -195,6 +206,7 @@ fn service(
         throttle: Mutex::default(),
         passwords: NodePasswords::new(&[2; 32]),
         datastore,
+        own: log.clone(),
         log,
         clock,
         entropy: Arc::new(SystemEntropy),

@@ -42,7 +42,7 @@ pub fn connect(server: &Running) -> Stream {
 }
 
 /// Everything that comes until the server closes.
-fn rest(stream: &mut Stream) -> String {
+pub fn rest(stream: &mut Stream) -> String {
     let mut all = Vec::new();
     let mut part = [0; 4096];
     loop {

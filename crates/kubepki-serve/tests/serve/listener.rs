@@ -2,6 +2,7 @@
 
 use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
 use kubepki::listener::Listener;
+use kubepki::log::{Log, Options};
 use kubepki_serve::accept::Limits;
 use kubepki_serve::listener::{Wanted, prepare};
 use kubepki_serve::node::Strictness;
@@ -88,6 +89,7 @@ fn the_file_changes_only_for_a_reason_and_keeps_its_key() {
     let read = || Listener::parse(&std::fs::read(&path).unwrap()).unwrap();
     let before = read();
     let now = SystemClock.now();
+    let (log, _) = Log::open(&Options::new(fixture.scratch("log"), "s1"), None).unwrap();
     let prepare = |sans: &[San], days: i64| {
         let wanted = Wanted {
             sans,
@@ -95,6 +97,7 @@ fn the_file_changes_only_for_a_reason_and_keeps_its_key() {
             now: now.plus(days * DAY),
             entropy: &SystemEntropy,
             keys: &FreshKeys,
+            records: &log,
         };
         prepare(&tree, &wanted).unwrap().issued
     };

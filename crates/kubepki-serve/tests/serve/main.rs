@@ -8,12 +8,17 @@
     reason = "tests fail by panicking"
 )]
 
+mod agents;
 mod common;
+mod forms;
+mod grammar;
+mod heartbeats;
 mod hostile;
 mod listener;
 mod names;
 mod noise;
 mod recordings;
+mod secrets;
 mod servers;
 mod strict;
 mod tokens;

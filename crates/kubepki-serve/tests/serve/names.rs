@@ -36,7 +36,7 @@ impl Lab {
     fn new(is_secure: bool) -> Self {
         let server = serve_at(
             HOME,
-            "k3s-1.36-sqlite",
+            testkit::Fixture::new("k3s-1.36-sqlite"),
             Strictness::Strict,
             Limits::default(),
         );

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use kubepki_serve::cluster::{Cluster, Member};
+use kubepki_serve::cluster::Member;
 use kubepki_serve::node::{NodeHeaders, Strictness};
 use kubepki_serve::service::Request;
 use zeroize::Zeroizing;
@@ -71,7 +71,8 @@ fn so_is_another_servers() {
     };
     runtime().block_on(async {
         let store = server.service.datastore.as_ref();
-        Cluster::greet(store, &other).await.unwrap();
+        let record = serde_json::to_vec(&other).unwrap();
+        store.create("/kubepki/servers/s2", &record).await.unwrap();
         let now = server.service.clock.now();
         let cluster = &server.service.cluster;
         cluster.look_around(store, "s1", now).await.unwrap();

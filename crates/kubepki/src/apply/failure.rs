@@ -157,6 +157,12 @@ fn stderr_tail(stderr: &str) -> String {
 /// Why content, a key or a certificate cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum MakeError {
+    /// A leaf was signed and could not be recorded: nobody gets it.
+    #[error("what was signed is not put in place, for it cannot be recorded: {problem}")]
+    Unrecorded {
+        /// Why.
+        problem: String,
+    },
     /// The key that should sign is another one.
     #[error(
         "the key in {place} has SPKI SHA-256 {found}, the plan needs {expected}: \

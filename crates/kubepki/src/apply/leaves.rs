@@ -14,6 +14,7 @@ use pki::{
 };
 use zeroize::Zeroizing;
 
+use super::Register;
 use super::failure::MakeError;
 use super::render::edit_error;
 use crate::bootstrap::Passphrase;
@@ -25,7 +26,6 @@ use crate::rke::{Half, State};
 use crate::state::Locked;
 
 /// Makes the leaves of one plan.
-#[derive(Debug)]
 pub(super) struct Workshop<'a> {
     pub(super) plan: &'a Plan,
     pub(super) host: &'a dyn Host,
@@ -37,6 +37,14 @@ pub(super) struct Workshop<'a> {
     pub(super) now: UnixTime,
     /// CAs that were read already: many leaves have the same one, and a state file is large.
     pub(super) authorities: Authorities,
+    /// Where what is signed is entered before it is staged.
+    pub(super) register: Option<&'a dyn Register>,
+}
+
+impl fmt::Debug for Workshop<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Workshop({})", self.plan.id)
+    }
 }
 
 /// CAs by where their keys lie and what these are held to.
@@ -126,6 +134,9 @@ impl Workshop<'_> {
             None => {
                 let authority = self.authority(&wanted.issuer).await?;
                 let certificate = issue(id, wanted, &authority, &key)?;
+                let made = [(id.clone(), certificate)];
+                self.enter(&made)?;
+                let [(_, certificate)] = made;
                 let pem = certificate.to_pem();
                 self.state.stage(&self.plan.id, &name, pem.as_bytes())?;
                 certificate
@@ -308,7 +319,7 @@ impl Workshop<'_> {
         &self,
         ids: impl IntoIterator<Item = &'i LeafId>,
     ) -> Result<(), MakeError> {
-        let mut files = Vec::new();
+        let mut made = Vec::new();
         for id in ids.into_iter().collect::<BTreeSet<_>>() {
             let Some(wanted) = &self.leaf(id)?.certificate else {
                 continue;
@@ -317,10 +328,45 @@ impl Workshop<'_> {
             if self.state.read_staged(&self.plan.id, &name)?.is_none() {
                 let key = self.key(id).await?;
                 let authority = self.authority(&wanted.issuer).await?;
-                files.push((name, issue(id, wanted, &authority, &key)?.to_pem()));
+                made.push((id.clone(), issue(id, wanted, &authority, &key)?));
             }
         }
+        self.enter(&made)?;
+        let pem = |(id, leaf): &(LeafId, Certificate)| {
+            let pem = Zeroizing::new(leaf.to_pem());
+            (staged_name(id, "crt"), pem)
+        };
+        let files: Vec<_> = made.iter().map(pem).collect();
         Ok(self.state.stage_all(&self.plan.id, &files)?)
+    }
+
+    /// The leaves whose keys and CAs are at hand already, signed and staged.
+    pub(super) async fn sign_ahead(&self) -> Result<(), MakeError> {
+        let mut ready = Vec::new();
+        for (id, leaf) in &self.plan.leaves {
+            let Some(wanted) = &leaf.certificate else {
+                continue;
+            };
+            let has_key = match &leaf.key {
+                KeyOrigin::New { .. } => true,
+                KeyOrigin::Keep { path, spki } => self.kept_key(path, spki).await.is_ok(),
+            };
+            if has_key && self.authority(&wanted.issuer).await.is_ok() {
+                ready.push(id);
+            }
+        }
+        self.make_keys(ready.iter().copied())?;
+        self.make_certificates(ready).await
+    }
+
+    /// Signed twice after a crash, a leaf stands in the register twice, with one serial number.
+    fn enter(&self, made: &[(LeafId, Certificate)]) -> Result<(), MakeError> {
+        match self.register {
+            Some(register) if !made.is_empty() => register
+                .enter(made)
+                .map_err(|problem| MakeError::Unrecorded { problem }),
+            _ => Ok(()),
+        }
     }
 
     pub(super) async fn file(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, MakeError> {

@@ -23,7 +23,6 @@
 //! it was: see [`Executor::undo`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::time::Duration;
 
 use pki::UnixTime;
@@ -53,6 +52,7 @@ mod inverse_hosts;
 mod kubernetes;
 mod leaves;
 mod locks;
+mod observer;
 mod outside;
 mod preflight;
 mod proof;
@@ -73,6 +73,7 @@ pub use failure::{MakeError, StepError};
 pub use fit::check_fit;
 pub use history::{Past, Standing, history, put_off, refuse_unreadable, unfinished};
 pub(crate) use http::ask;
+pub use observer::{Observer, Quiet, Register};
 pub use outside::{CallError, Caller, Cluster};
 pub use preflight::check_before;
 pub use proof::served_certificate;
@@ -108,31 +109,6 @@ pub struct Executor<'a> {
     pub machines: Option<&'a dyn Machines>,
     /// The Kubernetes API; steps that need it are put off without it.
     pub kubernetes: Option<&'a dyn ClusterApi>,
-}
-
-/// Is told of every step, to show it.
-pub trait Observer: Send + Sync + fmt::Debug {
-    /// A step is about to be taken, or looked at after a crash.
-    fn begin(&self, step: &Step);
-
-    /// It is done and verified.
-    fn done(&self, step: &Step);
-
-    /// Part of it is done: a host of a wave, a container.
-    fn progress(&self, _step: &Step, _host: &str, _what: &str) {}
-
-    /// It cannot be done now and is put off.
-    fn deferred(&self, _step: &Step, _reason: &str) {}
-}
-
-/// Shows nothing.
-#[derive(Clone, Copy, Debug)]
-pub struct Quiet;
-
-impl Observer for Quiet {
-    fn begin(&self, _step: &Step) {}
-
-    fn done(&self, _step: &Step) {}
 }
 
 /// How long is waited for what.
@@ -207,7 +183,11 @@ impl<'a> Executor<'a> {
         check_before(plan, self.host, self.cluster).await?;
         self.refuse_overtaken_undo(plan).await?;
         space::check(plan, self.state.path())?;
-        preflight::check_sources(&self.workshop(plan), 1).await?;
+        let workshop = self.workshop(plan);
+        preflight::check_sources(&workshop, 1).await?;
+        if workshop.register.is_some() {
+            preflight::sign_ahead(&workshop).await?;
+        }
         self.prepare_hosts(plan, 1, None).await?;
         match self.begin(plan) {
             Ok(mut journal) => {
@@ -445,6 +425,7 @@ impl<'a> Executor<'a> {
             passphrases: self.cluster.map_or(&[], |cluster| cluster.passphrases),
             now: self.now(),
             authorities: leaves::Authorities::default(),
+            register: self.observer.register(),
         }
     }
 

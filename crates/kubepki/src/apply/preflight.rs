@@ -345,6 +345,16 @@ pub(super) async fn check_sources(workshop: &Workshop<'_>, first: u32) -> Result
     Ok(())
 }
 
+/// Has leaves signed and entered in the register before the first step, where that can be.
+pub(super) async fn sign_ahead(workshop: &Workshop<'_>) -> Result<(), ApplyError> {
+    let signed = workshop.sign_ahead().await;
+    signed.map_err(|source| ApplyError::Unprepared {
+        plan: workshop.plan.id.clone(),
+        step: 1,
+        source: Box::new(source.into()),
+    })
+}
+
 async fn check_source(
     workshop: &Workshop<'_>,
     step: &Step,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use super::agents::ForAgents;
 use super::layer::{Layer, Setting};
 use crate::host::HostError;
 
@@ -63,6 +64,8 @@ pub struct K3sConfig {
     pub disable_agent: Found<bool>,
     /// `--tls-san-security`: foreign names are kept out of the listener's certificate.
     pub tls_san_security: Found<bool>,
+    /// What servers tell agents.
+    pub for_agents: ForAgents,
 }
 
 /// What `--datastore-endpoint` leads to, by its scheme; the rest of it may hold a password.
@@ -141,12 +144,12 @@ impl K3sConfig {
 }
 
 /// The merged settings while they are read.
-struct Values(Layer);
+pub(super) struct Values(Layer);
 
 impl Values {
     fn config(&self) -> Result<K3sConfig, ConfigError> {
         let or = |found: Option<Found<String>>, default: &str| {
-            found.unwrap_or_else(|| by_default(default.to_owned()))
+            found.unwrap_or_else(|| Found::by_default(default.to_owned()))
         };
         let path = |found: Found<String>| Found {
             value: PathBuf::from(found.value),
@@ -160,7 +163,7 @@ impl Values {
             node_ip: self.addresses("node-ip")?,
             node_external_ip: self.addresses("node-external-ip")?,
             service_cidr: match cidrs.is_empty() {
-                true => vec![by_default("10.43.0.0/16".to_owned())],
+                true => vec![Found::by_default("10.43.0.0/16".to_owned())],
                 false => cidrs,
             },
             cluster_cidr: self.list("cluster-cidr"),
@@ -173,7 +176,7 @@ impl Values {
                 .parsed("https-listen-port", "a port", |text| {
                     text.parse().ok().filter(|port| *port != 0)
                 })?
-                .unwrap_or_else(|| by_default(6443)),
+                .unwrap_or_else(|| Found::by_default(6443)),
             bind_address: self.parsed("bind-address", "an IP address", |text| text.parse().ok())?,
             write_kubeconfig: path(or(
                 self.one("write-kubeconfig"),
@@ -185,7 +188,7 @@ impl Values {
                         .ok()
                         .filter(|mode| *mode <= 0o7777)
                 })?
-                .unwrap_or_else(|| by_default(0o600)),
+                .unwrap_or_else(|| Found::by_default(0o600)),
             disable_etcd: self.switch("disable-etcd", false)?,
             cluster_init: self.switch("cluster-init", false)?,
             datastore: self.one("datastore-endpoint").map(|found| Found {
@@ -197,6 +200,7 @@ impl Values {
             secrets_encryption: self.switch("secrets-encryption", false)?,
             disable_agent: self.switch("disable-agent", false)?,
             tls_san_security: self.switch("tls-san-security", true)?,
+            for_agents: ForAgents::of(self)?,
         })
     }
 
@@ -205,7 +209,7 @@ impl Values {
     }
 
     /// The last value; an empty one is none.
-    fn one(&self, name: &str) -> Option<Found<String>> {
+    pub(super) fn one(&self, name: &str) -> Option<Found<String>> {
         let last = self.setting(name)?.values.last();
         last.filter(|found| !found.value.is_empty()).cloned()
     }
@@ -227,7 +231,7 @@ impl Values {
         all
     }
 
-    fn addresses(&self, name: &'static str) -> Result<Vec<Found<IpAddr>>, ConfigError> {
+    pub(super) fn addresses(&self, name: &'static str) -> Result<Vec<Found<IpAddr>>, ConfigError> {
         let parse = |found: Found<String>| match found.value.parse() {
             Ok(value) => Ok(Found {
                 value,
@@ -238,7 +242,7 @@ impl Values {
         self.list(name).into_iter().map(parse).collect()
     }
 
-    fn parsed<T>(
+    pub(super) fn parsed<T>(
         &self,
         name: &'static str,
         wanted: &'static str,
@@ -257,7 +261,11 @@ impl Values {
     }
 
     /// A boolean as Go's strconv.ParseBool reads it.
-    fn switch(&self, name: &'static str, default: bool) -> Result<Found<bool>, ConfigError> {
+    pub(super) fn switch(
+        &self,
+        name: &'static str,
+        default: bool,
+    ) -> Result<Found<bool>, ConfigError> {
         let found = self.parsed(name, "true or false", |text| match text {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
             "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
@@ -266,7 +274,7 @@ impl Values {
             "no" | "No" | "NO" | "off" | "Off" | "OFF" | "n" | "N" => Some(false),
             _ => None,
         })?;
-        Ok(found.unwrap_or_else(|| by_default(default)))
+        Ok(found.unwrap_or_else(|| Found::by_default(default)))
     }
 
     fn presence(&self, names: [&str; 2]) -> Option<Found<()>> {
@@ -278,10 +286,13 @@ impl Values {
     }
 }
 
-fn by_default<T>(value: T) -> Found<T> {
-    Found {
-        value,
-        from: "default".to_owned(),
+impl<T> Found<T> {
+    /// What K3s takes where nobody says anything.
+    pub(super) fn by_default(value: T) -> Self {
+        Self {
+            value,
+            from: "default".to_owned(),
+        }
     }
 }
 

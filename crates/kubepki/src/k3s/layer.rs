@@ -262,7 +262,8 @@ fn long_name(flag: &str) -> Option<&'static str> {
 }
 
 /// Flags that can be repeated or hold a comma list.
-const LISTS: [&str; 5] = [
+const LISTS: [&str; 6] = [
+    "cluster-dns",
     "tls-san",
     "node-ip",
     "node-external-ip",
@@ -271,7 +272,15 @@ const LISTS: [&str; 5] = [
 ];
 
 /// Flags that need no value.
-const SWITCHES: [&str; 5] = [
+const SWITCHES: [&str; 13] = [
+    "disable-cloud-controller",
+    "disable-network-policy",
+    "disable-kube-proxy",
+    "disable-helm-controller",
+    "embedded-registry",
+    "flannel-ipv6-masq",
+    "flannel-external-ip",
+    "supervisor-metrics",
     "disable-etcd",
     "secrets-encryption",
     "disable-agent",
@@ -280,7 +289,10 @@ const SWITCHES: [&str; 5] = [
 ];
 
 /// Flags with one value; the last one counts.
-const SINGLE: [&str; 19] = [
+const SINGLE: [&str; 22] = [
+    "egress-selector-mode",
+    "service-node-port-range",
+    "system-default-registry",
     "advertise-address",
     "flannel-backend",
     "config",
@@ -303,7 +315,8 @@ const SINGLE: [&str; 19] = [
 ];
 
 /// K3s's environment variables and the flags that they stand for.
-const VARIABLES: [(&str, &str); 14] = [
+const VARIABLES: [(&str, &str); 15] = [
+    ("K3S_SYSTEM_DEFAULT_REGISTRY", "system-default-registry"),
     ("K3S_CONFIG_FILE", "config"),
     ("K3S_DATA_DIR", "data-dir"),
     ("K3S_NODE_NAME", "node-name"),

@@ -5,6 +5,7 @@
 //! each other, and every value remembers where it was written. [`discover()`] finds the pieces on a
 //! host.
 
+mod agents;
 mod config;
 mod connection;
 mod discover;
@@ -12,6 +13,7 @@ mod flags;
 mod layer;
 mod unit;
 
+pub use agents::{ForAgents, PortRange};
 pub use config::{ConfigError, DatastoreKind, Found, K3sConfig};
 pub use connection::Connection;
 pub use discover::{Places, discover, discover_connection};

@@ -61,8 +61,14 @@ pub fn table<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> String {
             issued.subject.clone(),
             issued.serial.clone(),
             issued.not_after.to_string(),
-            format!("{} ({})", issued.user, issued.credential),
-            or_none(issued.peer.map(|it| it.to_string())),
+            match issued.is_own() {
+                true => format!("the server itself, for {}", issued.endpoint),
+                false => format!("{} ({})", issued.user, issued.credential),
+            },
+            match issued.is_own() {
+                true => "local".to_owned(),
+                false => or_none(issued.peer.map(|it| it.to_string())),
+            },
         ]);
     }
     for column in table.column_iter_mut() {

@@ -55,11 +55,13 @@ pub struct Issued {
     pub time: UnixTime,
     /// The server that issued it.
     pub server: String,
-    /// What was asked, for instance `/v1-k3s/client-kubelet.crt`.
+    /// What was asked, for instance `/v1-k3s/client-kubelet.crt`; the name of the leaf where a
+    /// server issued it to its own node, for instance `client-admin`.
     pub endpoint: String,
     /// Who asked: `node`, `system:node:a`.
     pub user: String,
-    /// How that was proved: `token`, `bootstrap-token`, `certificate`.
+    /// How that was proved: `token`, `bootstrap-token`, `certificate`; `local` where nothing
+    /// had to be.
     pub credential: String,
     /// Where the connection came from; `None` for what the server issued to itself.
     pub peer: Option<SocketAddr>,
@@ -78,7 +80,25 @@ pub struct Issued {
     pub not_after: UnixTime,
 }
 
+/// The credential of a server that issues to its own node: it needs none.
+const OWN: &str = "local";
+
 impl Issued {
+    /// A record of a leaf that `server` issued to its own node: asked for by nobody, from nowhere
+    /// else. `name` says what it is for, as the catalogue has it: `client-admin`.
+    pub fn own(certificate: &Certificate, server: &str, name: &str, time: UnixTime) -> Self {
+        Self {
+            credential: OWN.to_owned(),
+            node: Some(server.to_lowercase()),
+            ..Self::of(certificate, server, name, time)
+        }
+    }
+
+    /// Whether the server issued it to its own node.
+    pub fn is_own(&self) -> bool {
+        self.credential == OWN && self.peer.is_none()
+    }
+
     /// A record of `certificate`, issued by `server` to itself: no peer, no node, user `server`,
     /// credential `none`. The caller fills in what is otherwise.
     pub fn of(certificate: &Certificate, server: &str, endpoint: &str, time: UnixTime) -> Self {

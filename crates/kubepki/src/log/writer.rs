@@ -58,6 +58,9 @@ pub struct Log {
     head: watch::Receiver<Head>,
 }
 
+/// Where a writer of a record hears of it.
+type Answer = oneshot::Receiver<Result<Receipt, LogError>>;
+
 #[derive(Debug)]
 enum Request {
     Append {
@@ -116,7 +119,39 @@ impl Log {
     /// # Errors
     ///
     /// [`LogError`]: the certificate must not leave.
-    pub async fn append(&self, mut issued: Issued) -> Result<Receipt, LogError> {
+    pub async fn append(&self, issued: Issued) -> Result<Receipt, LogError> {
+        let (request, done) = self.request(issued)?;
+        let sent = self.requests.send(request).await;
+        sent.map_err(|_| LogError::Closed)?;
+        done.await.map_err(|_| LogError::Closed)?
+    }
+
+    /// Adds records and returns once all are on the disk; the thread that calls waits, whether a
+    /// runtime works on it or not.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError`]: none of their certificates must be used. Some of the records may be there.
+    pub fn append_now(&self, records: Vec<Issued>) -> Result<(), LogError> {
+        let add = || {
+            let mut waiting = Vec::new();
+            for issued in records {
+                let (request, done) = self.request(issued)?;
+                let sent = self.requests.blocking_send(request);
+                sent.map_err(|_| LogError::Closed)?;
+                waiting.push(done);
+            }
+            for done in waiting {
+                done.blocking_recv().map_err(|_| LogError::Closed)??;
+            }
+            Ok(())
+        };
+        // A thread of a runtime may not wait itself.
+        let added = std::thread::scope(|scope| scope.spawn(add).join());
+        added.unwrap_or(Err(LogError::Closed))
+    }
+
+    fn request(&self, mut issued: Issued) -> Result<(Request, Answer), LogError> {
         issued.server = (*self.server).to_owned();
         let body = line::body(&issued)
             .map_err(|error| LogError::file("write a record to", &*self.server, error))?;
@@ -127,10 +162,7 @@ impl Log {
             });
         }
         let (answer, done) = oneshot::channel();
-        let request = Request::Append { body, answer };
-        let sent = self.requests.send(request).await;
-        sent.map_err(|_| LogError::Closed)?;
-        done.await.map_err(|_| LogError::Closed)?
+        Ok((Request::Append { body, answer }, done))
     }
 
     /// The last record that is on the disk.

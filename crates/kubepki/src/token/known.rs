@@ -102,6 +102,8 @@ pub struct Known {
     /// The keys that the server CA is or leads to, now and when the staged set is in force.
     keys: Vec<Digest>,
     staged_keys: Vec<Digest>,
+    /// The keys of every certificate in a CA's file that it has, has had, or is to have.
+    all_keys: Vec<Digest>,
 }
 
 impl Known {
@@ -120,6 +122,7 @@ impl Known {
             present,
             keys: Vec::new(),
             staged_keys: Vec::new(),
+            all_keys: Vec::new(),
         };
         if let (Rule::Root, Some(change)) = (rule, found.change) {
             known.add(change.hash, Whose::From(change.at));
@@ -129,6 +132,7 @@ impl Known {
         }
         let certificates = Certificate::all_from_pem(file)?;
         known.keys = keys_led_to(&certificates, now);
+        known.add_keys(&certificates);
         for trusted in certificates.iter().skip(1).filter(|it| it.is_self_issued()) {
             let place = || Whose::Former(format!("{} in the trust bundle", trusted.subject()));
             // A CA that K3s made stood alone in its file, as it is written here.
@@ -149,7 +153,9 @@ impl Known {
     pub fn add_staged(&mut self, file: &[u8], now: UnixTime) -> Result<Digest, pki::Error> {
         let hash = hashes(file, now)?.by(self.rule);
         self.add(hash, Whose::Staged);
-        self.staged_keys = keys_led_to(&Certificate::all_from_pem(file)?, now);
+        let certificates = Certificate::all_from_pem(file)?;
+        self.staged_keys = keys_led_to(&certificates, now);
+        self.add_keys(&certificates);
         Ok(hash)
     }
 
@@ -167,6 +173,7 @@ impl Known {
         let found = hashes(file, now)?;
         // It may have been in force while its chain still verified.
         let certificates = Certificate::all_from_pem(file)?;
+        self.add_keys(&certificates);
         let roots = certificates.iter().skip(1).filter(|it| it.is_self_issued());
         let roots: Vec<Digest> = roots.map(Certificate::fingerprint).collect();
         for hash in [found.current, found.whole_file].into_iter().chain(roots) {
@@ -196,9 +203,19 @@ impl Known {
         self.staged_keys.contains(&key)
     }
 
+    /// Whether a CA of this cluster has that key, has had it, or shall have it.
+    pub fn has_had(&self, key: Digest) -> bool {
+        self.all_keys.contains(&key)
+    }
+
     /// The hash that tokens must pin now.
     pub fn present(&self) -> Digest {
         self.present
+    }
+
+    fn add_keys(&mut self, certificates: &[Certificate]) {
+        let keys = certificates.iter().map(Certificate::spki_sha256);
+        self.all_keys.extend(keys);
     }
 
     fn add(&mut self, hash: Digest, whose: Whose) {

@@ -7,15 +7,17 @@
 //! server's tree -> passwords, CA, what lies there                         (server)
 //! CA's keys     -> pins that a rotation leaves good                       (pins)
 //! a made token  -> its record in the datastore: role, end, uses           (made)
+//! Kubernetes' own bootstrap tokens -> Secrets in the same datastore       (kubernetes)
 //! Token + tree  -> what it is good for                                    (check)
 //! new password  -> Plan: datastore, users, token files                    (password, rotate)
-//! node's files  -> where full tokens stand -> Plan: their hash only       (node)
+//! node's files  -> where tokens stand -> Plan: what they pin, no more     (node)
 //! ```
 
 mod check;
 pub(crate) mod draft;
 mod hash;
 mod known;
+pub mod kubernetes;
 pub mod made;
 mod node;
 mod password;
@@ -35,8 +37,8 @@ pub use draft::Head;
 pub use hash::{Change, Hashes, How, authority_hash, hash_of, hashes};
 pub use known::{Known, Rule, Whose};
 pub use node::{
-    Fate, FileKind, NodeFile, NodeFiles, NodeProblem, Occurrence, hash_edits, masked, occurrences,
-    password_edits, plan_edits,
+    Fate, FileKind, NodeFile, NodeFiles, NodeProblem, Occurrence, PinnedKeys, Pinning, masked,
+    occurrences, password_edits, pin_edits, plan_edits,
 };
 pub use password::{NewPassword, PasswordError};
 pub use pins::{MOST_PINS, PINS_PREFIX, pins_of};
@@ -75,16 +77,17 @@ enum Credential {
     },
 }
 
-/// A text that is no token. The text itself is secret, so it is not told.
+/// A text that is no token. The text itself is secret, so it is not told. Where K3s refuses it too,
+/// K3s's words come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Nothing there.
-    #[error("the token is empty")]
+    #[error("token must not be empty")]
     Empty,
     /// `K10`, something that is not 64 characters long, `::`.
     #[error(
-        "the CA hash between K10 and :: has {length} characters, not 64: copy the token whole, \
-         or give the password alone"
+        "invalid token CA hash length: between K10 and :: it has {length} characters, not 64: copy \
+         the token whole, or give the password alone"
     )]
     HashLength {
         /// Its length in bytes.
@@ -92,7 +95,8 @@ pub enum TokenError {
     },
     /// Neither a password nor a bootstrap token follows.
     #[error(
-        "the token has no password; write K10<CA hash>::<user>:<password>, or the password alone"
+        "invalid token format: it has no password; write K10<CA hash>::<user>:<password>, or the \
+         password alone"
     )]
     NoPassword,
     /// `K10P`, and then no pins of a form that is known.

@@ -34,6 +34,8 @@ pub struct Rotation<'a> {
     pub rule: Rule,
     /// Files of this node that give K3s its token, with the new one in them.
     pub edits: &'a [Edit],
+    /// Whether servers take the password up while they serve, as `kubepki serve` does.
+    pub live: bool,
     /// Salt and nonce.
     pub entropy: &'a dyn Entropy,
 }
@@ -251,20 +253,38 @@ fn notes(
     agents_too: bool,
     token: &Token,
 ) -> Vec<String> {
-    let mut notes = vec![
-        format!(
-            "every other server needs the new token ({token}) in its configuration before its next \
-             start; one that starts with the old one ends with \"bootstrap data already found and \
-             encrypted with different token\""
-        ),
-        match agents_too {
-            true => "every agent needs the new token at its next start; agents that run go on \
-                     until then"
+    let mut notes = match rotation.live {
+        true => vec![
+            format!(
+                "every other server needs the new token ({token}) in its configuration or its \
+                 server/token: a `kubepki serve` issues nothing until it has it, and takes it up \
+                 while it serves; K3s takes the old password until it is restarted, and does not \
+                 start with the old token"
+            ),
+            match agents_too {
+                true => {
+                    "every agent needs the new token to join anew; agents that run go on".to_owned()
+                }
+                false => "agents have a token of their own, which stays".to_owned(),
+            },
+        ],
+        false => vec![
+            format!(
+                "every other server needs the new token ({token}) in its configuration before its \
+                 next start; one that starts with the old one ends with \"bootstrap data already \
+                 found and encrypted with different token\""
+            ),
+            match agents_too {
+                true => "every agent needs the new token at its next start; agents that run go on \
+                         until then"
+                    .to_owned(),
+                false => "agents have a token of their own, which stays".to_owned(),
+            },
+            "servers that run take the old password until they are restarted: restart them all"
                 .to_owned(),
-            false => "agents have a token of their own, which stays".to_owned(),
-        },
-        "servers that run take the old password until they are restarted: restart them all"
-            .to_owned(),
+        ],
+    };
+    notes.extend([
         "snapshots made before now open with the old token only: keep it as long as you keep them"
             .to_owned(),
         format!(
@@ -272,10 +292,18 @@ fn notes(
              (kine's old_value, etcd's revisions until compaction) and in snapshots; if it has \
              leaked, rotate the CAs too"
         ),
-        "take it back with `kubepki undo` before another server has started with the new token, \
-         and by rotating to the old one afterwards"
-            .to_owned(),
-    ];
+        match rotation.live {
+            true => {
+                "`kubepki undo` brings the old token back while the server serves; other \
+                     servers need it again then"
+            }
+            false => {
+                "take it back with `kubepki undo` before another server has started with the new \
+                 token, and by rotating to the old one afterwards"
+            }
+        }
+        .to_owned(),
+    ]);
     if rotation.new.is_weak() {
         notes.push(
             "the new password is short, and it encrypts the CA keys in the datastore: 16 \

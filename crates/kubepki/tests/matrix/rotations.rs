@@ -2,7 +2,7 @@
 //! every combination that restarts in any order can bring about.
 
 use kubepki::bootstrap::{Bundle, Field};
-use kubepki::ca::promise::{Moment, Rotation, Served, Stack, Who, blast_radius, promise_for};
+use kubepki::ca::promise::{Moment, Pace, Rotation, Served, Stack, Who, blast_radius, promise_for};
 use kubepki::ca::{CaName, Change, CrossRoots, Outer};
 use pki::Certificate;
 use testkit::Fixture;
@@ -356,7 +356,7 @@ fn what_a_plan_says_of_it() {
                 served,
                 now: now(),
             };
-            let sentences = blast_radius(&promise_for(&rotation).unwrap());
+            let sentences = blast_radius(&promise_for(&rotation).unwrap(), Pace::Restarts);
             told += &format!("== {title}, {how}\n{}\n\n", sentences.join("\n"));
         }
     }

@@ -14,7 +14,7 @@ use kubepki::state::StateDir;
 use super::{ExtractArgs, RestoreArgs, disk};
 use crate::command::prepared::{Prepared, RESTART_TIMEOUT, carry_out};
 use crate::datastore::{
-    Access, candidates, find, open, reached, refuse_living, snapshot, unopened,
+    Access, Ours, candidates, find, open, reached, refuse_living, snapshot, unopened,
 };
 use crate::error::{CliError, Exit};
 use crate::k3s::{Settings, running_in};
@@ -159,7 +159,13 @@ pub(super) async fn restore(world: &World, args: &RestoreArgs) -> Result<Exit, C
     })
     .map_err(refused)?;
     if !plan.steps.is_empty() {
-        refuse_living(&connected, &args.datastore.endpoint, &settings).await?;
+        refuse_living(
+            &connected,
+            &args.datastore.endpoint,
+            &settings,
+            &Ours::Refused,
+        )
+        .await?;
     }
     let prepared = Prepared {
         plan,

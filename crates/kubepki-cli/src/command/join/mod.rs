@@ -1,6 +1,7 @@
 //! `join` and `node renew`: a node's certificates from a server, with keys made here.
 
 mod files;
+mod forget;
 mod obtain;
 
 use std::net::{IpAddr, ToSocketAddrs as _, UdpSocket};
@@ -22,6 +23,8 @@ use crate::datastore::named;
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::world::{World, resolved};
+
+pub use forget::ForgetArgs;
 
 use files::{Files, make_directory, node_password};
 use obtain::{Obtained, obtain};
@@ -97,6 +100,12 @@ pub enum NodeCommand {
     ///
     /// Needs no token. Only what is due is renewed; keys stay.
     Renew(NodeArgs),
+    /// Let another machine have a node's name: forget the password that `kubepki serve` holds it
+    /// to.
+    ///
+    /// For a machine that was set up anew and comes with another password, and is refused with
+    /// "hash does not match". Servers look again within two seconds.
+    Forget(ForgetArgs),
 }
 
 /// `kubepki join`.
@@ -142,7 +151,10 @@ pub async fn join(args: &JoinArgs) -> Result<Exit, CliError> {
 ///
 /// As [`join`], and when this node has no certificate to log in with.
 pub async fn node(command: &NodeCommand) -> Result<Exit, CliError> {
-    let NodeCommand::Renew(args) = command;
+    let args = match command {
+        NodeCommand::Renew(args) => args,
+        NodeCommand::Forget(args) => return forget::forget(args).await,
+    };
     let world = World::real();
     let files = Files::open(&world, args).await?;
     let absent = |what: &str| {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kubepki::ca::rotate::{Here, Restarts};
+use kubepki::ca::rotate::{Here, Restarts, Way};
 use kubepki::fleet::Fleet;
 use kubepki::host::{EntryKind, Host as _};
 use kubepki_remote::Kubernetes;
@@ -10,6 +10,7 @@ use kubepki_remote::Kubernetes;
 use super::Rotation;
 use crate::error::CliError;
 use crate::output;
+use crate::serving::serving;
 
 /// How long the Kubernetes API may take for what is only told.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,7 +21,12 @@ impl Rotation<'_> {
     /// # Errors
     ///
     /// When a command is empty.
-    pub(super) fn restarts(&self) -> Result<Restarts, CliError> {
+    pub(super) fn restarts(&self, way: Way<'_>) -> Result<Restarts, CliError> {
+        if let Way::Through { url } = way
+            && serving(self.node.state.path()).as_deref() == Some(url)
+        {
+            return self.live();
+        }
         let restart = &self.args.restart;
         let words = |flag: &str, text: Option<&String>| {
             let words: Option<Vec<String>> =
@@ -38,6 +44,21 @@ impl Rotation<'_> {
                 (false, true) => Here::Watched,
                 (false, false) => Here::Told,
             },
+            others: self.args.watch,
+        })
+    }
+
+    /// Our own server has no restart.
+    fn live(&self) -> Result<Restarts, CliError> {
+        let restart = &self.args.restart;
+        if restart.restart || restart.restart_command.is_some() {
+            return Err(CliError::usage(
+                "`kubepki serve` takes new CAs up while it serves: leave --restart and \
+                 --restart-command away",
+            ));
+        }
+        Ok(Restarts {
+            here: Here::Live,
             others: self.args.watch,
         })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kubepki::bootstrap::Bundle;
-use kubepki::ca::rotate::{Request, Restarts, RotateError, Tokens, Way, plan_rotate_ca};
+use kubepki::ca::rotate::{Here, Request, Restarts, RotateError, Tokens, Way, plan_rotate_ca};
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
 use kubepki::plan::Target;
 use kubepki::token::{Head, Known, NewPassword, Rotation, Rule, ServerFiles, Token, plan_rotation};
@@ -143,7 +143,10 @@ impl TakeUp {
             tokens: Tokens::Stay,
             exposures: &[],
             copies: &[],
-            restarts: Restarts::default(),
+            restarts: Restarts {
+                here: Here::Live,
+                others: false,
+            },
             now,
             entropy: &world.entropy,
             keys: &world.keys,
@@ -214,6 +217,7 @@ impl TakeUp {
             new: &password,
             rule,
             edits: &[],
+            live: true,
             entropy: &world.entropy,
         });
         let (plan, staged) = planned.map_err(|error| CliError::failed(&error))?;

@@ -1,9 +1,10 @@
 //! The data that servers share, as a server that starts or serves works with them: the same plans
 //! as `reconcile`, `rotate-ca` and `token rotate` make, journalled and undoable.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use kubepki::apply::{Aftermath, Executor, Outcome, Quiet, plan_id, unfinished};
+use kubepki::apply::{Aftermath, Executor, Outcome, plan_id, unfinished};
 use kubepki::bootstrap::{
     Candidates, Comparison, Disk, KEY_PREFIX, Line, LocateError, Opened, Passphrase, Seen,
     Standing, Verdict, compare, locate,
@@ -16,7 +17,9 @@ use kubepki::plan::{Plan, PlanId};
 use kubepki::reconcile::{ReconcileError, Request, plan_reconcile};
 use kubepki::state::{Locked, StateDir};
 use kubepki::token::Token;
+use kubepki_serve::issuance::Need;
 
+use super::records::{Recorded, Records};
 use super::start::init_args;
 use super::{ServeArgs, tell};
 use crate::command::change::{INTERRUPTED, failed, lock, refuse_unfinished};
@@ -50,6 +53,7 @@ pub(super) struct Commons {
     pub settings: Settings,
     pub connected: Connected,
     pub state: StateDir,
+    pub records: Arc<Records>,
 }
 
 /// What of the datastore is in force here.
@@ -71,6 +75,7 @@ impl Commons {
         world: World,
         args: &ServeArgs,
         settings: Settings,
+        records: Arc<Records>,
     ) -> Result<Self, CliError> {
         let connected = open_or_make(&world.host, &args.endpoint, &settings).await?;
         // A client on this machine holds the lock of the state directory above while it calls us.
@@ -85,6 +90,7 @@ impl Commons {
             args: args.clone(),
             settings,
             connected,
+            records,
         })
     }
 
@@ -321,7 +327,8 @@ impl Commons {
         locked.drop_unbegun()?;
         stage(&locked, &plan.id, staged)?;
         let passphrases = passphrases(candidates);
-        let executor = self.executor(&locked, &passphrases);
+        let recorded = self.records.of(Need::Urgent);
+        let executor = self.executor(&locked, &passphrases, &recorded);
         match executor.apply(plan).await {
             Ok(Outcome::Finished { .. }) => {
                 // Old plans that stay are in nobody's way.
@@ -380,7 +387,8 @@ impl Commons {
         let candidates = self.candidates().await?;
         let locked = lock(&self.state)?;
         let passphrases = passphrases(&candidates);
-        let executor = self.executor(&locked, &passphrases);
+        let recorded = self.records.of(Need::Urgent);
+        let executor = self.executor(&locked, &passphrases, &recorded);
         let done = match executor.resume(&past.id).await {
             Ok(_) => "finished",
             Err(error) if past.undoes.is_some() => return Err(failed(error)),
@@ -394,9 +402,15 @@ impl Commons {
         Ok(())
     }
 
-    fn executor<'a>(&'a self, locked: &'a Locked, passphrases: &'a [Passphrase]) -> Executor<'a> {
+    /// The log's troubles are no reason not to follow the cluster.
+    fn executor<'a>(
+        &'a self,
+        locked: &'a Locked,
+        passphrases: &'a [Passphrase],
+        recorded: &'a Recorded<'a>,
+    ) -> Executor<'a> {
         Executor {
-            observer: &Quiet,
+            observer: recorded,
             cluster: Some(self.connected.cluster(passphrases)),
             ..self.world.executor(locked)
         }
@@ -407,7 +421,7 @@ impl Commons {
 const OWN: &str = "serve-";
 
 /// Whether a server made the plan by itself.
-fn is_own(id: &PlanId) -> bool {
+pub fn is_own(id: &PlanId) -> bool {
     let purpose = id.0.split_once("Z-").map_or("", |(_, purpose)| purpose);
     purpose.starts_with(OWN)
 }

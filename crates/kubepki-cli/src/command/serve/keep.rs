@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use super::ServeArgs;
 use super::commons::Commons;
 use super::hooks::Hooks;
+use super::records::Records;
 use super::renew::{Renewal, Trouble, renewed};
 use crate::error::CliError;
 use crate::serving::Alone;
@@ -40,6 +41,8 @@ pub(super) struct Keeper {
     said: HashMap<String, UnixTime>,
     /// Held while the node's files are changed: CAs that are taken up change them too.
     pub turn: Arc<tokio::sync::Mutex<()>>,
+    /// What is issued here is recorded there.
+    pub records: Arc<Records>,
     /// What is run after a renewal.
     pub hooks: Arc<Hooks>,
     /// When what of it is open is tried again, by `steady`.
@@ -65,7 +68,7 @@ impl Keeper {
         args: ServeArgs,
         service: Arc<Service>,
         listened: Arc<Listened>,
-        hooks: Arc<Hooks>,
+        (hooks, records): (Arc<Hooks>, Arc<Records>),
     ) -> Self {
         let jumps = Jumps::new(world.now(), steady());
         let next = steady().saturating_add(jittered(EVERY, &SystemEntropy));
@@ -79,6 +82,7 @@ impl Keeper {
             next,
             said: HashMap::new(),
             turn: Arc::default(),
+            records,
             hooks,
             hooks_next: Duration::ZERO,
             alone: None,
@@ -113,6 +117,7 @@ impl Keeper {
     /// set, and when that is `asked` for.
     pub(super) async fn tick(&mut self, asked: bool) {
         let now = self.world.now();
+        self.record_late();
         let jump = self.jumps.look(now, (self.steady)());
         if let Some(seconds) = jump {
             self.clock_was_set(seconds);
@@ -205,6 +210,14 @@ impl Keeper {
         true
     }
 
+    /// Records the leaves that could not wait for the log.
+    fn record_late(&self) {
+        if let Some(error) = self.records.catch_up() {
+            let why = format!("leaves of this node are not recorded yet: {}", error.reason);
+            self.service.note(Part::Log, State::Warning(why));
+        }
+    }
+
     /// Runs what a renewal left open, and what failed before when its time has come.
     async fn hooks(&mut self, at_once: bool) {
         if !self.hooks.are_open() {
@@ -248,7 +261,8 @@ impl Keeper {
         if is_told || self.are_foreign(false).await {
             return false;
         }
-        match renewed(&self.world, &self.args, &|services| {
+        let records = Arc::clone(&self.records);
+        match renewed(&self.world, &self.args, &records, &|services| {
             hooks.foretold(services)
         })
         .await

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use kubepki::datastore::Datastore;
 use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
-use kubepki::log::{Log, Options, keep_published, stored_head};
+use kubepki::log::{Log, keep_published};
 use kubepki_serve::accept::{Limits, Server};
 use kubepki_serve::config::Settings as Served;
 use kubepki_serve::guess::Proven;
@@ -30,13 +30,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use self::commons::is_own;
 use self::file::with_file;
 use self::hooks::ReloadArgs;
 use self::keep::{Keeper, Steady, monotonic};
+use self::records::Records;
 use self::start::{Started, start};
 use self::take_up::TakeUp;
 use self::wait::{away, wait};
-use super::log::folder;
 use crate::args::SiteArgs;
 use crate::datastore::EndpointArgs;
 use crate::error::{CliError, Exit};
@@ -50,6 +51,7 @@ mod file;
 mod hooks;
 mod impatient;
 mod keep;
+mod records;
 mod renew;
 mod start;
 mod take_up;
@@ -140,13 +142,16 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
     // From here on it is an order to look again; before, it would end the process.
     let hangup = signal(SignalKind::hangup())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let records = Records::new(Arc::clone(&clock));
     let opened = loop {
-        let Some(args) = wait(&clock, args, &stopping).await? else {
+        let Some(args) = wait(&clock, args, &records, &stopping).await? else {
             return Ok(Exit::Fine);
         };
-        match open(Arc::clone(&clock), monotonic(), &args).await {
+        let opening = open(Arc::clone(&clock), monotonic(), &args, Arc::clone(&records));
+        match opening.await {
             Ok(opened) => break opened,
             Err(error) => {
+                records.let_go().await;
                 let settings = Settings::load(&World::real().host, &args.site).await?;
                 if away(&args, &settings).await.is_none() {
                     return Err(error);
@@ -183,6 +188,7 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
     let following = opened.take_up.run(watching);
     let (served, (), (), ()) = tokio::join!(serving, keeping, following, learning);
     served??;
+    records.catch_up();
     // The head of what was issued last goes into the datastore, unless that is away.
     opened.log.close().await;
     let _ = tokio::time::timeout(LAST_HEAD, opened.publishing).await;
@@ -222,23 +228,28 @@ impl Clock for Shared {
     }
 }
 
-async fn open(clock: Arc<dyn Clock>, steady: Steady, args: &ServeArgs) -> Result<Opened, CliError> {
+async fn open(
+    clock: Arc<dyn Clock>,
+    steady: Steady,
+    args: &ServeArgs,
+    records: Arc<Records>,
+) -> Result<Opened, CliError> {
     let world = || World {
         clock: Box::new(Shared(Arc::clone(&clock))),
         ..World::real()
     };
-    let mut started = start(&world(), world(), args).await?;
+    let mut started = start(&world(), world(), args, Arc::clone(&records)).await?;
     let strictness = args.strictness();
     let tree = Tree::load(&started.server, strictness).map_err(|e| CliError::failed(&e))?;
     let listener = bind(started.listen).await?;
     let listening = listener.local_addr()?;
     started.served.port = listening.port();
     let wanted = (started.served.sans.as_slice(), started.lifetime);
-    let port = port(&tree, wanted, clock.now())?;
-    let (log, trouble) = open_log(&started).await?;
+    let port = port(&tree, wanted, clock.now(), &records)?;
+    let log = started.log.clone();
     let publishing = tokio::spawn({
         let (log, store) = (log.clone(), Arc::clone(&started.store));
-        async move { keep_published(&log, store, PUBLISH, trouble).await }
+        async move { keep_published(&log, store, PUBLISH, unpublished).await }
     });
     let keeping = (world(), steady);
     let wired = Wired {
@@ -246,6 +257,7 @@ async fn open(clock: Arc<dyn Clock>, steady: Steady, args: &ServeArgs) -> Result
         lifetime: started.lifetime,
         store: Arc::clone(&started.store),
         log: Arc::new(log.clone()),
+        own: Arc::clone(&records),
     };
     let service = Arc::new(service(tree, wired, strictness, Arc::clone(&clock))?);
     service.names.shows(&port.leaf);
@@ -264,7 +276,7 @@ async fn open(clock: Arc<dyn Clock>, steady: Steady, args: &ServeArgs) -> Result
     let take_up = TakeUp::new(commons, followed, hands, args.take_up);
     take_up.meet().await;
     take_up.learn();
-    let mut keeper = Keeper::new(keeping, args.clone(), service, listened, hooks);
+    let mut keeper = Keeper::new(keeping, args.clone(), service, listened, (hooks, records));
     keeper.turn = Arc::clone(&take_up.turn);
     keeper.commons = Some(Arc::clone(&take_up.commons));
     keeper.begin(&renewal, alone);
@@ -321,39 +333,28 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
     })
 }
 
-fn port(tree: &Tree, (sans, lifetime): (&[San], i64), now: UnixTime) -> Result<Port, CliError> {
+fn port(
+    tree: &Tree,
+    (sans, lifetime): (&[San], i64),
+    now: UnixTime,
+    records: &Records,
+) -> Result<Port, CliError> {
     let wanted = Wanted {
         sans,
         lifetime,
         now,
         entropy: &SystemEntropy,
         keys: &FreshKeys,
+        records,
     };
     prepare(tree, &wanted).map_err(|error| CliError::failed(&error))
 }
 
-type Trouble = fn(&kubepki::log::HeadError);
-
-async fn open_log(started: &Started) -> Result<(Log, Trouble), CliError> {
-    let name = &started.served.node_name;
-    let known = stored_head(started.store.as_ref(), name).await;
-    let known = known.map_err(|error| CliError::failed(&error))?;
-    let options = Options::new(folder(&started.state), name.clone());
-    let (log, mended) = Log::open(&options, known.as_ref().map(|(head, _)| head))
-        .map_err(|error| CliError::failed(&error))?;
-    if let Some(mended) = mended {
-        tell(
-            "the issuance log was mended after a crash",
-            vec![("what", format!("{mended:?}"))],
-        );
-    }
-    let trouble: Trouble = |error| {
-        tell(
-            "the head of the issuance log is not in the datastore",
-            vec![("reason", kubepki::error_chain(error))],
-        );
-    };
-    Ok((log, trouble))
+fn unpublished(error: &kubepki::log::HeadError) {
+    tell(
+        "the head of the issuance log is not in the datastore",
+        vec![("reason", kubepki::error_chain(error))],
+    );
 }
 
 /// What a service is made of.
@@ -362,6 +363,7 @@ struct Wired {
     lifetime: i64,
     store: Arc<dyn Datastore>,
     log: Arc<dyn IssuanceLog>,
+    own: Arc<Records>,
 }
 
 fn service(
@@ -385,6 +387,7 @@ fn service(
         passwords: NodePasswords::new(&key().map_err(failed)?),
         datastore: wired.store,
         log: wired.log,
+        own: wired.own,
         clock,
         entropy: Arc::new(SystemEntropy),
         journal: Arc::new(say),

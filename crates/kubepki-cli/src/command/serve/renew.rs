@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use kubepki::apply::{Outcome, Past, refuse_unreadable, unfinished};
+use kubepki::apply::{Aftermath, Executor, Outcome, Past, refuse_unreadable, unfinished};
 use kubepki::inventory::Inventory;
 use kubepki::plan::{Plan, Target};
 use kubepki_serve::ending::unbegun;
 use kubepki_serve::health::{Part, State};
-use pki::Certificate;
+use kubepki_serve::issuance::Need;
+use pki::{Certificate, UnixTime};
 
+use super::records::Records;
 use super::{ServeArgs, tell};
 use crate::args::{LeafArgs, NameArgs};
 use crate::command::change::{INTERRUPTED, failed, lock};
@@ -62,11 +64,14 @@ pub(super) type Foretold<'a> = dyn Fn(&BTreeSet<String>) -> Result<(), CliError>
 pub(super) async fn renewed(
     world: &World,
     args: &ServeArgs,
+    records: &Records,
     foretold: &Foretold<'_>,
 ) -> Result<Renewal, CliError> {
     let before = look(world, args).await?;
     let mut changed = BTreeSet::new();
-    let trouble = change(world, &before, foretold, &mut changed).await.err();
+    let trouble = change(world, &before, (records, foretold), &mut changed)
+        .await
+        .err();
     if changed.is_empty() {
         let renewed = Vec::new();
         return Ok(Renewal {
@@ -91,13 +96,13 @@ pub(super) async fn renewed(
 
 /// Finishes what a crash left half renewed, before a start changes the same leaves. What cannot be
 /// finished is told of by [`renewed`].
-pub(super) async fn finish_own(world: &World, args: &ServeArgs) {
+pub(super) async fn finish_own(world: &World, args: &ServeArgs, records: &Records) {
     let Ok(node) = look(world, args).await else {
         return;
     };
     if let Ok(Some(past)) = interrupted(&node)
         && let Ok(plan) = node.state.load_plan(&past.id)
-        && finish(world, &node, &plan).await.is_ok()
+        && finish(world, &node, records, &plan).await.is_ok()
     {
         let fields = vec![("plan", past.id.to_string())];
         tell("a renewal that was interrupted is finished", fields);
@@ -108,7 +113,7 @@ pub(super) async fn finish_own(world: &World, args: &ServeArgs) {
 async fn change(
     world: &World,
     node: &Node,
-    foretold: &Foretold<'_>,
+    (records, foretold): (&Records, &Foretold<'_>),
     changed: &mut BTreeSet<String>,
 ) -> Result<(), Trouble> {
     let note = |error: &CliError| Trouble::leaves(error);
@@ -125,7 +130,7 @@ async fn change(
         let plan = node.state.load_plan(&past.id);
         let plan = plan.map_err(|error| note(&CliError::failed(&error)))?;
         changed.extend(plan.leaves.keys().map(|id| id.0.clone()));
-        finish(world, node, &plan)
+        finish(world, node, records, &plan)
             .await
             .map_err(|e| stuck(&past, &e))?;
         // What else is due is found at the next look.
@@ -138,7 +143,7 @@ async fn change(
     let services = services(&plan, &node.inventory);
     foretold(&services).map_err(|error| note(&error))?;
     changed.extend(plan.leaves.keys().map(|id| id.0.clone()));
-    carry_out(world, node, &plan)
+    carry_out(world, node, records, &plan)
         .await
         .map_err(|error| note(&error))
 }
@@ -209,18 +214,64 @@ fn services(plan: &Plan, inventory: &Inventory) -> BTreeSet<String> {
     services.map(|service| service.name.to_owned()).collect()
 }
 
-async fn carry_out(world: &World, node: &Node, plan: &Plan) -> Result<(), CliError> {
+async fn carry_out(
+    world: &World,
+    node: &Node,
+    records: &Records,
+    plan: &Plan,
+) -> Result<(), CliError> {
     let state = lock(&node.state)?;
-    let outcome = world.executor(&state).apply(plan).await.map_err(failed)?;
-    ended(&outcome)?;
+    // What a crash left before its first step is in nobody's way.
+    let _ = state.drop_unbegun();
+    let observer = records.said(need(plan, &node.inventory, world.now()));
+    let executor = Executor {
+        observer: &observer,
+        ..world.executor(&state)
+    };
+    let outcome = executor.apply(plan).await.map_err(|error| {
+        if error.aftermath() != Aftermath::Interrupted {
+            let _ = state.drop_staging(&plan.id);
+        }
+        failed(error)
+    });
+    ended(&outcome?)?;
     // Old backups go only once new ones are safe; what cannot go now goes next time.
     let _ = state.prune(world.now());
     Ok(())
 }
 
-async fn finish(world: &World, node: &Node, plan: &Plan) -> Result<(), CliError> {
+/// Whether all leaves that a plan replaces will do for some days.
+fn need(plan: &Plan, inventory: &Inventory, now: UnixTime) -> Need {
+    let will_do = plan.leaves.iter().all(|(id, leaf)| {
+        let Some(wanted) = &leaf.certificate else {
+            return true;
+        };
+        let issuer = Certificate::all_from_pem(wanted.issuer.certificate.as_bytes());
+        let issuer = issuer.ok().and_then(|it| it.into_iter().next());
+        let present = inventory.row(&id.0);
+        let present = present.and_then(|row| row.file.first_certificate());
+        issuer.is_some_and(|issuer| Need::of(present, &issuer, now) == Need::CanWait)
+    });
+    match will_do {
+        true => Need::CanWait,
+        false => Need::Urgent,
+    }
+}
+
+async fn finish(
+    world: &World,
+    node: &Node,
+    records: &Records,
+    plan: &Plan,
+) -> Result<(), CliError> {
     let state = lock(&node.state)?;
-    let outcome = world.executor(&state).resume(&plan.id).await;
+    // Half of it is in place: the other half does not wait for the log.
+    let observer = records.said(Need::Urgent);
+    let executor = Executor {
+        observer: &observer,
+        ..world.executor(&state)
+    };
+    let outcome = executor.resume(&plan.id).await;
     ended(&outcome.map_err(failed)?)
 }
 

@@ -1,37 +1,38 @@
 //! Before it listens: alone on the data directory, files made and renewed, datastore open.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kubepki::datastore::Datastore;
 use kubepki::edge::file::make_directory;
 use kubepki::host::Attributes;
 use kubepki::init::{Spec, make_data_dir};
-use kubepki::k3s::Found;
-use kubepki_serve::config::Settings as Served;
+use kubepki::k3s::{ForAgents, Found, K3sConfig};
+use kubepki::log::{Log, Options, stored_head};
+use kubepki_serve::config::{Flags, Settings as Served};
 use pki::San;
 
-use super::ServeArgs;
 use super::commons::{Commons, Followed};
 use super::hooks::Hooks;
 use super::impatient::Impatient;
+use super::records::Records;
 use super::renew::{Renewal, finish_own, renewed};
+use super::{ServeArgs, bind, tell};
 use crate::args::PlanFormat;
 use crate::command::init::{self, InitArgs};
+use crate::command::log::folder;
 use crate::datastore::{Access, open};
 use crate::error::CliError;
 use crate::k3s::{Settings, running_in};
 use crate::rke::ClusterArgs;
 use crate::serving::Alone;
-use crate::world::{World, state_dir};
+use crate::world::{Node, World, state_dir};
 
 /// What a server needs to listen.
 pub(super) struct Started {
     /// `<data-dir>/server`.
     pub server: PathBuf,
-    /// The state directory.
-    pub state: PathBuf,
     /// Where to listen.
     pub listen: SocketAddr,
     /// What agents are told.
@@ -48,6 +49,8 @@ pub(super) struct Started {
     pub commons: Commons,
     /// What of that is in force.
     pub followed: Followed,
+    /// The issuance log.
+    pub log: Log,
     /// Held while it serves: one server for a data directory.
     pub alone: Alone,
 }
@@ -57,6 +60,7 @@ pub(super) async fn start(
     world: &World,
     own: World,
     args: &ServeArgs,
+    records: Arc<Records>,
 ) -> Result<Started, CliError> {
     let mut settings = Settings::load(&world.host, &args.site).await?;
     settings.data_dir = std::path::absolute(&settings.data_dir)?;
@@ -74,27 +78,37 @@ pub(super) async fn start(
         ));
     }
     // What cannot be made is said before anything is.
-    init::spec(&wanted, &settings)?;
+    let spec = init::spec(&wanted, &settings)?;
     make_data_dir(&world.host, &settings.data_dir).await?;
     let state = state_dir(&args.site, &settings.data_dir).path().to_owned();
     if !state.is_dir() {
         make_directory(&state, &Attributes::new(0o700))?;
     }
     let alone = Alone::take(&state)?;
-    if server.join("tls/server-ca.crt").exists() {
-        finish_own(world, args).await;
-    }
-    let commons = Commons::open(own, args, settings.clone()).await?;
-    let followed = commons.begin().await?;
-    let hooks = Arc::new(Hooks::new(&args.reload, &state));
-    let renewal = renewed(world, args, &|services| hooks.foretold(services)).await?;
+    // A port that somebody has is found out before a cluster is made that nobody wants.
+    drop(bind(listen(args, &spec, &settings)).await?);
+    let has_tree = server.join("tls/server-ca.crt").exists();
+    let found = match has_tree {
+        true => Node::open(world, &args.site, None, None).await.ok(),
+        false => None,
+    };
+    let commons = Commons::open(own, args, settings.clone(), Arc::clone(&records)).await?;
     let wanted = InitArgs {
-        node_name: args
-            .node_name
-            .clone()
-            .or(renewal.node.inventory.node_name()),
+        node_name: (args.node_name.clone())
+            .or_else(|| found.and_then(|it| it.inventory.node_name())),
         ..wanted
     };
+    // Before anything is issued.
+    let name = init::spec(&wanted, &settings)?.node.name;
+    let log = open_log(&state, &name, commons.connected.store.as_ref()).await?;
+    records.keep_in(log.clone());
+    if has_tree {
+        finish_own(world, args, &records).await;
+    }
+    let followed = commons.begin().await?;
+    let hooks = Arc::new(Hooks::new(&args.reload, &state));
+    let foretold = |services: &_| hooks.foretold(services);
+    let renewal = renewed(world, args, &records, &foretold).await?;
     let spec = init::spec(&wanted, &settings)?;
     Ok(Started {
         listen: listen(args, &spec, &settings),
@@ -105,8 +119,8 @@ pub(super) async fn start(
         renewal,
         commons,
         followed,
+        log,
         server,
-        state,
         alone,
     })
 }
@@ -195,6 +209,7 @@ pub(super) fn served(
     let secure = config.is_none_or(|it| it.tls_san_security.value);
     let flannel = config.and_then(|it| it.flannel_backend.as_ref());
     let flannel = flannel.map(|it| it.value.clone());
+    let service_cidrs = networks("--service-cidr", &services)?;
     Ok(Served {
         node_name: node.name.clone(),
         advertise_ip,
@@ -202,13 +217,74 @@ pub(super) fn served(
         sans,
         san_security: args.tls_san_security.unwrap_or(secure),
         cluster_cidrs: networks("--cluster-cidr", &pods)?,
-        service_cidrs: networks("--service-cidr", &services)?,
-        cluster_dns: vec![tenth(node.service_address)],
+        flags: config.map_or_else(Flags::default, |it| flags(&it.for_agents)),
+        cluster_dns: cluster_dns(config, node.service_address, &service_cidrs),
+        service_cidrs,
         cluster_domain: node.cluster_domain.clone(),
         flannel_backend: (args.flannel_backend.clone().or(flannel))
             .unwrap_or_else(|| "vxlan".to_owned()),
         data_dir: settings.data_dir.join("server").display().to_string(),
     })
+}
+
+/// What K3s's configuration says, with K3s's own defaults. Tunnels are the one thing that this
+/// server has not, whatever K3s's default for them is.
+fn flags(given: &ForAgents) -> Flags {
+    let text = |found: &Option<Found<String>>| found.as_ref().map(|it| it.value.clone());
+    Flags {
+        disable_cloud_controller: given.disable_cloud_controller.value,
+        disable_network_policy: given.disable_network_policy.value,
+        disable_kube_proxy: given.disable_kube_proxy.value,
+        disable_helm_controller: given.disable_helm_controller.value,
+        embedded_registry: given.embedded_registry.value,
+        flannel_ipv6_masq: given.flannel_ipv6_masq.value,
+        flannel_external_ip: given.flannel_external_ip.value,
+        supervisor_metrics: given.supervisor_metrics.value,
+        egress_selector_mode: text(&given.egress_selector_mode)
+            .unwrap_or_else(|| Flags::default().egress_selector_mode),
+        system_default_registry: text(&given.system_default_registry).unwrap_or_default(),
+        node_ports: given.service_node_ports.value,
+    }
+}
+
+/// `--cluster-dns`, or the tenth address of every network of services; `first` is the first of the
+/// first one.
+fn cluster_dns(
+    config: Option<&K3sConfig>,
+    first: IpAddr,
+    services: &[(IpAddr, u8)],
+) -> Vec<IpAddr> {
+    let given = config.map(|it| &it.for_agents.cluster_dns);
+    let given = given.into_iter().flatten().map(|it| it.value);
+    let given: Vec<IpAddr> = given.collect();
+    if !given.is_empty() {
+        return given;
+    }
+    let others = services.iter().skip(1).map(|it| tenth(next(it.0)));
+    std::iter::once(tenth(first)).chain(others).collect()
+}
+
+/// The network that an address lies in, as Go reads `10.42.7.1/16`.
+fn network_of(address: IpAddr, length: u8) -> IpAddr {
+    let length = u32::from(length);
+    match address {
+        IpAddr::V4(it) => {
+            let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+            IpAddr::V4((it.to_bits() & mask).into())
+        }
+        IpAddr::V6(it) => {
+            let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
+            IpAddr::V6((it.to_bits() & mask).into())
+        }
+    }
+}
+
+/// The address behind a network's own: its first one.
+fn next(network: IpAddr) -> IpAddr {
+    match network {
+        IpAddr::V4(it) => IpAddr::V4((it.to_bits().saturating_add(1)).into()),
+        IpAddr::V6(it) => IpAddr::V6((it.to_bits().saturating_add(1)).into()),
+    }
 }
 
 /// K3s's DNS service has the tenth address of the services; the first one is `first`.
@@ -225,7 +301,7 @@ fn networks(flag: &str, texts: &[String]) -> Result<Vec<(IpAddr, u8)>, CliError>
         let address: IpAddr = address.parse().ok()?;
         let most = if address.is_ipv4() { 32 } else { 128 };
         let length: u8 = length.parse().ok().filter(|it| *it <= most)?;
-        Some((address, length))
+        Some((network_of(address, length), length))
     };
     let read = |text| {
         network(text).ok_or_else(|| {
@@ -245,4 +321,20 @@ async fn datastore(
 ) -> Result<Arc<dyn Datastore>, CliError> {
     let connected = open(&world.host, &args.endpoint, settings, Access::Write).await?;
     Ok(Arc::new(Impatient(connected.store)))
+}
+
+/// Opens the log of the server `name`, which `store` knows the head of.
+async fn open_log(state: &Path, name: &str, store: &dyn Datastore) -> Result<Log, CliError> {
+    let known = stored_head(store, name).await;
+    let known = known.map_err(|error| CliError::failed(&error))?;
+    let options = Options::new(folder(state), name);
+    let (log, mended) = Log::open(&options, known.as_ref().map(|(head, _)| head))
+        .map_err(|error| CliError::failed(&error))?;
+    if let Some(mended) = mended {
+        tell(
+            "the issuance log was mended after a crash",
+            vec![("what", format!("{mended:?}"))],
+        );
+    }
+    Ok(log)
 }

@@ -18,7 +18,9 @@ use std::time::Duration;
 use kubepki::datastore::DatastoreError;
 use kubepki::edge::{FreshKeys, SystemEntropy};
 use kubepki::error_chain;
-use kubepki_serve::cluster::{Cluster, HEARTBEAT, LOOK, Member, ROUND, WAIT};
+use kubepki_serve::cluster::{
+    Cluster, Forgetting, HEARTBEAT, LOOK, Member, REMEMBERED, ROUND, WAIT,
+};
 use kubepki_serve::health::{Part, State};
 use kubepki_serve::names::Filter;
 use kubepki_serve::renewal::{jittered, look, reload};
@@ -46,6 +48,9 @@ pub(super) struct TakeUp {
     pub(super) mode: TakeUpMode,
     /// What is in force.
     pub(super) taken: Taken,
+    rounds: Rounds,
+    /// How far etcd's history is needed.
+    forgetting: Forgetting,
     /// What callers want to be changed.
     orders: mpsc::Receiver<Order>,
     /// Held while the node's files are changed: the keeper changes them too.
@@ -58,6 +63,46 @@ pub(super) struct Taken {
     pub rows: Rows,
     refused: Option<Rows>,
     looks: u32,
+}
+
+/// What does not come with every look.
+#[derive(Debug)]
+struct Rounds {
+    greeting: Round,
+    others: Round,
+    forgetting: Round,
+}
+
+impl Default for Rounds {
+    fn default() -> Self {
+        Self {
+            greeting: Round::of(HEARTBEAT),
+            others: Round::of(ROUND),
+            forgetting: Round::of(REMEMBERED),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Round {
+    every: Duration,
+    left: Duration,
+}
+
+impl Round {
+    fn of(every: Duration) -> Self {
+        Self { every, left: every }
+    }
+
+    /// Whether it is over `pause` after the last question; then the next one begins.
+    fn is_over(&mut self, pause: Duration) -> bool {
+        self.left = self.left.saturating_sub(pause);
+        let is_over = self.left.is_zero();
+        if is_over {
+            self.left = self.every;
+        }
+        is_over
+    }
 }
 
 impl TakeUp {
@@ -79,6 +124,8 @@ impl TakeUp {
             listened,
             mode,
             taken,
+            rounds: Rounds::default(),
+            forgetting: Forgetting::default(),
             orders,
             turn: Arc::default(),
         }
@@ -87,36 +134,35 @@ impl TakeUp {
     /// Looks every second or so, and changes what callers want to be changed, one after the other,
     /// until it is told to stop. What has begun is ended.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let (mut greeting, mut round) = (HEARTBEAT, ROUND);
         self.service.cluster.heard();
         loop {
             let pause = jittered(LOOK, &SystemEntropy);
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                Some(order) = self.orders.recv() => {
-                    self.carry_out(order).await;
-                    continue;
-                }
+                () = tokio::time::sleep(pause) => self.go_on(pause).await,
+                Some(order) = self.orders.recv() => self.carry_out(order).await,
                 _ = stop.wait_for(|stop| *stop) => break,
-            }
-            let is_heard = self.tick().await;
-            // Whoever is cut off has nobody to greet, and must go on looking at the time.
-            if !is_heard || !self.is_one_of_many() {
-                continue;
-            }
-            greeting = greeting.saturating_sub(pause);
-            round = round.saturating_sub(pause);
-            if greeting.is_zero() {
-                let _ = tokio::time::timeout(SHORT, self.greet(false)).await;
-                greeting = HEARTBEAT;
-            }
-            if round.is_zero() {
-                let _ = tokio::time::timeout(SHORT, self.look_around()).await;
-                round = ROUND;
             }
         }
         if self.is_one_of_many() {
             let _ = tokio::time::timeout(SHORT, self.greet(true)).await;
+        }
+    }
+
+    /// What is to be done once `pause` has passed since the last turn.
+    pub(super) async fn go_on(&mut self, pause: Duration) {
+        let is_heard = self.tick().await;
+        // Whoever is cut off has nobody to greet, and must go on looking at the time.
+        if !is_heard || !self.is_one_of_many() {
+            return;
+        }
+        if self.rounds.greeting.is_over(pause) {
+            let _ = tokio::time::timeout(SHORT, self.greet(false)).await;
+        }
+        if self.rounds.others.is_over(pause) {
+            let _ = tokio::time::timeout(SHORT, self.look_around()).await;
+        }
+        if self.rounds.forgetting.is_over(pause) {
+            let _ = tokio::time::timeout(SHORT, self.forget()).await;
         }
     }
 
@@ -242,6 +288,15 @@ impl TakeUp {
         if self.is_one_of_many() {
             self.greet(false).await;
             self.look_around().await;
+        }
+    }
+
+    /// What cannot be forgotten now is the next time.
+    async fn forget(&mut self) {
+        let store = self.commons.connected.store.as_ref();
+        if let Err(error) = self.forgetting.look(store).await {
+            let fields = vec![("reason", error_chain(&error))];
+            tell("the datastore's history was not compacted", fields);
         }
     }
 

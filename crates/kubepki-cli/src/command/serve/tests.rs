@@ -88,11 +88,13 @@ fn arguments(data_dir: &Path, more: &[&str]) -> ServeArgs {
     }
 }
 
-/// A server in a task of its own, and the keeper in the test's hands.
+/// A server in a task of its own, and its loops in the test's hands: one renews, one follows the
+/// datastore.
 struct Life {
     fixture: Fixture,
     address: SocketAddr,
     keeper: Keeper,
+    take_up: TakeUp,
     service: Arc<Service>,
     time: Arc<Moved>,
     stop: oneshot::Sender<()>,
@@ -101,12 +103,20 @@ struct Life {
 }
 
 async fn live(name: &str, time: &Arc<Moved>, steady: Steady) -> Life {
+    live_on(name, &[], time, steady).await
+}
+
+async fn live_on(name: &str, more: &[&str], time: &Arc<Moved>, steady: Steady) -> Life {
     let fixture = Fixture::new(name);
-    let args = arguments(&fixture.data_dir(), &["--node-name", "s1"]);
+    let named = ["--node-name", "s1"];
+    let args = arguments(&fixture.data_dir(), &[&named[..], more].concat());
     let clock: Arc<dyn Clock> = time.clone();
-    let mut opened = open(clock, steady, &args).await.unwrap_or_else(|error| {
-        panic!("{}: {}", name, error.message);
-    });
+    let records = Records::new(clock.clone());
+    let mut opened = open(clock, steady, &args, records)
+        .await
+        .unwrap_or_else(|error| {
+            panic!("{}: {}", name, error.message);
+        });
     let address = opened.listener.local_addr().unwrap();
     // Between two looks of the test minutes may pass.
     opened.server.limits.headers = Duration::from_secs(3600);
@@ -119,6 +129,7 @@ async fn live(name: &str, time: &Arc<Moved>, steady: Steady) -> Life {
         fixture,
         address,
         keeper: opened.keeper,
+        take_up: opened.take_up,
         service,
         time: Arc::clone(time),
         stop,
@@ -234,29 +245,37 @@ impl Client {
     }
 }
 
-/// A server through 400 days: no leaf came near its end, no connection was lost, no CA changed.
-#[tokio::test(flavor = "multi_thread")]
-async fn four_hundred_days_without_a_restart() {
-    let time = Moved::new(SystemClock.now());
-    let mut life = live("k3s-1.36-sqlite", &time, time.steady()).await;
+impl Life {
+    /// Lets time pass for both loops.
+    async fn pass(&mut self, seconds: i64) {
+        self.time.go(seconds);
+        self.keeper.tick(false).await;
+        let passed = Duration::from_secs(seconds.unsigned_abs());
+        self.take_up.go_on(passed).await;
+    }
+}
+
+/// 400 days, day by day: no leaf came near its end, no connection was lost, no CA changed, and what
+/// was issued stands in the log.
+async fn lives_on(mut life: Life) {
     let authorities = life.authorities();
     let first = life.leaves().await;
     assert!(first.len() > 12, "{:?}", first.keys());
     let mut stays = life.connect(None).await;
     let mut shown = BTreeSet::from([stays.leaf.serial().to_string()]);
     let mut renewals = 0;
-    while time.by() < 400 * DAY {
+    while life.time.by() < 400 * DAY {
         // The loop looks every six hours; less often, it has less time for everything.
-        time.go(4 * DAY);
-        life.keeper.tick(false).await;
-        if time.by() % (20 * DAY) != 0 {
+        life.pass(DAY).await;
+        assert_eq!(life.service.health.why_not(), None);
+        if life.time.by() % (20 * DAY) != 0 {
             continue;
         }
-        let day = time.by() / DAY;
+        let day = life.time.by() / DAY;
         let leaves = life.leaves().await;
         assert_eq!(leaves.len(), first.len());
         for (row, leaf) in &leaves {
-            let left = leaf.validity().remaining(time.now());
+            let left = leaf.validity().remaining(life.time.now());
             assert!(
                 left > 60 * DAY,
                 "{row}: {} days left on day {day}",
@@ -271,8 +290,10 @@ async fn four_hundred_days_without_a_restart() {
         renewals += usize::from(shown.insert(new.leaf.serial().to_string()));
     }
     assert!(renewals >= 1, "the listener showed {shown:?}");
+    let recorded = recorded(&life);
     for (row, leaf) in life.leaves().await {
         assert_ne!(Some(&leaf), first.get(row), "{row} was never renewed");
+        assert!(recorded.contains(&leaf.serial().to_string()), "{row}");
     }
     assert!(life.authorities() == authorities, "a CA was touched");
     let (_, metrics) = stays.ask("/metrics", "").await;
@@ -281,6 +302,52 @@ async fn four_hundred_days_without_a_restart() {
         "{metrics}"
     );
     life.end().await;
+}
+
+/// The serial numbers in the issuance log.
+fn recorded(life: &Life) -> BTreeSet<String> {
+    use kubepki::log::{Reading, entries};
+
+    let folder = life.fixture.data_dir().join("kubepki/log/s1");
+    let serial = |read| match read {
+        Ok(Reading::Record(entry)) => entry.issued.serial,
+        other => panic!("{other:?}"),
+    };
+    entries(&folder).unwrap().map(serial).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_hundred_days_without_a_restart() {
+    let time = Moved::new(SystemClock.now());
+    lives_on(live("k3s-1.36-sqlite", &time, time.steady()).await).await;
+}
+
+/// The same as one of many, whose signs of life leave the datastore as small as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn four_hundred_days_over_postgres() {
+    let postgres = testkit::server::Postgres::start(false);
+    let endpoint = postgres.database("days");
+    let dump = testkit::fixture("k3s-1.36-postgres").extra("kubernetes.sql");
+    postgres.load("days", &dump);
+    let count = |of: &str| -> usize {
+        let statement = format!("SELECT count(*) FROM kine {of};");
+        postgres.sql("days", &statement).trim().parse().unwrap()
+    };
+    let (all, ours) = (count(""), "WHERE name LIKE '/kubepki/%'");
+    let flag = ["--datastore-endpoint", endpoint.as_str()];
+    let time = Moved::new(SystemClock.now());
+    let life = live_on("k3s-1.36-postgres", &flag, &time, time.steady()).await;
+    let others = count("") - count(ours);
+    assert_eq!(others, all);
+    lives_on(life).await;
+    assert_eq!(count("WHERE name LIKE '/kubepki/servers/%'"), 1);
+    let heard = "SELECT convert_from(value, 'UTF8') FROM kine WHERE name = '/kubepki/servers/s1';";
+    let heard = postgres.sql("days", heard);
+    let at = time.now().as_secs().to_string();
+    assert!(heard.contains(&at), "{heard} at {at}");
+    // The log's head moves with what is issued.
+    assert!(count(ours) < 40, "{} rows", count(ours));
+    assert_eq!(count("") - count(ours), all);
 }
 
 /// CAs that end are told of a year before, end, and break nothing: neither the loop nor what can
@@ -300,11 +367,11 @@ async fn a_ca_that_ends_is_told_of_long_before() {
     }
     let mut stays = life.connect(None).await;
     assert!(life.service.health.troubles().is_empty());
-    let plans = || std::fs::read_dir(life.fixture.data_dir().join("kubepki/plans"));
+    let folder = life.fixture.data_dir().join("kubepki/plans");
+    let plans = || std::fs::read_dir(&folder);
     let mut told = None;
     while time.by() < 400 * DAY {
-        time.go(10 * DAY);
-        life.keeper.tick(false).await;
+        life.pass(5 * DAY).await;
         let warned = life.service.health.to_string();
         if told.is_none() && warned.contains("server-ca") {
             told = Some(end.since(time.now()));

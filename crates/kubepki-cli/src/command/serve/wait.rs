@@ -13,6 +13,7 @@ use kubepki_serve::tls::Listened;
 use kubepki_serve::tree::Tree;
 use tokio::sync::watch;
 
+use super::records::Records;
 use super::start::{init_args, listen, refuse_k3s, served};
 use super::{ServeArgs, Wired, bind, port, service, tell, tell_systemd};
 use crate::command::init;
@@ -37,6 +38,7 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 pub(super) async fn wait(
     clock: &Arc<dyn Clock>,
     args: &ServeArgs,
+    records: &Arc<Records>,
     stop: &watch::Receiver<bool>,
 ) -> Result<Option<ServeArgs>, CliError> {
     let world = World::real();
@@ -55,12 +57,14 @@ pub(super) async fn wait(
     let listener = bind(listen(args, &spec, &settings)).await?;
     let listening = listener.local_addr()?;
     told.port = listening.port();
-    let port = port(&tree, (&told.sans, spec.leaf_lifetime), clock.now())?;
+    let wanted = (told.sans.as_slice(), spec.leaf_lifetime);
+    let port = port(&tree, wanted, clock.now(), records)?;
     let wired = Wired {
         served: told,
         lifetime: spec.leaf_lifetime,
         store: Arc::new(Away),
         log: Arc::new(Away),
+        own: Arc::clone(records),
     };
     let service = Arc::new(service(tree, wired, strictness, Arc::clone(clock))?);
     let fields = vec![("address", listening.to_string())];

@@ -5,14 +5,17 @@ use std::path::Path;
 
 use kubepki::bootstrap::{KEY_PREFIX, Passphrase, open};
 use kubepki::catalogue::{Release, ReleaseError};
+use kubepki::datastore::Datastore;
 use kubepki::init::{NODE, SERVER};
 use kubepki::inventory::DetectedRelease;
-use kubepki::token::{self, NewPassword, Opinion, PinnedKey, Rule, Token, hashes, made, pins_of};
+use kubepki::token::{
+    self, NewPassword, Opinion, PinnedKey, Proves, Rule, Token, hashes, kubernetes, made, pins_of,
+};
 use pki::{Certificate, Digest};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::made::{summary, unusable};
+use super::made::{encryption, summary, unusable};
 use super::{CheckArgs, CreateArgs, ShowArgs, read_text, remarks, server, staged_authority};
 use crate::args::PlanFormat;
 use crate::datastore::{self, Access};
@@ -186,7 +189,7 @@ pub(super) async fn check(world: &World, args: &CheckArgs) -> Result<Exit, CliEr
     for remark in remarks(found.files.authority()?, found.rule, world.now())? {
         output::talk(&format!("Note: {remark}."));
     }
-    let lives = stored.is_none_or(|it| it.lives());
+    let lives = stored.is_none_or(|it| it.lives(opinion.proves));
     Ok(match (opinion.is_accepted() && lives, survives) {
         (false, _) => Exit::Broken,
         (true, Some(false)) => Exit::Due,
@@ -200,15 +203,21 @@ enum Stored {
     Opens(bool),
     /// It has a record: what it allows, and its end.
     Made(String, Option<String>),
+    /// Kubernetes keeps it: what it allows, and why it is good for nothing.
+    Kubernetes(String, Option<String>),
     /// It has an id, and no record of ours, or the record of another secret.
     NotMade,
 }
 
 impl Stored {
-    /// Whether `kubepki serve` takes it, as far as the datastore decides. K3s's own bootstrap
-    /// tokens and every password are none of its business.
-    fn lives(&self) -> bool {
-        !matches!(self, Self::Made(_, Some(_)))
+    /// Whether servers take a token that proves that much, as far as the datastore decides.
+    fn lives(&self, proves: Proves) -> bool {
+        match self {
+            Self::Made(_, end) | Self::Kubernetes(_, end) => end.is_none(),
+            // A password may have the shape of a made token.
+            Self::NotMade => proves != Proves::Unknown,
+            Self::Opens(_) => true,
+        }
     }
 
     fn words(&self) -> (&'static str, String) {
@@ -217,11 +226,11 @@ impl Stored {
             Self::Opens(false) => ("bootstrap data", "does not open them".to_owned()),
             Self::Made(what, None) => ("record", what.clone()),
             Self::Made(what, Some(end)) => ("record", format!("it {end} ({what})")),
+            Self::Kubernetes(what, None) => ("record", what.clone()),
+            Self::Kubernetes(what, Some(why)) => ("record", format!("{why} ({what})")),
             Self::NotMade => (
                 "record",
-                "none with this id and secret; K3s's own bootstrap tokens are Secrets of the \
-                 Kubernetes API"
-                    .to_owned(),
+                "none with this id and secret, of ours or of Kubernetes".to_owned(),
             ),
         }
     }
@@ -244,7 +253,7 @@ async fn stored(world: &World, args: &CheckArgs, token: &Token) -> Result<Stored
                 let end = entry.made.end(world.now()).map(|end| end.to_string());
                 Stored::Made(summary(&entry.made), end)
             }
-            None => Stored::NotMade,
+            None => kubernetes_own(world, args, connected.store.as_ref(), &secret).await?,
         });
     }
     let Ok(password) = token.password() else {
@@ -258,6 +267,29 @@ async fn stored(world: &World, args: &CheckArgs, token: &Token) -> Result<Stored
         .find(|record| record.key == passphrase.key_name());
     let opens = own.is_some_and(|record| open(&record.value, &passphrase).is_ok());
     Ok(Stored::Opens(opens))
+}
+
+/// A Secret of that id and secret.
+async fn kubernetes_own(
+    world: &World,
+    args: &CheckArgs,
+    store: &dyn Datastore,
+    secret: &made::Secret,
+) -> Result<Stored, CliError> {
+    let keys = encryption(world, &args.site).await?;
+    let found = kubernetes::find(store, &keys, secret.id()).await;
+    let Some(found) = found.map_err(datastore::reached)? else {
+        return Ok(Stored::NotMade);
+    };
+    let what = "a bootstrap token of Kubernetes: agents join with it".to_owned();
+    Ok(match found.token {
+        Ok(token) if !token.is_of(secret) => Stored::NotMade,
+        Ok(token) => {
+            let why = token.unfit(world.now()).map(|unfit| format!("it {unfit}"));
+            Stored::Kubernetes(what, why)
+        }
+        Err(error) => Stored::Kubernetes(what, Some(format!("servers ignore it, for {error}"))),
+    })
 }
 
 fn words(
@@ -279,7 +311,7 @@ fn words(
         let (what, verdict) = stored.words();
         let _ = writeln!(text, "  {what}: {verdict}");
     }
-    let accepted = opinion.is_accepted() && stored.is_none_or(Stored::lives);
+    let accepted = opinion.is_accepted() && stored.is_none_or(|it| it.lives(opinion.proves));
     let yes = |yes| if yes { "accepted" } else { "refused" };
     let _ = writeln!(text, "  now:      {}", yes(accepted));
     if let Some(survives) = survives {
@@ -326,7 +358,7 @@ fn as_json(
             _ => None,
         },
         "record": stored.map(Stored::words).filter(|it| it.0 == "record").map(|it| it.1),
-        "accepted": opinion.is_accepted() && stored.is_none_or(Stored::lives),
+        "accepted": opinion.is_accepted() && stored.is_none_or(|it| it.lives(opinion.proves)),
         "acceptedAfterStagedSet": survives,
     });
     Ok(serde_json::to_string_pretty(&value)? + "\n")

@@ -1,22 +1,24 @@
-//! `token create --role`, `token list`, `token revoke`: tokens that `kubepki serve` takes, made
-//! and taken back in the cluster's datastore while it serves.
+//! `token create --role`, `token revoke`: tokens that `kubepki serve` takes, made and taken back in
+//! the cluster's datastore while it serves.
 
 use std::fmt::Write as _;
 
 use kubepki::agent;
-use kubepki::datastore::DatastoreError;
+use kubepki::datastore::{Datastore, DatastoreError};
+use kubepki::host::Host as _;
 use kubepki::init::{NODE, SERVER};
 use kubepki::token::Token;
+use kubepki::token::kubernetes::{self, Encryption};
 use kubepki::token::made::{
-    self, Entry, LONG, LONGEST_DESCRIPTION, MOST_USES, Made, MadeError, Role, SHORT, Secret, Shape,
-    Wanted,
+    self, LONG, LONGEST_DESCRIPTION, MOST_USES, Made, MadeError, Role, SHORT, Secret, Shape, Wanted,
 };
 use kubepki::token::{MOST_PINS, hashes, pins_of};
 use pki::{Certificate, Digest, UnixTime};
-use serde_json::{Value, json};
+use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::{CreateArgs, ListArgs, RevokeArgs, RoleArg, ShapeArg, server, staged_authority};
+use super::list::shown;
+use super::{CreateArgs, RevokeArgs, RoleArg, ShapeArg, server, staged_authority};
 use crate::args::{PlanFormat, SiteArgs};
 use crate::datastore::{Access, Connected, EndpointArgs, open, reached};
 use crate::error::{CliError, Exit};
@@ -106,7 +108,9 @@ fn wanted(args: &CreateArgs, role: RoleArg, now: UnixTime) -> Result<Wanted, Cli
     };
     if role == Role::Server && (args.uses.is_some() || args.node.is_some()) {
         return Err(CliError::usage(
-            "--uses and --node count and name the nodes that join: a server's token lets none in",
+            "--uses and --node count and name the nodes that join: a server's token lets none in, \
+             and whoever replaces the servers' password with it needs it no second time; give it a \
+             short --ttl, and revoke it",
         ));
     }
     let shape = match args.form.unwrap_or(ShapeArg::Pins) {
@@ -198,30 +202,6 @@ async fn written(
     Ok(Token::new(hash, user, password))
 }
 
-/// `kubepki token list`.
-pub(super) async fn list(world: &World, args: &ListArgs) -> Result<Exit, CliError> {
-    let connected = datastore(world, &args.endpoint, &args.site, Access::Read).await?;
-    let (mut entries, damaged) = made::list(connected.store.as_ref())
-        .await
-        .map_err(reached)?;
-    entries.sort_by_key(|entry| (entry.made.created(), entry.id.clone()));
-    let now = world.now();
-    match args.output {
-        PlanFormat::Text => output::data(&output::harmless(&table(&entries, now)))?,
-        PlanFormat::Json => {
-            let all: Vec<Value> = entries.iter().map(|entry| shown(entry, now)).collect();
-            output::data(&(serde_json::to_string_pretty(&all)? + "\n"))?;
-        }
-    }
-    for error in &damaged {
-        output::talk(&format!("Note: {}", kubepki::error_chain(error)));
-    }
-    Ok(match damaged.is_empty() {
-        true => Exit::Fine,
-        false => Exit::Broken,
-    })
-}
-
 /// `kubepki token revoke`.
 pub(super) async fn revoke(world: &World, args: &RevokeArgs) -> Result<Exit, CliError> {
     // Nobody shall have to hide a secret that was pasted in place of an id.
@@ -231,16 +211,25 @@ pub(super) async fn revoke(world: &World, args: &RevokeArgs) -> Result<Exit, Cli
         ));
     }
     let connected = datastore(world, &args.endpoint, &args.site, Access::Write).await?;
+    let store = connected.store.as_ref();
     for (done, id) in args.ids.iter().enumerate() {
-        let revoked = made::revoke(connected.store.as_ref(), id, world.now()).await;
-        let entry = revoked.map_err(|error| CliError {
-            exit: match (&error, done) {
-                (_, 1..) => Exit::Partial,
-                (MadeError::Unknown { .. }, _) => Exit::Refused,
-                _ => Exit::Failed,
-            },
-            ..unusable(error)
-        })?;
+        let entry = match made::revoke(store, id, world.now()).await {
+            Ok(entry) => entry,
+            Err(error) => {
+                let unknown = matches!(error, MadeError::Unknown { .. });
+                let theirs = unknown && is_kubernetes(store, id).await?;
+                let refused = match theirs {
+                    true => kubernetes_own(id),
+                    false => unusable(error),
+                };
+                let exit = match (unknown, done) {
+                    (_, 1..) => Exit::Partial,
+                    (true, _) => Exit::Refused,
+                    (false, _) => Exit::Failed,
+                };
+                return Err(CliError { exit, ..refused });
+            }
+        };
         let end = entry.made.end(world.now());
         let end = end.map_or_else(String::new, |end| end.to_string());
         output::talk(&format!("The token {id} {end}."));
@@ -249,8 +238,24 @@ pub(super) async fn revoke(world: &World, args: &RevokeArgs) -> Result<Exit, Cli
     Ok(Exit::Fine)
 }
 
+/// Whether Kubernetes keeps a bootstrap token of that id.
+async fn is_kubernetes(store: &dyn Datastore, id: &str) -> Result<bool, CliError> {
+    let found = kubernetes::find(store, &Encryption::default(), id).await;
+    Ok(found.map_err(reached)?.is_some())
+}
+
+fn kubernetes_own(id: &str) -> CliError {
+    CliError::refused(format!(
+        "the token {id} is a bootstrap token of Kubernetes, which alone changes its Secrets"
+    ))
+    .hint(format!(
+        "run `k3s token delete {id}` or `kubectl -n kube-system delete secret bootstrap-token-{id}`: \
+         servers refuse it from then on"
+    ))
+}
+
 /// The cluster's datastore, beside the servers that work with it.
-pub(super) async fn datastore(
+pub(in crate::command) async fn datastore(
     world: &World,
     endpoint: &EndpointArgs,
     site: &SiteArgs,
@@ -264,6 +269,20 @@ pub(super) async fn datastore(
     Ok(connected)
 }
 
+/// The keys of Kubernetes' Secrets that lie in the data directory.
+pub(super) async fn encryption(world: &World, site: &SiteArgs) -> Result<Encryption, CliError> {
+    let settings = Settings::load(&world.host, site).await?;
+    let path = settings.data_dir.join("server/cred/encryption-config.json");
+    Ok(match world.host.read(&path).await {
+        Ok(None) => Encryption::default(),
+        Ok(Some(entry)) => match entry.bytes() {
+            Some(bytes) => Encryption::of(bytes),
+            None => Encryption::unreadable("it is no file".to_owned()),
+        },
+        Err(error) => Encryption::unreadable(kubepki::error_chain(&error)),
+    })
+}
+
 pub(super) fn unusable(error: MadeError) -> CliError {
     match error {
         MadeError::Datastore(error) => reached(error),
@@ -271,34 +290,7 @@ pub(super) fn unusable(error: MadeError) -> CliError {
     }
 }
 
-fn role(made: &Made) -> &'static str {
-    match made.role {
-        Role::Agent => "agent",
-        Role::Server => "server",
-    }
-}
-
-fn form(made: &Made) -> &'static str {
-    match made.form {
-        Shape::Pins => "pins",
-        Shape::Bootstrap => "bootstrap",
-        Shape::K10 => "k10",
-    }
-}
-
-/// `good`, or how it ended.
-fn state(made: &Made, now: UnixTime) -> &'static str {
-    use kubepki::token::made::End;
-
-    match made.end(now) {
-        None => "good",
-        Some(End::Expired(_)) => "expired",
-        Some(End::Revoked(_)) => "revoked",
-        Some(End::UsedUp(_)) => "used up",
-    }
-}
-
-fn uses(made: &Made) -> String {
+pub(super) fn uses(made: &Made) -> String {
     match made.uses {
         None => "-".to_owned(),
         Some(uses) => format!("{}/{uses}", made.nodes.len()),
@@ -321,54 +313,5 @@ pub(super) fn summary(made: &Made) -> String {
         Some(end) => write!(text, ", until {end}"),
         None => write!(text, ", without an end"),
     };
-    text
-}
-
-/// Everything but the secret's hash.
-fn shown(entry: &Entry, now: UnixTime) -> Value {
-    let made = &entry.made;
-    let end = made.end(now);
-    let nodes = made.nodes.iter().map(|it| {
-        let at = UnixTime::from_secs(it.at).to_string();
-        json!({"node": it.node, "at": at})
-    });
-    json!({
-        "id": entry.id,
-        "role": role(made),
-        "form": form(made),
-        "state": state(made, now),
-        "ended": end.map(|end| end.since().to_string()),
-        "created": made.created().to_string(),
-        "expires": made.expires().map(|end| end.to_string()),
-        "uses": made.uses,
-        "used": made.nodes.len(),
-        "nodes": nodes.collect::<Vec<_>>(),
-        "node": made.node,
-        "description": made.description,
-    })
-}
-
-fn table(entries: &[Entry], now: UnixTime) -> String {
-    let mut text = format!(
-        "{:<6}  {:<6}  {:<9}  {:<7}  {:<20}  {:<20}  {:<7}  {:<12}  DESCRIPTION\n",
-        "ID", "ROLE", "FORM", "STATE", "MADE", "EXPIRES", "USES", "NODE"
-    );
-    for entry in entries {
-        let made = &entry.made;
-        let expires = made.expires().map(|end| end.to_string());
-        let _ = writeln!(
-            text,
-            "{:<6}  {:<6}  {:<9}  {:<7}  {:<20}  {:<20}  {:<7}  {:<12}  {}",
-            entry.id,
-            role(made),
-            form(made),
-            state(made, now),
-            made.created().to_string(),
-            expires.as_deref().unwrap_or("never"),
-            uses(made),
-            made.node.as_deref().unwrap_or("-"),
-            made.description.as_deref().unwrap_or("-"),
-        );
-    }
     text
 }

@@ -1,6 +1,7 @@
 //! `token`: show, check, make, list, revoke, rotate and rewrite join tokens.
 
 mod configs;
+mod list;
 mod look;
 mod made;
 mod rewrite;
@@ -24,6 +25,7 @@ use crate::period::period;
 use crate::world::{Node, World};
 
 pub use configs::{ConfigArgs, config_edits};
+pub(super) use made::datastore as cluster_datastore;
 pub use rotate::refused as token_refused;
 
 /// `token`.
@@ -45,10 +47,11 @@ pub enum TokenCommand {
     /// Without --role a new password for a cluster that is to be, and the tokens in full where CA
     /// files are given; that touches nothing.
     Create(Box<CreateArgs>),
-    /// List the tokens that were made with --role: whose, until when, which nodes came. Never
-    /// secrets.
+    /// List the tokens that were made with --role, whose, until when, which nodes came; and
+    /// Kubernetes' own bootstrap tokens (`k3s token create`). Never secrets.
     List(ListArgs),
-    /// Take tokens back, by id. Servers refuse them from the next request on.
+    /// Take tokens back, by id. Servers refuse them from the next request on. Kubernetes' own
+    /// bootstrap tokens are for `k3s token delete`.
     Revoke(RevokeArgs),
     /// Give servers, and agents without a token of their own, another password.
     ///
@@ -58,8 +61,9 @@ pub enum TokenCommand {
     /// Put the right CA hash into full tokens in the files of a node: configuration, units,
     /// drop-ins, environment files, token files. Prints the changes and asks.
     ///
-    /// Nothing but the 64 digits of the hash changes. Ends with 7 when tokens that pin an unknown
-    /// CA were left as they are.
+    /// Nothing but the 64 digits of the hash changes. A pin set that has a key which leads to the CA
+    /// is good as it is; one that has other keys of this cluster only gets the CA's behind them. Ends
+    /// with 7 when tokens that pin an unknown CA were left as they are.
     Rewrite(RewriteArgs),
 }
 
@@ -110,7 +114,9 @@ pub struct CreateArgs {
     /// How long it is good: 1h, 7d; 0 for ever [default: 24h].
     #[arg(long, value_name = "DURATION", value_parser = ttl, requires = "role")]
     pub ttl: Option<i64>,
-    /// How many nodes it lets in; a node that asks again costs nothing [default: any number].
+    /// How many nodes it lets in; a node that asks again costs nothing [default: any number]. For
+    /// agents only: whoever may replace the servers' password once needs a server's token no second
+    /// time, so that a count would limit nothing.
     #[arg(long, value_name = "NUMBER", requires = "role")]
     pub uses: Option<u32>,
     /// The one node that it lets in.
@@ -235,7 +241,7 @@ pub async fn run(command: &TokenCommand) -> Result<Exit, CliError> {
             Some(role) => made::create(&world, args, role).await,
             None => look::create(&world, args).await,
         },
-        TokenCommand::List(args) => made::list(&world, args).await,
+        TokenCommand::List(args) => list::list(&world, args).await,
         TokenCommand::Revoke(args) => made::revoke(&world, args).await,
         TokenCommand::Rotate(args) => rotate::rotate(&world, args).await,
         TokenCommand::Rewrite(args) => rewrite::rewrite(&world, args).await,

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use kubepki::apply::plan_id;
 use kubepki::inventory::{Role, Site};
 use kubepki::token::{
-    Edit, Fate, Head, Known, NodeFiles, Rule, hash_edits, hashes, masked, occurrences, plan_edits,
+    Edit, Head, Known, NodeFiles, PinnedKeys, Pinning, Rule, hashes, masked, occurrences,
+    pin_edits, plan_edits,
 };
 
 use super::{RewriteArgs, staged_authority, unreadable};
@@ -23,26 +24,18 @@ pub(super) async fn rewrite(world: &World, args: &RewriteArgs) -> Result<Exit, C
     let config = args.site.k3s_config.as_deref().map(std::path::absolute);
     let config = config.transpose()?;
     let files = NodeFiles::collect(&world.host, &root, config.as_deref(), &args.files).await?;
-    if !files.problems.is_empty() {
-        let lines: String = files
-            .problems
-            .iter()
-            .map(|it| format!("\n  {it}"))
-            .collect();
-        return Err(CliError::message(format!(
-            "some of the node's files cannot be looked at, so nothing was changed:{lines}"
-        )));
-    }
+    refuse_problems(&files)?;
     let node = node(world, args, &root).await?;
     let (known, wanted) = hashes_of(world, args, &node).await?;
     let Changes {
         edits,
         diff,
+        pin_sets,
         strangers,
     } = changes(&files, &known, &wanted);
     if diff.is_empty() {
         output::talk(&format!(
-            "No full token stands in the {} files of this node that K3s reads.",
+            "No token that pins a CA stands in the {} files of this node that K3s reads.",
             files.files.len()
         ));
     }
@@ -51,7 +44,7 @@ pub(super) async fn rewrite(world: &World, args: &RewriteArgs) -> Result<Exit, C
         crate::args::PlanFormat::Text => output::data(&output::harmless(&diff))?,
         crate::args::PlanFormat::Json => output::talk(&diff),
     }
-    if edits.is_empty() {
+    if edits.is_empty() && args.ask.output == crate::args::PlanFormat::Text {
         output::talk("Nothing to rewrite.");
         return Ok(if strangers { Exit::Partial } else { Exit::Fine });
     }
@@ -68,9 +61,10 @@ pub(super) async fn rewrite(world: &World, args: &RewriteArgs) -> Result<Exit, C
     };
     let title = format!(
         "rewrite the CA hash of tokens to {}…",
-        wanted.get(..12).unwrap_or("")
+        wanted.hash.get(..12).unwrap_or("")
     );
-    let (plan, staged) = plan_edits(&head, &title, &edits);
+    let (mut plan, staged) = plan_edits(&head, &title, &edits);
+    plan.notes.extend(pin_sets);
     let prepared = Prepared {
         plan,
         staged,
@@ -88,42 +82,60 @@ pub(super) async fn rewrite(world: &World, args: &RewriteArgs) -> Result<Exit, C
     }
 }
 
+/// A token may stand in what cannot be looked at.
+fn refuse_problems(files: &NodeFiles) -> Result<(), CliError> {
+    if files.problems.is_empty() {
+        return Ok(());
+    }
+    let lines = files.problems.iter().map(|it| format!("\n  {it}"));
+    let lines: String = lines.collect();
+    Err(CliError::message(format!(
+        "some of the node's files cannot be looked at, so nothing was changed:{lines}"
+    )))
+}
+
 /// What would change, and what is left.
 struct Changes {
     edits: Vec<Edit>,
     /// A line for each token and what becomes of it, without secrets.
     diff: String,
+    /// The same of pin sets, for the plan: whoever reads only that must not take them for unseen.
+    pin_sets: Vec<String>,
     /// Whether a token pins a CA that nobody knows.
     strangers: bool,
 }
 
-fn changes(files: &NodeFiles, known: &Known, wanted: &str) -> Changes {
+fn changes(files: &NodeFiles, known: &Known, wanted: &Pinning) -> Changes {
     let mut changes = Changes {
         edits: Vec::new(),
         diff: String::new(),
+        pin_sets: Vec::new(),
         strangers: false,
     };
     for file in &files.files {
         let found = occurrences(file, known, wanted);
         for occurrence in &found {
             let fate = &occurrence.fate;
-            changes.strangers |= *fate == Fate::Stranger;
+            changes.strangers |= fate.is_doubtful();
             let place = format!("{}:{}", file.shown.display(), occurrence.line);
             let setting = match occurrence.setting.as_str() {
                 "" => String::new(),
                 setting => format!("{setting} "),
             };
-            let old = masked(occurrence, &occurrence.hash);
+            let old = masked(occurrence, &occurrence.pinned);
             let diff = &mut changes.diff;
-            let _ = match fate {
-                Fate::Rewritten(_) => {
-                    let new = masked(occurrence, wanted);
+            let _ = match fate.is_edit() {
+                true => {
+                    let new = masked(occurrence, &occurrence.becomes);
                     writeln!(diff, "{place} {fate}\n- {setting}{old}\n+ {setting}{new}")
                 }
-                _ => writeln!(diff, "{place} {fate}\n  {setting}{old}"),
+                false => writeln!(diff, "{place} {fate}\n  {setting}{old}"),
             };
+            if occurrence.pinned.starts_with('P') {
+                changes.pin_sets.push(format!("{place}: {old} {fate}"));
+            }
         }
-        changes.edits.extend(hash_edits(file, &found, wanted));
+        changes.edits.extend(pin_edits(file, &found));
     }
     changes
 }
@@ -140,12 +152,12 @@ async fn node(world: &World, args: &RewriteArgs, root: &Path) -> Result<Node, Cl
     Node::open(world, &site, None, None).await
 }
 
-/// The hashes that are this cluster's, and the one that tokens shall pin.
+/// The hashes and keys that are this cluster's, and those that tokens shall pin.
 async fn hashes_of(
     world: &World,
     args: &RewriteArgs,
     node: &Node,
-) -> Result<(Known, String), CliError> {
+) -> Result<(Known, Pinning), CliError> {
     let now = world.now();
     let rule = Rule::of_tree(&node.inventory);
     let (place, authority) = own_authority(world, &node.inventory.site).await?;
@@ -162,13 +174,23 @@ async fn hashes_of(
         let added = known.add_former(&file, &path.display().to_string(), now);
         added.map_err(|error| CliError::usage(format!("{}: {error}", path.display())))?;
     }
-    let wanted = match (&args.to_hash, &args.path) {
-        (Some(hash), _) => hash.clone(),
-        (None, Some(path)) => {
+    let wanted = match &args.path {
+        Some(path) => {
             let file = staged_authority(&world.host, path).await?;
-            hashes(&file, now)?.by(rule).to_string()
+            Pinning {
+                hash: hashes(&file, now)?.by(rule).to_string(),
+                keys: Some(PinnedKeys::of(&file, now)?),
+            }
         }
-        (None, None) => known.present().to_string(),
+        None => {
+            let present = known.present().to_string();
+            let hash = args.to_hash.clone().unwrap_or_else(|| present.clone());
+            let keys = PinnedKeys::of(&authority, now)?;
+            Pinning {
+                keys: (hash == present).then_some(keys),
+                hash,
+            }
+        }
     };
     Ok((known, wanted))
 }

@@ -1,19 +1,19 @@
 //! `token rotate`.
 
 use kubepki::apply::plan_id;
+use kubepki::state::StateDir;
 use kubepki::token::{
-    Head, NewPassword, PasswordError, RotateError, Rotation, Token, plan_rotation,
+    Edit, Head, NewPassword, PasswordError, RotateError, Rotation, Token, plan_edits, plan_rotation,
 };
-use pki::Digest;
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::configs::config_edits;
-use super::{RotateArgs, read_flag, server};
-use crate::args::PlanFormat;
+use super::{RotateArgs, Server, read_flag, server};
+use crate::args::{AskArgs, PlanFormat};
 use crate::command::change::refuse_unfinished;
 use crate::command::prepared::{NoFuture, Prepared, RESTART_TIMEOUT, carry_out};
-use crate::datastore::{find_writable, refuse_living, supervisor};
+use crate::datastore::{Ours, find_writable, refuse_living, supervisor};
 use crate::error::{CliError, Exit};
 use crate::k3s::Settings;
 use crate::output;
@@ -34,7 +34,7 @@ pub(super) async fn rotate(world: &World, args: &RotateArgs) -> Result<Exit, Cli
         None => NewPassword::random(&world.entropy)?,
     };
     if let Some(url) = serving(node.state.path()) {
-        return through(world, &node, &url, present, &new, args).await;
+        return through(world, &node, &url, &found, &new, args).await;
     }
     let settings = Settings::load(&world.host, &args.site).await?;
     let found_data = find_writable(&world.host, &args.endpoint, &settings).await;
@@ -65,11 +65,12 @@ pub(super) async fn rotate(world: &World, args: &RotateArgs) -> Result<Exit, Cli
         new: &new,
         rule: found.rule,
         edits: &edits,
+        live: false,
         entropy: &world.entropy,
     });
     let (mut plan, staged) = planned.map_err(refused)?;
     plan.notes.extend(data.opened.notes.iter().cloned());
-    refuse_living(&data.connected, &args.endpoint, &settings).await?;
+    refuse_living(&data.connected, &args.endpoint, &settings, &Ours::Refused).await?;
     let prepared = Prepared {
         plan,
         staged,
@@ -90,16 +91,25 @@ pub(super) async fn rotate(world: &World, args: &RotateArgs) -> Result<Exit, Cli
     Ok(done)
 }
 
-/// Has the `kubepki serve` that works in this data directory do it: it keeps the journal.
+/// Has the `kubepki serve` that works in this data directory do it: it keeps the journal. The files
+/// of this node that hold the token follow.
 async fn through(
     world: &World,
     node: &Node,
     url: &str,
-    present: Digest,
+    found: &Server,
     new: &NewPassword,
     args: &RotateArgs,
 ) -> Result<Exit, CliError> {
+    let settings = Settings::load(&world.host, &args.site).await?;
+    let old = found.files.server_password();
+    let old = old.map_err(|error| CliError::failed(&error))?;
+    let edits = config_edits(world, args.configs, &args.site, &settings, &[(&old, new)]).await?;
     output::talk(&format!("The server at {url} replaces the token."));
+    for edit in &edits {
+        let path = edit.path.display();
+        output::talk(&format!("Then {} changes in {path}.", edit.what));
+    }
     if args.ask.dry_run {
         output::talk("Dry run: nothing was changed.");
         return Ok(Exit::Fine);
@@ -115,12 +125,77 @@ async fn through(
         "Done. Give the other servers the new token: until then they issue nothing, and take it \
          up from <data-dir>/server/token or their --token-file while they serve.",
     );
+    if let Some(way_back) = way_back(node) {
+        output::talk(&way_back);
+    }
+    let rewritten = match edits.is_empty() {
+        true => Ok(Exit::Fine),
+        false => rewrite(world, node, &edits, args).await,
+    };
     if args.ask.output == PlanFormat::Text {
-        let token = Token::new(present, "server", new.expose().clone());
+        let token = Token::new(found.known.present(), "server", new.expose().clone());
         let line = Zeroizing::new(format!("{}\n", *token.to_text()));
         output::data(&line)?;
     }
-    Ok(Exit::Fine)
+    rewritten.or_else(|error| {
+        output::talk(&format!(
+            "The token was replaced, but not in these files of this node; change them by hand: {}",
+            error.message
+        ));
+        for edit in &edits {
+            output::talk(&format!("  {}: {}", edit.path.display(), edit.what));
+        }
+        Ok(Exit::Partial)
+    })
+}
+
+/// Puts the new token into the files of this node: a plan of its own, whose undo is one too.
+async fn rewrite(
+    world: &World,
+    node: &Node,
+    edits: &[Edit],
+    args: &RotateArgs,
+) -> Result<Exit, CliError> {
+    let id = plan_id(world.now(), "token-rotate", &world.entropy)?;
+    let name = node.inventory.node_name();
+    let head = Head {
+        id: &id,
+        node: name.as_deref().unwrap_or("this server"),
+        root: &node.inventory.site.data_dir,
+        datastore: None,
+        now: world.now(),
+    };
+    let (plan, staged) = plan_edits(&head, "put the new token into this node's files", edits);
+    let prepared = Prepared {
+        plan,
+        staged,
+        state: node.state.clone(),
+        cluster: None,
+        question: "Rewrite the files",
+        supervisor: None,
+        restart_timeout: RESTART_TIMEOUT,
+        closing: "They are read at the next start.".to_owned(),
+    };
+    // That was asked for before the token was replaced.
+    let ask = AskArgs {
+        yes: true,
+        ..args.ask.clone()
+    };
+    carry_out(world, prepared, &ask, None::<NoFuture>).await
+}
+
+/// How the server's own plan is taken back.
+fn way_back(node: &Node) -> Option<String> {
+    let state = StateDir::new(node.state.path().join("serve"));
+    let past = kubepki::apply::history(&state).ok()?;
+    let rotations = past.iter().filter(|it| it.id.0.contains("-serve-token-"));
+    let last = rotations.max_by_key(|it| it.last)?;
+    Some(format!(
+        "Take it back with: kubepki undo {} --data-dir {} --state-dir {}",
+        last.id,
+        node.inventory.site.data_dir.display(),
+        state.path().display()
+    ))
 }
 
 fn unfit(error: PasswordError) -> CliError {

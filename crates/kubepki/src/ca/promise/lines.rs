@@ -234,6 +234,15 @@ pub fn promise_for(rotation: &Rotation<'_>) -> Result<Vec<Line>, PromiseError> {
     Ok(lines)
 }
 
+/// How servers come to new CAs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// One is restarted after the other.
+    Restarts,
+    /// All at once, while they serve.
+    Live,
+}
+
 /// How long a kind of connection does not work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Span {
@@ -255,25 +264,37 @@ impl Span {
         }
     }
 
-    fn headline(self) -> &'static str {
-        match self {
-            Self::Never => "keep working at every moment",
-            Self::Already => "do not work now either",
-            Self::WhileMixed => {
+    fn headline(self, pace: Pace) -> &'static str {
+        match (self, pace) {
+            (Self::Never, _) => "keep working at every moment",
+            (Self::Already, _) => "do not work now either",
+            (Self::WhileMixed, Pace::Live) => {
+                "do not work for the moment in which some servers have taken the CAs up and others \
+                 have not"
+            }
+            (Self::UntilRestarted, Pace::Live) => {
+                "do not work from the moment on in which the first server takes the CAs up, until \
+                 the new bundle was fetched there (`kubepki node renew`) or K3s is restarted (with \
+                 the new token, if its token has a CA hash)"
+            }
+            (Self::Lasting, Pace::Live) => {
+                "do not work from the moment on in which the first server takes the CAs up"
+            }
+            (Self::WhileMixed, Pace::Restarts) => {
                 "do not work while some servers are restarted and others are not, so restart \
                  them at once"
             }
-            Self::UntilRestarted => {
+            (Self::UntilRestarted, Pace::Restarts) => {
                 "do not work from the first restarted server on, until K3s there is restarted too \
                  (with the new token, if its token has a CA hash)"
             }
-            Self::Lasting => "do not work from the first restarted server on",
+            (Self::Lasting, Pace::Restarts) => "do not work from the first restarted server on",
         }
     }
 }
 
 /// The lines as few sentences: what keeps working, and what does not, how long, and what helps.
-pub fn blast_radius(lines: &[Line]) -> Vec<String> {
+pub fn blast_radius(lines: &[Line], pace: Pace) -> Vec<String> {
     let mut told: BTreeMap<Span, Vec<String>> = BTreeMap::new();
     for who in Who::ALL {
         let mut groups: Vec<(Span, Vec<Stack>, String)> = Vec::new();
@@ -310,6 +331,6 @@ pub fn blast_radius(lines: &[Line]) -> Vec<String> {
         }
     }
     let told = told.into_iter();
-    told.map(|(span, items)| format!("{}: {}", span.headline(), items.join("; ")))
+    told.map(|(span, items)| format!("{}: {}", span.headline(pace), items.join("; ")))
         .collect()
 }

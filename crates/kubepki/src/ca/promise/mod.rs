@@ -22,7 +22,7 @@ use std::fmt;
 use pki::verify::VerifyError;
 use pki::{Certificate, Purpose, UnixTime};
 
-pub use lines::{Line, Moment, Rotation, Served, Who, blast_radius, promise_for};
+pub use lines::{Line, Moment, Pace, Rotation, Served, Who, blast_radius, promise_for};
 pub use stack::accepts;
 pub use world::PromiseError;
 

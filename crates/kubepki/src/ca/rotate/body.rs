@@ -75,7 +75,7 @@ pub(super) fn call(
             former,
             former_url: Some(supervisor_url(base, true)),
         },
-        reason: "K3s checks the set and writes it to the datastore".to_owned(),
+        reason: "the server checks the set and writes it to the datastore".to_owned(),
     };
     (step, vec![sent, kept])
 }

@@ -89,7 +89,7 @@ fn here(request: &Request<'_>, authority: Option<&str>) -> Option<Step> {
         None => Proof::Listens { address },
     };
     match &request.restarts.here {
-        Here::Told => None,
+        Here::Told | Here::Live => None,
         Here::Watched => authority.map(|_| {
             let node = &request.spec.node.name;
             let instruction = act(request, &format!("this server ({node})"));

@@ -109,6 +109,8 @@ pub enum Here {
     /// It is told.
     #[default]
     Told,
+    /// There is none: the servers take new CAs up while they serve, as `kubepki serve` does.
+    Live,
     /// It is a step that a person does.
     Watched,
     /// It is done, with these commands or by systemd.
@@ -125,7 +127,7 @@ impl Here {
     /// ready in between: by systemd, or where there is a command for it.
     pub fn can_stop(&self) -> bool {
         match self {
-            Self::Told | Self::Watched => false,
+            Self::Told | Self::Live | Self::Watched => false,
             Self::Driven { command, stop } => stop.is_some() || command.is_none(),
         }
     }

@@ -1,9 +1,14 @@
 //! What is said of a rotation before it is done: who is touched by it, and what comes next.
 
 use super::{Here, Request, Restarts, Tokens, Way, overlaid, tokens as new_tokens};
-use crate::ca::promise::{Rotation, Served, blast_radius, promise_for};
+use crate::ca::promise::{Pace, Rotation, Served, blast_radius, promise_for};
 use crate::ca::verify::{Continuity, Intent, Verdict};
 use crate::check::Severity;
+
+/// Whether servers take the set up while they serve.
+fn is_live(request: &Request<'_>) -> bool {
+    request.restarts.here == Here::Live
+}
 
 /// The plan's title.
 pub(super) fn title(request: &Request<'_>) -> String {
@@ -73,12 +78,14 @@ fn reach(request: &Request<'_>) -> String {
                                          nodes, pods and kubeconfigs that hold the old ones go on \
                                          working; full join tokens change"
             .to_owned(),
-        (_, Continuity::NewRoot | Continuity::First) => {
+        (_, Continuity::NewRoot | Continuity::First) => format!(
             "blast radius: nobody trusts the new root yet. Every agent, every kubeconfig and every \
-             pod that holds the old CA is refused from the restart of the servers until it has the \
-             new one"
-                .to_owned()
-        }
+             pod that holds the old CA is refused from {} until it has the new one",
+            match is_live(request) {
+                true => "the moment on in which servers put it in force",
+                false => "the restart of the servers",
+            }
+        ),
     }
 }
 
@@ -95,13 +102,17 @@ fn promises(request: &Request<'_>) -> Vec<String> {
         // The worse of the two; K3s itself writes nothing else.
         before: Served::WholeFile,
         served: match request.way {
-            Way::Direct { .. } => Served::Trimmed,
-            Way::Through { .. } => Served::WholeFile,
+            Way::Through { .. } if !is_live(request) => Served::WholeFile,
+            _ => Served::Trimmed,
         },
         now: request.now,
     };
     // Of a set with a CA missing nothing can be promised, and verify has said so.
-    promise_for(&rotation).map_or_else(|_| Vec::new(), |lines| blast_radius(&lines))
+    let pace = match is_live(request) {
+        true => Pace::Live,
+        false => Pace::Restarts,
+    };
+    promise_for(&rotation).map_or_else(|_| Vec::new(), |lines| blast_radius(&lines, pace))
 }
 
 /// The same in numbers, where the Kubernetes API answers.
@@ -115,9 +126,13 @@ fn fleet(request: &Request<'_>) -> Vec<String> {
     };
     let servers = names(fleet.servers().map(|node| node.name.as_str()).collect());
     let agents = names(fleet.agents().map(|node| node.name.as_str()).collect());
-    let mut said = vec![format!(
-        "to be restarted: servers {servers}; then agents {agents}"
-    )];
+    let mut said = vec![match is_live(request) {
+        true => format!(
+            "servers that run `kubepki serve` take the CAs up by themselves, those that run K3s \
+             ({servers}) are restarted; then agents {agents} fetch the new bundle"
+        ),
+        false => format!("to be restarted: servers {servers}; then agents {agents}"),
+    }];
     if request.verdict.reach() >= Continuity::NewRoot {
         said.push(format!(
             "{} pods in {} namespaces hold the old CA and have to be restarted last",
@@ -163,10 +178,19 @@ pub(super) fn needs_chains(verdict: &Verdict) -> bool {
     verdict.reach() == Continuity::CrossSigned
 }
 
+/// What happens on servers of our own.
+const LIVE: &str = "every `kubepki serve` puts the set in force while it serves, within seconds, and \
+                    no connection ends; requests for certificates wait for that. One that runs with \
+                    `--take-up restart`, and every K3s server, takes it up when it is restarted; \
+                    until then a K3s server may save nothing: `k3s token rotate` and `k3s \
+                    secrets-encrypt` would put the old CAs back";
+
 /// What comes next, where it is not a step.
 fn afterwards(request: &Request<'_>) -> Vec<String> {
     let mut said = Vec::new();
-    if let Way::Through { .. } = request.way {
+    if is_live(request) {
+        said.push(LIVE.to_owned());
+    } else if let Way::Through { .. } = request.way {
         said.push(
             "until every server is restarted none may save anything: `k3s token rotate` and \
              `k3s secrets-encrypt` would put the old CAs back"
@@ -225,6 +249,12 @@ fn taking_back(request: &Request<'_>) -> Option<String> {
         Continuity::Unchanged => "undo puts the former keys back; once the new key has signed \
                                   tokens, undo makes those invalid"
             .to_owned(),
+        _ if is_live(request) => format!(
+            "`kubepki undo` puts the former CAs in force again while the servers serve: whoever has \
+             joined meanwhile and knows the new root alone is shut out then. `kubepki rotate-ca \
+             --back {}` goes on trusting both",
+            request.id
+        ),
         Continuity::NewRoot | Continuity::First => {
             "undo puts the former CAs back, safely only before the first restart: afterwards \
              whoever has only the new root is shut out"
@@ -239,6 +269,11 @@ fn taking_back(request: &Request<'_>) -> Option<String> {
     })
 }
 
+const AFTER_LIVE: &str = "This server has put them in force, and every other `kubepki serve` does so \
+                          by itself (`/v1-k3s/readyz` says so where one cannot); a K3s server \
+                          restarts. Then every agent gets the new bundle: `kubepki node renew`, or \
+                          a restart of K3s.";
+
 /// What the operator does once the plan is done.
 pub fn closing(verdict: &Verdict, way: Way<'_>, restarts: &Restarts) -> String {
     let verb = match way {
@@ -246,6 +281,7 @@ pub fn closing(verdict: &Verdict, way: Way<'_>, restarts: &Restarts) -> String {
         Way::Through { .. } => "Restart",
     };
     let (servers, this) = match restarts.here {
+        Here::Live => return AFTER_LIVE.to_owned(),
         Here::Told => ("every server", "the servers only"),
         Here::Watched | Here::Driven { .. } => ("every other server", "the other servers only"),
     };

@@ -3,13 +3,13 @@
 use zeroize::Zeroizing;
 
 use super::collect::{FileKind, NodeFile};
-use super::scan::{Fate, Occurrence, SETTINGS, find, in_comment, line_of, setting_before};
+use super::scan::{Occurrence, SETTINGS, find, in_comment, line_of, setting_before};
 use crate::init::Staged;
 use crate::plan::Plan;
 use crate::token::draft::{Draft, File, Head};
 use crate::token::rotate::Edit;
 
-/// A full token without its secret, with another hash.
+/// A token without its secret, that pins `hash` or those keys.
 pub fn masked(occurrence: &Occurrence, hash: &str) -> String {
     let user = &occurrence.user;
     match user.len() {
@@ -19,21 +19,20 @@ pub fn masked(occurrence: &Occurrence, hash: &str) -> String {
     }
 }
 
-/// The file with `wanted` in place of every hash that is to be rewritten; `None` if there is
-/// none. Every other octet stays.
-pub fn hash_edits(file: &NodeFile, found: &[Occurrence], wanted: &str) -> Option<Edit> {
-    let mut bytes = Zeroizing::new(file.entry.bytes()?.to_vec());
+/// The file with what tokens shall pin in the place of what they pin, where that changes; `None` if
+/// it does nowhere. Every other octet stays.
+pub fn pin_edits(file: &NodeFile, found: &[Occurrence]) -> Option<Edit> {
+    let present = file.entry.bytes()?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(present.len() + 1024));
     let mut places = Vec::new();
-    for occurrence in found {
-        if !matches!(occurrence.fate, Fate::Rewritten(_)) {
-            continue;
-        }
-        bytes
-            .get_mut(occurrence.hash_at.clone())
-            .filter(|at| at.len() == wanted.len())?
-            .copy_from_slice(wanted.as_bytes());
+    let mut copied = 0;
+    for occurrence in found.iter().filter(|it| it.fate.is_edit()) {
+        bytes.extend_from_slice(present.get(copied..occurrence.at.start)?);
+        bytes.extend_from_slice(occurrence.becomes.as_bytes());
+        copied = occurrence.at.end;
         places.push(place(occurrence.line, &occurrence.setting));
     }
+    bytes.extend_from_slice(present.get(copied..)?);
     (!places.is_empty()).then(|| Edit {
         path: file.path.clone(),
         present: file.entry.clone(),
@@ -173,7 +172,15 @@ mod tests {
 
     use super::*;
     use crate::host::{Attributes, Entry, EntryKind};
-    use crate::token::{Known, Rule, occurrences};
+    use crate::token::node::Fate;
+    use crate::token::{Known, PinnedKeys, Pinning, Rule, occurrences};
+
+    fn by_hash(hash: &str) -> Pinning {
+        Pinning {
+            hash: hash.to_owned(),
+            keys: None,
+        }
+    }
 
     const OLD: &str = "fixture-token-0123456789abcdef";
     const NEW: &str = "1e10";
@@ -278,7 +285,7 @@ mod tests {
             own.to_uppercase()
         );
         let file = file(FileKind::Yaml, &text);
-        let found = occurrences(&file, &known, &wanted);
+        let found = occurrences(&file, &known, &by_hash(&wanted));
         let fates: Vec<(usize, &str, &str, &Fate)> = found
             .iter()
             .map(|it| (it.line, it.setting.as_str(), it.user.as_str(), &it.fate))
@@ -292,7 +299,7 @@ mod tests {
                 (3, "agent-token", "abc123", &present),
             ]
         );
-        let edit = hash_edits(&file, &found, &wanted).unwrap();
+        let edit = pin_edits(&file, &found).unwrap();
         let expected = text.replace(&own.to_uppercase(), &wanted);
         assert_eq!(edit.bytes.as_slice(), expected.as_bytes());
         assert_eq!(
@@ -303,6 +310,83 @@ mod tests {
             masked(&found[1], &strange),
             format!("K10{strange}::server:***")
         );
+    }
+
+    #[test]
+    fn a_pin_set_gets_the_new_key_where_it_has_none_that_leads_there() {
+        use crate::test_pki::{START, authority};
+        use pki::Digest;
+
+        let (new, old) = (authority("new"), authority("k3s-server-ca@1"));
+        let (new, old) = (new.certificate(), old.certificate());
+        let (new_key, old_key) = (new.spki_sha256(), old.spki_sha256());
+        let mut known = Known::of(new.to_pem().as_bytes(), Rule::Root, START).unwrap();
+        let keys = PinnedKeys::of(new.to_pem().as_bytes(), START).unwrap();
+        let wanted = Pinning {
+            hash: known.present().to_string(),
+            keys: Some(keys),
+        };
+        let strange = Digest([5; 32]);
+        let secret = "abc123.0123456789abcdef0123456789abcdef";
+        let many: Vec<String> = (1..8).map(|it| Digest([it; 32]).to_string()).collect();
+        let full = format!("{old_key}+{}", many.join("+"));
+        let text = format!(
+            "# K10P1.{old_key}::{secret}\ntoken: 'K10P1.{strange}+{new_key}::{secret}'\n\
+             token: K10P1.{old_key}::{secret} # x\ntoken: K10P1.{strange}::{secret}\n\
+             token: K10P2.{old_key}::{secret}\ntoken: K10P1.{full}::{secret}\n\
+             token: K10P1.{old_key}\ntoken: K10Pool::{secret}\n"
+        );
+        let file = file(FileKind::Yaml, &text);
+        // Of the old key nothing is known yet.
+        let unknown = [
+            "comment",
+            "good as it is",
+            "--from",
+            "--from",
+            "later version",
+            "--from",
+        ];
+        says(&file, &known, &wanted, unknown);
+        known
+            .add_former(old.to_pem().as_bytes(), "before", START)
+            .unwrap();
+        let words = [
+            "comment",
+            "good as it is",
+            "is added",
+            "--from",
+            "later version",
+            "no room",
+        ];
+        says(&file, &known, &wanted, words);
+        let found = occurrences(&file, &known, &wanted);
+        let edit = pin_edits(&file, &found).unwrap();
+        let expected = text.replace(
+            &format!("token: K10P1.{old_key}::"),
+            &format!("token: K10P1.{old_key}+{new_key}::"),
+        );
+        assert_eq!(String::from_utf8(edit.bytes.to_vec()).unwrap(), expected);
+        assert_eq!(edit.what, "token in line 3");
+        let line = expected.lines().nth(2).unwrap();
+        let token = line.split(' ').nth(1).unwrap();
+        let token = crate::token::Token::parse(token).unwrap();
+        assert_eq!(token.pins(), [old_key, new_key]);
+        let shown = masked(&found[2], &found[2].becomes);
+        assert_eq!(shown, format!("K10P1.{old_key}+{new_key}::abc123.***"));
+        // A hash alone tells no key.
+        let found = occurrences(&file, &known, &by_hash(&wanted.hash));
+        assert!(found[1].fate.to_string().contains("--path"));
+    }
+
+    /// One token in each line, and what becomes of it.
+    fn says(file: &NodeFile, known: &Known, wanted: &Pinning, words: [&str; 6]) {
+        let found = occurrences(file, known, wanted);
+        assert_eq!(found.len(), words.len(), "{found:?}");
+        for ((at, word), occurrence) in words.iter().enumerate().zip(&found) {
+            let fate = occurrence.fate.to_string();
+            assert!(fate.contains(word), "{fate} {word}");
+            assert_eq!(occurrence.line, at + 1);
+        }
     }
 
     proptest! {
@@ -316,9 +400,9 @@ mod tests {
             let wanted = "a".repeat(64);
             let whole = format!("{text}K10{own}::server:pw{more}");
             let file = file(kind, &whole);
-            let found = occurrences(&file, &known, &wanted);
+            let found = occurrences(&file, &known, &by_hash(&wanted));
             prop_assert!(!found.is_empty());
-            match hash_edits(&file, &found, &wanted) {
+            match pin_edits(&file, &found) {
                 Some(edit) => {
                     let edited = String::from_utf8(edit.bytes.to_vec()).unwrap();
                     prop_assert_eq!(edited.len(), whole.len());

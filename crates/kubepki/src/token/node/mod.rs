@@ -2,9 +2,10 @@
 
 mod collect;
 mod edit;
+mod pinned;
 mod rooted;
 mod scan;
 
 pub use collect::{FileKind, NodeFile, NodeFiles, NodeProblem};
-pub use edit::{hash_edits, masked, password_edits, plan_edits};
-pub use scan::{Fate, Occurrence, occurrences};
+pub use edit::{masked, password_edits, pin_edits, plan_edits};
+pub use scan::{Fate, Occurrence, PinnedKeys, Pinning, occurrences};

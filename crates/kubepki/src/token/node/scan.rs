@@ -1,12 +1,49 @@
-//! Where full tokens stand in a file.
+//! Where tokens that pin a CA stand in a file.
 
 use std::fmt;
 use std::ops::Range;
 
+use pki::{Certificate, Digest, UnixTime};
+
 use super::collect::{FileKind, NodeFile};
+use super::pinned::pin_set;
+use crate::token::pins::{keys_led_to, pins_of};
 use crate::token::{Known, Whose};
 
-/// What becomes of a full token.
+/// What tokens shall pin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pinning {
+    /// The CA's hash, for full tokens.
+    pub hash: String,
+    /// The same CA's keys, for pin sets; none where only the hash is known.
+    pub keys: Option<PinnedKeys>,
+}
+
+/// Keys of a CA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinnedKeys {
+    /// What a pin set gets that has none of the others.
+    pub own: Vec<Digest>,
+    /// By any of these a client believes a server of that CA.
+    pub led_to: Vec<Digest>,
+}
+
+impl PinnedKeys {
+    /// Of a server CA's file.
+    ///
+    /// # Errors
+    ///
+    /// When it holds no certificates.
+    pub fn of(file: &[u8], now: UnixTime) -> Result<Self, pki::Error> {
+        let certificates = Certificate::all_from_pem(file)?;
+        Ok(Self {
+            own: pins_of(&certificates, now),
+            led_to: keys_led_to(&certificates, now),
+        })
+    }
+}
+
+/// What becomes of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It pins a hash of this cluster and gets the wanted one.
@@ -17,6 +54,24 @@ pub enum Fate {
     Comment,
     /// It pins a hash that nothing ties to this cluster.
     Stranger,
+    /// A pin set that has a key which leads to the CA.
+    Holds,
+    /// A pin set with a key of this cluster, but none that leads to the CA: the CA's is added.
+    Extended,
+    /// A pin set that is left alone, and is not known to be good: why, and what to do.
+    Kept(&'static str),
+}
+
+impl Fate {
+    /// Whether the token is left as it is although it may be useless.
+    pub fn is_doubtful(&self) -> bool {
+        matches!(self, Self::Stranger | Self::Kept(_))
+    }
+
+    /// Whether the file changes.
+    pub fn is_edit(&self) -> bool {
+        matches!(self, Self::Rewritten(_) | Self::Extended)
+    }
 }
 
 impl fmt::Display for Fate {
@@ -29,22 +84,29 @@ impl fmt::Display for Fate {
                 "pins a CA that is not known to be this cluster's; left alone (name its hash with \
                  --from-hash if it is)",
             ),
+            Self::Holds => f.write_str("pins a key that leads to the CA; good as it is"),
+            Self::Extended => {
+                f.write_str("pins other keys of this cluster only; the CA's is added")
+            }
+            Self::Kept(why) => write!(f, "is a pin set {why}; left alone"),
         }
     }
 }
 
-/// A full token in a file. Its secret is not kept.
+/// A token in a file. Its secret is not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Occurrence {
-    /// The bytes of its hash.
-    pub hash_at: Range<usize>,
+    /// The bytes between `K10` and `::`.
+    pub at: Range<usize>,
     /// Its line, from 1.
     pub line: usize,
     /// The setting that it is given to: `token`, `K3S_TOKEN`, `--token`; empty where none stands
     /// before it.
     pub setting: String,
-    /// Its hash, as written.
-    pub hash: String,
+    /// Its hash or pin set, as written.
+    pub pinned: String,
+    /// What shall stand there: the same, unless its fate is an edit.
+    pub becomes: String,
     /// Its user, or the id of a bootstrap token.
     pub user: String,
     /// What becomes of it.
@@ -69,39 +131,55 @@ pub(super) const SETTINGS: [&str; 12] = [
 
 const HASH: usize = 64;
 
-/// Every full token of a file: `K10`, 64 hex digits, `::`, however it is quoted.
-///
-/// `wanted` is the hash that tokens shall pin.
-pub fn occurrences(file: &NodeFile, known: &Known, wanted: &str) -> Vec<Occurrence> {
+/// Every token of a file that pins a CA: `K10`, 64 hex digits or a pin set, `::`, however it is
+/// quoted.
+pub fn occurrences(file: &NodeFile, known: &Known, wanted: &Pinning) -> Vec<Occurrence> {
     let bytes = file.entry.bytes().unwrap_or_default();
     let mut found = Vec::new();
     let mut from = 0;
     while let Some(at) = find(bytes, b"K10", from) {
         from = at + 3;
-        let hash_at = from..from + HASH;
-        let Some(hash) = hash_in(bytes, &hash_at) else {
+        let Some((end, pinned, fate, becomes)) = full(bytes, from, known, wanted)
+            .or_else(|| pin_set(bytes, from, known, wanted.keys.as_ref()))
+        else {
             continue;
         };
-        from = hash_at.end;
-        let lower = hash.to_ascii_lowercase();
-        let fate = match known.whose(&lower) {
-            _ if in_comment(bytes, at, file.kind) => Fate::Comment,
-            _ if hash == wanted => Fate::Right,
-            // K3s compares letter by letter, so capitals are never right.
-            Some(whose) => Fate::Rewritten(whose.clone()),
-            None if lower == wanted => Fate::Rewritten(Whose::Present),
-            None => Fate::Stranger,
+        let (fate, becomes) = match in_comment(bytes, at, file.kind) {
+            true => (Fate::Comment, pinned.clone()),
+            false => (fate, becomes),
         };
         found.push(Occurrence {
+            at: from..end,
             line: line_of(bytes, at),
             setting: setting_before(bytes, at).to_owned(),
-            hash,
-            user: user_after(bytes, hash_at.end + 2),
+            pinned,
+            becomes,
+            user: user_after(bytes, end + 2),
             fate,
-            hash_at,
         });
+        from = end;
     }
     found
+}
+
+/// Where it ends, what stands there, what becomes of it, and what shall stand there.
+pub(super) type Seen = (usize, String, Fate, String);
+
+/// A full token, whose hash begins at `from`.
+fn full(bytes: &[u8], from: usize, known: &Known, wanted: &Pinning) -> Option<Seen> {
+    let at = from..from + HASH;
+    let hash = hash_in(bytes, &at)?;
+    let lower = hash.to_ascii_lowercase();
+    let fate = match known.whose(&lower) {
+        _ if hash == wanted.hash => Fate::Right,
+        // K3s compares letter by letter, so capitals are never right.
+        Some(whose) => Fate::Rewritten(whose.clone()),
+        None if lower == wanted.hash => Fate::Rewritten(Whose::Present),
+        None => Fate::Stranger,
+    };
+    let becomes = if fate.is_edit() { &wanted.hash } else { &hash };
+    let becomes = becomes.clone();
+    Some((at.end, hash, fate, becomes))
 }
 
 /// The hash in that place, if it is one and `::` follows.

@@ -1,0 +1,200 @@
+//! Signs of life in real datastores: they fill none, and nothing else is touched.
+
+use std::path::Path;
+
+use kubepki::datastore::{DatastoreError, Record};
+use kubepki_datastore::{Access, Endpoint, Store, Tls, open};
+use kubepki_serve::cluster::{Cluster, Forgetting, LEASE, Member, SERVERS};
+use pki::UnixTime;
+use testkit::server::{MariaDb, Postgres};
+use testkit::{Etcd, Fixture, fixture};
+
+/// A day and a half of two servers is 13,000; as many as the tests have time for.
+const TIMES: i64 = 1500;
+
+const BEGIN: i64 = 1_800_000_000;
+
+async fn store(endpoint: &str, server: &Path) -> Box<dyn Store> {
+    let endpoint = Endpoint::parse(endpoint).unwrap();
+    let tls = Tls::default();
+    let opened = open(&endpoint, &tls, server, Access::Write);
+    opened.await.unwrap()
+}
+
+fn member(node: &str, heard: i64) -> Member {
+    Member {
+        version: 1,
+        node: node.to_owned(),
+        address: "10.9.9.1:6443".parse().unwrap(),
+        sans: vec!["kubernetes".to_owned(), node.to_owned()],
+        heard,
+        stopped: false,
+    }
+}
+
+/// Ids and names of all rows by the database's own client, and the number of those that are ours.
+fn split(rows: &str) -> (Vec<&str>, usize) {
+    let (ours, others): (Vec<&str>, Vec<&str>) =
+        rows.lines().partition(|it| it.contains("/kubepki/"));
+    (others, ours.len())
+}
+
+/// Says that two servers live, again and again, and looks at the table.
+async fn live(store: &dyn Store, table: impl Fn() -> String) {
+    let before = table();
+    let (others, ours) = split(&before);
+    assert!(others.len() > 100 && ours == 0, "{ours}");
+    let cluster = Cluster::default();
+    for time in 0..TIMES {
+        let heard = BEGIN + 20 * time;
+        let node = if time % 2 == 0 { "one" } else { "two" };
+        Cluster::greet(store, &member(node, heard)).await.unwrap();
+        if time % 100 == 0 {
+            let now = UnixTime::from_secs(heard);
+            cluster.look_around(store, "three", now).await.unwrap();
+        }
+    }
+    let after = table();
+    let (still, ours) = split(&after);
+    assert_eq!(ours, 2);
+    assert!(still == others, "rows of others were changed");
+    assert_eq!(cluster.addresses().len(), 2);
+    values(store).await;
+}
+
+/// What is written over is read, compared and swapped as before.
+async fn values(store: &dyn Store) {
+    let key = format!("{SERVERS}one");
+    let first = store.get(&key).await.unwrap().unwrap();
+    let told: Member = serde_json::from_slice(&first.value).unwrap();
+    assert_eq!(told.heard, BEGIN + 20 * (TIMES - 2));
+    let newest = store.newest_revision().await.unwrap();
+    assert_eq!(store.rewrite(&first, b"2").await.unwrap(), first.revision);
+    assert_eq!(store.newest_revision().await.unwrap(), newest);
+    let conflict = |answer: Result<i64, DatastoreError>| {
+        assert!(
+            matches!(answer, Err(DatastoreError::Conflict { .. })),
+            "{answer:?}"
+        );
+    };
+    conflict(store.rewrite(&first, b"3").await);
+    let second = store.get(&key).await.unwrap().unwrap();
+    assert_eq!(*second.value, b"2");
+    let third = store.update(&key, second.revision, b"3").await.unwrap();
+    assert!(third > newest);
+    conflict(store.rewrite(&second, b"4").await);
+    conflict(store.update(&key, second.revision, b"4").await);
+    store.delete(&key, third).await.unwrap();
+    let gone = Record {
+        revision: third,
+        ..second
+    };
+    conflict(store.rewrite(&gone, b"4").await);
+    assert_eq!(store.get(&key).await.unwrap(), None);
+    assert!(store.create(&key, b"5").await.unwrap() > third);
+    assert!(!store.forget(newest).await.unwrap());
+}
+
+const ROWS: &str = "SELECT id, name, created, deleted, create_revision, prev_revision, \
+                    length(value), length(old_value) FROM kine ORDER BY id;";
+
+#[tokio::test]
+async fn signs_of_life_do_not_fill_sqlite() {
+    let fixture = Fixture::new("k3s-1.36-sqlite");
+    let server = fixture.data_dir().join("server");
+    let file = server.join("db/state.db").display().to_string();
+    let store = store("sqlite", &server).await;
+    live(store.as_ref(), || {
+        let options = ["-batch", "-cmd", ".timeout 30000", &file];
+        let run = testkit::run("sqlite3", &options, ROWS.as_bytes());
+        assert!(run.success(), "{}", run.text());
+        run.text()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn signs_of_life_do_not_fill_postgres() {
+    let (server, name) = (Postgres::shared(), "t_heartbeats");
+    let endpoint = server.database(name);
+    server.load(name, &fixture("k3s-1.36-postgres").extra("kubernetes.sql"));
+    let store = store(&endpoint, Path::new("/nowhere")).await;
+    live(store.as_ref(), || server.sql(name, ROWS)).await;
+}
+
+#[tokio::test]
+async fn signs_of_life_do_not_fill_mariadb() {
+    let (server, name) = (MariaDb::shared(), "t_heartbeats");
+    let endpoint = server.database(name);
+    server.load(name, &fixture("k3s-1.36-mariadb").extra("kubernetes.sql"));
+    let store = store(&endpoint, Path::new("/nowhere")).await;
+    live(store.as_ref(), || server.sql(name, ROWS)).await;
+}
+
+/// etcd remembers everything until somebody says that it need not: where no API server does so, it
+/// is said here, and what is present stays.
+#[tokio::test]
+async fn signs_of_life_do_not_fill_etcd() {
+    let etcd = Etcd::plain();
+    let store = store(&etcd.url(0), Path::new("/nowhere")).await;
+    store.create("/bootstrap/x", b"data").await.unwrap();
+    let mut forgetting = Forgetting::default();
+    let mut heard = BEGIN;
+    let mut greet = async |times: i64| {
+        for _ in 0..times {
+            heard += 20;
+            Cluster::greet(store.as_ref(), &member("one", heard))
+                .await
+                .unwrap();
+        }
+    };
+    let remembered = async || store.former(SERVERS).await.unwrap().len();
+    assert!(!forgetting.look(store.as_ref()).await.unwrap());
+    for _ in 0..5 {
+        greet(30).await;
+        assert!(forgetting.look(store.as_ref()).await.unwrap());
+        // What was replaced since the look before that one.
+        assert!(remembered().await <= 31, "{}", remembered().await);
+    }
+    let kept = store.get("/bootstrap/x").await.unwrap().unwrap();
+    assert_eq!(*kept.value, b"data");
+    // An API server notes how far it has compacted: then it is left to that.
+    for _ in 0..3 {
+        etcd.control(&["put", "compact_rev_key", "1"]);
+        greet(30).await;
+        assert!(!forgetting.look(store.as_ref()).await.unwrap());
+    }
+    assert!(remembered().await > 90);
+    assert!(forgetting.look(store.as_ref()).await.unwrap());
+}
+
+/// A server is seen to live though the revision of its record stands still.
+#[tokio::test]
+async fn a_record_that_is_written_over_is_a_sign_of_life() {
+    let fixture = Fixture::new("k3s-1.36-sqlite");
+    let store = store("sqlite", &fixture.data_dir().join("server")).await;
+    let cluster = Cluster::default();
+    let lease = i64::try_from(LEASE.as_secs()).unwrap();
+    let now = UnixTime::from_secs(BEGIN);
+    let look = async || {
+        cluster
+            .look_around(store.as_ref(), "two", now)
+            .await
+            .unwrap();
+        cluster.addresses().len()
+    };
+    let late = member("one", BEGIN - 2 * lease);
+    Cluster::greet(store.as_ref(), &late).await.unwrap();
+    assert_eq!(look().await, 0);
+    assert_eq!(look().await, 0);
+    // By a clock that is as wrong as before.
+    let again = member("one", BEGIN - 2 * lease + 20);
+    Cluster::greet(store.as_ref(), &again).await.unwrap();
+    assert_eq!(look().await, 1);
+    let stopped = Member {
+        stopped: true,
+        ..again
+    };
+    Cluster::greet(store.as_ref(), &stopped).await.unwrap();
+    assert_eq!(look().await, 0);
+}
