@@ -117,7 +117,7 @@ pub fn look(
     };
     // Somebody is putting CAs in place, file by file: what the former CA signs now would overwrite
     // the listener's certificate that comes with them. One that ends soon cannot wait for that.
-    let is_behind = loaded.tree.is_behind();
+    let is_behind = loaded.tree.is_behind() || service.health.is_troubled(Part::Files);
     if is_behind
         && listened
             .remaining(wanted.now)

@@ -146,7 +146,8 @@ impl Keeper {
         self.hooks(due).await;
     }
 
-    /// Takes up what was changed on the disk, if it is the cluster's. Answers whether anything was.
+    /// Takes up what was changed on the disk, if it is the cluster's. Answers whether anything was,
+    /// or is as it should be again.
     async fn files(&self) -> bool {
         // Whoever takes CAs up is not looked at half-way.
         let turn = Arc::clone(&self.turn);
@@ -161,10 +162,13 @@ impl Keeper {
             }
         };
         let Some(tree) = found else {
-            if !self.service.health.is_troubled(Part::Files) || !self.are_foreign(false).await {
-                self.service.note(Part::Files, State::Fine);
+            let was_told = self.service.health.is_troubled(Part::Files);
+            if was_told && self.are_foreign(false).await {
+                return false;
             }
-            return false;
+            self.service.note(Part::Files, State::Fine);
+            // What waited for that is looked at.
+            return was_told;
         };
         if self.are_foreign(true).await {
             return false;

@@ -262,6 +262,8 @@ impl TakeUp {
     /// anything is new.
     pub(super) fn put_in_force(&self) -> Result<bool, String> {
         let is_new = reload(&self.service).map_err(|error| error_chain(&error))?;
+        // What is on the disk is what the datastore holds.
+        self.service.note(Part::Files, State::Fine);
         let looked = look(&self.service, &self.listened, &FreshKeys);
         looked.map_err(|error| error_chain(&error))?;
         Ok(is_new)
