@@ -220,7 +220,7 @@ impl Service {
         let Some(password) = &node.password else {
             return Ok(());
         };
-        let (datastore, entropy) = (self.datastore.as_ref(), self.entropy.as_ref());
+        let (datastore, entropy) = (&self.datastore, self.entropy.as_ref());
         let now = self.clock.now();
         let checked = self
             .passwords

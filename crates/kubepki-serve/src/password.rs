@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::hmac;
 use kubepki::datastore::{Datastore, DatastoreError};
@@ -24,6 +24,9 @@ const LONGEST: usize = 1024;
 /// Seconds for which a record that was read is believed without another look: a node that joins
 /// asks three times at once. What is changed or removed in the datastore holds that much later.
 pub(crate) const FRESH: i64 = 2;
+/// Records that are looked at ahead of time at once; those that must wait for a look are not to
+/// stand behind many that need not.
+const AHEAD: usize = 4;
 /// scrypt's cost in K3s's hashes (reference section 5.8): N = 2^15, r = 8, p = 1.
 const COST: (u8, u32, u32) = (15, 8, 1);
 
@@ -131,7 +134,9 @@ fn slow(password: &str, salt: &[u8]) -> Option<Vec<u8>> {
 pub struct NodePasswords {
     key: hmac::Key,
     /// Passwords that were found good.
-    known: Mutex<HashMap<String, Known>>,
+    known: Arc<Mutex<HashMap<String, Known>>>,
+    /// Records that are looked at before they must be.
+    ahead: Arc<tokio::sync::Semaphore>,
     /// One slow hash at a time: each takes 32 MiB.
     slow: tokio::sync::Semaphore,
     /// Nodes that were removed.
@@ -159,7 +164,8 @@ impl NodePasswords {
     pub fn new(key: &[u8; 32]) -> Self {
         Self {
             key: hmac::Key::new(hmac::HMAC_SHA256, key),
-            known: Mutex::new(HashMap::new()),
+            known: Arc::default(),
+            ahead: Arc::new(tokio::sync::Semaphore::new(AHEAD)),
             slow: tokio::sync::Semaphore::new(1),
             forgotten: Forgotten::default(),
         }
@@ -173,7 +179,7 @@ impl NodePasswords {
     /// is issued without the check.
     pub async fn check(
         &self,
-        datastore: &dyn Datastore,
+        datastore: &Arc<dyn Datastore>,
         entropy: &dyn Entropy,
         node: &str,
         password: &Zeroizing<String>,
@@ -183,8 +189,10 @@ impl NodePasswords {
             return Err(Refusal::Bad("the node password is too long".to_owned()));
         }
         if self.is_known(node, password, now, None) {
+            self.look_ahead(datastore, node, now);
             return Ok(());
         }
+        let datastore = datastore.as_ref();
         let key = format!("{PREFIX}{node}");
         let present = datastore.get(&key).await.map_err(away)?;
         let (record, revision) = match present {
@@ -300,6 +308,41 @@ impl NodePasswords {
             known.looked = now;
         }
         good
+    }
+
+    /// Looks at a record again that will not be believed much longer, beside the answers: where
+    /// thousands of nodes come again and again, the answers of a second would all wait for it.
+    fn look_ahead(&self, datastore: &Arc<dyn Datastore>, node: &str, now: pki::UnixTime) {
+        let is_aging = |known: &Known| known.looked < now;
+        let held = self.known.lock().ok();
+        let revision = held.and_then(|all| {
+            all.get(node)
+                .filter(|it| is_aging(it))
+                .map(|it| it.revision)
+        });
+        let (Some(revision), Ok(place)) = (revision, Arc::clone(&self.ahead).try_acquire_owned())
+        else {
+            return;
+        };
+        let (known, datastore) = (Arc::clone(&self.known), Arc::clone(datastore));
+        let node = node.to_owned();
+        tokio::spawn(async move {
+            let _place = place;
+            let found = datastore.get(&format!("{PREFIX}{node}")).await;
+            // A datastore that is silent is noticed by the next request that must ask it.
+            let (Ok(found), Ok(mut all)) = (found, known.lock()) else {
+                return;
+            };
+            match (found.map(|it| it.revision), all.get_mut(&node)) {
+                (Some(same), Some(known)) if same == revision && known.revision == same => {
+                    known.looked = known.looked.max(now);
+                }
+                (_, Some(known)) if known.revision == revision => {
+                    all.remove(&node);
+                }
+                _ => {}
+            }
+        });
     }
 
     fn remember(&self, node: &str, revision: i64, password: &str, now: pki::UnixTime) {

@@ -360,7 +360,7 @@ fn gathering(last: usize) -> Option<Duration> {
     (records > 1).then_some(time)
 }
 
-const GATHER_EACH: Duration = Duration::from_micros(100);
+const GATHER_EACH: Duration = Duration::from_micros(70);
 const GATHER_MOST: Duration = Duration::from_millis(3);
 
 /// A group that is this long does not get longer.
