@@ -43,4 +43,4 @@ pub use public_key::public_key_algorithm;
 pub use request::CertificateRequest;
 pub use san::San;
 pub use serial::Serial;
-pub use time::{DAY, UnixTime, Validity};
+pub use time::{BACKDATE, DAY, UnixTime, Validity};

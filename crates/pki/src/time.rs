@@ -10,6 +10,8 @@ pub struct UnixTime(i64);
 
 /// One day in seconds.
 pub const DAY: i64 = 86_400;
+/// How long before it is issued a certificate begins, in seconds: for clocks that are behind.
+pub const BACKDATE: i64 = 3_600;
 
 impl UnixTime {
     /// The moment `seconds` after the epoch.

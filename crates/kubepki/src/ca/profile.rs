@@ -1,8 +1,8 @@
 //! What every CA that we make has in common.
 
 use pki::{
-    Authority, AuthorityRequest, Certificate, DAY, KeyAlgorithm, Name, PrivateKey, Serial,
-    UnixTime, Validity,
+    Authority, AuthorityRequest, BACKDATE, Certificate, DAY, KeyAlgorithm, Name, PrivateKey,
+    Serial, UnixTime, Validity,
 };
 
 use super::{CaError, Make};
@@ -11,8 +11,6 @@ use super::{CaError, Make};
 pub(super) const ROOT_DAYS: i64 = 7300;
 /// The lifetime of the CAs below it, in days.
 pub(super) const CA_DAYS: i64 = 3700;
-/// Seconds that notBefore lies back, for clocks that are behind.
-const BACKDATE: i64 = 3_600;
 
 /// What kinds of keys are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! What has to exist before the plan can name it: CAs, service-account keys, passwords.
 
 use pki::{
-    Authority, Certificate, DAY, Digest, KeyAlgorithm, Name, PrivateKey, Serial, UnixTime, Validity,
+    Authority, BACKDATE, Certificate, DAY, Digest, KeyAlgorithm, Name, PrivateKey, Serial,
+    UnixTime, Validity,
 };
 use zeroize::Zeroizing;
 
@@ -10,8 +11,6 @@ use crate::token::Token;
 
 /// A CA's lifetime in seconds.
 const AUTHORITY_LIFETIME: i64 = 3650 * DAY;
-/// Seconds that notBefore lies back, for clocks that are behind.
-const BACKDATE: i64 = 3_600;
 /// Random bytes of a new password, and of the pre-shared key.
 const PASSWORD_BYTES: usize = 16;
 const PSK_BYTES: usize = 48;

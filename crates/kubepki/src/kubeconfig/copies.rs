@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use pki::{
-    Authority, Certificate, DAY, KeyAlgorithm, LeafRequest, Name, PrivateKey, Purpose, Serial,
-    UnixTime, Validity,
+    Authority, BACKDATE, Certificate, DAY, KeyAlgorithm, LeafRequest, Name, PrivateKey, Purpose,
+    Serial, UnixTime, Validity,
 };
 use zeroize::Zeroizing;
 
@@ -243,9 +243,6 @@ pub const SHORTEST: i64 = 300;
 /// The longest time for which a kubeconfig is made: a year. A certificate cannot be revoked in
 /// Kubernetes, so whoever has the file has the access until it ends.
 pub const LONGEST: i64 = 365 * DAY;
-
-/// How far notBefore lies in the past, for clocks that are behind.
-const BACKDATE: i64 = 3600;
 
 /// What [`create`] made.
 #[derive(Clone)]

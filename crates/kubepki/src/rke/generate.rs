@@ -5,8 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use pki::{
-    Authority, Certificate, DAY, KeyAlgorithm, LeafRequest, PrivateKey, Purpose, San, Serial,
-    UnixTime, Validity,
+    Authority, BACKDATE, Certificate, DAY, KeyAlgorithm, LeafRequest, PrivateKey, Purpose, San,
+    Serial, UnixTime, Validity,
 };
 
 use super::catalogue::{
@@ -188,7 +188,6 @@ impl AuthoritySpec {
 /// When a leaf issued at `now` is valid: from an hour before, for clocks that are late, but
 /// within its CA's validity. RKE begins with the CA's first second and may end after its last.
 pub fn leaf_validity(now: UnixTime, issuer: Validity) -> Validity {
-    const BACKDATE: i64 = 3600;
     Validity {
         not_before: now.plus(-BACKDATE).max(issuer.not_before),
         not_after: now.plus(LEAF_DAYS * DAY).min(issuer.not_after),

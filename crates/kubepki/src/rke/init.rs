@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::thread;
 
 use pki::{
-    Authority, Certificate, DAY, KeyAlgorithm, Name, PrivateKey, Serial, UnixTime, Validity,
+    Authority, BACKDATE, Certificate, DAY, KeyAlgorithm, Name, PrivateKey, Serial, UnixTime,
+    Validity,
 };
 
 use super::catalogue::AUTHORITY_DAYS;
@@ -20,9 +21,6 @@ use super::{ClusterConfig, Entry, Half, Json, Node, Role, Secret, State, kubecon
 use crate::edge::{Entropy, KeySource};
 use crate::init::Staged;
 use crate::plan::{Before, Plan, PlanId};
-
-/// Seconds that notBefore lies back, for clocks that are behind.
-const BACKDATE: i64 = 3_600;
 
 /// What a first state is made from.
 #[derive(Clone, Copy, Debug)]

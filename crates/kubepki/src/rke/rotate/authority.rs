@@ -1,6 +1,8 @@
 //! CAs that sign: those of the state, and new ones.
 
-use pki::{Authority, AuthorityRequest, Certificate, DAY, Name, PrivateKey, Serial, Validity};
+use pki::{
+    Authority, AuthorityRequest, BACKDATE, Certificate, DAY, Name, PrivateKey, Serial, Validity,
+};
 use zeroize::Zeroizing;
 
 use super::{Request, RotateError, Switch};
@@ -9,9 +11,6 @@ use crate::plan::SecretRef;
 use crate::rke::catalogue::AUTHORITY_DAYS;
 use crate::rke::generate::AuthoritySpec;
 use crate::rke::{Bundle, Entry, names};
-
-/// Seconds that notBefore lies back, for clocks that are behind.
-const BACKDATE: i64 = 3_600;
 
 /// A CA as leaves are issued by it.
 #[derive(Clone, Debug)]
