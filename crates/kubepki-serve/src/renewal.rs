@@ -1,11 +1,12 @@
 //! Renewal while it serves: the listener's certificate, swapped for new connections.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use kubepki::edge::{Entropy, KeySource};
 
 use crate::health::{Part, State};
+use crate::issuance::Entered;
 use crate::listener::{PortError, WINDOW, Wanted, prepare};
 use crate::service::{Line, Loaded, Service};
 use crate::tls::Listened;
@@ -85,7 +86,7 @@ pub fn jittered(about: Duration, entropy: &dyn Entropy) -> Duration {
 ///
 /// # Errors
 ///
-/// [`PortError`]: then what was served is served on.
+/// [`PortError`]: then what was served, or lies in its file, is served on.
 pub fn look(
     service: &Service,
     listened: &Arc<Listened>,
@@ -96,9 +97,8 @@ pub fn look(
         return Ok(None);
     };
     // Whoever looks at the same time would write over what this one learns.
-    let Ok(_held) = service.names.hand.lock() else {
-        return Ok(None);
-    };
+    let hand = service.names.hand.lock();
+    let _held = hand.unwrap_or_else(PoisonError::into_inner);
     // Of all servers, so that each can stand in for the others.
     let mut sans = service.settings.sans.clone();
     let others = service.cluster.sans().into_iter();
@@ -114,6 +114,7 @@ pub fn look(
         entropy: service.entropy.as_ref(),
         keys,
         records: service.own.as_ref(),
+        is_sure: true,
     };
     // Somebody is putting CAs in place, file by file: what the former CA signs now would overwrite
     // the listener's certificate that comes with them. One that ends soon cannot wait for that.
@@ -126,30 +127,32 @@ pub fn look(
         return Ok(None);
     }
     let port = prepare(&loaded.tree, &wanted)?;
+    if port.entered == Some(Entered::Now) {
+        service.note(Part::Log, State::Fine);
+    }
     if let Some(error) = &port.unrecorded {
         service.note(Part::Log, State::Warning(error.reason.clone()));
-        (service.journal)(&Line {
-            message: "the listener's certificate stays as it is",
-            fields: vec![("reason", error.to_string())],
-        });
     }
-    if listened.serves(port.leaf.der()) {
-        return Ok(None);
-    }
-    let why = port
-        .issued
-        .unwrap_or("somebody put another one in its file");
-    (service.journal)(&Line {
-        message: "new connections get another certificate",
-        fields: vec![
-            ("because", why.to_owned()),
-            ("serial", port.leaf.serial().to_string()),
-            ("not_after", port.leaf.validity().not_after.to_string()),
-        ],
+    let why = (!listened.serves(port.leaf.der())).then(|| {
+        port.issued
+            .unwrap_or("somebody put another one in its file")
     });
-    listened.swap(port.certified);
-    service.names.shows(&port.leaf);
-    Ok(Some(why))
+    if let Some(why) = why {
+        (service.journal)(&Line {
+            message: "new connections get another certificate",
+            fields: vec![
+                ("because", why.to_owned()),
+                ("serial", port.leaf.serial().to_string()),
+                ("not_after", port.leaf.validity().not_after.to_string()),
+            ],
+        });
+        listened.swap(port.certified);
+        service.names.shows(&port.leaf);
+    }
+    match port.unrecorded {
+        Some(error) => Err(PortError::Unrecorded(error)),
+        None => Ok(why),
+    }
 }
 
 #[cfg(test)]

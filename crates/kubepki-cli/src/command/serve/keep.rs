@@ -212,10 +212,15 @@ impl Keeper {
 
     /// Records the leaves that could not wait for the log.
     fn record_late(&self) {
-        if let Some(error) = self.records.catch_up() {
-            let why = format!("leaves of this node are not recorded yet: {}", error.reason);
-            self.service.note(Part::Log, State::Warning(why));
-        }
+        let state = match self.records.catch_up() {
+            Ok(0) => return,
+            Ok(_) => State::Fine,
+            Err(error) => State::Warning(format!(
+                "leaves of this node are not recorded yet: {}",
+                error.reason
+            )),
+        };
+        self.service.note(Part::Log, state);
     }
 
     /// Runs what a renewal left open, and what failed before when its time has come.
@@ -267,7 +272,11 @@ impl Keeper {
         })
         .await
         {
-            Ok(renewal) => self.tell(&renewal),
+            Ok(renewal) => {
+                // What people renewed on this node meanwhile.
+                records.find(&renewal.node.inventory);
+                self.tell(&renewal)
+            }
             Err(error) => {
                 let why = format!("not renewed, and tried again: {}", error.message);
                 self.service.note(Part::Leaves, State::Warning(why));

@@ -22,6 +22,7 @@ use kubepki_serve::cluster::{
     Cluster, Forgetting, HEARTBEAT, LOOK, Member, REMEMBERED, ROUND, WAIT,
 };
 use kubepki_serve::health::{Part, State};
+use kubepki_serve::listener::PortError;
 use kubepki_serve::names::Filter;
 use kubepki_serve::renewal::{jittered, look, reload};
 use kubepki_serve::service::Service;
@@ -264,9 +265,11 @@ impl TakeUp {
         let is_new = reload(&self.service).map_err(|error| error_chain(&error))?;
         // What is on the disk is what the datastore holds.
         self.service.note(Part::Files, State::Fine);
-        let looked = look(&self.service, &self.listened, &FreshKeys);
-        looked.map_err(|error| error_chain(&error))?;
-        Ok(is_new)
+        match look(&self.service, &self.listened, &FreshKeys) {
+            // Other CAs do not wait for the log, and by them is what is shown.
+            Ok(_) | Err(PortError::Unrecorded(_)) => Ok(is_new),
+            Err(error) => Err(error_chain(&error)),
+        }
     }
 
     pub(super) async fn ask_for_restart(&mut self) -> State {
