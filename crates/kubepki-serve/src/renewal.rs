@@ -9,7 +9,7 @@ use crate::health::{Part, State};
 use crate::listener::{PortError, WINDOW, Wanted, prepare};
 use crate::service::{Line, Loaded, Service};
 use crate::tls::Listened;
-use crate::tree::{AuthorityFile, Tree, TreeError};
+use crate::tree::{Tree, TreeError};
 
 /// Between two looks, as K3s (reference section 8.1).
 pub const EVERY: Duration = Duration::from_secs(6 * 3600);
@@ -31,13 +31,7 @@ pub fn changed(service: &Service) -> Result<Option<Tree>, TreeError> {
     };
     let old = &present.tree;
     let tree = Tree::load(&old.directory, service.strictness)?;
-    let same_file = |old: &AuthorityFile, new: &AuthorityFile| old.bytes == new.bytes;
-    let same = same_file(&old.client, &tree.client)
-        && same_file(&old.server, &tree.server)
-        && old.passwd.is_same_as(&tree.passwd)
-        && old.ipsec_psk == tree.ipsec_psk
-        && old.encryption == tree.encryption;
-    Ok((!same).then_some(tree))
+    Ok((!old.is_same_as(&tree)).then_some(tree))
 }
 
 /// Takes up CAs, passwords and keys that are the cluster's and were put on the disk. Answers
