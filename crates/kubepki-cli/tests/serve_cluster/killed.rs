@@ -216,11 +216,8 @@ fn a_kill_while_authorities_are_taken_up_tears_nothing() {
         assert!(is_killed, "{call} is never reached");
     }
     let worker = at("worker");
-    assert_ends(
-        &two.node(&["join"], &worker, "10.1.1.1"),
-        0,
-        "files written",
-    );
+    let joined = two.node(&["join"], &worker, "10.1.1.1");
+    assert_ends(&joined, 0, "files written");
     assert_issued_by(&worker, &one);
 }
 
