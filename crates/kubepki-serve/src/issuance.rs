@@ -56,7 +56,16 @@ pub trait OwnRecords: Send + Sync + std::fmt::Debug {
     ///
     /// When the record is not durable and the leaf [`Need::CanWait`]: then it is not used. One that
     /// is [`Need::Urgent`] is used all the same, and recorded as soon as that can be.
-    fn issued(&self, name: &str, leaf: &Certificate, need: Need) -> Result<(), LogError>;
+    fn issued(&self, name: &str, leaf: &Certificate, need: Need) -> Result<Entered, LogError>;
+}
+
+/// What became of the record of a leaf that may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entered {
+    /// It is durable.
+    Now,
+    /// The log takes none: it follows.
+    Later,
 }
 
 /// Whether the node can do without a leaf for now. A log that takes no records (a full disk, as a

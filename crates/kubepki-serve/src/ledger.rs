@@ -1,12 +1,10 @@
 //! The issuance log that lasts: [`kubepki::log`], as the server asks for it.
 
 use async_trait::async_trait;
-use kubepki::edge::{Clock as _, SystemClock};
 use kubepki::error_chain;
 use kubepki::log::{Issued, Log};
-use pki::Certificate;
 
-use crate::issuance::{IssuanceLog, LogError, Need, OwnRecords, Position};
+use crate::issuance::{IssuanceLog, LogError, Position};
 
 #[async_trait]
 impl IssuanceLog for Log {
@@ -16,18 +14,5 @@ impl IssuanceLog for Log {
             reason: error_chain(&error),
         })?;
         Ok(Position(receipt.seq))
-    }
-}
-
-/// For who has one log and one clock; what is urgent and not recorded is lost.
-impl OwnRecords for Log {
-    fn issued(&self, name: &str, leaf: &Certificate, need: Need) -> Result<(), LogError> {
-        let record = Issued::own(leaf, self.server(), name, SystemClock.now());
-        match (self.append_now(vec![record]), need) {
-            (Err(error), Need::CanWait) => Err(LogError {
-                reason: error_chain(&error),
-            }),
-            _ => Ok(()),
-        }
     }
 }

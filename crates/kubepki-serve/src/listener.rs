@@ -12,7 +12,7 @@ use pki::{
 use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
-use crate::issuance::{LogError, Need, OwnRecords};
+use crate::issuance::{Entered, LogError, Need, OwnRecords};
 use crate::leaf::validity;
 use crate::tls::certified;
 use crate::tree::Tree;
@@ -49,6 +49,9 @@ pub enum PortError {
         /// What the clock says.
         now: UnixTime,
     },
+    /// Another one is wanted, and not used: it cannot be recorded.
+    #[error("another certificate for the listener is not used")]
+    Unrecorded(#[source] LogError),
     /// No certificate can be made or used.
     #[error("the listener's certificate cannot be made or used")]
     Material(#[source] pki::Error),
@@ -69,6 +72,9 @@ pub struct Wanted<'a> {
     pub keys: &'a dyn KeySource,
     /// Where a new one is recorded before it is used.
     pub records: &'a dyn OwnRecords,
+    /// Whether the CAs are known to be the cluster's. Where not, a certificate that is there is
+    /// shown as it is, and one that has to be made is not written.
+    pub is_sure: bool,
 }
 
 /// What was found or done.
@@ -82,6 +88,8 @@ pub struct Port {
     pub issued: Option<&'static str>,
     /// Why the present one stays although another was wanted: that could not be recorded.
     pub unrecorded: Option<LogError>,
+    /// What became of the record of one that was issued.
+    pub entered: Option<Entered>,
 }
 
 /// The certificate in the file, or a new one: where there is none, it is due, lacks a wanted
@@ -106,6 +114,11 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
         Err(ListenerError::Empty) => None,
         Err(error) => return Err(secret(error)),
     };
+    if !wanted.is_sure
+        && let Some(present) = &present
+    {
+        return as_it_is(present, None);
+    }
     // K3s's `certificate rotate` and `rotate-ca` leave it: the next certificate gets a new key.
     let trigger = tree.directory.join("tls/dynamic-cert-regenerate");
     let is_asked = trigger.exists() && present.as_ref().is_none_or(|it| !it.is_static);
@@ -128,15 +141,25 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
     let old = present.as_ref().and_then(|it| it.certificates().ok());
     let old = old.as_ref().and_then(|it| it.first());
     let need = Need::of(old, authority, wanted.now);
-    if let Err(error) = wanted.records.issued(NAME, &leaf, need)
-        && let Some(present) = &present
-    {
-        return as_it_is(present, Some(error));
-    }
+    let entered = match (wanted.records.issued(NAME, &leaf, need), &present) {
+        (Ok(entered), _) => Some(entered),
+        (Err(error), Some(present)) => return as_it_is(present, Some(error)),
+        (Err(_), None) => None,
+    };
     let mut chain = leaf.to_pem();
     let behind = served_chain(&tree.server.certificates);
     chain.extend(behind.into_iter().map(Certificate::to_pem));
     let pem = key.to_pem().map_err(PortError::Material)?;
+    let port = Port {
+        certified: certified(chain.as_bytes(), pem.as_bytes()).map_err(PortError::Material)?,
+        leaf,
+        issued: why,
+        unrecorded: None,
+        entered,
+    };
+    if !wanted.is_sure {
+        return Ok(port);
+    }
     let texts: Vec<String> = sans.iter().map(San::to_string).collect();
     let written = match &present {
         Some(_) => reissue(&bytes, &chain, &pem),
@@ -152,12 +175,7 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
             source,
         })?;
     }
-    Ok(Port {
-        certified: certified(chain.as_bytes(), pem.as_bytes()).map_err(PortError::Material)?,
-        leaf,
-        issued: why,
-        unrecorded: None,
-    })
+    Ok(port)
 }
 
 /// In the issuance log, as the catalogue calls it.
@@ -170,6 +188,7 @@ fn as_it_is(present: &Listener, unrecorded: Option<LogError>) -> Result<Port, Po
         leaf: first(leaf)?,
         issued: None,
         unrecorded,
+        entered: None,
     })
 }
 

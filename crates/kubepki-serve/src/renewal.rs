@@ -1,15 +1,16 @@
 //! Renewal while it serves: the listener's certificate, swapped for new connections.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use kubepki::edge::{Entropy, KeySource};
 
 use crate::health::{Part, State};
+use crate::issuance::Entered;
 use crate::listener::{PortError, WINDOW, Wanted, prepare};
 use crate::service::{Line, Loaded, Service};
 use crate::tls::Listened;
-use crate::tree::{AuthorityFile, Tree, TreeError};
+use crate::tree::{Tree, TreeError};
 
 /// Between two looks, as K3s (reference section 8.1).
 pub const EVERY: Duration = Duration::from_secs(6 * 3600);
@@ -31,13 +32,7 @@ pub fn changed(service: &Service) -> Result<Option<Tree>, TreeError> {
     };
     let old = &present.tree;
     let tree = Tree::load(&old.directory, service.strictness)?;
-    let same_file = |old: &AuthorityFile, new: &AuthorityFile| old.bytes == new.bytes;
-    let same = same_file(&old.client, &tree.client)
-        && same_file(&old.server, &tree.server)
-        && old.passwd.is_same_as(&tree.passwd)
-        && old.ipsec_psk == tree.ipsec_psk
-        && old.encryption == tree.encryption;
-    Ok((!same).then_some(tree))
+    Ok((!old.is_same_as(&tree)).then_some(tree))
 }
 
 /// Takes up CAs, passwords and keys that are the cluster's and were put on the disk. Answers
@@ -85,7 +80,7 @@ pub fn jittered(about: Duration, entropy: &dyn Entropy) -> Duration {
 ///
 /// # Errors
 ///
-/// [`PortError`]: then what was served is served on.
+/// [`PortError`]: then what was served, or lies in its file, is served on.
 pub fn look(
     service: &Service,
     listened: &Arc<Listened>,
@@ -96,9 +91,8 @@ pub fn look(
         return Ok(None);
     };
     // Whoever looks at the same time would write over what this one learns.
-    let Ok(_held) = service.names.hand.lock() else {
-        return Ok(None);
-    };
+    let hand = service.names.hand.lock();
+    let _held = hand.unwrap_or_else(PoisonError::into_inner);
     // Of all servers, so that each can stand in for the others.
     let mut sans = service.settings.sans.clone();
     let others = service.cluster.sans().into_iter();
@@ -114,6 +108,7 @@ pub fn look(
         entropy: service.entropy.as_ref(),
         keys,
         records: service.own.as_ref(),
+        is_sure: true,
     };
     // Somebody is putting CAs in place, file by file: what the former CA signs now would overwrite
     // the listener's certificate that comes with them. One that ends soon cannot wait for that.
@@ -126,30 +121,32 @@ pub fn look(
         return Ok(None);
     }
     let port = prepare(&loaded.tree, &wanted)?;
+    if port.entered == Some(Entered::Now) {
+        service.note(Part::Log, State::Fine);
+    }
     if let Some(error) = &port.unrecorded {
         service.note(Part::Log, State::Warning(error.reason.clone()));
-        (service.journal)(&Line {
-            message: "the listener's certificate stays as it is",
-            fields: vec![("reason", error.to_string())],
-        });
     }
-    if listened.serves(port.leaf.der()) {
-        return Ok(None);
-    }
-    let why = port
-        .issued
-        .unwrap_or("somebody put another one in its file");
-    (service.journal)(&Line {
-        message: "new connections get another certificate",
-        fields: vec![
-            ("because", why.to_owned()),
-            ("serial", port.leaf.serial().to_string()),
-            ("not_after", port.leaf.validity().not_after.to_string()),
-        ],
+    let why = (!listened.serves(port.leaf.der())).then(|| {
+        port.issued
+            .unwrap_or("somebody put another one in its file")
     });
-    listened.swap(port.certified);
-    service.names.shows(&port.leaf);
-    Ok(Some(why))
+    if let Some(why) = why {
+        (service.journal)(&Line {
+            message: "new connections get another certificate",
+            fields: vec![
+                ("because", why.to_owned()),
+                ("serial", port.leaf.serial().to_string()),
+                ("not_after", port.leaf.validity().not_after.to_string()),
+            ],
+        });
+        listened.swap(port.certified);
+        service.names.shows(&port.leaf);
+    }
+    match port.unrecorded {
+        Some(error) => Err(PortError::Unrecorded(error)),
+        None => Ok(why),
+    }
 }
 
 #[cfg(test)]

@@ -101,6 +101,15 @@ impl Tree {
         })
     }
 
+    /// Whether both have the same CAs, users and keys.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.client.bytes == other.client.bytes
+            && self.server.bytes == other.server.bytes
+            && self.passwd.is_same_as(&other.passwd)
+            && self.ipsec_psk == other.ipsec_psk
+            && self.encryption == other.encryption
+    }
+
     /// Whether another server CA lies on the disk than this one.
     pub fn is_behind(&self) -> bool {
         let present = std::fs::read(self.directory.join("tls/server-ca.crt"));

@@ -124,6 +124,11 @@ impl Serving {
         }
     }
 
+    /// Whether it has died by now.
+    pub fn is_dead(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     pub fn pid(&self) -> String {
         self.child.id().to_string()
     }
@@ -148,15 +153,28 @@ impl Serving {
 
     /// The same by one that trusts `authority`.
     pub fn ask_with(&self, authority: &Path, path: &str, more: &[&str]) -> (String, String) {
+        let answer = self.try_ask(authority, path, more);
+        answer.unwrap_or_else(|why| panic!("{path}: {why}"))
+    }
+
+    /// The same of one that may be dead.
+    pub fn try_ask(
+        &self,
+        authority: &Path,
+        path: &str,
+        more: &[&str],
+    ) -> Result<(String, String), String> {
         let url = format!("https://{}{path}", self.address);
         let authority = authority.display().to_string();
         let fixed = ["-sS", "--cacert", &authority, "--max-time", "60", &url];
         let code = ["-w", "\n%{http_code}"];
         let answer = run("curl", &[&fixed[..], &code, more].concat(), b"");
-        assert!(answer.success(), "{path}: {}", answer.text());
+        if !answer.success() {
+            return Err(answer.text());
+        }
         let text = String::from_utf8(answer.stdout).unwrap();
         let (body, code) = text.rsplit_once('\n').unwrap();
-        (code.to_owned(), body.to_owned())
+        Ok((code.to_owned(), body.to_owned()))
     }
 
     /// The same as agent or server.
@@ -209,17 +227,6 @@ impl Serving {
     pub fn signal(&self, name: &str) {
         let pid = self.pid();
         assert!(run("kill", &[name, &pid], b"").success());
-    }
-
-    /// Waits until it has died.
-    pub fn died(&mut self) {
-        for _ in 0..900 {
-            if self.child.try_wait().unwrap().is_some() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        panic!("it lives on: {:#?}", self.seen);
     }
 
     /// Stages a cross-signed set in `folder`; answers where it lies.

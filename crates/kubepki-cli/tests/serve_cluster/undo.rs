@@ -138,13 +138,31 @@ fn tokens(one: &Serving, two: &Serving, token: &Path, flag: &[&str]) {
     assert_ne!(one.read("token"), old);
     std::fs::write(token, one.read("token")).unwrap();
     is_ready_with(two, one);
+    let undone = one.password();
     let text = rotated.text();
     let line = text.lines().find(|it| it.contains("Take it back"));
     take_back(one, &format!("{} {}", line.unwrap(), flag.join(" ")), "1");
     assert_eq!(one.read("token"), old);
+    is_refused(one, &undone);
     is_ready(one);
     std::fs::write(token, &old).unwrap();
     is_ready_with(two, one);
+}
+
+/// Waits until a token that was undone is none any more: the answers of before were as good.
+#[track_caller]
+fn is_refused(server: &Serving, undone: &str) {
+    let user = format!("node:{undone}");
+    let mut last = String::new();
+    for _ in 0..900 {
+        let (code, body) = server.ask("/v1-k3s/readyz", &["-u", &user]);
+        if code == "401" {
+            return;
+        }
+        last = format!("{code}: {body}");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("the token that was undone is still good: {last}");
 }
 
 /// `two` takes the password of `one`.
@@ -204,8 +222,10 @@ fn over_sqlite_it_is_taken_back_while_it_serves() {
     let old = one.read("token");
     let rotated = one.kubepki(&["token", "rotate", "--yes"]);
     assert_ends(&rotated, 0, "Take it back with");
+    let undone = one.password();
     take_back(&one, &rotated.text(), "1");
     assert_eq!(one.read("token"), old);
+    is_refused(&one, &undone);
     is_ready(&one);
     configured(folder.path(), &one);
     is_ready(&one);

@@ -1,9 +1,11 @@
 //! A datastore that is away, stands still, or is held by somebody who died.
 
+use std::time::{Duration, Instant};
+
 use testkit::Etcd;
 use testkit::server::Postgres;
 
-use crate::{Serving, Site};
+use crate::{PATIENCE, Serving, Site};
 
 /// The datastore is away at the start, then while it serves.
 #[test]
@@ -80,6 +82,16 @@ fn a_datastore_that_stands_still() {
     server.terminate();
 }
 
+/// Waits until that is in the data directory.
+#[track_caller]
+fn until(site: &Site, below: &str) {
+    let (path, begin) = (site.data_dir().join(below), Instant::now());
+    while !path.exists() {
+        assert!(begin.elapsed() < PATIENCE, "no {below}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// The first server dies while it makes the CAs: the next one makes them, and when the first
 /// comes back it takes those.
 fn a_first_server_that_died() {
@@ -92,8 +104,8 @@ fn a_first_server_that_died() {
     let first = (0..20).find_map(|_| {
         let site = Site::new(&["--datastore-endpoint", &endpoint]);
         let mut serving = Serving::spawn(&site);
-        // It may be over before it is seen.
-        while !has("/kubepki/first") && !has("/bootstrap/") {}
+        // Its files come before the datastore's rows: seen on the disk, it is early enough.
+        until(&site, "server/tls/server-ca.crt");
         serving.signal("-KILL");
         let _ = serving.child.wait();
         let is_between = has("/kubepki/first") && !has("/bootstrap/");
@@ -138,10 +150,7 @@ fn the_lock_of_a_k3s_server() {
     assert!(!site.data_dir().join("server/tls/server-ca.crt").exists());
     // It goes while the server waits.
     let mut server = Serving::spawn(&site);
-    let waits = site.data_dir().join("kubepki/serve");
-    while !waits.exists() {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    until(&site, "kubepki/serve");
     etcd.control(&["del", lock]);
     server.listens("serving");
     assert_eq!(server.curl("/v1-k3s/readyz", &[]).0, 200);

@@ -75,16 +75,14 @@ fn a_full_disk_issues_nothing() {
     let filling = format!("cat /dev/zero > {path}/filling 2>/dev/null; true");
     assert!(run("sh", &["-c", &filling], b"").success());
     // A page that the log has already may take some records more.
-    // What the server issued to itself is there too.
-    let so_far = site.kubepki(&["log", "export", "--state-dir", path.as_str()]);
-    let mut answered = so_far.stdout.iter().filter(|it| **it == b'\n').count();
+    let mut answered = 1;
     let (code, why) = loop {
         let (code, body) = server.ask(&request, "a");
         if code != 200 {
             break (code, body);
         }
         answered += 1;
-        assert!(answered < 1100, "the disk is never full");
+        assert!(answered < 1000, "the disk is never full");
     };
     assert_eq!(code, 503, "{why}");
     std::fs::remove_file(small.path().join("filling")).unwrap();

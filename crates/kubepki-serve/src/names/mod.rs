@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
@@ -108,6 +108,8 @@ pub struct Names {
     /// Rounds of signing that have begun, and the last one that has ended.
     begun: AtomicU64,
     ended: watch::Sender<u64>,
+    /// That names are not shared is said.
+    unshared: AtomicBool,
     /// Held while the certificate's file is changed.
     pub(crate) hand: Mutex<()>,
 }
@@ -146,8 +148,14 @@ impl Names {
         }
     }
 
+    /// Whether names are shared; answers whether it is to be said that they are not. That does not
+    /// go among the names that strangers make up, which are said only so often.
+    pub fn are_shared(&self, are: bool) -> bool {
+        !self.unshared.swap(!are, Ordering::SeqCst) && !are
+    }
+
     /// Whether that was not said before, and is worth it.
-    pub fn is_unsaid(&self, text: &str) -> bool {
+    fn is_unsaid(&self, text: &str) -> bool {
         let learning = self.learning.lock();
         learning.is_ok_and(|mut it| it.said.len() < SAID && it.said.insert(text.to_owned()))
     }
@@ -234,8 +242,14 @@ impl Service {
         Some(round)
     }
 
-    /// Signs for what is learnt, until it is told to stop; once a [`PAUSE`] at most.
-    pub async fn learns(self: Arc<Self>, listened: Arc<Listened>, mut stop: watch::Receiver<bool>) {
+    /// Signs for what is learnt, until it is told to stop; once a [`PAUSE`] at most. Only while
+    /// `turn` is held: a plan that is being carried out knows what was in the listener's file.
+    pub async fn learns(
+        self: Arc<Self>,
+        listened: Arc<Listened>,
+        turn: Arc<tokio::sync::Mutex<()>>,
+        mut stop: watch::Receiver<bool>,
+    ) {
         let mut is_open = false;
         loop {
             tokio::select! {
@@ -243,6 +257,10 @@ impl Service {
                 () = tokio::time::sleep(AGAIN), if is_open => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
+            let held = tokio::select! {
+                held = turn.lock() => held,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
             let begun = self
                 .names
                 .begun
@@ -252,7 +270,9 @@ impl Service {
             let looked = tokio::task::spawn_blocking(move || {
                 look(&service, &listened, &FreshKeys).map_err(|error| error_chain(&error))
             });
-            is_open = match looked.await {
+            let looked = looked.await;
+            drop(held);
+            is_open = match looked {
                 // Somebody may be putting CAs in place: nothing is signed meanwhile.
                 Ok(Ok(_)) => !self.names.are_shown(),
                 Ok(Err(reason)) => {
@@ -275,6 +295,16 @@ impl Service {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn that_names_are_not_shared_is_said_whatever_strangers_say() {
+        let names = Names::default();
+        let said = (0..100).filter(|it| names.is_unsaid(&it.to_string()));
+        assert_eq!(said.count(), SAID);
+        assert!(!names.are_shared(true));
+        assert!(names.are_shared(false) && !names.are_shared(false));
+        assert!(!names.are_shared(true) && names.are_shared(false));
+    }
 
     #[test]
     fn a_wildcard_stands_for_one_label() {

@@ -8,10 +8,11 @@ use std::thread::JoinHandle;
 
 use kubepki::datastore::{Datastore, DatastoreError, Record};
 use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
-use kubepki::log::{Log, Options};
+use kubepki::log::{Issued, Log, Options};
 use kubepki_datastore::{Access, SqliteStore};
 use kubepki_serve::accept::{Limits, Server};
 use kubepki_serve::config::{Flags, Settings};
+use kubepki_serve::issuance::{Entered, LogError, Need, OwnRecords};
 use kubepki_serve::listener::{Port, Wanted, prepare};
 use kubepki_serve::metrics::Metrics;
 use kubepki_serve::node::Strictness;
@@ -19,7 +20,7 @@ use kubepki_serve::password::NodePasswords;
 use kubepki_serve::service::{Line, Loaded, Service};
 use kubepki_serve::tls::{Listened, server_config};
 use kubepki_serve::tree::Tree;
-use pki::{DAY, San};
+use pki::{Certificate, DAY, San};
 use testkit::Fixture;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -116,6 +117,23 @@ pub fn serve_tree(fixture: Fixture, strictness: Strictness, limits: Limits) -> R
     serve_at("127.0.0.1", fixture, strictness, limits)
 }
 
+/// Of a server with one log; what is urgent and not recorded is lost.
+#[derive(Debug)]
+pub struct Own(pub Log);
+
+impl OwnRecords for Own {
+    fn issued(&self, name: &str, leaf: &Certificate, need: Need) -> Result<Entered, LogError> {
+        let record = Issued::own(leaf, self.0.server(), name, SystemClock.now());
+        match (self.0.append_now(vec![record]), need) {
+            (Ok(()), _) => Ok(Entered::Now),
+            (Err(_), Need::Urgent) => Ok(Entered::Later),
+            (Err(error), Need::CanWait) => Err(LogError {
+                reason: error.to_string(),
+            }),
+        }
+    }
+}
+
 /// The listener's certificate, in a log of its own: it is not mixed with what is asked for.
 fn port(fixture: &Fixture, tree: &Tree, settings: &Settings) -> Port {
     let options = Options::new(fixture.scratch("own-log"), "s1");
@@ -125,7 +143,8 @@ fn port(fixture: &Fixture, tree: &Tree, settings: &Settings) -> Port {
         now: SystemClock.now(),
         entropy: &SystemEntropy,
         keys: &FreshKeys,
-        records: &Log::open(&options, None).unwrap().0,
+        records: &Own(Log::open(&options, None).unwrap().0),
+        is_sure: true,
     };
     prepare(tree, &wanted).unwrap()
 }
@@ -210,7 +229,7 @@ fn service(
         throttle: Mutex::default(),
         passwords: NodePasswords::new(&[2; 32]),
         datastore,
-        own: log.clone(),
+        own: Arc::new(Own((*log).clone())),
         log,
         clock,
         entropy: Arc::new(SystemEntropy),

@@ -4,13 +4,14 @@ use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
 use kubepki::listener::Listener;
 use kubepki::log::{Log, Options};
 use kubepki_serve::accept::Limits;
-use kubepki_serve::listener::{Wanted, prepare};
+use kubepki_serve::health::Part;
+use kubepki_serve::listener::{PortError, Wanted, prepare};
 use kubepki_serve::node::Strictness;
 use kubepki_serve::tree::Tree;
 use pki::{DAY, San};
 use testkit::{Fixture, openssl};
 
-use crate::common::{HOST, serve, serve_with, settings};
+use crate::common::{HOST, Own, serve, serve_with, settings};
 
 fn s_client(server: &crate::common::Running, more: &[&str]) -> String {
     let connect = server.address.to_string();
@@ -90,6 +91,7 @@ fn the_file_changes_only_for_a_reason_and_keeps_its_key() {
     let before = read();
     let now = SystemClock.now();
     let (log, _) = Log::open(&Options::new(fixture.scratch("log"), "s1"), None).unwrap();
+    let log = Own(log);
     let prepare = |sans: &[San], days: i64| {
         let wanted = Wanted {
             sans,
@@ -98,6 +100,7 @@ fn the_file_changes_only_for_a_reason_and_keeps_its_key() {
             entropy: &SystemEntropy,
             keys: &FreshKeys,
             records: &log,
+            is_sure: true,
         };
         prepare(&tree, &wanted).unwrap().issued
     };
@@ -205,4 +208,60 @@ fn new_authorities_are_taken_up_while_it_serves() {
     let authority = std::fs::read(server.tls_file("client-ca.crt")).unwrap();
     let authority = pki::Certificate::all_from_pem(&authority).unwrap();
     assert_eq!(chain[1], authority[0]);
+}
+
+/// Before it is known whether the CAs on the disk are the cluster's: what is there is shown, whoever
+/// signed it, and what has to be made is not written.
+#[test]
+fn nothing_is_written_by_authorities_that_may_be_others() {
+    let fixture = Fixture::without_datastore("k3s-1.36-sqlite");
+    let server = fixture.data_dir().join("server");
+    let path = server.join("tls/dynamic-cert.json");
+    let tree = Tree::load(&server, Strictness::Strict).unwrap();
+    let other = Fixture::without_datastore("k3s-1.36-custom-ca");
+    let foreign = other.data_dir().join("server/tls/dynamic-cert.json");
+    let foreign = std::fs::read(foreign).unwrap();
+    std::fs::write(&path, &foreign).unwrap();
+    std::fs::write(server.join("tls/dynamic-cert-regenerate"), "").unwrap();
+    let (log, _) = Log::open(&Options::new(fixture.scratch("log"), "s1"), None).unwrap();
+    let log = Own(log);
+    let wanted = Wanted {
+        sans: &settings().sans,
+        lifetime: 365 * DAY,
+        now: SystemClock.now(),
+        entropy: &SystemEntropy,
+        keys: &FreshKeys,
+        records: &log,
+        is_sure: false,
+    };
+    let port = prepare(&tree, &wanted).unwrap();
+    let lying = Listener::parse(&foreign).unwrap().certificates().unwrap();
+    assert_eq!((port.issued, &port.leaf), (None, &lying[0]));
+    assert!(std::fs::read(&path).unwrap() == foreign);
+    assert_eq!(log.0.head().records, 0);
+    std::fs::remove_file(&path).unwrap();
+    let port = prepare(&tree, &wanted).unwrap();
+    assert_eq!(port.issued, Some("tls/dynamic-cert-regenerate asks for it"));
+    assert_eq!(log.0.head().records, 1);
+    assert!(!path.exists() && server.join("tls/dynamic-cert-regenerate").exists());
+}
+
+/// A log that takes nothing keeps the certificate, and is a failure that is tried again; with room
+/// again the warning goes.
+#[test]
+fn a_certificate_that_cannot_be_recorded_is_wanted_again() {
+    let server = serve(Strictness::Strict);
+    let look = || kubepki_serve::renewal::look(&server.service, &server.listened, &FreshKeys);
+    let is_warned = || server.service.health.is_troubled(Part::Log);
+    assert_eq!(look().unwrap(), None);
+    std::fs::write(server.tls_file("dynamic-cert-regenerate"), "").unwrap();
+    let log = server.fixture.scratch("log/s1/00000000000000000001.jsonl");
+    let away = log.with_extension("away");
+    std::fs::rename(&log, &away).unwrap();
+    let lying = std::fs::read(server.tls_file("dynamic-cert.json")).unwrap();
+    assert!(matches!(look(), Err(PortError::Unrecorded(_))) && is_warned());
+    assert!(std::fs::read(server.tls_file("dynamic-cert.json")).unwrap() == lying);
+    std::fs::rename(&away, &log).unwrap();
+    assert!(look().unwrap().is_some() && !is_warned());
+    assert_eq!(look().unwrap(), None);
 }

@@ -62,6 +62,7 @@ pub fn table<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> String {
             issued.serial.clone(),
             issued.not_after.to_string(),
             match issued.is_own() {
+                true if issued.is_found() => format!("{}, for {}", issued.user, issued.endpoint),
                 true => format!("the server itself, for {}", issued.endpoint),
                 false => format!("{} ({})", issued.user, issued.credential),
             },

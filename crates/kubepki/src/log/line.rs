@@ -104,6 +104,13 @@ pub(super) fn link(line: &[u8]) -> Result<Link, Damage> {
     })
 }
 
+/// The serial number in a line, as it is written; whether the line is a record is not looked at. No
+/// name can stand for it: quotes in names are escaped.
+pub(super) fn serial(line: &[u8]) -> Option<&str> {
+    let (_, after) = str::from_utf8(line).ok()?.split_once("\"serial\":\"")?;
+    after.split_once('"').map(|(serial, _)| serial)
+}
+
 /// Whether a damaged line still looks like one.
 pub(super) fn begins(line: &[u8]) -> bool {
     line.starts_with(BEFORE_SEQ.as_bytes())

@@ -43,7 +43,7 @@ pub use export::{CSV_HEADER, csv_line, table};
 pub use head::{HEAD_PREFIX, HeadError, head_key, keep_published, publish, stored_head};
 pub use line::{Damage, Entry};
 pub use open::Mended;
-pub use read::{Filter, Reading, chains, entries};
+pub use read::{Filter, Reading, chains, entries, unrecorded};
 pub use verify::{Finding, Place, Verified, verify};
 pub use writer::{Log, Options, Receipt};
 
@@ -58,7 +58,8 @@ pub struct Issued {
     /// What was asked, for instance `/v1-k3s/client-kubelet.crt`; the name of the leaf where a
     /// server issued it to its own node, for instance `client-admin`.
     pub endpoint: String,
-    /// Who asked: `node`, `system:node:a`.
+    /// Who asked: `node`, `system:node:a`; `server` where it issued to its own node, `found in place`
+    /// where nobody recorded that.
     pub user: String,
     /// How that was proved: `token`, `bootstrap-token`, `certificate`; `local` where nothing
     /// had to be.
@@ -82,6 +83,8 @@ pub struct Issued {
 
 /// The credential of a server that issues to its own node: it needs none.
 const OWN: &str = "local";
+/// In place of who asked, where that is not known.
+const FOUND: &str = "found in place";
 
 impl Issued {
     /// A record of a leaf that `server` issued to its own node: asked for by nobody, from nowhere
@@ -94,7 +97,21 @@ impl Issued {
         }
     }
 
-    /// Whether the server issued it to its own node.
+    /// A record of a leaf that lies on the node of `server` and that its log does not know: it was
+    /// made by K3s or by a person, or used before it could be recorded. `time` is when it was found.
+    pub fn found(certificate: &Certificate, server: &str, name: &str, time: UnixTime) -> Self {
+        Self {
+            user: FOUND.to_owned(),
+            ..Self::own(certificate, server, name, time)
+        }
+    }
+
+    /// Whether it was [found](Self::found) in its place.
+    pub fn is_found(&self) -> bool {
+        self.is_own() && self.user == FOUND
+    }
+
+    /// Whether it is a leaf of the server's own node.
     pub fn is_own(&self) -> bool {
         self.credential == OWN && self.peer.is_none()
     }

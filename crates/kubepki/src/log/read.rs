@@ -1,5 +1,6 @@
 //! Reading a log record by record.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use pki::{Serial, UnixTime};
@@ -71,6 +72,33 @@ fn of_segment(segment: &Segment) -> Vec<Result<Reading, LogError>> {
         })
     };
     (1_u64..).zip(segment::lines(&bytes)).map(read).collect()
+}
+
+/// Those of `serials` (hex, as records have them) that no record of the chain in `directory` (one
+/// server's) is of. The newest segments are read first, and no more than it takes.
+///
+/// # Errors
+///
+/// When the directory or a segment cannot be read.
+pub fn unrecorded(
+    directory: &Path,
+    mut serials: BTreeSet<String>,
+) -> Result<BTreeSet<String>, LogError> {
+    let mut segments = segment::list(directory)?;
+    while let Some(segment) = segments.pop()
+        && !serials.is_empty()
+    {
+        let bytes = segment.read()?;
+        for (_, text, _) in segment::lines(&bytes) {
+            // Most lines are of others: only those that are not are looked at closely.
+            if let Some(serial) = line::serial(text).filter(|it| serials.contains(*it))
+                && line::link(text).is_ok()
+            {
+                serials.remove(serial);
+            }
+        }
+    }
+    Ok(serials)
 }
 
 /// Which records are wanted; all where nothing is said.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +55,7 @@ pub struct Receipt {
 #[derive(Clone, Debug)]
 pub struct Log {
     server: Arc<str>,
+    directory: Arc<Path>,
     requests: mpsc::Sender<Request>,
     head: watch::Receiver<Head>,
 }
@@ -66,6 +67,11 @@ type Answer = oneshot::Receiver<Result<Receipt, LogError>>;
 enum Request {
     Append {
         body: Vec<u8>,
+        answer: oneshot::Sender<Result<Receipt, LogError>>,
+    },
+    /// One after the other, all or none; at least one.
+    Group {
+        bodies: Vec<Vec<u8>>,
         answer: oneshot::Sender<Result<Receipt, LogError>>,
     },
     Close(oneshot::Sender<()>),
@@ -105,9 +111,12 @@ impl Log {
         std::thread::Builder::new()
             .name("issuance-log".to_owned())
             .spawn(move || writer.run(incoming))
-            .map_err(|error| LogError::file("start the thread that writes to", directory, error))?;
+            .map_err(|error| {
+                LogError::file("start the thread that writes to", &directory, error)
+            })?;
         let log = Self {
             server: options.server.as_str().into(),
+            directory: directory.into(),
             requests,
             head,
         };
@@ -132,27 +141,43 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// [`LogError`]: none of their certificates must be used. Some of the records may be there.
+    /// [`LogError`]: none of their certificates must be used, and none of the records is there. Only
+    /// a crash may leave some of them.
     pub fn append_now(&self, records: Vec<Issued>) -> Result<(), LogError> {
+        let bodies: Result<Vec<_>, _> = records.into_iter().map(|it| self.body(it)).collect();
+        let bodies = bodies?;
+        if bodies.is_empty() {
+            return Ok(());
+        }
+        let (answer, done) = oneshot::channel();
         let add = || {
-            let mut waiting = Vec::new();
-            for issued in records {
-                let (request, done) = self.request(issued)?;
-                let sent = self.requests.blocking_send(request);
-                sent.map_err(|_| LogError::Closed)?;
-                waiting.push(done);
-            }
-            for done in waiting {
-                done.blocking_recv().map_err(|_| LogError::Closed)??;
-            }
-            Ok(())
+            let sent = self
+                .requests
+                .blocking_send(Request::Group { bodies, answer });
+            sent.map_err(|_| LogError::Closed)?;
+            done.blocking_recv()
+                .map_err(|_| LogError::Closed)?
+                .map(drop)
         };
         // A thread of a runtime may not wait itself.
-        let added = std::thread::scope(|scope| scope.spawn(add).join());
-        added.unwrap_or(Err(LogError::Closed))
+        std::thread::scope(|scope| {
+            let waits = std::thread::Builder::new()
+                .name("issuance-log-own".to_owned())
+                .spawn_scoped(scope, add)
+                .map_err(|error| {
+                    LogError::file("start a thread that waits for", &*self.directory, error)
+                })?;
+            waits.join().unwrap_or(Err(LogError::Closed))
+        })
     }
 
-    fn request(&self, mut issued: Issued) -> Result<(Request, Answer), LogError> {
+    fn request(&self, issued: Issued) -> Result<(Request, Answer), LogError> {
+        let body = self.body(issued)?;
+        let (answer, done) = oneshot::channel();
+        Ok((Request::Append { body, answer }, done))
+    }
+
+    fn body(&self, mut issued: Issued) -> Result<Vec<u8>, LogError> {
         issued.server = (*self.server).to_owned();
         let body = line::body(&issued)
             .map_err(|error| LogError::file("write a record to", &*self.server, error))?;
@@ -162,8 +187,12 @@ impl Log {
                 limit: LONGEST,
             });
         }
-        let (answer, done) = oneshot::channel();
-        Ok((Request::Append { body, answer }, done))
+        Ok(body)
+    }
+
+    /// Where its segments lie.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The last record that is on the disk.
@@ -221,10 +250,11 @@ impl Writer {
             while let Some(request) = next {
                 match request {
                     Request::Append { body, answer } => {
-                        head.records += 1;
-                        head.hash = line::render(&mut buffer, head.records, &head.hash, &body);
-                        let (seq, hash) = (head.records, head.hash);
-                        waiting.push((answer, Receipt { seq, hash }));
+                        waiting.push((answer, add(&mut buffer, &mut head, &body)));
+                    }
+                    Request::Group { bodies, answer } => {
+                        let receipts = bodies.iter().map(|it| add(&mut buffer, &mut head, it));
+                        waiting.extend(receipts.last().map(|it| (answer, it)));
                     }
                     Request::Close(answer) => {
                         // What others have already handed in is still taken.
@@ -349,6 +379,16 @@ impl Writer {
         self.end.segment = segment;
         self.end.length = 0;
         Ok(())
+    }
+}
+
+/// Writes a record behind `head`, which moves on.
+fn add(lines: &mut Vec<u8>, head: &mut Head, body: &[u8]) -> Receipt {
+    head.records += 1;
+    head.hash = line::render(lines, head.records, &head.hash, body);
+    Receipt {
+        seq: head.records,
+        hash: head.hash,
     }
 }
 

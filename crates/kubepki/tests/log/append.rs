@@ -6,7 +6,7 @@ use kubepki::edge::file::replace;
 use kubepki::host::Attributes;
 use kubepki::log::{
     CSV_HEADER, Filter, Head, Issued, Log, LogError, Mended, Options, Reading, csv_line, entries,
-    verify,
+    unrecorded, verify,
 };
 use pki::{Serial, UnixTime};
 
@@ -239,4 +239,44 @@ fn records_are_chosen_and_exported() {
         "{line}"
     );
     assert!(line.contains("node-1 10.0.0.1"), "{line}");
+}
+
+/// Records that belong together are there or not, and a serial number is found in whatever segment
+/// it stands; not in names, and not in lines that were changed.
+#[test]
+fn a_group_is_one_and_what_no_record_is_of_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path());
+    let all = |numbers: std::ops::Range<u64>| numbers.map(issued).collect::<Vec<_>>();
+    // Whether a runtime works on the thread or not.
+    runtime().block_on(async { log.append_now(all(0..9)).unwrap() });
+    log.append_now(Vec::new()).unwrap();
+    let sly = format!("\"serial\":\"{}\"", issued(77).serial);
+    let mut long = all(20..23);
+    long[2].sans = vec!["x".repeat(300 << 10)];
+    let refused = log.append_now(long).unwrap_err();
+    assert!(matches!(refused, LogError::TooLong { .. }), "{refused}");
+    for number in 9..15 {
+        let named = Issued {
+            subject: sly.clone(),
+            ..issued(number)
+        };
+        log.append_now(vec![named]).unwrap();
+    }
+    runtime().block_on(log.close());
+    assert!(matches!(log.append_now(all(0..1)), Err(LogError::Closed)));
+    let verified = verify(log.directory(), SERVER, None).unwrap();
+    assert_eq!(
+        (verified.findings.len(), records(folder.path()).len()),
+        (0, 15)
+    );
+    assert!(segments(log.directory()).len() > 1);
+    let asked = || [0, 8, 14, 20, 77].map(|it| issued(it).serial).into();
+    let unknown = |numbers: &[u64]| numbers.iter().map(|it| issued(*it).serial).collect();
+    let missing = || unrecorded(log.directory(), asked()).unwrap();
+    assert_eq!(missing(), unknown(&[20, 77]));
+    let first = &segments(log.directory())[0];
+    let text = std::fs::read_to_string(first).unwrap();
+    std::fs::write(first, text.replacen("node-8", "node-9", 1)).unwrap();
+    assert_eq!(missing(), unknown(&[8, 20, 77]));
 }

@@ -390,10 +390,14 @@ impl Commons {
         let passphrases = passphrases(&candidates);
         let recorded = self.records.of(Need::Urgent);
         let executor = self.executor(&locked, &passphrases, &recorded);
-        let done = match executor.resume(&past.id).await {
-            Ok(_) => "finished",
-            Err(error) if past.undoes.is_some() => return Err(failed(error)),
-            Err(_) => {
+        let resumed = match self.is_outrun(&past.id).await? {
+            true => None,
+            false => Some(executor.resume(&past.id).await),
+        };
+        let done = match resumed {
+            Some(Ok(_)) => "finished",
+            Some(Err(error)) if past.undoes.is_some() => return Err(failed(error)),
+            _ => {
                 take_back(&executor, &past.id).await?;
                 "taken back"
             }
@@ -423,8 +427,14 @@ const OWN: &str = "serve-";
 
 /// Whether a server made the plan by itself.
 pub fn is_own(id: &PlanId) -> bool {
-    let purpose = id.0.split_once("Z-").map_or("", |(_, purpose)| purpose);
-    purpose.starts_with(OWN)
+    is_of(id, "")
+}
+
+/// Whether a server made it for that purpose.
+pub(super) fn is_of(id: &PlanId, purpose: &str) -> bool {
+    let own = id.0.split_once("Z-").map(|(_, name)| name);
+    own.and_then(|name| name.strip_prefix(OWN))
+        .is_some_and(|name| name.starts_with(purpose))
 }
 
 async fn take_back(executor: &Executor<'_>, id: &PlanId) -> Result<(), CliError> {

@@ -9,10 +9,11 @@ use kubepki::edge::{FreshKeys, SystemEntropy};
 use kubepki::error_chain;
 use kubepki_serve::ending::{Jumps, ending, unbegun};
 use kubepki_serve::health::{Part, State};
+use kubepki_serve::issuance::LAST_DAYS;
+use kubepki_serve::listener::PortError;
 use kubepki_serve::renewal::{AGAIN, EVERY, RELOAD, changed, jittered, look, put_in_force};
 use kubepki_serve::service::{Line, Service};
 use kubepki_serve::tls::Listened;
-use kubepki_serve::tree::Tree;
 use pki::{Certificate, Purpose, UnixTime};
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
@@ -21,7 +22,7 @@ use super::ServeArgs;
 use super::commons::Commons;
 use super::hooks::Hooks;
 use super::records::Records;
-use super::renew::{Renewal, Trouble, renewed};
+use super::renew::{self, Renewal, Trouble, renewed};
 use crate::error::CliError;
 use crate::serving::Alone;
 use crate::world::{Node, World};
@@ -60,6 +61,16 @@ pub(super) type Steady = Box<dyn Fn() -> Duration + Send + Sync>;
 pub(super) fn monotonic() -> Steady {
     let began = Instant::now();
     Box::new(move || began.elapsed())
+}
+
+/// Files on the disk beside the cluster's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fit {
+    Same,
+    /// In force here; the cluster has others by now.
+    Behind,
+    /// Somebody else's, or nobody knows whose.
+    Foreign,
 }
 
 impl Keeper {
@@ -132,7 +143,7 @@ impl Keeper {
         if due {
             fine = self.leaves().await;
         }
-        if let Err(error) = look(&self.service, &self.listened, &FreshKeys) {
+        if let Err(error) = self.listener().await {
             fine = false;
             self.say(
                 "the listener's certificate stays as it is",
@@ -144,6 +155,13 @@ impl Keeper {
             self.next = (self.steady)().saturating_add(jittered(pause, &SystemEntropy));
         }
         self.hooks(due).await;
+    }
+
+    /// Looks at the listener's certificate. Plans know what was in its file: none is carried out
+    /// meanwhile.
+    async fn listener(&self) -> Result<Option<&'static str>, PortError> {
+        let _held = self.turn.lock().await;
+        look(&self.service, &self.listened, &FreshKeys)
     }
 
     /// Takes up what was changed on the disk, if it is the cluster's. Answers whether anything was,
@@ -163,22 +181,19 @@ impl Keeper {
         };
         let Some(tree) = found else {
             let was_told = self.service.health.is_troubled(Part::Files);
-            if was_told && self.are_foreign(false).await {
+            if was_told && self.fit(false).await == Fit::Foreign {
                 return false;
             }
             self.service.note(Part::Files, State::Fine);
             // What waited for that is looked at.
             return was_told;
         };
-        if self.are_foreign(true).await {
+        if self.fit(true).await != Fit::Same {
             return false;
         }
         // Somebody may have gone on while the datastore was asked.
-        let is_still = |now: &Tree| {
-            now.server.bytes == tree.server.bytes && now.client.bytes == tree.client.bytes
-        };
         match changed(&self.service) {
-            Ok(Some(now)) if is_still(&now) => {
+            Ok(Some(now)) if now.is_same_as(&tree) => {
                 self.service.note(Part::Files, State::Fine);
                 put_in_force(&self.service, now)
             }
@@ -186,20 +201,24 @@ impl Keeper {
         }
     }
 
-    /// Whether files on the disk are others than the cluster's, or nobody knows of some that are
-    /// changed: then those in force stay, and nothing is signed by what lies there.
-    async fn are_foreign(&self, is_changed: bool) -> bool {
+    /// How the files on the disk, which are others than those in force if that `is_changed`, and
+    /// the cluster's fit. Nothing is signed by what is foreign, and what is in force stays.
+    async fn fit(&self, is_changed: bool) -> Fit {
         let Some(commons) = &self.commons else {
-            return false;
+            return Fit::Same;
         };
         let why = match commons.foreign().await {
-            Ok(None) => return false,
+            Ok(None) => return Fit::Same,
+            // Not the files were changed but the cluster's: who takes those up tells of it.
+            Ok(Some(_)) if !is_changed && self.service.health.is_troubled(Part::Cluster) => {
+                return Fit::Behind;
+            }
             Ok(Some(differing)) => format!(
                 "{differing}. The cluster's stay in force: `kubepki reconcile --keep datastore` \
                  puts them back, `kubepki rotate-ca --path DIR` changes the cluster's"
             ),
             // The datastore's silence is told of elsewhere.
-            Err(_) if !is_changed => return false,
+            Err(_) if !is_changed => return Fit::Same,
             Err(error) => format!(
                 "CAs or passwords were changed on the disk, and whether they are the cluster's is \
                  not known: {}",
@@ -207,15 +226,33 @@ impl Keeper {
             ),
         };
         self.service.note(Part::Files, State::Warning(why));
-        true
+        Fit::Foreign
+    }
+
+    /// Whether a leaf of this node ends so soon that it cannot wait for the cluster's CAs.
+    async fn end_soon(&self) -> bool {
+        let now = self.world.now();
+        let Ok(node) = renew::look(&self.world, &self.args).await else {
+            return false;
+        };
+        let rows = node.inventory.rows.iter();
+        let leaves = rows.filter(|row| !row.row.is_authority());
+        leaves
+            .filter_map(|row| row.file.first_certificate())
+            .any(|leaf| leaf.validity().remaining(now) <= LAST_DAYS)
     }
 
     /// Records the leaves that could not wait for the log.
     fn record_late(&self) {
-        if let Some(error) = self.records.catch_up() {
-            let why = format!("leaves of this node are not recorded yet: {}", error.reason);
-            self.service.note(Part::Log, State::Warning(why));
-        }
+        let state = match self.records.catch_up() {
+            Ok(0) => return,
+            Ok(_) => State::Fine,
+            Err(error) => State::Warning(format!(
+                "leaves of this node are not recorded yet: {}",
+                error.reason
+            )),
+        };
+        self.service.note(Part::Log, state);
     }
 
     /// Runs what a renewal left open, and what failed before when its time has come.
@@ -258,8 +295,15 @@ impl Keeper {
         let (hooks, turn) = (Arc::clone(&self.hooks), Arc::clone(&self.turn));
         let _held = turn.lock().await;
         let is_told = self.service.health.is_troubled(Part::Files);
-        if is_told || self.are_foreign(false).await {
+        if is_told {
             return false;
+        }
+        match self.fit(false).await {
+            Fit::Same => {}
+            Fit::Foreign => return false,
+            // They are issued anew with the cluster's CAs.
+            Fit::Behind if !self.end_soon().await => return false,
+            Fit::Behind => {}
         }
         let records = Arc::clone(&self.records);
         match renewed(&self.world, &self.args, &records, &|services| {
@@ -267,7 +311,11 @@ impl Keeper {
         })
         .await
         {
-            Ok(renewal) => self.tell(&renewal),
+            Ok(renewal) => {
+                // What people renewed on this node meanwhile.
+                records.find(&renewal.node.inventory);
+                self.tell(&renewal)
+            }
             Err(error) => {
                 let why = format!("not renewed, and tried again: {}", error.message);
                 self.service.note(Part::Leaves, State::Warning(why));

@@ -15,7 +15,7 @@ use kubepki_serve::config::Settings as Served;
 use kubepki_serve::guess::Proven;
 use kubepki_serve::health::Health;
 use kubepki_serve::issuance::IssuanceLog;
-use kubepki_serve::listener::{Port, Wanted, prepare};
+use kubepki_serve::listener::{Wanted, prepare};
 use kubepki_serve::metrics::Metrics;
 use kubepki_serve::names::Names;
 use kubepki_serve::node::Strictness;
@@ -146,6 +146,7 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
     let records = Records::new(Arc::clone(&clock));
     let opened = loop {
         let Some(args) = wait(&clock, args, &records, &stopping).await? else {
+            records.end();
             return Ok(Exit::Fine);
         };
         let opening = open(Arc::clone(&clock), monotonic(), &args, Arc::clone(&records));
@@ -188,8 +189,8 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
     let learning = opened.take_up.learning(stop_learning);
     let following = opened.take_up.run(watching);
     let (served, (), (), ()) = tokio::join!(serving, keeping, following, learning);
+    records.end();
     served??;
-    records.catch_up();
     // The head of what was issued last goes into the datastore, unless that is away.
     opened.log.close().await;
     let _ = tokio::time::timeout(LAST_HEAD, opened.publishing).await;
@@ -245,8 +246,9 @@ async fn open(
     let listener = bind(started.listen).await?;
     let listening = listener.local_addr()?;
     started.served.port = listening.port();
-    let wanted = (started.served.sans.as_slice(), started.lifetime);
-    let port = port(&tree, wanted, clock.now(), &records)?;
+    let names = (started.served.sans.as_slice(), started.lifetime);
+    let wanted = wanted(names, clock.now(), &records);
+    let port = prepare(&tree, &wanted).map_err(|error| CliError::failed(&error))?;
     let log = started.log.clone();
     let publishing = tokio::spawn({
         let (log, store) = (log.clone(), Arc::clone(&started.store));
@@ -334,21 +336,20 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
     })
 }
 
-fn port(
-    tree: &Tree,
-    (sans, lifetime): (&[San], i64),
+fn wanted<'a>(
+    (sans, lifetime): (&'a [San], i64),
     now: UnixTime,
-    records: &Records,
-) -> Result<Port, CliError> {
-    let wanted = Wanted {
+    records: &'a Records,
+) -> Wanted<'a> {
+    Wanted {
         sans,
         lifetime,
         now,
         entropy: &SystemEntropy,
         keys: &FreshKeys,
         records,
-    };
-    prepare(tree, &wanted).map_err(|error| CliError::failed(&error))
+        is_sure: true,
+    }
 }
 
 fn unpublished(error: &kubepki::log::HeadError) {

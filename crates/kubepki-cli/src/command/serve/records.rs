@@ -6,20 +6,26 @@
 //!                     |
 //!                     `-- the log takes none:  the leaf in place will do for days -> it stays
 //!                                              else -> used, said, recorded when the log takes it
+//!
+//! leaves that lie on the node, at the start and at each renewal: in no record -> recorded as found
 //! ```
 //!
 //! Other CAs are taken up whatever the log does: a full disk must not keep a server on CAs that
 //! were replaced. Issuing to others stops meanwhile.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kubepki::apply::{Observer, Register};
+use kubepki::catalogue::Kind;
 use kubepki::edge::Clock;
 use kubepki::error_chain;
-use kubepki::log::{Issued, Log};
+use kubepki::inventory::Inventory;
+use kubepki::log::{Issued, Log, unrecorded};
 use kubepki::plan::{LeafId, Step, headline};
-use kubepki_serve::issuance::{LogError, Need, OwnRecords};
+use kubepki_serve::issuance::{Entered, LogError, Need, OwnRecords};
 use pki::Certificate;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::tell;
 
@@ -30,6 +36,8 @@ pub(super) struct Records {
     log: Mutex<Option<Log>>,
     /// Of leaves that are used, and not in the log yet.
     late: Mutex<Vec<Issued>>,
+    /// Serial numbers that the log has: it is not read for them again.
+    known: Mutex<BTreeSet<String>>,
 }
 
 impl Records {
@@ -39,44 +47,109 @@ impl Records {
             clock,
             log: Mutex::default(),
             late: Mutex::default(),
+            known: Mutex::default(),
         })
     }
 
     /// From now on records go into `log`.
     pub(super) fn keep_in(&self, log: Log) {
-        *self.log.lock().unwrap_or_else(PoisonError::into_inner) = Some(log);
-        self.catch_up();
+        *held(&self.log) = Some(log);
+        // What keeps it from that is said by the keeper.
+        let _ = self.catch_up();
     }
 
     /// A start that failed is tried again: its log is open no longer.
     pub(super) async fn let_go(&self) {
-        let held = self.log.lock().ok().and_then(|mut it| it.take());
-        if let Some(log) = held {
+        let open = held(&self.log).take();
+        if let Some(log) = open {
             log.close().await;
         }
     }
 
     fn log(&self) -> Option<Log> {
-        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.clone()
+        held(&self.log).clone()
     }
 
-    /// Records what could not be recorded before; answers why that is not possible yet.
-    pub(super) fn catch_up(&self) -> Option<LogError> {
-        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
-        if late.is_empty() {
-            return None;
+    /// Records what could not be recorded before; answers how much that was.
+    ///
+    /// # Errors
+    ///
+    /// Why that is not possible yet; then it is tried again with the next call.
+    pub(super) fn catch_up(&self) -> Result<usize, LogError> {
+        // Nobody who uses a leaf meanwhile waits for the disk.
+        let mut records = std::mem::take(&mut *held(&self.late));
+        if records.is_empty() {
+            return Ok(0);
         }
-        let error = self.append(late.clone()).err();
-        if error.is_none() {
-            let count = late.len().to_string();
+        if let Err(error) = self.append(records.clone()) {
+            let mut late = held(&self.late);
+            records.append(&mut late);
+            *late = records;
+            return Err(error);
+        }
+        tell(
+            "leaves of this node that were not recorded are now",
+            vec![("records", records.len().to_string())],
+        );
+        Ok(records.len())
+    }
+
+    /// The last chance to record what is late: what stays is said. The next start finds it.
+    pub(super) fn end(&self) {
+        let Err(error) = self.catch_up() else { return };
+        for record in &*held(&self.late) {
+            say("a leaf of this node is still not recorded", record, &error);
+        }
+    }
+
+    /// Records the leaves that lie on the node and that no record is of: by K3s, by people, or by a
+    /// process that ended before it could.
+    pub(super) fn find(&self, inventory: &Inventory) {
+        let Some(log) = self.log() else { return };
+        let is_leaf = |kind: &Kind| matches!(kind, Kind::Leaf(_) | Kind::Listener { .. });
+        let rows = inventory.rows.iter().filter(|it| is_leaf(&it.row.kind));
+        let lying = rows.filter_map(|it| Some((it.row.id, it.file.first_certificate()?)));
+        let mut lying: BTreeMap<String, _> = lying
+            .map(|(name, leaf)| (leaf.serial().to_string(), (name, leaf)))
+            .collect();
+        {
+            let (known, late) = (held(&self.known), held(&self.late));
+            lying.retain(|serial, _| !known.contains(serial));
+            lying.retain(|serial, _| late.iter().all(|it| it.serial != *serial));
+        }
+        if lying.is_empty() {
+            return;
+        }
+        let serials: BTreeSet<String> = lying.keys().cloned().collect();
+        let missing = match waiting(|| unrecorded(log.directory(), serials.clone())) {
+            Ok(missing) => missing,
+            Err(error) => {
+                let fields = vec![("reason", error_chain(&error))];
+                return tell(
+                    "whether this node's leaves are recorded is not known",
+                    fields,
+                );
+            }
+        };
+        held(&self.known).extend(serials.difference(&missing).cloned());
+        lying.retain(|serial, _| missing.contains(serial));
+        let now = self.clock.now();
+        let found = lying.values();
+        let found: Vec<Issued> = found
+            .map(|(name, leaf)| Issued::found(leaf, log.server(), name, now))
+            .collect();
+        if found.is_empty() {
+            return;
+        }
+        let count = found.len().to_string();
+        // They are in use: what cannot be recorded now follows.
+        if let Ok(Entered::Now) = self.enter(found, Need::Urgent) {
+            let fields = vec![("records", count)];
             tell(
-                "leaves of this node that were not recorded are now",
-                vec![("records", count)],
+                "leaves of this node that no record was of are recorded as found",
+                fields,
             );
-            late.clear();
         }
-        error
     }
 
     /// An observer of plans that change leaves of this node.
@@ -97,18 +170,19 @@ impl Records {
     }
 
     fn append(&self, mut records: Vec<Issued>) -> Result<(), LogError> {
-        let added = match self.log() {
-            Some(log) => {
-                // Those of before it was open do not know whose they are.
-                for record in &mut records {
-                    record.node = Some(log.server().to_lowercase());
-                }
-                let added = log.append_now(records);
-                added.map_err(|error| error_chain(&error))
-            }
-            None => Err("it is not open yet".to_owned()),
+        let reason = |reason| LogError { reason };
+        let Some(log) = self.log() else {
+            return Err(reason("it is not open yet".to_owned()));
         };
-        added.map_err(|reason| LogError { reason })
+        // Those of before it was open do not know whose they are.
+        for record in &mut records {
+            record.node = Some(log.server().to_lowercase());
+        }
+        let serials: Vec<String> = records.iter().map(|it| it.serial.clone()).collect();
+        let added = waiting(|| log.append_now(records));
+        added.map_err(|error| reason(error_chain(&error)))?;
+        held(&self.known).extend(serials);
+        Ok(())
     }
 
     fn record(&self, name: &str, leaf: &Certificate) -> Issued {
@@ -117,34 +191,51 @@ impl Records {
         Issued::own(leaf, server, name, self.clock.now())
     }
 
-    fn enter(&self, records: Vec<Issued>, need: Need) -> Result<(), LogError> {
+    fn enter(&self, records: Vec<Issued>, need: Need) -> Result<Entered, LogError> {
         let Err(error) = self.append(records.clone()) else {
-            return Ok(());
+            return Ok(Entered::Now);
         };
         if need == Need::CanWait {
             return Err(error);
         }
         for record in &records {
-            tell(
-                "a leaf of this node is used without a record, which follows",
-                vec![
-                    ("leaf", record.endpoint.clone()),
-                    ("subject", record.subject.clone()),
-                    ("serial", record.serial.clone()),
-                    ("spki", record.spki.clone()),
-                    ("not_after", record.not_after.to_string()),
-                    ("reason", error.to_string()),
-                ],
-            );
+            let message = "a leaf of this node is used without a record, which follows";
+            say(message, record, &error);
         }
-        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
-        late.extend(records);
-        Ok(())
+        held(&self.late).extend(records);
+        Ok(Entered::Later)
+    }
+}
+
+/// Tells what is known of a leaf that is in no record.
+fn say(message: &str, record: &Issued, error: &LogError) {
+    let fields = vec![
+        ("leaf", record.endpoint.clone()),
+        ("subject", record.subject.clone()),
+        ("serial", record.serial.clone()),
+        ("spki", record.spki.clone()),
+        ("not_after", record.not_after.to_string()),
+        ("reason", error.to_string()),
+    ];
+    tell(message, fields);
+}
+
+/// What is held is whole whoever panicked: it is changed in one.
+fn held<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for the disk; a worker of a runtime hands over what else it has to do.
+fn waiting<T>(wait: impl FnOnce() -> T) -> T {
+    let flavor = Handle::try_current().map(|it| it.runtime_flavor());
+    match flavor {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(wait),
+        _ => wait(),
     }
 }
 
 impl OwnRecords for Records {
-    fn issued(&self, name: &str, leaf: &Certificate, need: Need) -> Result<(), LogError> {
+    fn issued(&self, name: &str, leaf: &Certificate, need: Need) -> Result<Entered, LogError> {
         self.enter(vec![self.record(name, leaf)], need)
     }
 }
@@ -177,6 +268,6 @@ impl Register for Recorded<'_> {
         let record = |(id, leaf): &(LeafId, Certificate)| self.records.record(&id.0, leaf);
         let records = made.iter().map(record).collect();
         let entered = self.records.enter(records, self.need);
-        entered.map_err(|error| error.to_string())
+        entered.map(drop).map_err(|error| error.to_string())
     }
 }

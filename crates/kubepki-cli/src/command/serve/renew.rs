@@ -284,7 +284,7 @@ fn ended(outcome: &Outcome) -> Result<(), CliError> {
     }
 }
 
-async fn look(world: &World, args: &ServeArgs) -> Result<Node, CliError> {
+pub(super) async fn look(world: &World, args: &ServeArgs) -> Result<Node, CliError> {
     let names = NameArgs {
         tls_san: args.tls_san.clone(),
         ..NameArgs::default()

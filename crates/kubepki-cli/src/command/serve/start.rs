@@ -95,13 +95,17 @@ pub(super) async fn start(
     let commons = Commons::open(own, args, settings.clone(), Arc::clone(&records)).await?;
     let wanted = InitArgs {
         node_name: (args.node_name.clone())
-            .or_else(|| found.and_then(|it| it.inventory.node_name())),
+            .or_else(|| found.as_ref().and_then(|it| it.inventory.node_name())),
         ..wanted
     };
     // Before anything is issued.
     let name = init::spec(&wanted, &settings)?.node.name;
     let log = open_log(&state, &name, commons.connected.store.as_ref()).await?;
     records.keep_in(log.clone());
+    // A process that ended too early had used leaves that it could not record yet.
+    if let Some(node) = &found {
+        records.find(&node.inventory);
+    }
     if has_tree {
         finish_own(world, args, &records).await;
     }

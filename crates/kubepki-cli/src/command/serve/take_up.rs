@@ -22,6 +22,7 @@ use kubepki_serve::cluster::{
     Cluster, Forgetting, HEARTBEAT, LOOK, Member, REMEMBERED, ROUND, WAIT,
 };
 use kubepki_serve::health::{Part, State};
+use kubepki_serve::listener::PortError;
 use kubepki_serve::names::Filter;
 use kubepki_serve::renewal::{jittered, look, reload};
 use kubepki_serve::service::Service;
@@ -264,9 +265,11 @@ impl TakeUp {
         let is_new = reload(&self.service).map_err(|error| error_chain(&error))?;
         // What is on the disk is what the datastore holds.
         self.service.note(Part::Files, State::Fine);
-        let looked = look(&self.service, &self.listened, &FreshKeys);
-        looked.map_err(|error| error_chain(&error))?;
-        Ok(is_new)
+        match look(&self.service, &self.listened, &FreshKeys) {
+            // Other CAs do not wait for the log, and by them is what is shown.
+            Ok(_) | Err(PortError::Unrecorded(_)) => Ok(is_new),
+            Err(error) => Err(error_chain(&error)),
+        }
     }
 
     pub(super) async fn ask_for_restart(&mut self) -> State {
@@ -320,7 +323,7 @@ impl TakeUp {
 
     /// Signs for names that are learnt, until it is told to stop.
     pub(super) fn learning(&self, stop: watch::Receiver<bool>) -> impl Future<Output = ()> + use<> {
-        Arc::clone(&self.service).learns(Arc::clone(&self.listened), stop)
+        Arc::clone(&self.service).learns(Arc::clone(&self.listened), Arc::clone(&self.turn), stop)
     }
 
     /// Servers that are new are known by the listener's certificate too, and what others learnt.
@@ -337,12 +340,14 @@ impl TakeUp {
             return;
         }
         let learnt = match self.service.names.share(store).await {
-            Ok(learnt) => learnt,
+            Ok(learnt) => {
+                self.service.names.are_shared(true);
+                learnt
+            }
             // What no server of ours wrote stays as it is.
             Err(error @ DatastoreError::Malformed { .. }) => {
-                let reason = error_chain(&error);
-                if self.service.names.is_unsaid(&reason) {
-                    let fields = vec![("reason", reason)];
+                if self.service.names.are_shared(false) {
+                    let fields = vec![("reason", error_chain(&error))];
                     tell("names that were learnt are not shared", fields);
                 }
                 false
@@ -352,6 +357,8 @@ impl TakeUp {
         if cluster.sans() == before && !learnt {
             return;
         }
+        // Plans know what was in the listener's file.
+        let _held = self.turn.lock().await;
         if let Err(error) = look(&self.service, &self.listened, &FreshKeys) {
             let fields = vec![("reason", error_chain(&error))];
             tell("the listener's certificate stays as it is", fields);

@@ -10,13 +10,14 @@ use kubepki::edge::Clock;
 use kubepki::log::Issued;
 use kubepki_serve::health::{Part, State};
 use kubepki_serve::issuance::{IssuanceLog, LogError, Position};
+use kubepki_serve::listener::{Wanted, prepare};
 use kubepki_serve::tls::Listened;
 use kubepki_serve::tree::Tree;
 use tokio::sync::watch;
 
 use super::records::Records;
 use super::start::{init_args, listen, refuse_k3s, served};
-use super::{ServeArgs, Wired, bind, port, service, tell, tell_systemd};
+use super::{ServeArgs, Wired, bind, service, tell, tell_systemd, wanted};
 use crate::command::init;
 use crate::datastore::{Access, open};
 use crate::error::{CliError, Exit};
@@ -58,8 +59,18 @@ pub(super) async fn wait(
     let listener = bind(listen(args, &spec, &settings)).await?;
     let listening = listener.local_addr()?;
     told.port = listening.port();
-    let wanted = (told.sans.as_slice(), spec.leaf_lifetime);
-    let port = port(&tree, wanted, clock.now(), records)?;
+    // Other CAs may be the cluster's by now.
+    let port = {
+        let wanted = Wanted {
+            is_sure: false,
+            ..wanted(
+                (told.sans.as_slice(), spec.leaf_lifetime),
+                clock.now(),
+                records,
+            )
+        };
+        prepare(&tree, &wanted).map_err(|error| CliError::failed(&error))?
+    };
     let wired = Wired {
         served: told,
         lifetime: spec.leaf_lifetime,
