@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kubepki::log::Issued;
 use kubepki::token::made::Entry;
-use pki::{San, Serial};
+use pki::{San, Serial, UnixTime};
 
 use crate::access::Identity;
 use crate::cluster::name_of_server;
@@ -25,7 +25,7 @@ impl Service {
         (identity, token): (&Identity, Option<&Entry>),
     ) -> Result<Answer, Refusal> {
         let loaded = self.in_force(request).await?;
-        self.refuse_forgotten(request, identity).await?;
+        let now = self.refuse_forgotten(request, identity, &loaded).await?;
         // A token for one node or for so many must know which one asks.
         let bound = token.is_some_and(|entry| entry.made.is_bound());
         // K3s asks for the node only where the certificate names it, so that every holder of the
@@ -76,7 +76,7 @@ impl Service {
             addresses: &addresses,
             spki: &spki,
             serial: self.serial()?,
-            now: self.clock.now(),
+            now,
             lifetime: self.leaf_lifetime,
         };
         self.issue_in_force(request, identity, order, shared.as_deref())
@@ -92,18 +92,25 @@ impl Service {
         }
     }
 
-    /// A certificate from before its node was forgotten proves nothing any more.
+    /// A certificate from before its node was forgotten proves nothing any more. Answers since
+    /// when a leaf that is issued upon it counts: see [`Forgotten::check`].
+    ///
+    /// [`Forgotten::check`]: crate::forgotten::Forgotten::check
     async fn refuse_forgotten(
         &self,
         request: &Request<'_>,
         identity: &Identity,
-    ) -> Result<(), Refusal> {
+        loaded: &Loaded,
+    ) -> Result<UnixTime, Refusal> {
+        let now = self.clock.now();
         let (Some(own), Some(shown)) = (identity.node(), request.certificates.first()) else {
-            return Ok(());
+            return Ok(now);
         };
-        let (datastore, now) = (self.datastore.as_ref(), self.clock.now());
-        let forgotten = &self.passwords.forgotten;
-        forgotten.check(datastore, (own, shown), now).await
+        let authorities = &loaded.tree.client.certificates;
+        let (datastore, forgotten) = (self.datastore.as_ref(), &self.passwords.forgotten);
+        forgotten
+            .check(datastore, (own, shown), authorities, now)
+            .await
     }
 
     /// Every holder of an agent token may be any node, but not the node that a server is: its name
@@ -169,7 +176,7 @@ impl Service {
                 return Ok(answer);
             }
             order.serial = self.serial()?;
-            order.now = self.clock.now();
+            order.now = self.refuse_forgotten(request, identity, &loaded).await?;
         }
     }
 
@@ -194,7 +201,7 @@ impl Service {
             credential: identity.credential.word().to_owned(),
             peer: Some(request.peer),
             node: order.node.map(str::to_owned),
-            ..Issued::of(&leaf, server, request.path, order.now)
+            ..Issued::of(&leaf, server, request.path, self.clock.now())
         };
         let fields = told(&record);
         self.log.append(record).await.map_err(|error| {
