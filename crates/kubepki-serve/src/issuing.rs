@@ -1,6 +1,6 @@
 //! A request for a leaf: who asks, for what, under which CA; and nothing leaves unrecorded.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use kubepki::log::Issued;
@@ -55,6 +55,7 @@ impl Service {
         };
         if let (Strictness::Strict, Some(name)) = (self.strictness, name) {
             self.cluster.refuse_others(name, &addresses)?;
+            self.refuse_local(name, &addresses)?;
         }
         let is_post = request.method == "POST";
         let asked = read(request.path, is_post, &request.body, self.strictness);
@@ -128,10 +129,27 @@ impl Service {
         if node != own.node_name {
             return self.cluster.refuse_name_of_server(node, from);
         }
-        let at_home = from.is_loopback() || from == own.advertise_ip;
+        let at_home = from.is_loopback() || from == own.advertise_ip || self.names.is_local(&from);
         match at_home || own.sans.contains(&San::Ip(from)) {
             true => Ok(()),
             false => Err(name_of_server(node)),
+        }
+    }
+
+    /// The listener's certificate learns at which addresses the server is reached: another node
+    /// that has one of them in its own could pass for the API server there.
+    fn refuse_local(&self, node: &str, addresses: &[IpAddr]) -> Result<(), Refusal> {
+        if node == self.settings.node_name {
+            return Ok(());
+        }
+        // A name that looks like an address is taken for one by some clients.
+        let name = node.parse().ok();
+        let mut asked = addresses.iter().copied().chain(name);
+        match asked.find(|it| self.names.is_local(it)) {
+            Some(address) => Err(Refusal::ForbiddenFor(format!(
+                "{address} belongs to the servers: node {node} cannot have it in its certificate"
+            ))),
+            None => Ok(()),
         }
     }
 
