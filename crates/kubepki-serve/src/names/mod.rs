@@ -319,6 +319,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_wildcard_stands_for_one_label() {
+        let mut shown = Shown::default();
+        shown.names.insert("example.com".to_owned());
+        shown.wildcards.insert("example.com".to_owned());
+        for (name, wanted) in [
+            ("example.com", true),
+            ("a.example.com", true),
+            ("b.a.example.com", false),
+            ("xexample.com", false),
+            ("com", false),
+        ] {
+            assert_eq!(shown.has_name(name), wanted, "{name}");
+        }
+    }
+
+    #[test]
     fn who_comes_beside_the_first_one_waits_too() {
         let mut learning = Learning::default();
         let (new, shared) = (San::from_text("a.example"), San::from_text("b.example"));
@@ -344,21 +360,5 @@ mod tests {
         }
         let local: Vec<String> = names.local().iter().map(ToString::to_string).collect();
         assert_eq!(local, ["10.9.9.9", "fd00::9"]);
-    }
-
-    #[test]
-    fn a_wildcard_stands_for_one_label() {
-        let mut shown = Shown::default();
-        shown.names.insert("example.com".to_owned());
-        shown.wildcards.insert("example.com".to_owned());
-        for (name, wanted) in [
-            ("example.com", true),
-            ("a.example.com", true),
-            ("b.a.example.com", false),
-            ("xexample.com", false),
-            ("com", false),
-        ] {
-            assert_eq!(shown.has_name(name), wanted, "{name}");
-        }
     }
 }
