@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use kubepki::datastore::{Datastore, DatastoreError};
+use kubepki::edge::Clock;
 use pki::{Certificate, UnixTime};
 use serde::{Deserialize, Serialize};
 
-use crate::leaf::BACKDATE;
+use crate::leaf::issued;
 use crate::password::{FRESH, PREFIX as NODES};
 use crate::status::Refusal;
 
@@ -16,6 +17,8 @@ use crate::status::Refusal;
 pub const PREFIX: &str = "/kubepki/forgotten/";
 /// Nodes of which it is remembered what was found.
 const MOST: usize = 20_000;
+/// Seconds by which a server's clock may be ahead of the one that says when a node was forgotten.
+pub const SKEW: i64 = 2;
 
 /// One node's record, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,8 +29,18 @@ struct Record {
     at: i64,
 }
 
-/// Has every server forget `node` at `now`: its name is free, and certificates from before renew
-/// nothing. Answers whether any server knew it.
+/// What [`forget`] found and wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forgot {
+    /// Whether any server knew the node.
+    pub known: bool,
+    /// What was issued to it up to this second renews nothing: [`SKEW`] after the record was
+    /// written.
+    pub until: UnixTime,
+}
+
+/// Has every server forget `node`: its name is free, and certificates from before renew nothing.
+/// Where that ends half way, none of its certificates renews anything until it is done again.
 ///
 /// # Errors
 ///
@@ -35,25 +48,32 @@ struct Record {
 pub async fn forget(
     datastore: &dyn Datastore,
     node: &str,
-    now: UnixTime,
-) -> Result<bool, DatastoreError> {
-    let record = Record {
-        version: 1,
-        at: now.as_secs(),
-    };
-    let value = serde_json::to_vec(&record).unwrap_or_default();
+    clock: &dyn Clock,
+) -> Result<Forgot, DatastoreError> {
+    let record = |at: i64| serde_json::to_vec(&Record { version: 1, at }).unwrap_or_default();
     let key = format!("{PREFIX}{node}");
-    // First what locks it out: in between it could renew what it has and come again.
-    match datastore.get(&key).await? {
-        Some(present) => datastore.update(&key, present.revision, &value).await?,
-        None => datastore.create(&key, &value).await?,
+    // First what locks it out, whatever it shows: in between it could renew what it has and come
+    // again, and what servers issue while this is being written has no time yet to be told by.
+    let whatever = record(i64::MAX);
+    let revision = match datastore.get(&key).await? {
+        Some(present) => {
+            let revision = present.revision;
+            datastore.update(&key, revision, &whatever).await?
+        }
+        None => datastore.create(&key, &whatever).await?,
     };
+    // Who looked before that did so no later than now.
+    let until = clock.now().plus(SKEW);
+    datastore
+        .update(&key, revision, &record(until.as_secs()))
+        .await?;
     let key = format!("{NODES}{node}");
     let known = datastore.get(&key).await?;
     if let Some(known) = &known {
         datastore.delete(&key, known.revision).await?;
     }
-    Ok(known.is_some())
+    let known = known.is_some();
+    Ok(Forgot { known, until })
 }
 
 /// What was found of nodes a moment ago.
@@ -61,7 +81,9 @@ pub async fn forget(
 pub(crate) struct Forgotten(Mutex<HashMap<String, (UnixTime, Option<i64>)>>);
 
 impl Forgotten {
-    /// Whether `node` may still use the certificate that it shows.
+    /// Whether `node` may still use the certificate that it shows, which one of `authorities`
+    /// issued. Answers when the node's record was looked at: what is issued upon that was issued
+    /// then, or it would pass for newer than a record that was written since.
     ///
     /// # Errors
     ///
@@ -71,26 +93,26 @@ impl Forgotten {
         &self,
         datastore: &dyn Datastore,
         (node, shown): (&str, &[u8]),
+        authorities: &[Certificate],
         now: UnixTime,
-    ) -> Result<(), Refusal> {
-        let at = match self.fresh(node, now) {
-            Some(at) => at,
-            None => self.look(datastore, node, now).await?,
+    ) -> Result<UnixTime, Refusal> {
+        let (looked, at) = match self.fresh(node, now) {
+            Some(seen) => seen,
+            None => (now, self.look(datastore, node, now).await?),
         };
         let Some(at) = at else {
-            return Ok(());
+            return Ok(looked);
         };
         let shown = Certificate::from_der(shown).map_err(|_| Refusal::NotAuthorized)?;
-        let issued = shown.validity().not_before.plus(BACKDATE);
-        (issued.as_secs() > at)
-            .then_some(())
+        (issued(&shown, authorities).as_secs() > at)
+            .then_some(looked)
             .ok_or(Refusal::NotAuthorized)
     }
 
-    fn fresh(&self, node: &str, now: UnixTime) -> Option<Option<i64>> {
+    fn fresh(&self, node: &str, now: UnixTime) -> Option<(UnixTime, Option<i64>)> {
         let seen = self.0.lock().ok()?;
-        let (looked, at) = seen.get(node)?;
-        (0..FRESH).contains(&now.since(*looked)).then_some(*at)
+        let seen = seen.get(node)?;
+        (0..FRESH).contains(&now.since(seen.0)).then_some(*seen)
     }
 
     async fn look(

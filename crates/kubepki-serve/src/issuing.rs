@@ -1,11 +1,11 @@
 //! A request for a leaf: who asks, for what, under which CA; and nothing leaves unrecorded.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use kubepki::log::Issued;
 use kubepki::token::made::Entry;
-use pki::{San, Serial};
+use pki::{San, Serial, UnixTime};
 
 use crate::access::Identity;
 use crate::cluster::name_of_server;
@@ -25,7 +25,7 @@ impl Service {
         (identity, token): (&Identity, Option<&Entry>),
     ) -> Result<Answer, Refusal> {
         let loaded = self.in_force(request).await?;
-        self.refuse_forgotten(request, identity).await?;
+        let now = self.refuse_forgotten(request, identity, &loaded).await?;
         // A token for one node or for so many must know which one asks.
         let bound = token.is_some_and(|entry| entry.made.is_bound());
         // K3s asks for the node only where the certificate names it, so that every holder of the
@@ -55,6 +55,7 @@ impl Service {
         };
         if let (Strictness::Strict, Some(name)) = (self.strictness, name) {
             self.cluster.refuse_others(name, &addresses)?;
+            self.refuse_local(name, &addresses)?;
         }
         let is_post = request.method == "POST";
         let asked = read(request.path, is_post, &request.body, self.strictness);
@@ -76,7 +77,7 @@ impl Service {
             addresses: &addresses,
             spki: &spki,
             serial: self.serial()?,
-            now: self.clock.now(),
+            now,
             lifetime: self.leaf_lifetime,
         };
         self.issue_in_force(request, identity, order, shared.as_deref())
@@ -92,18 +93,25 @@ impl Service {
         }
     }
 
-    /// A certificate from before its node was forgotten proves nothing any more.
+    /// A certificate from before its node was forgotten proves nothing any more. Answers since
+    /// when a leaf that is issued upon it counts: see [`Forgotten::check`].
+    ///
+    /// [`Forgotten::check`]: crate::forgotten::Forgotten::check
     async fn refuse_forgotten(
         &self,
         request: &Request<'_>,
         identity: &Identity,
-    ) -> Result<(), Refusal> {
+        loaded: &Loaded,
+    ) -> Result<UnixTime, Refusal> {
+        let now = self.clock.now();
         let (Some(own), Some(shown)) = (identity.node(), request.certificates.first()) else {
-            return Ok(());
+            return Ok(now);
         };
-        let (datastore, now) = (self.datastore.as_ref(), self.clock.now());
-        let forgotten = &self.passwords.forgotten;
-        forgotten.check(datastore, (own, shown), now).await
+        let authorities = &loaded.tree.client.certificates;
+        let (datastore, forgotten) = (self.datastore.as_ref(), &self.passwords.forgotten);
+        forgotten
+            .check(datastore, (own, shown), authorities, now)
+            .await
     }
 
     /// Every holder of an agent token may be any node, but not the node that a server is: its name
@@ -121,10 +129,27 @@ impl Service {
         if node != own.node_name {
             return self.cluster.refuse_name_of_server(node, from);
         }
-        let at_home = from.is_loopback() || from == own.advertise_ip;
+        let at_home = from.is_loopback() || from == own.advertise_ip || self.names.is_local(&from);
         match at_home || own.sans.contains(&San::Ip(from)) {
             true => Ok(()),
             false => Err(name_of_server(node)),
+        }
+    }
+
+    /// The listener's certificate learns at which addresses the server is reached: another node
+    /// that has one of them in its own could pass for the API server there.
+    fn refuse_local(&self, node: &str, addresses: &[IpAddr]) -> Result<(), Refusal> {
+        if node == self.settings.node_name {
+            return Ok(());
+        }
+        // A name that looks like an address is taken for one by some clients.
+        let name = node.parse().ok();
+        let mut asked = addresses.iter().copied().chain(name);
+        match asked.find(|it| self.names.is_local(it)) {
+            Some(address) => Err(Refusal::ForbiddenFor(format!(
+                "{address} belongs to the servers: node {node} cannot have it in its certificate"
+            ))),
+            None => Ok(()),
         }
     }
 
@@ -169,7 +194,7 @@ impl Service {
                 return Ok(answer);
             }
             order.serial = self.serial()?;
-            order.now = self.clock.now();
+            order.now = self.refuse_forgotten(request, identity, &loaded).await?;
         }
     }
 
@@ -194,7 +219,7 @@ impl Service {
             credential: identity.credential.word().to_owned(),
             peer: Some(request.peer),
             node: order.node.map(str::to_owned),
-            ..Issued::of(&leaf, server, request.path, order.now)
+            ..Issued::of(&leaf, server, request.path, self.clock.now())
         };
         let fields = told(&record);
         self.log.append(record).await.map_err(|error| {

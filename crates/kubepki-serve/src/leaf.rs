@@ -3,8 +3,8 @@
 use kubepki::catalogue::{CommonName, SanRule};
 use kubepki::plan::{can_be_carried, served_chain};
 use pki::{
-    Authority, Certificate, CertificateRequest, KeyAlgorithm, LeafRequest, San, Serial, UnixTime,
-    Validity, public_key_algorithm,
+    Authority, BACKDATE, Certificate, CertificateRequest, KeyAlgorithm, LeafRequest, San, Serial,
+    UnixTime, Validity, public_key_algorithm,
 };
 
 use crate::node::Strictness;
@@ -15,9 +15,6 @@ use crate::status::Refusal;
 pub const LARGEST_REQUEST: usize = 64 << 10;
 /// RSA moduli that are taken, in bits.
 const RSA_BITS: std::ops::RangeInclusive<u32> = 2048..=8192;
-/// Leaves begin that long before they are issued, for clocks that are behind.
-pub(crate) const BACKDATE: i64 = 3600;
-
 /// What a body asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asked {
@@ -136,7 +133,7 @@ pub struct Order<'a> {
     pub spki: &'a [u8],
     /// The number.
     pub serial: Serial,
-    /// Now.
+    /// When it was known that it may be issued: now, or a little before.
     pub now: UnixTime,
     /// In seconds.
     pub lifetime: i64,
@@ -193,6 +190,23 @@ pub(crate) fn validity(authority: &Authority, now: UnixTime, lifetime: i64) -> V
         not_after: not_before.plus(lifetime),
     };
     validity.clamped_to(authority.certificate().validity())
+}
+
+/// Octets of the serial numbers that K3s gives; ours have twice as many.
+const SERIAL_OF_K3S: usize = 8;
+
+/// When one of `authorities` issued `leaf`, or earlier where that cannot be told: leaves of a CA's
+/// first hour begin with it. K3s's begin when they are issued.
+pub(crate) fn issued(leaf: &Certificate, authorities: &[Certificate]) -> UnixTime {
+    let begin = leaf.validity().not_before;
+    let is_cut = authorities.iter().any(|it| {
+        let is_issuer = it.subject() == leaf.issuer();
+        is_issuer && it.validity().not_before == begin
+    });
+    match is_cut || leaf.serial().octets().len() <= SERIAL_OF_K3S {
+        true => begin,
+        false => begin.plus(BACKDATE),
+    }
 }
 
 /// Names without duplicates, in the profile's order.
@@ -324,6 +338,40 @@ mod tests {
             ));
         }
         assert!(why(&rsa_request(2048)).contains("signature"));
+    }
+
+    #[test]
+    fn leaves_of_a_cas_first_hour_count_from_its_begin() {
+        let begin = UnixTime::from_secs(1_800_000_000);
+        let subject = Name::new(&[], "ca").unwrap();
+        let key = PrivateKey::generate(KeyAlgorithm::P256).unwrap();
+        let bounds = Validity {
+            not_before: begin,
+            not_after: begin.plus(3650 * pki::DAY),
+        };
+        let number = || Serial::from_hex(&"41".repeat(16)).unwrap();
+        let authority = Authority::self_signed(&subject, key, number(), bounds).unwrap();
+        let own = [authority.certificate().clone()];
+        let issuer = Issuer::new(&own, authority, Strict);
+        let key = PrivateKey::generate(KeyAlgorithm::P256).unwrap();
+        let at = |seconds: i64, serial: Serial| {
+            let order = Order {
+                kind: LeafKind::ClientKubelet,
+                node: Some("a"),
+                addresses: &[],
+                spki: key.spki_der(),
+                serial,
+                now: begin.plus(seconds),
+                lifetime: pki::DAY,
+            };
+            let leaf = issue(&issuer, &order).unwrap();
+            issued(&leaf, &own).since(begin)
+        };
+        for (seconds, counted) in [(5, 0), (3599, 0), (3600, 0), (3601, 3601), (9000, 9000)] {
+            assert_eq!(at(seconds, number()), counted);
+        }
+        let of_k3s = Serial::from_hex(&"41".repeat(8)).unwrap();
+        assert_eq!(at(9000, of_k3s), 9000 - BACKDATE);
     }
 
     proptest! {

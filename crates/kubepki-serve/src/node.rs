@@ -93,7 +93,7 @@ pub fn node_of(
 const LONGEST_NAME: usize = 253;
 
 /// What keeps a name from being a node's (RFC 1123 subdomain, as Kubernetes has it).
-fn name_problem(name: &str) -> Option<&'static str> {
+pub fn name_problem(name: &str) -> Option<&'static str> {
     let whole = |label: &str| {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')

@@ -89,6 +89,9 @@ fn nodes_join_and_renew_at_our_own_server_and_its_log_says_so() {
     let forget =
         |name: &str| testkit::run(KUBEPKI, &["node", "forget", name, "--data-dir", &own], b"");
     assert_ends(&forget("worker-9"), 0, "No node worker-9");
+    for odd in ["", "worker-1/", "../worker-1"] {
+        assert_ends(&forget(odd), 2, "nothing was forgotten");
+    }
     // The machine was set up anew: it is let in once somebody says so.
     assert_ends(&forget("Worker-1"), 0, "worker-1 is forgotten");
     assert_ends(&run(&words, "worker-3"), 0, "13 files written");

@@ -62,7 +62,7 @@ impl Filter {
 }
 
 /// Whether an address can be one server's: neither everybody's nor good on one wire only.
-fn is_fit(address: IpAddr) -> bool {
+pub(super) fn is_fit(address: IpAddr) -> bool {
     let is_of_link = match address {
         IpAddr::V4(it) => it.is_link_local() || it.is_broadcast(),
         IpAddr::V6(it) => it.is_unicast_link_local(),

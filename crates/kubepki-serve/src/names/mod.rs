@@ -7,7 +7,7 @@
 //!                                                learnt          -> one signature for all that wait
 //! ```
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
@@ -25,8 +25,8 @@ use crate::tls::Listened;
 mod filter;
 mod share;
 
-use filter::address_of;
 pub use filter::{Filter, Source};
+use filter::{address_of, is_fit};
 pub use share::SHARED;
 
 /// Nothing more is learnt by a certificate that carries so many names: it goes over the wire in
@@ -91,10 +91,18 @@ impl Shown {
 
 #[derive(Debug, Default)]
 struct Learning {
-    /// By this server or another one.
-    learnt: BTreeSet<San>,
+    /// By this server or another one, with the round of signing after which it is shown.
+    learnt: BTreeMap<San, u64>,
     /// Refused, and said so.
     said: BTreeSet<String>,
+}
+
+impl Learning {
+    /// The round in which a learnt name is signed for, unless it is over.
+    fn round_of(&self, name: &San, ended: u64) -> Option<u64> {
+        let round = self.learnt.get(name).copied();
+        round.filter(|round| ended < *round)
+    }
 }
 
 /// The names of the listener's certificate. Without a [`Filter`] none are learnt.
@@ -102,6 +110,9 @@ struct Learning {
 pub struct Names {
     shown: RwLock<Shown>,
     learning: Mutex<Learning>,
+    /// Where connections arrived: addresses of this machine, whether the certificate learnt them
+    /// or not.
+    local: RwLock<BTreeSet<IpAddr>>,
     filter: OnceLock<Filter>,
     /// There is something to sign for.
     asked: Notify,
@@ -121,7 +132,8 @@ impl Names {
         if let (Ok(shown), Ok(mut learning)) = (self.shown.read(), self.learning.lock()) {
             let names = shown.names.iter().cloned().map(San::Dns);
             let all = names.chain(shown.addresses.iter().copied().map(San::Ip));
-            learning.learnt.extend(all.filter(|it| !own.contains(it)));
+            let new = all.filter(|it| !own.contains(it)).map(|it| (it, 0));
+            learning.learnt.extend(new);
         }
         let _ = self.filter.set(filter);
     }
@@ -136,14 +148,37 @@ impl Names {
     /// What was learnt and must be in the certificate.
     pub fn learnt(&self) -> Vec<San> {
         let learning = self.learning.lock();
-        learning.map_or_else(|_| Vec::new(), |it| it.learnt.iter().cloned().collect())
+        learning.map_or_else(|_| Vec::new(), |it| it.learnt.keys().cloned().collect())
+    }
+
+    /// Addresses at which connections arrived, beside those that every machine has: the server's
+    /// own, which no other node may have in its certificate.
+    pub fn local(&self) -> BTreeSet<IpAddr> {
+        self.local.read().map(|it| it.clone()).unwrap_or_default()
+    }
+
+    /// Whether a connection arrived at that address.
+    pub(crate) fn is_local(&self, address: &IpAddr) -> bool {
+        self.local.read().is_ok_and(|it| it.contains(address))
+    }
+
+    /// A connection arrived at that address.
+    pub fn arrived(&self, address: IpAddr) {
+        if self.is_local(&address) || address.is_loopback() || !is_fit(address) {
+            return;
+        }
+        if let Ok(mut local) = self.local.write()
+            && local.len() < MOST
+        {
+            local.insert(address);
+        }
     }
 
     /// Whether everything that was learnt is shown.
     fn are_shown(&self) -> bool {
         let (shown, learning) = (self.shown.read(), self.learning.lock());
         match (shown, learning) {
-            (Ok(shown), Ok(learning)) => learning.learnt.iter().all(|it| shown.has(it)),
+            (Ok(shown), Ok(learning)) => learning.learnt.keys().all(|it| shown.has(it)),
             _ => true,
         }
     }
@@ -172,6 +207,9 @@ impl Service {
     pub(crate) async fn met(&self, local: Option<IpAddr>, name: Option<&str>) {
         let names = &self.names;
         let local = local.map(|it| it.to_canonical());
+        if let Some(local) = local {
+            names.arrived(local);
+        }
         {
             let Ok(shown) = names.shown.read() else {
                 return;
@@ -207,10 +245,14 @@ impl Service {
         let (Ok(shown), Ok(mut learning)) = (names.shown.read(), names.learning.lock()) else {
             return None;
         };
-        if shown.has(&name) || learning.learnt.contains(&name) {
+        if shown.has(&name) {
             return None;
         }
-        let waiting = learning.learnt.iter().filter(|it| !shown.has(it)).count();
+        // Who comes beside the first one waits for the same round.
+        if learning.learnt.contains_key(&name) {
+            return learning.round_of(&name, *names.ended.borrow());
+        }
+        let waiting = learning.learnt.keys().filter(|it| !shown.has(it)).count();
         let refusal = if !filter.admits(source, &name) {
             Some("--tls-san-security lets no such name in: give --tls-san where it is meant")
         } else if shown.count().saturating_add(waiting) >= MOST {
@@ -232,9 +274,9 @@ impl Service {
             }
             return None;
         }
-        learning.learnt.insert(name);
         // What begins after this sees it.
         let round = names.begun.load(Ordering::SeqCst).saturating_add(1);
+        learning.learnt.insert(name, round);
         drop(learning);
         names.asked.notify_one();
         let message = "the listener's certificate learns a name";
@@ -320,5 +362,33 @@ mod tests {
         ] {
             assert_eq!(shown.has_name(name), wanted, "{name}");
         }
+    }
+
+    #[test]
+    fn who_comes_beside_the_first_one_waits_too() {
+        let mut learning = Learning::default();
+        let (new, shared) = (San::from_text("a.example"), San::from_text("b.example"));
+        learning.learnt.insert(new.clone(), 3);
+        learning.learnt.insert(shared.clone(), 0);
+        assert_eq!(learning.round_of(&new, 2), Some(3));
+        assert_eq!(learning.round_of(&new, 3), None);
+        assert_eq!(learning.round_of(&shared, 0), None);
+    }
+
+    #[test]
+    fn only_addresses_of_one_machine_are_its_own() {
+        let names = Names::default();
+        for text in [
+            "127.0.0.1",
+            "::1",
+            "fe80::1",
+            "169.254.0.1",
+            "10.9.9.9",
+            "fd00::9",
+        ] {
+            names.arrived(text.parse().unwrap());
+        }
+        let local: Vec<String> = names.local().iter().map(ToString::to_string).collect();
+        assert_eq!(local, ["10.9.9.9", "fd00::9"]);
     }
 }

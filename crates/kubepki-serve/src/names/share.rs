@@ -77,7 +77,9 @@ impl Names {
             .filter(can_be_carried)
             .collect();
         let is_new = names.iter().any(|it| !shown.has(it));
-        learning.learnt.extend(names);
+        for name in names {
+            learning.learnt.entry(name).or_default();
+        }
         is_new
     }
 }

@@ -10,6 +10,7 @@
 
 mod agents;
 mod common;
+mod forgotten;
 mod forms;
 mod grammar;
 mod heartbeats;

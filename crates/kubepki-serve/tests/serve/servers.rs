@@ -84,3 +84,34 @@ fn so_is_another_servers() {
     }
     assert_eq!(asked(&server, "node", "s2", "10.77.0.12:1", path).0, 200);
 }
+
+/// Where agents reach the server is learnt from connections: no other node gets it.
+#[test]
+fn so_is_an_address_at_which_it_is_reached() {
+    let server = serve(Strictness::Strict);
+    let path = "/v1-k3s/serving-kubelet.crt";
+    let ask = |node: &str, address: &str| {
+        let name = format!("k3s-Node-Name: {node}");
+        let password = format!("k3s-Node-Password: {NODE_PASSWORD}");
+        let address = format!("k3s-Node-IP: {address}");
+        let user = format!("node:{PASSWORD}");
+        let headers = ["-u", &user, "-H", &name, "-H", &password, "-H", &address];
+        let body = ["-H", "Content-Type:", "--data-binary", "@-"];
+        server.curl_with(path, &[&headers[..], &body].concat(), &request())
+    };
+    let (new, other) = ("10.77.0.50", "10.77.0.51");
+    assert_eq!(ask("a", new).code, 200);
+    server.service.names.arrived(new.parse().unwrap());
+    for asked in [new.to_owned(), format!("{other},{new}")] {
+        let answer = ask("a", &asked);
+        assert_eq!(answer.code, 403, "{}", answer.text());
+        assert!(answer.text().contains("belongs to the servers"));
+    }
+    let named = asked(&server, "node", new, ELSEWHERE, path);
+    assert_eq!(named.0, 403, "{}", named.1);
+    assert_eq!(ask("a", other).code, 200);
+    // The server's own kubelet may, and may come from there.
+    assert_eq!(ask("s1", new).code, 200);
+    let from = format!("{new}:1000");
+    assert_eq!(asked(&server, "node", "s1", &from, path).0, 200);
+}

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use clap::Args;
+use kubepki::datastore::Datastore;
+use kubepki_serve::cluster::SERVERS;
 use kubepki_serve::forgotten::forget as forget_node;
+use kubepki_serve::node::name_problem;
+use kubepki_serve::password::PREFIX as NODES;
 
 use crate::args::SiteArgs;
 use crate::command::token::cluster_datastore;
@@ -29,20 +33,26 @@ pub struct ForgetArgs {
 ///
 /// # Errors
 ///
-/// When the datastore cannot be asked or written; what stood before in the list is forgotten then.
+/// For what is no name of a node; then nothing is forgotten. When the datastore cannot be asked or
+/// written; what stood before in the list is forgotten then.
 pub(super) async fn forget(args: &ForgetArgs) -> Result<Exit, CliError> {
     let world = World::real();
     let connected = cluster_datastore(&world, &args.endpoint, &args.site, Access::Write).await?;
     let store = connected.store.as_ref();
-    for (done, name) in args.names.iter().enumerate() {
-        let name = name.to_lowercase();
-        let known = forget_node(store, &name, world.now()).await;
-        let known = known.map_err(|error| {
+    let names: Vec<String> = args.names.iter().map(|it| it.to_lowercase()).collect();
+    for name in &names {
+        check_name(store, name).await?;
+    }
+    let mut until = world.now();
+    for (done, name) in names.iter().enumerate() {
+        let forgot = forget_node(store, name, world.clock.as_ref()).await;
+        let forgot = forgot.map_err(|error| {
             let error = reached(error);
             let exit = if done > 0 { Exit::Partial } else { error.exit };
             CliError { exit, ..error }
         })?;
-        output::talk(&match known {
+        until = until.max(forgot.until);
+        output::talk(&match forgot.known {
             true => {
                 format!("Node {name} is forgotten: who comes next with a good token has its name.")
             }
@@ -50,18 +60,46 @@ pub(super) async fn forget(args: &ForgetArgs) -> Result<Exit, CliError> {
                 "No node {name} has come to `kubepki serve` yet: one from before is kept out."
             ),
         });
+        let server = store.get(&format!("{SERVERS}{name}")).await;
+        if server.map_err(reached)?.is_some() {
+            output::talk(&format!(
+                "warning: {name} is a server: its name stays its own, until seven days after its \
+                 last sign of life."
+            ));
+        }
     }
-    // What it gets from the next second on is told from what it had.
-    let forgotten = world.now();
-    for _ in 0..40 {
-        if world.now() > forgotten {
+    // What it gets from then on is told from what it had.
+    for _ in 0..LONGEST {
+        if world.now() > until {
             break;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(LOOK).await;
     }
     output::talk(
         "Certificates that it has stay good until they end, towards Kubernetes too, but nothing is \
          renewed by them.",
     );
     Ok(Exit::Fine)
+}
+
+/// Between two looks at the clock.
+const LOOK: Duration = Duration::from_millis(50);
+/// Looks: for five seconds, should the clock stand still.
+const LONGEST: usize = 100;
+
+/// With `--k3s-compatible` nodes of odd names may have come: those can go.
+async fn check_name(store: &dyn Datastore, name: &str) -> Result<(), CliError> {
+    let Some(problem) = name_problem(name) else {
+        return Ok(());
+    };
+    let present = store
+        .get(&format!("{NODES}{name}"))
+        .await
+        .map_err(reached)?;
+    match present {
+        Some(_) => Ok(()),
+        None => Err(CliError::usage(format!(
+            "{name:?} {problem}; nothing was forgotten: give names as `kubectl get nodes` shows them"
+        ))),
+    }
 }

@@ -27,6 +27,7 @@ use kubepki_serve::names::Filter;
 use kubepki_serve::renewal::{jittered, look, reload};
 use kubepki_serve::service::Service;
 use kubepki_serve::tls::Listened;
+use pki::San;
 use tokio::sync::{mpsc, watch};
 
 use super::changes::{Hands, Order};
@@ -73,6 +74,8 @@ struct Rounds {
     greeting: Round,
     others: Round,
     forgetting: Round,
+    /// Addresses of this machine of which the others were told.
+    local: usize,
 }
 
 impl Default for Rounds {
@@ -81,6 +84,7 @@ impl Default for Rounds {
             greeting: Round::of(HEARTBEAT),
             others: Round::of(ROUND),
             forgetting: Round::of(REMEMBERED),
+            local: 0,
         }
     }
 }
@@ -157,7 +161,10 @@ impl TakeUp {
         if !is_heard || !self.is_one_of_many() {
             return;
         }
-        if self.rounds.greeting.is_over(pause) {
+        // The others must know of an address before they learn it as a name.
+        let local = self.service.names.local().len();
+        let is_new = std::mem::replace(&mut self.rounds.local, local) != local;
+        if self.rounds.greeting.is_over(pause) || is_new {
             let _ = tokio::time::timeout(SHORT, self.greet(false)).await;
         }
         if self.rounds.others.is_over(pause) {
@@ -367,11 +374,19 @@ impl TakeUp {
 
     async fn greet(&self, stopped: bool) {
         let settings = &self.service.settings;
+        let mut sans: Vec<String> = settings.sans.iter().map(ToString::to_string).collect();
+        // Nor shall other servers give them to a node.
+        let local = self.service.names.local().into_iter();
+        sans.extend(
+            local
+                .map(|it| it.to_string())
+                .filter(|it| !settings.sans.contains(&San::from_text(it))),
+        );
         let own = Member {
             version: 1,
             node: settings.node_name.clone(),
             address: SocketAddr::new(settings.advertise_ip, settings.port),
-            sans: settings.sans.iter().map(ToString::to_string).collect(),
+            sans,
             heard: self.service.clock.now().as_secs(),
             stopped,
         };
