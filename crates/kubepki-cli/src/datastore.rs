@@ -106,8 +106,8 @@ pub struct Connected {
     pub remarks: Vec<String>,
     /// How it was reached.
     way: Option<open::Way>,
-    /// The newest revision when no server was seen to live on it.
-    quiet_at: std::sync::OnceLock<i64>,
+    /// How it stood when no server was seen to live on it.
+    quiet_at: std::sync::OnceLock<alive::Stand>,
 }
 
 /// Kinds of datastore, as far as commands differ about them.

@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::error::CliError;
 
 /// In the state directory: locked for as long as a server serves; it holds the server's URL.
-const FILE: &str = "serve.lock";
+pub const FILE: &str = "serve.lock";
 
 /// The lock; plans have another.
 #[derive(Debug)]

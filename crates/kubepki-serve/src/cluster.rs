@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kubepki::datastore::{Archive, Board, Datastore, DatastoreError};
+use kubepki::datastore::{Archive, Board, DatastoreError};
 use pki::{San, UnixTime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -29,6 +29,9 @@ pub const ROUND: Duration = Duration::from_secs(3);
 pub const LEASE: Duration = Duration::from_secs(60);
 /// A record that stood still that long goes: until then the server's names stay its own.
 const KEPT: i64 = 7 * pki::DAY;
+/// A record that is about to go. One whose value was written over keeps its revision, so that a
+/// deletion alone could take a record that its server has just renewed.
+const GOES: &[u8] = b"gone";
 /// Between two looks at the bootstrap row.
 pub const LOOK: Duration = Duration::from_secs(1);
 /// For that long the CAs in force are taken for the cluster's without a word from the datastore.
@@ -244,6 +247,10 @@ impl Cluster {
         })?;
         let written = match board.get(&key).await? {
             Some(record) if *record.value == value => return Ok(()),
+            // A new revision: whoever found the old record too old does not delete this one.
+            Some(record) if *record.value == GOES => {
+                board.update(&key, record.revision, &value).await
+            }
             Some(record) => board.rewrite(&record, &value).await,
             None => board.create(&key, &value).await,
         };
@@ -261,20 +268,26 @@ impl Cluster {
     /// When the datastore cannot be asked.
     pub async fn look_around(
         &self,
-        datastore: &dyn Datastore,
+        board: &dyn Board,
         own: &str,
         now: UnixTime,
     ) -> Result<(), DatastoreError> {
         let key = format!("{SERVERS}{own}");
-        let records = datastore.list(SERVERS).await?;
+        let records = board.list(SERVERS).await?;
         let mut found = BTreeMap::new();
         for record in records.iter().filter(|it| it.key != key) {
+            if *record.value == GOES {
+                // Whoever is faster.
+                let _ = board.delete(&record.key, record.revision).await;
+                continue;
+            }
             let Ok(member) = serde_json::from_slice::<Member>(&record.value) else {
                 continue;
             };
             if now.as_secs().saturating_sub(member.heard) > KEPT {
-                // Whoever is faster.
-                let _ = datastore.delete(&record.key, record.revision).await;
+                if let Ok(revision) = board.rewrite(record, GOES).await {
+                    let _ = board.delete(&record.key, revision).await;
+                }
                 continue;
             }
             found.insert(record.key.clone(), (member, record.revision));
@@ -293,23 +306,20 @@ impl Cluster {
     }
 }
 
-/// How long etcd remembers what was replaced, where no API server says otherwise: twice as long as
-/// with one.
+/// How long etcd remembers what was replaced, where nobody else uses it: twice as long as with an
+/// API server.
 pub const REMEMBERED: Duration = Duration::from_secs(600);
 
-/// Where API servers note how far they have compacted etcd (Kubernetes `storage/etcd3/compact.go`).
-const COMPACTED: &str = "compact_rev_key";
-
-/// Has etcd forget its history where no API server does: else the signs of life fill it.
+/// Has etcd forget its history where it serves this cluster alone: else the signs of life fill it.
 #[derive(Debug, Default)]
 pub struct Forgetting {
-    /// The newest revision at the last look, and where the API servers' note stood.
-    last: Option<(i64, Option<i64>)>,
+    /// The newest revision at the last look.
+    last: Option<i64>,
 }
 
 impl Forgetting {
     /// To be called every [`REMEMBERED`]: forgets what was replaced before the last call, unless
-    /// an API server has compacted since. Answers whether it did.
+    /// others keep something in the same datastore ([`Board::forget`]). Answers whether it did.
     ///
     /// # Errors
     ///
@@ -319,9 +329,8 @@ impl Forgetting {
         store: &S,
     ) -> Result<bool, DatastoreError> {
         let newest = store.newest_revision().await?;
-        let note = store.get(COMPACTED).await?.map(|it| it.revision);
-        match self.last.replace((newest, note)) {
-            Some((then, before)) if before == note && then > 0 => store.forget(then).await,
+        match self.last.replace(newest) {
+            Some(then) if then > 0 => store.forget(then).await,
             _ => Ok(false),
         }
     }

@@ -1,7 +1,8 @@
-//! Guesses of made tokens: each is counted before the datastore is asked for it, so that whoever
+//! Guesses of made tokens: each is reckoned with before the datastore is asked for it, so that whoever
 //! guesses costs the datastore no more than the throttle lets through, however many ask at once.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use kubepki::token::made::Entry;
@@ -55,9 +56,10 @@ impl Service {
     ) -> Result<(Identity, Option<Entry>), Refusal> {
         let header = request.authorization.map(pki::sha256);
         let is_proven = header.as_ref().is_some_and(|it| self.proven.has(it));
-        if !is_proven && !self.counts(request.peer, proof) {
-            return Err(Refusal::TooMany);
-        }
+        let mut look = match is_proven {
+            true => None,
+            false => Some(Look::of(self, request.peer, proof).ok_or(Refusal::TooMany)?),
+        };
         let found = self.by_token(request, loaded).await;
         match (&found, header) {
             (Err(Refusal::NotAuthorized), header) if is_proven => {
@@ -67,8 +69,8 @@ impl Service {
             (Err(Refusal::NotAuthorized), _) => {}
             (_, header) => {
                 // It was no guess, or nobody knows.
-                if !is_proven {
-                    self.takes_back(request.peer, proof);
+                if let Some(look) = &mut look {
+                    look.was_wrong = false;
                 }
                 if let (Ok(_), Some(header)) = (&found, header) {
                     self.proven.add(header);
@@ -76,5 +78,33 @@ impl Service {
             }
         }
         found
+    }
+}
+
+/// A token that is being looked up. Whoever hangs up before the answer counts as wrong: the
+/// datastore was asked.
+struct Look<'a> {
+    service: &'a Service,
+    peer: SocketAddr,
+    proof: Proof,
+    was_wrong: bool,
+}
+
+impl<'a> Look<'a> {
+    /// `None` where too many were wrong before, or are being looked up.
+    fn of(service: &'a Service, peer: SocketAddr, proof: Proof) -> Option<Self> {
+        service.may_look(peer, proof).then_some(Self {
+            service,
+            peer,
+            proof,
+            was_wrong: true,
+        })
+    }
+}
+
+impl Drop for Look<'_> {
+    fn drop(&mut self) {
+        let Self { peer, proof, .. } = *self;
+        self.service.has_looked(peer, proof, self.was_wrong);
     }
 }

@@ -259,22 +259,21 @@ impl Service {
         self.was_wrong_by(peer, Proof::Secret);
     }
 
-    /// Counts a failure that may turn out to be none, if one more is allowed.
-    pub(crate) fn counts(&self, peer: SocketAddr, proof: Proof) -> bool {
+    /// Whether a proof that may turn out to be wrong is looked up now; then [`Self::has_looked`]
+    /// must follow.
+    pub(crate) fn may_look(&self, peer: SocketAddr, proof: Proof) -> bool {
         let (peer, now) = (peer.ip(), self.clock.now());
-        self.throttle.lock().is_ok_and(|mut it| {
-            let is_allowed = it.allows(peer, proof, now);
-            if is_allowed {
-                it.failed(peer, proof, now);
-            }
-            is_allowed
-        })
+        let throttle = self.throttle.lock();
+        throttle.is_ok_and(|mut it| it.begins(peer, proof, now))
     }
 
-    /// It was none.
-    pub(crate) fn takes_back(&self, peer: SocketAddr, proof: Proof) {
+    /// It was looked up, and was wrong or not.
+    pub(crate) fn has_looked(&self, peer: SocketAddr, proof: Proof, was_wrong: bool) {
         if let Ok(mut throttle) = self.throttle.lock() {
-            throttle.takes_back(peer.ip(), proof);
+            if was_wrong {
+                throttle.failed(peer.ip(), proof, self.clock.now());
+            }
+            throttle.ended(peer.ip(), proof);
         }
     }
 

@@ -35,6 +35,8 @@ pub struct Throttle {
 struct Failures {
     count: u32,
     last: UnixTime,
+    /// Proofs that are being looked up and may turn out to be failures.
+    pending: u32,
 }
 
 impl Failures {
@@ -54,26 +56,53 @@ impl Throttle {
         failures.is_none_or(|failures| failures.left(now) < BURST)
     }
 
-    /// One failure of `peer` was none.
-    pub fn takes_back(&mut self, peer: IpAddr, proof: Proof) {
-        if let Some(failures) = self.failures.get_mut(&(network(peer), proof)) {
-            failures.count = failures.count.saturating_sub(1);
+    /// Whether a proof of `peer` may be looked up now; then [`Self::ended`] must follow. Those that
+    /// are being looked up count as failures for the next one here, and for nobody else: whoever
+    /// waits behind the same address has shown nothing wrong.
+    pub fn begins(&mut self, peer: IpAddr, proof: Proof, now: UnixTime) -> bool {
+        let who = (network(peer), proof);
+        let Some(failures) = self.failures.get_mut(&who) else {
+            if !self.is_full(now) {
+                let first = Failures {
+                    count: 0,
+                    last: now,
+                    pending: 1,
+                };
+                self.failures.insert(who, first);
+            }
+            return true;
+        };
+        let is_allowed = failures.left(now).saturating_add(failures.pending) < BURST;
+        if is_allowed {
+            failures.pending += 1;
+        }
+        is_allowed
+    }
+
+    /// What began was looked up. Whether it was wrong is for [`Self::failed`].
+    pub fn ended(&mut self, peer: IpAddr, proof: Proof) {
+        let who = (network(peer), proof);
+        if let Some(failures) = self.failures.get_mut(&who) {
+            failures.pending = failures.pending.saturating_sub(1);
+            if failures.pending == 0 && failures.count == 0 {
+                self.failures.remove(&who);
+            }
         }
     }
 
     /// `peer` was wrong.
     pub fn failed(&mut self, peer: IpAddr, proof: Proof, now: UnixTime) {
         let who = (network(peer), proof);
-        if self.failures.len() >= ADDRESSES && self.swept != Some(now) {
-            self.swept = Some(now);
-            self.failures.retain(|_, failures| failures.left(now) > 0);
-        }
-        let is_full = self.failures.len() >= ADDRESSES;
+        let is_full = self.is_full(now);
         match self.failures.get_mut(&who) {
             Some(failures) => {
                 let count = failures.left(now).saturating_add(1).min(BURST);
                 let last = failures.last.max(now);
-                *failures = Failures { count, last };
+                *failures = Failures {
+                    count,
+                    last,
+                    ..*failures
+                };
             }
             // More addresses than that at once is no guessing of ours to stop.
             None if is_full => {}
@@ -81,10 +110,21 @@ impl Throttle {
                 let first = Failures {
                     count: 1,
                     last: now,
+                    pending: 0,
                 };
                 self.failures.insert(who, first);
             }
         }
+    }
+
+    /// Whether there is no room for another address, those who are forgiven forgotten.
+    fn is_full(&mut self, now: UnixTime) -> bool {
+        if self.failures.len() >= ADDRESSES && self.swept != Some(now) {
+            self.swept = Some(now);
+            self.failures
+                .retain(|_, it| it.left(now) > 0 || it.pending > 0);
+        }
+        self.failures.len() >= ADDRESSES
     }
 }
 
@@ -118,6 +158,31 @@ mod tests {
         assert!(throttle.allows(peer, Proof::Secret, START.plus(FORGIVEN_AFTER)));
         throttle.failed(peer, Proof::Secret, START.plus(FORGIVEN_AFTER));
         assert!(!throttle.allows(peer, Proof::Secret, START.plus(FORGIVEN_AFTER)));
+    }
+
+    #[test]
+    fn what_is_being_looked_up_keeps_nobody_else_waiting() {
+        let peer: IpAddr = "192.0.2.1".parse().unwrap();
+        let mut throttle = Throttle::default();
+        for _ in 0..BURST {
+            assert!(throttle.begins(peer, Proof::Secret, START));
+        }
+        assert!(!throttle.begins(peer, Proof::Secret, START));
+        assert!(!throttle.begins(peer, Proof::Secret, START.plus(500)));
+        assert!(throttle.allows(peer, Proof::Secret, START));
+        throttle.ended(peer, Proof::Secret);
+        assert!(throttle.begins(peer, Proof::Secret, START));
+        for _ in 0..BURST {
+            throttle.failed(peer, Proof::Secret, START);
+            throttle.ended(peer, Proof::Secret);
+        }
+        assert!(!throttle.allows(peer, Proof::Secret, START));
+        assert!(!throttle.begins(peer, Proof::Secret, START));
+        assert!(throttle.begins(peer, Proof::Secret, START.plus(FORGIVEN_AFTER)));
+        let other: IpAddr = "192.0.2.2".parse().unwrap();
+        assert!(throttle.begins(other, Proof::Secret, START));
+        throttle.ended(other, Proof::Secret);
+        assert_eq!(throttle.failures.len(), 1);
     }
 
     #[test]

@@ -43,8 +43,8 @@ pub trait Board: Datastore {
     async fn rewrite(&self, present: &Record, value: &[u8]) -> Result<i64, DatastoreError>;
 
     /// Gives up what a datastore remembers of the time before `revision`, where it remembers all
-    /// until somebody says so (etcd), as the API server does every five minutes. Answers whether
-    /// there was anything to do.
+    /// until somebody says so (etcd), and holds nobody else's keys: their past is not ours to give
+    /// up. Answers whether it was given up.
     async fn forget(&self, revision: i64) -> Result<bool, DatastoreError>;
 }
 

@@ -1,16 +1,17 @@
 //! Whether a server lives on a datastore that is to be written directly.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kubepki::edge::{Clock as _, SystemClock};
-use kubepki_serve::cluster::{LEASE, Member, SERVERS};
+use kubepki_serve::cluster::{HEARTBEAT, LEASE, Member, SERVERS};
+use zeroize::Zeroizing;
 
 use super::{Connected, EndpointArgs, Kind, reached};
 use crate::error::CliError;
 use crate::k3s::{Settings, running_in};
-use crate::serving::serving;
+use crate::serving::{FILE as LOCK, serving};
 
 /// What becomes of `kubepki serve` on a datastore that is to be written directly.
 enum Ours<'a> {
@@ -132,16 +133,63 @@ async fn server_of_ours(
 }
 
 async fn moving(connected: &Connected, args: &EndpointArgs) -> Result<Option<String>, CliError> {
-    let newest = async || connected.store.newest_revision().await.map_err(reached);
-    let first = newest().await?;
-    if let Some(last) = other_than(&first, args, newest).await? {
-        return Ok(Some(format!(
-            "the datastore's newest revision went from {first} to {last}"
-        )));
+    let look = async || connected.stand().await;
+    let first = look().await?;
+    let still = match first.may_live && args.still_for > 0 {
+        true => args.still_for.max(HEARTBEAT.as_secs() + SLACK),
+        false => args.still_for,
+    };
+    if let Some(last) = other_than(&first, (still, INTERVAL), look).await? {
+        return Ok(Some(first.change(&last)));
     }
     // Whoever writes later asks whether it is still so.
     let _ = connected.quiet_at.set(first);
     Ok(None)
+}
+
+/// How a datastore stands that nobody works with.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Stand {
+    newest: i64,
+    /// What servers of ours said last. In a table they write it over in its row, so that no
+    /// revision moves; and by its time alone a server whose clock is wrong is taken for a dead one.
+    servers: Vec<(String, Zeroizing<Vec<u8>>)>,
+    /// Whether one of them did not say that it ended.
+    may_live: bool,
+}
+
+impl Stand {
+    /// What became of it, for people.
+    pub fn change(&self, now: &Self) -> String {
+        match self.newest == now.newest {
+            true => "a `kubepki serve` said that it lives".to_owned(),
+            false => format!(
+                "the datastore's newest revision went from {} to {}",
+                self.newest, now.newest
+            ),
+        }
+    }
+}
+
+impl Connected {
+    /// How it stands now.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be asked.
+    pub async fn stand(&self) -> Result<Stand, CliError> {
+        let newest = self.store.newest_revision().await.map_err(reached)?;
+        let records = self.store.list(SERVERS).await.map_err(reached)?;
+        let may_live = records.iter().any(|it| {
+            serde_json::from_slice::<Member>(&it.value).is_ok_and(|member| !member.stopped)
+        });
+        let servers = records.into_iter().map(|it| (it.key, it.value));
+        Ok(Stand {
+            newest,
+            servers: servers.collect(),
+            may_live,
+        })
+    }
 }
 
 /// API servers renew leases; our own servers write other keys.
@@ -151,20 +199,25 @@ async fn leasing(connected: &Connected, args: &EndpointArgs) -> Result<Option<St
         Ok(leases.iter().map(|it| it.revision).max())
     };
     let first = leases().await?;
-    let moved = other_than(&first, args, leases).await?;
+    // Each look reads all of them: a large cluster has thousands.
+    let looks = (
+        args.still_for,
+        Duration::from_secs(args.still_for.div_ceil(3)),
+    );
+    let moved = other_than(&first, looks, leases).await?;
     Ok(moved.map(|_| "leases of Kubernetes are renewed".to_owned()))
 }
 
-/// Waits for as long as the datastore must stand still; answers what is there instead of `first`.
+/// Looks for so many seconds, once in that interval; answers what is there instead of `first`.
 async fn other_than<T: PartialEq>(
     first: &T,
-    args: &EndpointArgs,
+    (still, interval): (u64, Duration),
     look: impl AsyncFn() -> Result<T, CliError>,
 ) -> Result<Option<T>, CliError> {
-    let still = Duration::from_secs(args.still_for);
+    let still = Duration::from_secs(still);
     let mut waited = Duration::ZERO;
     while waited < still {
-        let pause = INTERVAL.min(still - waited);
+        let pause = interval.min(still - waited);
         tokio::time::sleep(pause).await;
         waited += pause;
         let now = look().await?;
@@ -181,24 +234,32 @@ const LEASES: &str = "/registry/leases/";
 /// Between two looks at the newest revision.
 const INTERVAL: Duration = Duration::from_millis(500);
 
+/// Seconds by which a sign of life may be late.
+const SLACK: u64 = 5;
+
 /// Another process that has the file open, as far as `/proc` tells.
 fn holder(path: &Path, ours: &Ours<'_>) -> Option<u32> {
     let path = std::fs::canonicalize(path).ok()?;
     let own = std::process::id();
+    let lock = match ours {
+        Ours::Refused => None,
+        Ours::Follows(state) => std::fs::canonicalize(state.join(LOCK)).ok(),
+    };
     std::fs::read_dir("/proc")
         .ok()?
         .flatten()
         .find_map(|entry| {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-            if pid == own || (matches!(ours, Ours::Follows(_)) && name_of(pid).trim() == "kubepki")
-            {
+            if pid == own {
                 return None;
             }
             let open = std::fs::read_dir(entry.path().join("fd")).ok()?;
-            let holds = open
-                .flatten()
-                .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to == path));
-            holds.then_some(pid)
+            let open = open.flatten().flat_map(|fd| std::fs::read_link(fd.path()));
+            let open: Vec<PathBuf> = open.collect();
+            // The server itself has its lock open for as long as it serves; another command of
+            // ours at work on the file has not.
+            let is_server = lock.as_ref().is_some_and(|lock| open.contains(lock));
+            (open.contains(&path) && !is_server).then_some(pid)
         })
 }
 

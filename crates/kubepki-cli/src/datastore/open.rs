@@ -210,12 +210,13 @@ impl Connected {
     pub async fn for_writing(self) -> Result<Self, CliError> {
         self.refuse_read_only()?;
         if let Some(quiet) = self.quiet_at.get() {
-            let newest = self.store.newest_revision().await.map_err(reached)?;
-            if newest != *quiet {
+            let now = self.stand().await?;
+            if now != *quiet {
                 return Err(CliError::refused(format!(
-                    "somebody wrote to the datastore since the plan was made (its newest revision \
-                     went from {quiet} to {newest}), so nothing was changed: a K3s server was \
-                     started. Stop every server and try again, or go through the running one"
+                    "somebody wrote to the datastore since the plan was made ({}), so nothing was \
+                     changed: a server was started. Stop every server and try again, or go through \
+                     the running one",
+                    quiet.change(&now)
                 )));
             }
         }

@@ -124,9 +124,9 @@ pub async fn supervisor(
     Ok(Supervisor::connect(base, &token, false, now).await?)
 }
 
-/// Where the server serves that made a plan by itself: such a plan is taken back under the server's
+/// Where the server serves that made a plan by itself, or the one that this takes back: such a plan is taken back under the server's
 /// own lock, and it follows.
 fn own_state<'a>(site: &'a SiteArgs, plan: &Plan) -> Option<&'a Path> {
     let state = site.state_dir.as_deref().and_then(Path::parent);
-    state.filter(|_| is_own(&plan.id))
+    state.filter(|_| is_own(plan.undoes.as_ref().unwrap_or(&plan.id)))
 }

@@ -101,6 +101,7 @@ impl Walk<'_> {
             key: self.prefix.to_vec(),
             range_end: self.end.to_vec(),
             revision,
+            ..RangeRequest::default()
         };
         match self.link.unary::<_, RangeResponse>(RANGE, question).await {
             Ok(answer) => Ok(Some(answer.kvs)),

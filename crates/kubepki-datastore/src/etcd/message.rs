@@ -38,8 +38,14 @@ pub(crate) struct RangeRequest {
     pub(crate) key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
     pub(crate) range_end: Vec<u8>,
+    /// So many keys at most; 0 for all.
+    #[prost(int64, tag = "3")]
+    pub(crate) limit: i64,
     #[prost(int64, tag = "4")]
     pub(crate) revision: i64,
+    /// Without values.
+    #[prost(bool, tag = "8")]
+    pub(crate) keys_only: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -81,8 +81,16 @@ impl EtcdStore {
         let question = RangeRequest {
             key: key.to_vec(),
             range_end: range_end.to_vec(),
-            revision: 0,
+            ..RangeRequest::default()
         };
+        self.ask(question, action).await
+    }
+
+    async fn ask(
+        &self,
+        question: RangeRequest,
+        action: &str,
+    ) -> Result<(RangeResponse, Link), DatastoreError> {
         let mut second_try = true;
         loop {
             let link = self.client.link().await?;
@@ -99,6 +107,31 @@ impl EtcdStore {
                 }
             }
         }
+    }
+
+    /// Whether no key lies outside [`OURS`].
+    async fn is_ours_alone(&self) -> Result<bool, DatastoreError> {
+        // etcd takes an empty key for another question, and a zero byte for the first or no end.
+        let mut from = vec![0];
+        for prefix in OURS {
+            if self.has_between(&from, prefix.as_bytes()).await? {
+                return Ok(false);
+            }
+            from = prefix_end(prefix.as_bytes());
+        }
+        Ok(!self.has_between(&from, &[0]).await?)
+    }
+
+    async fn has_between(&self, from: &[u8], end: &[u8]) -> Result<bool, DatastoreError> {
+        let question = RangeRequest {
+            key: from.to_vec(),
+            range_end: end.to_vec(),
+            limit: 1,
+            keys_only: true,
+            ..RangeRequest::default()
+        };
+        let (answer, _) = self.ask(question, "look for others' keys").await?;
+        Ok(!answer.kvs.is_empty())
     }
 
     /// Runs a transaction once; a login that has ended is renewed, for then nothing was done.
@@ -142,6 +175,10 @@ impl EtcdStore {
         }
     }
 }
+
+/// What clusters without Kubernetes keep in etcd, in order. Whoever else keeps something there (API
+/// servers, other programs) may need its history, and has its own rule for how long.
+const OURS: [&str; 2] = ["/bootstrap/", "/kubepki/"];
 
 /// Where K3s's own etcd listens.
 const EMBEDDED: &str = "https://127.0.0.1:2379";
@@ -228,6 +265,9 @@ impl Board for EtcdStore {
 
     async fn forget(&self, revision: i64) -> Result<bool, DatastoreError> {
         check_revision("etcd's history", revision)?;
+        if !self.is_ours_alone().await? {
+            return Ok(false);
+        }
         let link = self.client.link().await?;
         let request = CompactionRequest { revision };
         match link.unary::<_, CompactionResponse>(COMPACT, request).await {
@@ -282,8 +322,7 @@ fn put(key: &str, value: &[u8]) -> RequestOp {
 fn read(key: &str) -> RequestOp {
     operation(Operation::Range(RangeRequest {
         key: key.as_bytes().to_vec(),
-        range_end: Vec::new(),
-        revision: 0,
+        ..RangeRequest::default()
     }))
 }
 

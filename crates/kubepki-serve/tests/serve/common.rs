@@ -273,7 +273,7 @@ impl Datastore for Watched {
 }
 
 /// The tree's own SQLite file; a tree whose datastore is elsewhere gets a new one.
-async fn store(server: &std::path::Path) -> SqliteStore {
+pub async fn store(server: &std::path::Path) -> SqliteStore {
     let file = server.join("db/kubepki-test.db");
     let present = server.join("db/state.db");
     let file = if present.exists() {

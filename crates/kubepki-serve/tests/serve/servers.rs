@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 
+use kubepki::datastore::Datastore as _;
 use kubepki_serve::cluster::Member;
 use kubepki_serve::node::{NodeHeaders, Strictness};
 use kubepki_serve::service::Request;
 use zeroize::Zeroizing;
 
-use crate::common::{HOST, NODE_PASSWORD, PASSWORD, Running, request, serve};
+use crate::common::{HOST, NODE_PASSWORD, PASSWORD, Running, request, serve, store};
 
 const ELSEWHERE: &str = "10.77.0.99:1000";
 
@@ -70,12 +71,12 @@ fn so_is_another_servers() {
         stopped: false,
     };
     runtime().block_on(async {
-        let store = server.service.datastore.as_ref();
+        let store = store(&server.fixture.data_dir().join("server")).await;
         let record = serde_json::to_vec(&other).unwrap();
         store.create("/kubepki/servers/s2", &record).await.unwrap();
         let now = server.service.clock.now();
         let cluster = &server.service.cluster;
-        cluster.look_around(store, "s1", now).await.unwrap();
+        cluster.look_around(&store, "s1", now).await.unwrap();
     });
     let path = "/v1-k3s/serving-kubelet.crt";
     for name in ["s2", "lb.example"] {

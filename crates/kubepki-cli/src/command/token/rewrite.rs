@@ -179,13 +179,13 @@ async fn hashes_of(
             let file = staged_authority(&world.host, path).await?;
             Pinning {
                 hash: hashes(&file, now)?.by(rule).to_string(),
-                keys: Some(PinnedKeys::of(&file, now)?),
+                keys: Some(PinnedKeys::to_come(&file, now)?),
             }
         }
         None => {
             let present = known.present().to_string();
             let hash = args.to_hash.clone().unwrap_or_else(|| present.clone());
-            let keys = PinnedKeys::of(&authority, now)?;
+            let keys = PinnedKeys::in_force(&authority, now)?;
             Pinning {
                 keys: (hash == present).then_some(keys),
                 hash,

@@ -270,8 +270,9 @@ fn taking_back(request: &Request<'_>) -> Option<String> {
 }
 
 const AFTER_LIVE: &str = "This server has put them in force, and every other `kubepki serve` does so \
-                          by itself (`/v1-k3s/readyz` says so where one cannot); a K3s server \
-                          restarts. Then every agent gets the new bundle: `kubepki node renew`, or \
+                          by itself (`/v1-k3s/readyz` says so where one cannot), this one too, \
+                          unless it runs with `--take-up restart`: that one restarts, as a K3s \
+                          server does. Then every agent gets the new bundle: `kubepki node renew`, or \
                           a restart of K3s.";
 
 /// What the operator does once the plan is done.

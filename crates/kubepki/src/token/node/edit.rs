@@ -23,10 +23,13 @@ pub fn masked(occurrence: &Occurrence, hash: &str) -> String {
 /// it does nowhere. Every other octet stays.
 pub fn pin_edits(file: &NodeFile, found: &[Occurrence]) -> Option<Edit> {
     let present = file.entry.bytes()?;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(present.len() + 1024));
+    let edited = || found.iter().filter(|it| it.fate.is_edit());
+    // A buffer that grows leaves its secrets behind.
+    let more: usize = edited().map(|it| it.becomes.len()).sum();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(present.len() + more));
     let mut places = Vec::new();
     let mut copied = 0;
-    for occurrence in found.iter().filter(|it| it.fate.is_edit()) {
+    for occurrence in edited() {
         bytes.extend_from_slice(present.get(copied..occurrence.at.start)?);
         bytes.extend_from_slice(occurrence.becomes.as_bytes());
         copied = occurrence.at.end;
@@ -321,7 +324,7 @@ mod tests {
         let (new, old) = (new.certificate(), old.certificate());
         let (new_key, old_key) = (new.spki_sha256(), old.spki_sha256());
         let mut known = Known::of(new.to_pem().as_bytes(), Rule::Root, START).unwrap();
-        let keys = PinnedKeys::of(new.to_pem().as_bytes(), START).unwrap();
+        let keys = PinnedKeys::to_come(new.to_pem().as_bytes(), START).unwrap();
         let wanted = Pinning {
             hash: known.present().to_string(),
             keys: Some(keys),
@@ -376,6 +379,71 @@ mod tests {
         // A hash alone tells no key.
         let found = occurrences(&file, &known, &by_hash(&wanted.hash));
         assert!(found[1].fate.to_string().contains("--path"));
+    }
+
+    #[test]
+    fn a_former_key_goes_from_a_pin_set_once_the_new_one_is_in_force() {
+        use crate::test_pki::{START, authority};
+        use pki::Digest;
+
+        let (new, old) = (authority("new"), authority("k3s-server-ca@1"));
+        let (new, old) = (new.certificate(), old.certificate());
+        let (new_key, old_key) = (new.spki_sha256(), old.spki_sha256());
+        let mut known = Known::of(new.to_pem().as_bytes(), Rule::Root, START).unwrap();
+        let wanted = Pinning {
+            hash: known.present().to_string(),
+            keys: Some(PinnedKeys::in_force(new.to_pem().as_bytes(), START).unwrap()),
+        };
+        let strange = Digest([5; 32]);
+        let secret = "abc123.0123456789abcdef0123456789abcdef";
+        let text = format!(
+            "token: K10P1.{old_key}+{new_key}::{secret}\ntoken: K10P1.{old_key}::{secret}\n\
+             token: K10P1.{new_key}::{secret}\ntoken: K10P1.{strange}+{new_key}::{secret}\n\
+             token: K10P1.{strange}+{old_key}::{secret}\ntoken: K10P1.{strange}::{secret}\n"
+        );
+        let file = file(FileKind::Yaml, &text);
+        let (good, keep) = ("good as it is", "does not hold");
+        // Whose the old key is nobody has said: what pins it is not good.
+        says(
+            &file,
+            &known,
+            &wanted,
+            [keep, "--from", good, keep, "--from", "--from"],
+        );
+        let found = occurrences(&file, &known, &wanted);
+        assert!(found[0].fate.is_doubtful() && pin_edits(&file, &found).is_none());
+        known
+            .add_former(old.to_pem().as_bytes(), "before", START)
+            .unwrap();
+        let former = "former CAs; only";
+        says(
+            &file,
+            &known,
+            &wanted,
+            [former, former, good, keep, keep, "--from"],
+        );
+        let found = occurrences(&file, &known, &wanted);
+        let edit = pin_edits(&file, &found).unwrap();
+        let expected = text
+            .replace(
+                &format!("P1.{old_key}+{new_key}::"),
+                &format!("P1.{new_key}::"),
+            )
+            .replace(&format!("P1.{old_key}::"), &format!("P1.{new_key}::"));
+        assert_eq!(String::from_utf8(edit.bytes.to_vec()).unwrap(), expected);
+        // An old root that is in the file in force is believed, and stays.
+        let both = new.to_pem() + &old.to_pem();
+        let wanted = Pinning {
+            keys: Some(PinnedKeys::in_force(both.as_bytes(), START).unwrap()),
+            ..wanted
+        };
+        let more = "is added";
+        says(
+            &file,
+            &known,
+            &wanted,
+            [good, more, good, keep, keep, "--from"],
+        );
     }
 
     /// One token in each line, and what becomes of it.

@@ -1,5 +1,7 @@
 //! Pin sets in a node's files: which still lead to the CA, and which get its key.
 
+use pki::Digest;
+
 use super::scan::{Fate, PinnedKeys, Seen};
 use crate::token::Known;
 use crate::token::pins::Pins;
@@ -9,8 +11,8 @@ const LONGEST: usize = 1024;
 
 /// A pin set that begins at `from`, behind `K10`; `None` where none does.
 ///
-/// One of this cluster that has no key which leads to the CA gets the CA's keys behind its own: what
-/// it pins stays pinned, as a rotation that goes back may need it.
+/// One of this cluster that has no key which leads to the CA gets the CA's keys behind its own. Once
+/// the CA is in force a former one's keys go: one of them may be the reason for the rotation.
 pub(super) fn pin_set(
     bytes: &[u8],
     from: usize,
@@ -42,18 +44,36 @@ fn fate(pins: &Pins, known: &Known, wanted: Option<&PinnedKeys>) -> (Fate, Optio
         let why = "and a hash tells no key: name the CA's files with --path";
         return (Fate::Kept(why), None);
     };
-    if pins.keys().iter().any(|key| wanted.led_to.contains(key)) {
+    let goes = |key: &Digest| {
+        wanted
+            .in_force
+            .as_ref()
+            .is_some_and(|all| !all.contains(key))
+    };
+    let (gone, stay): (Vec<Digest>, Vec<Digest>) = pins.keys().iter().partition(|key| goes(key));
+    let leads = stay.iter().any(|key| wanted.led_to.contains(key));
+    if leads && gone.is_empty() {
         return (Fate::Holds, None);
     }
-    if !pins.keys().iter().any(|key| known.has_had(*key)) {
+    if !leads && !pins.keys().iter().any(|key| known.has_had(*key)) {
         let why = "whose keys are not known to be this cluster's: name the former CA with --from, \
                    or make another with `kubepki token create --role`";
         return (Fate::Kept(why), None);
     }
-    let new = wanted.own.iter().filter(|key| !pins.keys().contains(key));
-    let all: Vec<_> = pins.keys().iter().chain(new).copied().collect();
+    if !gone.iter().all(|key| known.has_had(*key)) {
+        let why = "with a key that the CA's file does not hold: if it is a former CA's, name that \
+                   with --from, for whoever has its key could pass for the cluster; if it is of a \
+                   CA to come, nothing is to be done";
+        return (Fate::Kept(why), None);
+    }
+    let new = wanted
+        .own
+        .iter()
+        .filter(|key| !leads && !stay.contains(key));
+    let all: Vec<_> = stay.iter().chain(new).copied().collect();
     match Pins::new(&all) {
-        Ok(all) => (Fate::Extended, Some(all.to_string())),
+        Ok(all) if gone.is_empty() => (Fate::Extended, Some(all.to_string())),
+        Ok(all) => (Fate::Replaced, Some(all.to_string())),
         Err(_) => {
             let why = "with no room for the CA's key: make another with `kubepki token create \
                        --role`";

@@ -26,19 +26,37 @@ pub struct PinnedKeys {
     pub own: Vec<Digest>,
     /// By any of these a client believes a server of that CA.
     pub led_to: Vec<Digest>,
+    /// The keys of all certificates in the CA's file, if it is in force: pins of former CAs' keys
+    /// go. `None` for one that is still to come: until then what is pinned stays pinned.
+    pub in_force: Option<Vec<Digest>>,
 }
 
 impl PinnedKeys {
-    /// Of a server CA's file.
+    /// Of a server CA's file that is to be put in force.
     ///
     /// # Errors
     ///
     /// When it holds no certificates.
-    pub fn of(file: &[u8], now: UnixTime) -> Result<Self, pki::Error> {
+    pub fn to_come(file: &[u8], now: UnixTime) -> Result<Self, pki::Error> {
         let certificates = Certificate::all_from_pem(file)?;
         Ok(Self {
             own: pins_of(&certificates, now),
             led_to: keys_led_to(&certificates, now),
+            in_force: None,
+        })
+    }
+
+    /// Of the server CA's file in force.
+    ///
+    /// # Errors
+    ///
+    /// When it holds no certificates.
+    pub fn in_force(file: &[u8], now: UnixTime) -> Result<Self, pki::Error> {
+        let certificates = Certificate::all_from_pem(file)?;
+        let keys = certificates.iter().map(Certificate::spki_sha256);
+        Ok(Self {
+            in_force: Some(keys.collect()),
+            ..Self::to_come(file, now)?
         })
     }
 }
@@ -58,6 +76,9 @@ pub enum Fate {
     Holds,
     /// A pin set with a key of this cluster, but none that leads to the CA: the CA's is added.
     Extended,
+    /// A pin set with keys of former CAs: they go, for whoever has such a key could pass for the
+    /// cluster, and the CA's stay or come.
+    Replaced,
     /// A pin set that is left alone, and is not known to be good: why, and what to do.
     Kept(&'static str),
 }
@@ -70,7 +91,7 @@ impl Fate {
 
     /// Whether the file changes.
     pub fn is_edit(&self) -> bool {
-        matches!(self, Self::Rewritten(_) | Self::Extended)
+        matches!(self, Self::Rewritten(_) | Self::Extended | Self::Replaced)
     }
 }
 
@@ -88,6 +109,7 @@ impl fmt::Display for Fate {
             Self::Extended => {
                 f.write_str("pins other keys of this cluster only; the CA's is added")
             }
+            Self::Replaced => f.write_str("pins keys of former CAs; only the CA's are left"),
             Self::Kept(why) => write!(f, "is a pin set {why}; left alone"),
         }
     }
