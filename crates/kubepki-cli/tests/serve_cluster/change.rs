@@ -21,7 +21,10 @@ fn authorities_come_through_the_server_and_a_restart_takes_them_up() {
     let token = one.server("token").display().to_string();
     let restart = ["--token-file", &token, "--take-up", "restart"];
     let begin = || Serving::start(&at("two"), ("two", "10.9.9.2"), &endpoint, &restart);
-    let two = begin();
+    // Leaves of three days: those that end soon do not wait for the restart.
+    let short = [("CATTLE_NEW_SIGNED_CERT_EXPIRATION_DAYS", "3")];
+    let who = ("two", "10.9.9.2");
+    let mut two = Serving::begin_with(&at("two"), who, &endpoint, (&restart, &short)).up();
     let before = one.read("tls/server-ca.crt");
     assert_eq!(two.read("tls/server-ca.crt"), before);
 
@@ -50,27 +53,16 @@ fn authorities_come_through_the_server_and_a_restart_takes_them_up() {
     assert_eq!(one.read("tls/server-ca.crt"), before);
     assert_eq!(two.ask_as("node", "/v1-k3s/readyz", &[]).0, "200");
 
-    let (set, away) = (at("set"), at("offline"));
-    let words = [set.display().to_string(), away.display().to_string()];
-    let [out, offline] = words.each_ref().map(String::as_str);
-    let stage = [
-        "ca",
-        "stage",
-        "--cross-signed",
-        "--out",
-        out,
-        "--offline",
-        offline,
-    ];
-    assert_ends(&one.kubepki(&stage), 0, "");
+    let set = one.stage(folder.path());
     // Through the one that takes up by a restart: its files stay, the other's follow.
-    let rotated = two.kubepki(&["rotate-ca", "--yes", "--path", out]);
+    let rotated = two.kubepki(&["rotate-ca", "--yes", "--path", &set]);
     assert_ends(&rotated, 0, "Done");
     one.until("were taken up");
-    let staged = std::fs::read_to_string(set.join("tls/server-ca.crt")).unwrap();
+    let staged = std::fs::read_to_string(format!("{set}/tls/server-ca.crt")).unwrap();
     assert_eq!(one.read("tls/server-ca.crt"), staged);
     assert_eq!(two.read("tls/server-ca.crt"), before);
     assert_waits_for_restart(&two);
+    assert_renews(&mut two);
     assert_ends(&two.node(&["join"], &at("worker"), "10.1.1.1"), 5, "503");
     // Another change through it does not make its CAs the cluster's.
     assert_ends(&two.kubepki(&["token", "rotate", "--yes"]), 0, "");
@@ -87,6 +79,18 @@ fn assert_waits_for_restart(server: &Serving) {
     server.await_answer("/v1-k3s/readyz", |code, body| {
         code == "503" && body.contains("restart this server")
     });
+}
+
+/// What lies on its disk is in force and no stranger's: it renews by that.
+fn assert_renews(server: &mut Serving) {
+    server.until(r#""part":"cluster""#);
+    server.signal("-HUP");
+    server.until("a leaf of this node was renewed");
+    let (_, ready) = server.ask_as("node", "/v1-k3s/readyz", &[]);
+    assert!(
+        !ready.contains("files: ") && !ready.contains("reconcile --keep"),
+        "{ready}"
+    );
 }
 
 /// A CA with another's key.
