@@ -186,6 +186,54 @@ fn a_moving_revision_keeps_writers_off() {
     assert_eq!(bundle(&endpoint), before);
 }
 
+/// Its clock is wrong, and its record is written over in its row: no revision moves, and by its time
+/// it is dead.
+#[test]
+fn a_serving_node_is_seen_by_what_it_says() {
+    let lab = Lab::new("k3s-1.36-postgres");
+    let server = Postgres::shared();
+    let endpoint = server.database("says");
+    server.load("says", &lab.fixture.extra("kubernetes.sql"));
+    let path = lab.server().join("tls/service.key");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes.push(b'\n');
+    fs::write(&path, &bytes).unwrap();
+    let before = bundle(&endpoint);
+    let says = |heard: u32| {
+        format!(
+            r#"convert_to('{{"version":1,"node":"one","address":"10.9.9.1:6443","sans":[],"heard":{heard},"stopped":false}}', 'UTF8')"#
+        )
+    };
+    let row = format!(
+        "INSERT INTO kine (name, created, deleted, create_revision, prev_revision, lease, value) \
+         VALUES ('/kubepki/servers/one', 1, 0, 0, 0, 0, {})",
+        says(1)
+    );
+    server.sql("says", &row);
+    let stop = &AtomicBool::new(false);
+    let run = std::thread::scope(|scope| {
+        let writer = scope.spawn(move || {
+            let mut heard = 1;
+            while !stop.load(Ordering::Relaxed) {
+                heard += 20;
+                let set = format!(
+                    "UPDATE kine SET value = {} WHERE name = '/kubepki/servers/one'",
+                    says(heard)
+                );
+                server.sql("says", &set);
+                std::thread::sleep(std::time::Duration::from_millis(500));
+            }
+        });
+        let restore = ["bootstrap", "restore", "--yes", "--datastore-endpoint"];
+        let run = lab.ends(&[&restore[..], &[&endpoint]].concat(), 5);
+        stop.store(true, Ordering::Relaxed);
+        writer.join().unwrap();
+        run
+    });
+    assert!(run.text().contains("said that it lives"), "{}", run.text());
+    assert_eq!(bundle(&endpoint), before);
+}
+
 #[test]
 fn a_server_with_tls_is_trusted_by_its_ca_file_only() {
     let lab = Lab::new("k3s-1.36-postgres");
