@@ -1,6 +1,6 @@
 //! The certificate that the port serves, kept as K3s keeps it: `tls/dynamic-cert.json`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kubepki::edge::{Entropy, KeySource, file};
 use kubepki::host::Attributes;
@@ -100,20 +100,7 @@ pub struct Port {
 /// [`PortError`]; then the file is as it was.
 pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
     let path = tree.directory.join("tls/dynamic-cert.json");
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => Zeroizing::new(bytes),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Zeroizing::default(),
-        Err(source) => return Err(PortError::File { path, source }),
-    };
-    let secret = |source| PortError::Secret {
-        path: path.clone(),
-        source,
-    };
-    let present = match Listener::parse(&bytes) {
-        Ok(present) => Some(present),
-        Err(ListenerError::Empty) => None,
-        Err(error) => return Err(secret(error)),
-    };
+    let (bytes, present) = read(&path)?;
     if !wanted.is_sure
         && let Some(present) = &present
     {
@@ -165,7 +152,10 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
         Some(_) => reissue(&bytes, &chain, &pem),
         None => render(&chain, &pem, &texts),
     };
-    let written = written.map_err(secret)?;
+    let written = written.map_err(|source| PortError::Secret {
+        path: path.clone(),
+        source,
+    })?;
     let attributes = attributes(&path);
     file::replace(&path, &written, &attributes)
         .map_err(|source| PortError::File { path, source })?;
@@ -176,6 +166,29 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
         })?;
     }
     Ok(port)
+}
+
+/// The file and what it holds; `None` where there is none, or an empty one.
+fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<Listener>), PortError> {
+    let path = || path.to_owned();
+    let bytes = match std::fs::read(path()) {
+        Ok(bytes) => Zeroizing::new(bytes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Zeroizing::default(),
+        Err(source) => {
+            return Err(PortError::File {
+                path: path(),
+                source,
+            });
+        }
+    };
+    match Listener::parse(&bytes) {
+        Ok(present) => Ok((bytes, Some(present))),
+        Err(ListenerError::Empty) => Ok((bytes, None)),
+        Err(source) => Err(PortError::Secret {
+            path: path(),
+            source,
+        }),
+    }
 }
 
 /// In the issuance log, as the catalogue calls it.

@@ -67,16 +67,7 @@ pub(super) async fn start(
     let server = settings.data_dir.join("server");
     refuse_k3s(&settings)?;
     let wanted = init_args(args);
-    if args
-        .endpoint
-        .token_files
-        .iter()
-        .any(|it| it.as_os_str() == "-")
-    {
-        return Err(CliError::usage(
-            "serve reads its token again while it serves: name a file with --token-file",
-        ));
-    }
+    refuse_standard_input(args)?;
     // What cannot be made is said before anything is.
     let spec = init::spec(&wanted, &settings)?;
     make_data_dir(&world.host, &settings.data_dir).await?;
@@ -127,6 +118,16 @@ pub(super) async fn start(
         server,
         alone,
     })
+}
+
+fn refuse_standard_input(args: &ServeArgs) -> Result<(), CliError> {
+    let mut files = args.endpoint.token_files.iter();
+    match files.any(|it| it.as_os_str() == "-") {
+        true => Err(CliError::usage(
+            "serve reads its token again while it serves: name a file with --token-file",
+        )),
+        false => Ok(()),
+    }
 }
 
 /// Where to listen.
