@@ -174,6 +174,11 @@ impl Names {
         }
     }
 
+    /// The certificate lacks a name: whoever [learns](Service::learns) signs for it.
+    pub fn ask(&self) {
+        self.asked.notify_one();
+    }
+
     /// Whether everything that was learnt is shown.
     fn are_shown(&self) -> bool {
         let (shown, learning) = (self.shown.read(), self.learning.lock());
@@ -278,7 +283,7 @@ impl Service {
         let round = names.begun.load(Ordering::SeqCst).saturating_add(1);
         learning.learnt.insert(name, round);
         drop(learning);
-        names.asked.notify_one();
+        names.ask();
         let message = "the listener's certificate learns a name";
         (self.journal)(&Line { message, fields });
         Some(round)

@@ -346,29 +346,25 @@ impl TakeUp {
         if cluster.look_around(store, own, now).await.is_err() {
             return;
         }
-        let learnt = match self.service.names.share(store).await {
-            Ok(learnt) => {
-                self.service.names.are_shared(true);
-                learnt
+        let names = &self.service.names;
+        if cluster.sans() != before {
+            names.ask();
+        }
+        match names.share(store).await {
+            Ok(is_new) => {
+                names.are_shared(true);
+                if is_new {
+                    names.ask();
+                }
             }
             // What no server of ours wrote stays as it is.
             Err(error @ DatastoreError::Malformed { .. }) => {
-                if self.service.names.are_shared(false) {
+                if names.are_shared(false) {
                     let fields = vec![("reason", error_chain(&error))];
                     tell("names that were learnt are not shared", fields);
                 }
-                false
             }
-            Err(_) => false,
-        };
-        if cluster.sans() == before && !learnt {
-            return;
-        }
-        // Plans know what was in the listener's file.
-        let _held = self.turn.lock().await;
-        if let Err(error) = look(&self.service, &self.listened, &FreshKeys) {
-            let fields = vec![("reason", error_chain(&error))];
-            tell("the listener's certificate stays as it is", fields);
+            Err(_) => {}
         }
     }
 
