@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::LazyConfigAcceptor;
 use zeroize::Zeroizing;
 
+use crate::date;
 use crate::head::{authorization, host_problem};
 use crate::leaf::LARGEST_REQUEST;
 use crate::node::NodeHeaders;
@@ -406,7 +407,7 @@ fn response(answer: Answer, version: Version, is_head: bool) -> Response<Full<By
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
     }
     if let Some(modified) = answer.modified
-        && let Ok(value) = HeaderValue::from_str(&http_date(modified))
+        && let Ok(value) = HeaderValue::from_str(&date::write(modified))
     {
         headers.insert(LAST_MODIFIED, value);
     }
@@ -422,33 +423,9 @@ fn response(answer: Answer, version: Version, is_head: bool) -> Response<Full<By
     response
 }
 
-/// `Sun, 22 Nov 2026 06:48:38 GMT` (RFC 9110 section 5.6.7).
-fn http_date(time: pki::UnixTime) -> String {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    let (year, month, day, hour, minute, second) = time.civil();
-    // 1 January 1970 was a Thursday.
-    let weekday = usize::try_from(time.as_secs().div_euclid(pki::DAY).rem_euclid(7)).unwrap_or(0);
-    let weekday = DAYS.get(weekday).copied().unwrap_or_default();
-    let month = MONTHS
-        .get(usize::from(month).saturating_sub(1))
-        .copied()
-        .unwrap_or_default();
-    format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates_are_as_http_has_them() {
-        let date = |seconds| http_date(pki::UnixTime::from_secs(seconds));
-        assert_eq!(date(1_795_330_118), "Sun, 22 Nov 2026 06:48:38 GMT");
-        assert_eq!(date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
-    }
 
     #[test]
     fn connections_are_counted_as_guesses_are() {

@@ -15,6 +15,7 @@ use crate::status::Refusal;
 pub const LARGEST_REQUEST: usize = 64 << 10;
 /// RSA moduli that are taken, in bits.
 const RSA_BITS: std::ops::RangeInclusive<u32> = 2048..=8192;
+
 /// What a body asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asked {

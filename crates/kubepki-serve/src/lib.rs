@@ -13,6 +13,7 @@ pub mod accept;
 pub mod access;
 pub mod cluster;
 pub mod config;
+mod date;
 pub mod ending;
 pub mod forgotten;
 pub mod guess;
