@@ -9,7 +9,7 @@ use std::fmt;
 use async_trait::async_trait;
 use zeroize::Zeroizing;
 
-/// A datastore: five verbs, all required.
+/// A datastore: five verbs, all required, and one that a datastore may do better.
 ///
 /// A write names the revision that it replaces; where another revision is there by then, nothing
 /// is written and the answer is [`DatastoreError::Conflict`].
@@ -17,6 +17,15 @@ use zeroize::Zeroizing;
 pub trait Datastore: Send + Sync + fmt::Debug {
     /// What `key` holds; `None` if there is no such key. An empty value is K3s's lock.
     async fn get(&self, key: &str) -> Result<Option<Record>, DatastoreError>;
+
+    /// What is there of `keys`, in no order: in one question, where a datastore can.
+    async fn get_all(&self, keys: &[String]) -> Result<Vec<Record>, DatastoreError> {
+        let mut records = Vec::new();
+        for key in keys {
+            records.extend(self.get(key).await?);
+        }
+        Ok(records)
+    }
 
     /// Every key that begins with `prefix`, sorted bytewise.
     async fn list(&self, prefix: &str) -> Result<Vec<Record>, DatastoreError>;

@@ -83,18 +83,24 @@ impl EtcdStore {
             range_end: range_end.to_vec(),
             ..RangeRequest::default()
         };
-        self.ask(question, action).await
+        self.ask(RANGE, question, action).await
     }
 
-    async fn ask(
+    /// Asks what changes nothing, and once more where the connection was to blame.
+    async fn ask<Q, A>(
         &self,
-        question: RangeRequest,
+        method: &'static str,
+        question: Q,
         action: &str,
-    ) -> Result<(RangeResponse, Link), DatastoreError> {
+    ) -> Result<(A, Link), DatastoreError>
+    where
+        Q: prost::Message + Clone + 'static,
+        A: prost::Message + Default + 'static,
+    {
         let mut second_try = true;
         loop {
             let link = self.client.link().await?;
-            match link.unary(RANGE, question.clone()).await {
+            match link.unary(method, question.clone()).await {
                 Ok(answer) => return Ok((answer, link)),
                 Err(error) => {
                     if error.is_broken() || error.is_stale_login() {
@@ -130,7 +136,8 @@ impl EtcdStore {
             keys_only: true,
             ..RangeRequest::default()
         };
-        let (answer, _) = self.ask(question, "look for others' keys").await?;
+        let action = "look for others' keys";
+        let (answer, _): (RangeResponse, _) = self.ask(RANGE, question, action).await?;
         Ok(!answer.kvs.is_empty())
     }
 
@@ -180,6 +187,9 @@ impl EtcdStore {
 /// servers, other programs) may need its history, and has its own rule for how long.
 const OURS: [&str; 2] = ["/bootstrap/", "/kubepki/"];
 
+/// Keys in one question: etcd's own limit for a transaction is 128 operations.
+const AT_ONCE: usize = 32;
+
 /// Where K3s's own etcd listens.
 const EMBEDDED: &str = "https://127.0.0.1:2379";
 
@@ -190,6 +200,25 @@ impl Datastore for EtcdStore {
         let action = format!("read {key}");
         let (answer, _) = self.range(key.as_bytes(), &[], &action).await?;
         answer.kvs.into_iter().next().map(record).transpose()
+    }
+
+    async fn get_all(&self, keys: &[String]) -> Result<Vec<Record>, DatastoreError> {
+        keys.iter().try_for_each(|key| check_key(key))?;
+        let mut records = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(AT_ONCE) {
+            let txn = TxnRequest {
+                compare: Vec::new(),
+                success: keys.iter().map(|key| read(key)).collect(),
+                failure: Vec::new(),
+            };
+            let action = format!("read {} keys", keys.len());
+            let (answer, _): (TxnResponse, _) = self.ask(TXN, txn, &action).await?;
+            let ranges = answer.responses.into_iter().filter_map(|it| it.range);
+            for found in ranges.flat_map(|range| range.kvs) {
+                records.push(record(found)?);
+            }
+        }
+        Ok(records)
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Record>, DatastoreError> {

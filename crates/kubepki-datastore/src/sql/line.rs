@@ -18,11 +18,31 @@ const LIMIT: Duration = Duration::from_secs(45);
 /// itself tries a row id twenty times.
 const TRIES: u32 = 20;
 
+/// Keys in one question.
+pub(super) const AT_ONCE: usize = 32;
+
+/// The places for [`AT_ONCE`] keys in a statement, which is always the same then: databases keep
+/// what they have worked out for it.
+macro_rules! marks {
+    () => {
+        "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
+    };
+}
+pub(super) use marks;
+
+/// `keys`, filled up to the number of [`marks`].
+pub(super) fn filled(keys: &[String]) -> impl Iterator<Item = String> {
+    let more = std::iter::repeat(keys.last()).flatten();
+    keys.iter().chain(more).take(AT_ONCE).cloned()
+}
+
 /// Which rows are asked for.
 #[derive(Clone, Copy)]
 pub(super) enum Question<'a> {
     /// The newest row of a key, deleted or not.
     Newest(&'a str),
+    /// The newest row of each key, deleted or not; at least one key and at most [`AT_ONCE`].
+    NewestOf(&'a [String]),
     /// The newest rows of all keys that begin so and are not deleted.
     Live(&'a str),
     /// Every row of every key that begins so, by id.
@@ -151,6 +171,7 @@ impl<D: Dialect> Line<D> {
             .await?;
         rows.retain(|row| match question {
             Question::Newest(key) => row.name == key,
+            Question::NewestOf(keys) => keys.contains(&row.name),
             Question::Live(prefix) | Question::All(prefix) => row.name.starts_with(prefix),
         });
         Ok(rows)
@@ -286,6 +307,17 @@ impl<D: Dialect> Datastore for Line<D> {
             .next()
             .filter(|row| !row.deleted)
             .map(kine::record))
+    }
+
+    async fn get_all(&self, keys: &[String]) -> Result<Vec<Record>, DatastoreError> {
+        let mut records = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(AT_ONCE) {
+            let action = format!("read {} keys", keys.len());
+            let rows = self.rows(&action, Question::NewestOf(keys)).await?;
+            let live = rows.into_iter().filter(|row| !row.deleted);
+            records.extend(live.map(kine::record));
+        }
+        Ok(records)
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Record>, DatastoreError> {

@@ -22,6 +22,13 @@ macro_rules! forward {
                 self.0.get(key).await
             }
 
+            async fn get_all(
+                &self,
+                keys: &[String],
+            ) -> Result<Vec<kubepki::datastore::Record>, kubepki::datastore::DatastoreError> {
+                self.0.get_all(keys).await
+            }
+
             async fn list(
                 &self,
                 prefix: &str,

@@ -6,7 +6,7 @@ use sqlx::ConnectOptions as _;
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlDatabaseError, MySqlSslMode};
 
 use super::kine::{self, NewRow, Row};
-use super::line::{Dialect, Line, Question};
+use super::line::{Dialect, Line, Question, filled, marks};
 use super::trouble::{self, Place, Refusal};
 use crate::endpoint::{Address, Mysql, MysqlTls, Tls};
 use crate::open::Access;
@@ -142,6 +142,9 @@ impl Dialect for MysqlServer {
             Question::Newest(key) => sqlx::query(NEWEST)
                 .bind(key.to_owned())
                 .bind(key.to_owned()),
+            Question::NewestOf(keys) => {
+                filled(keys).fold(sqlx::query(NEWEST_OF), |query, key| query.bind(key))
+            }
             Question::Live(prefix) => sqlx::query(LIVE).bind(kine::like(prefix)),
             Question::All(prefix) => sqlx::query(ALL).bind(kine::like(prefix)),
         };
@@ -239,6 +242,15 @@ const NEWEST: &str = concat!(
     columns!(),
     " FROM kine WHERE name = ? AND CAST(name AS BINARY) = CAST(? AS BINARY) \
      ORDER BY kine.id DESC LIMIT 1"
+);
+
+/// Names that differ in case are found as well, each by itself, and left out by who asked.
+const NEWEST_OF: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM kine JOIN (SELECT MAX(k.id) AS newest FROM kine AS k WHERE k.name IN (",
+    marks!(),
+    ") GROUP BY CAST(k.name AS BINARY)) AS n ON kine.id = n.newest"
 );
 
 const LIVE: &str = concat!(

@@ -114,6 +114,7 @@ impl Dialect for PostgresServer {
     ) -> Result<Vec<Row>, sqlx::Error> {
         let rows = match question {
             Question::Newest(key) => sqlx::query(NEWEST).bind(key.to_owned()),
+            Question::NewestOf(keys) => sqlx::query(NEWEST_OF).bind(keys.to_vec()),
             Question::Live(prefix) => sqlx::query(LIVE).bind(kine::like(prefix)),
             Question::All(prefix) => sqlx::query(ALL).bind(kine::like(prefix)),
         };
@@ -205,6 +206,12 @@ const NEWEST: &str = concat!(
     "SELECT ",
     columns!(),
     " FROM kine WHERE name = $1 ORDER BY kine.id DESC LIMIT 1"
+);
+
+const NEWEST_OF: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM kine WHERE kine.id IN (SELECT MAX(id) FROM kine WHERE name = ANY($1) GROUP BY name)"
 );
 
 const LIVE: &str = concat!(

@@ -12,7 +12,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::kine::{self, NewRow, Row};
-use super::line::{Dialect, Line, Question};
+use super::line::{Dialect, Line, Question, filled, marks};
 use super::trouble::{self, Place, Refusal};
 use crate::open::Access;
 
@@ -142,6 +142,10 @@ impl Dialect for Sqlite {
                     .fetch_all(line)
                     .await
             }
+            Question::NewestOf(keys) => {
+                let query = filled(keys).fold(sqlx::query(NEWEST_OF), |query, key| query.bind(key));
+                query.fetch_all(line).await
+            }
             Question::Live(prefix) | Question::All(prefix) => {
                 let text = if matches!(question, Question::Live(_)) {
                     LIVE
@@ -254,6 +258,14 @@ const NEWEST: &str = concat!(
     "SELECT ",
     columns!(),
     " FROM kine WHERE name = ? ORDER BY id DESC LIMIT 1"
+);
+
+const NEWEST_OF: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM kine WHERE id IN (SELECT MAX(id) FROM kine WHERE name IN (",
+    marks!(),
+    ") GROUP BY name)"
 );
 
 const LIVE: &str = concat!(

@@ -10,6 +10,30 @@ use testkit::{Etcd, EtcdMember};
 use crate::lab::{KEY, connect};
 
 #[tokio::test]
+async fn many_keys_at_once_are_what_each_is() {
+    let etcd = Etcd::plain();
+    let store = connect(&etcd).await;
+    assert!(store.get_all(&[]).await.unwrap().is_empty());
+    let mut keys: Vec<String> = (0..70).map(|it| format!("/kubepki/many/{it}")).collect();
+    for key in keys.iter().step_by(2) {
+        store.create(key, key.as_bytes()).await.unwrap();
+    }
+    let gone = store.get(&keys[4]).await.unwrap().unwrap();
+    store.delete(&keys[4], gone.revision).await.unwrap();
+    let mut expected = Vec::new();
+    for key in &keys {
+        expected.extend(store.get(key).await.unwrap());
+    }
+    assert_eq!(expected.len(), 34);
+    assert_eq!(store.get_all(&keys).await.unwrap(), expected);
+    keys.push(String::new());
+    assert!(matches!(
+        store.get_all(&keys).await.unwrap_err(),
+        DatastoreError::Malformed { .. }
+    ));
+}
+
+#[tokio::test]
 async fn create_update_and_delete_at_a_revision() {
     let etcd = Etcd::plain();
     let store = connect(&etcd).await;

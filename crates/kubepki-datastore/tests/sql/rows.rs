@@ -1,5 +1,7 @@
 //! Rows that we write look as those of kine do (K3s reference 13.5 and 13.6).
 
+use std::collections::BTreeSet;
+
 use kubepki::datastore::DatastoreError;
 use kubepki_datastore::Access;
 
@@ -13,6 +15,41 @@ fn numbers(rows: &[String]) -> Vec<Vec<Option<i64>>> {
     rows.iter()
         .map(|row| row.split('|').map(read).collect())
         .collect()
+}
+
+#[tokio::test]
+async fn many_keys_at_once_are_what_each_is() {
+    for database in Database::all("many") {
+        let store = database.open(Access::Write).await;
+        assert_eq!(store.get_all(&[]).await.unwrap(), []);
+        // More than one question takes, with keys that are not there, are there twice, were
+        // changed, are gone, or differ in case or in a blank only.
+        let key = |number: usize| format!("/kubepki/many/{number}");
+        let mut keys: Vec<String> = (0..70).map(key).collect();
+        for (number, key) in keys.iter().enumerate().filter(|(number, _)| number % 3 > 0) {
+            let made = store.create(key, b"one").await.unwrap();
+            let newer = store.update(key, made, key.as_bytes()).await.unwrap();
+            if number % 7 == 0 {
+                store.delete(key, newer).await.unwrap();
+            }
+        }
+        store.create("/kubepki/many/x", b"small").await.unwrap();
+        keys.extend(["/kubepki/many/X", "/kubepki/many/1", KEY].map(str::to_owned));
+        keys.push("/kubepki/many/2 ".to_owned());
+        let mut expected = Vec::new();
+        for key in keys.iter().collect::<BTreeSet<_>>() {
+            expected.extend(store.get(key).await.unwrap());
+        }
+        assert!(
+            expected.len() > 40 && expected.len() < 50,
+            "{}",
+            expected.len()
+        );
+        let mut found = store.get_all(&keys).await.unwrap();
+        found.sort_by(|one, other| one.key.cmp(&other.key));
+        found.dedup();
+        assert_eq!(found, expected, "{database:?}");
+    }
 }
 
 #[tokio::test]
