@@ -66,7 +66,11 @@ impl Lab {
             let (log, _) = Log::open(&options, None).unwrap();
             let trouble = Arc::<Mutex<Vec<String>>>::default();
             let told = trouble.clone();
-            let note = move |error: &HeadError| told.lock().unwrap().push(error.to_string());
+            let note = move |done: Result<(), &HeadError>| {
+                if let Err(error) = done {
+                    told.lock().unwrap().push(error.to_string());
+                }
+            };
             let every = Duration::from_millis(1);
             let work = async {
                 for number in 1..=10 {

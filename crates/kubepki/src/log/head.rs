@@ -118,32 +118,30 @@ pub async fn publish(store: &dyn Datastore, head: &Head) -> Result<(), HeadError
 }
 
 /// Publishes the head whenever it has moved, at most once in `every`, until the log is closed,
-/// and then once more. `trouble` is told of every failure; the next round tries again.
+/// and then once more. `told` hears how each attempt went; after a failure the next round tries again.
 pub async fn keep_published(
     log: &Log,
     store: Arc<dyn Datastore>,
     every: Duration,
-    trouble: impl Fn(&HeadError) + Send,
+    told: impl Fn(Result<(), &HeadError>) + Send,
 ) {
     let mut heads = log.heads();
     loop {
         let head = heads.borrow_and_update().clone();
-        let told = match head.records {
+        let done = match head.records {
             0 => Ok(()),
             _ => publish(store.as_ref(), &head).await,
         };
-        if let Err(error) = &told {
-            trouble(error);
-        }
+        told(done.as_ref().copied());
         tokio::select! {
             () = tokio::time::sleep(every) => {}
             () = closed(heads.clone()) => {}
         }
         // A failure is tried again without a new record.
-        if told.is_ok() && heads.changed().await.is_err() {
+        if done.is_ok() && heads.changed().await.is_err() {
             return;
         }
-        if told.is_err() && heads.has_changed().is_err() {
+        if done.is_err() && heads.has_changed().is_err() {
             return;
         }
     }

@@ -59,12 +59,15 @@ const BEFORE_PREV: &str = ",\"prev\":\"";
 const BEFORE_HASH: &str = ",\"hash\":\"";
 const END: &str = "\"}";
 const HEX: usize = 64;
+/// Room for a record as most are.
+const ROOM: usize = 1024;
 const TAIL: usize = BEFORE_HASH.len() + HEX + END.len();
 
 /// The bytes of a record that do not depend on its place: the object without its first brace and
 /// its last.
 pub(super) fn body(issued: &Issued) -> Result<Vec<u8>, serde_json::Error> {
-    let mut text = serde_json::to_vec(issued)?;
+    let mut text = Vec::with_capacity(ROOM);
+    serde_json::to_writer(&mut text, issued)?;
     text.pop();
     if !text.is_empty() {
         text.remove(0);
@@ -107,8 +110,17 @@ pub(super) fn link(line: &[u8]) -> Result<Link, Damage> {
 /// The serial number in a line, as it is written; whether the line is a record is not looked at. No
 /// name can stand for it: quotes in names are escaped.
 pub(super) fn serial(line: &[u8]) -> Option<&str> {
-    let (_, after) = str::from_utf8(line).ok()?.split_once("\"serial\":\"")?;
-    after.split_once('"').map(|(serial, _)| serial)
+    named(line, "\"serial\":\"")
+}
+
+/// The same of the hash of the public key.
+pub(super) fn spki(line: &[u8]) -> Option<&str> {
+    named(line, "\"spki\":\"")
+}
+
+fn named<'a>(line: &'a [u8], before: &str) -> Option<&'a str> {
+    let (_, after) = str::from_utf8(line).ok()?.split_once(before)?;
+    after.split_once('"').map(|(text, _)| text)
 }
 
 /// Whether a damaged line still looks like one.

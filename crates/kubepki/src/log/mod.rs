@@ -200,6 +200,16 @@ pub enum LogError {
         /// Where.
         path: PathBuf,
     },
+    /// The disk says nothing: whether the record will be in the log is not known.
+    #[error(
+        "the disk does not take what is written to the issuance log in {}, nor does it fail: it \
+         hangs",
+        directory.display()
+    )]
+    Hangs {
+        /// Where.
+        directory: PathBuf,
+    },
     /// The log was closed.
     #[error("the issuance log is closed: the server is going down")]
     Closed,

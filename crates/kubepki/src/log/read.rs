@@ -74,31 +74,38 @@ fn of_segment(segment: &Segment) -> Vec<Result<Reading, LogError>> {
     (1_u64..).zip(segment::lines(&bytes)).map(read).collect()
 }
 
-/// Those of `serials` (hex, as records have them) that no record of the chain in `directory` (one
-/// server's) is of. The newest segments are read first, and no more than it takes.
+/// Those of `leaves` (serial number and hash of the public key, hex, as records have them) that no
+/// record of the chain in `directory` (one server's) is of: a serial number alone may be a forged
+/// leaf's too. The newest segments are read first, and no more than it takes.
 ///
 /// # Errors
 ///
 /// When the directory or a segment cannot be read.
 pub fn unrecorded(
     directory: &Path,
-    mut serials: BTreeSet<String>,
-) -> Result<BTreeSet<String>, LogError> {
+    mut leaves: BTreeSet<(String, String)>,
+) -> Result<BTreeSet<(String, String)>, LogError> {
     let mut segments = segment::list(directory)?;
     while let Some(segment) = segments.pop()
-        && !serials.is_empty()
+        && !leaves.is_empty()
     {
         let bytes = segment.read()?;
         for (_, text, _) in segment::lines(&bytes) {
             // Most lines are of others: only those that are not are looked at closely.
-            if let Some(serial) = line::serial(text).filter(|it| serials.contains(*it))
+            let Some(serial) = line::serial(text) else {
+                continue;
+            };
+            if !leaves.iter().any(|(wanted, _)| wanted == serial) {
+                continue;
+            }
+            if let Some(spki) = line::spki(text)
                 && line::link(text).is_ok()
             {
-                serials.remove(serial);
+                leaves.remove(&(serial.to_owned(), spki.to_owned()));
             }
         }
     }
-    Ok(serials)
+    Ok(leaves)
 }
 
 /// Which records are wanted; all where nothing is said.

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use pki::Digest;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -58,7 +58,11 @@ pub struct Log {
     directory: Arc<Path>,
     requests: mpsc::Sender<Request>,
     head: watch::Receiver<Head>,
+    writing: Writing,
 }
+
+/// Since when the disk has been given what is written to it now.
+type Writing = Arc<Mutex<Option<Instant>>>;
 
 /// Where a writer of a record hears of it.
 type Answer = oneshot::Receiver<Result<Receipt, LogError>>;
@@ -80,6 +84,9 @@ enum Request {
 /// A line that is longer than this was not meant as one: names in certificates are short.
 const LONGEST: usize = 256 << 10;
 
+/// So long the disk may take for what it is given; K3s's agents wait ten seconds for an answer.
+const PATIENCE: Duration = Duration::from_secs(8);
+
 /// How many callers can wait for room; more wait for that.
 const QUEUE: usize = 8192;
 
@@ -100,7 +107,9 @@ impl Log {
         let mended = end.mended.take();
         let (requests, incoming) = mpsc::channel(QUEUE);
         let (published, head) = watch::channel(end.head.clone());
+        let writing = Writing::default();
         let writer = Writer {
+            writing: Arc::clone(&writing),
             directory: directory.clone(),
             limit: options.segment_bytes,
             group: options.group.max(1),
@@ -119,6 +128,7 @@ impl Log {
             directory: directory.into(),
             requests,
             head,
+            writing,
         };
         Ok((log, mended))
     }
@@ -131,9 +141,37 @@ impl Log {
     /// [`LogError`]: the certificate must not leave.
     pub async fn append(&self, issued: Issued) -> Result<Receipt, LogError> {
         let (request, done) = self.request(issued)?;
-        let sent = self.requests.send(request).await;
-        sent.map_err(|_| LogError::Closed)?;
-        done.await.map_err(|_| LogError::Closed)?
+        self.hand_in(request, done).await
+    }
+
+    /// What waits for a disk that hangs is not waited for, and of what could not be written then
+    /// nothing is written later, but for the one write that hangs.
+    async fn hand_in(&self, request: Request, done: Answer) -> Result<Receipt, LogError> {
+        if self.hangs() {
+            return Err(self.hung());
+        }
+        let handed = async {
+            let sent = self.requests.send(request).await;
+            sent.map_err(|_| LogError::Closed)?;
+            done.await.map_err(|_| LogError::Closed)?
+        };
+        match tokio::time::timeout(PATIENCE, handed).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.hung()),
+        }
+    }
+
+    /// Whether the disk has been silent for long about what it was given: then nobody waits for it.
+    pub fn hangs(&self) -> bool {
+        let writing = self.writing.lock();
+        let since = *writing.unwrap_or_else(PoisonError::into_inner);
+        since.is_some_and(|it| it.elapsed() >= PATIENCE)
+    }
+
+    fn hung(&self) -> LogError {
+        LogError::Hangs {
+            directory: self.directory.to_path_buf(),
+        }
     }
 
     /// Adds records and returns once all are on the disk; the thread that calls waits, whether a
@@ -142,7 +180,7 @@ impl Log {
     /// # Errors
     ///
     /// [`LogError`]: none of their certificates must be used, and none of the records is there. Only
-    /// a crash may leave some of them.
+    /// a crash may leave some of them, and a disk that [hangs](LogError::Hangs) all.
     pub fn append_now(&self, records: Vec<Issued>) -> Result<(), LogError> {
         let bodies: Result<Vec<_>, _> = records.into_iter().map(|it| self.body(it)).collect();
         let bodies = bodies?;
@@ -150,23 +188,20 @@ impl Log {
             return Ok(());
         }
         let (answer, done) = oneshot::channel();
+        let failed =
+            |error| LogError::file("start a thread that waits for", &*self.directory, error);
         let add = || {
-            let sent = self
-                .requests
-                .blocking_send(Request::Group { bodies, answer });
-            sent.map_err(|_| LogError::Closed)?;
-            done.blocking_recv()
-                .map_err(|_| LogError::Closed)?
-                .map(drop)
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_time().build().map_err(failed)?;
+            let handed = self.hand_in(Request::Group { bodies, answer }, done);
+            runtime.block_on(handed).map(drop)
         };
         // A thread of a runtime may not wait itself.
         std::thread::scope(|scope| {
             let waits = std::thread::Builder::new()
                 .name("issuance-log-own".to_owned())
                 .spawn_scoped(scope, add)
-                .map_err(|error| {
-                    LogError::file("start a thread that waits for", &*self.directory, error)
-                })?;
+                .map_err(failed)?;
             waits.join().unwrap_or(Err(LogError::Closed))
         })
     }
@@ -229,6 +264,7 @@ struct Writer {
     end: End,
     published: watch::Sender<Head>,
     poisoned: bool,
+    writing: Writing,
 }
 
 /// Who waits, with what to tell him once the group is on the disk.
@@ -249,6 +285,9 @@ impl Writer {
             buffer.clear();
             while let Some(request) = next {
                 match request {
+                    // Nobody has the certificate, nor will have it.
+                    Request::Append { answer, .. } | Request::Group { answer, .. }
+                        if answer.is_closed() => {}
                     Request::Append { body, answer } => {
                         waiting.push((answer, add(&mut buffer, &mut head, &body)));
                     }
@@ -281,7 +320,10 @@ impl Writer {
 
     /// Writes a group, waits for the disk, and tells everybody.
     fn commit(&mut self, lines: &[u8], head: Head, waiting: Waiting) {
-        match self.write(lines, &head) {
+        self.begins(Some(Instant::now()));
+        let written = self.write(lines, &head);
+        self.begins(None);
+        match written {
             Ok(()) => {
                 self.end.length += lines.len() as u64;
                 self.end.head = head.clone();
@@ -296,6 +338,10 @@ impl Writer {
                 }
             }
         }
+    }
+
+    fn begins(&self, at: Option<Instant>) {
+        *self.writing.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
     fn write(&mut self, lines: &[u8], head: &Head) -> Result<(), LogError> {

@@ -271,10 +271,15 @@ fn a_group_is_one_and_what_no_record_is_of_is_found() {
         (0, 15)
     );
     assert!(segments(log.directory()).len() > 1);
-    let asked = || [0, 8, 14, 20, 77].map(|it| issued(it).serial).into();
-    let unknown = |numbers: &[u64]| numbers.iter().map(|it| issued(*it).serial).collect();
+    let of = |number: u64| (issued(number).serial, issued(number).spki);
+    let asked = || [0, 8, 14, 20, 77].map(of).into();
+    let unknown = |numbers: &[u64]| numbers.iter().map(|it| of(*it)).collect();
     let missing = || unrecorded(log.directory(), asked()).unwrap();
     assert_eq!(missing(), unknown(&[20, 77]));
+    // Another leaf with a serial number that was given is in no record.
+    let forged = (issued(14).serial, "f".repeat(64));
+    let looked = unrecorded(log.directory(), [forged.clone()].into());
+    assert_eq!(looked.unwrap(), [forged].into());
     let first = &segments(log.directory())[0];
     let text = std::fs::read_to_string(first).unwrap();
     std::fs::write(first, text.replacen("node-8", "node-9", 1)).unwrap();
