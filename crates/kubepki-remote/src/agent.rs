@@ -11,8 +11,9 @@ use reqwest::{Client, RequestBuilder, Url};
 use zeroize::Zeroizing;
 
 use crate::answer::client;
+use crate::fault::SupervisorError;
 use crate::supervisor::{
-    Seen, SupervisorError, answered, at, node_refused, parse, pinned, sensitive, unreachable,
+    FirstUse, Seen, answered, at, node_refused, parse, pinned, sensitive, unreachable,
 };
 use crate::tls::{ClientIdentity, trusting};
 
@@ -31,8 +32,8 @@ pub struct AgentConnection {
 pub struct NodeProof<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Its password: made once, kept on the node.
-    pub password: &'a str,
+    /// Its password: made once, kept on the node. None is sent where it was lost.
+    pub password: Option<&'a str>,
     /// Its addresses, where the certificate is to carry them.
     pub addresses: &'a [IpAddr],
 }
@@ -51,16 +52,34 @@ impl AgentConnection {
     pub async fn with_token(
         base: &str,
         token: &Token,
-        trust_on_first_use: bool,
+        first_use: FirstUse,
         now: UnixTime,
     ) -> Result<Self, SupervisorError> {
         let base = parse(base)?;
-        let (client, seen) = pinned(&base, token, trust_on_first_use, now, node_refused).await?;
+        let (client, seen) = pinned(&base, token, first_use, now, node_refused).await?;
         Ok(Self {
             base,
             client,
             authorization: Some(token.authorization(USER)),
             seen: Some(seen),
+        })
+    }
+
+    /// Trusts `bundle`, which the node has already, and logs in with the token (reference section
+    /// 5.4): whoever has no certificate under it gets nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`SupervisorError`] for a URL that cannot be used; nothing is sent yet.
+    pub fn with_bundle(
+        base: &str,
+        bundle: &[Certificate],
+        token: &Token,
+        now: UnixTime,
+    ) -> Result<Self, SupervisorError> {
+        Ok(Self {
+            authorization: Some(token.authorization(USER)),
+            ..Self::trusting(base, bundle, None, now)?
         })
     }
 
@@ -76,10 +95,17 @@ impl AgentConnection {
         key: &PrivateKey,
         now: UnixTime,
     ) -> Result<Self, SupervisorError> {
+        Self::trusting(base, bundle, Some(ClientIdentity { chain, key }), now)
+    }
+
+    fn trusting(
+        base: &str,
+        bundle: &[Certificate],
+        identity: Option<ClientIdentity<'_>>,
+        now: UnixTime,
+    ) -> Result<Self, SupervisorError> {
         let base = parse(base)?;
-        let identity = ClientIdentity { chain, key };
-        let tls =
-            trusting(bundle, now, Some(identity)).map_err(|error| unreachable(&base, error))?;
+        let tls = trusting(bundle, now, identity).map_err(|error| unreachable(&base, error))?;
         let client = client(tls).map_err(|error| unreachable(&base, error))?;
         Ok(Self {
             base,
@@ -98,17 +124,19 @@ impl AgentConnection {
     ///
     /// # Errors
     ///
-    /// [`SupervisorError::NodeRefused`] for every answer but 2xx.
+    /// [`SupervisorError::NodeRefused`] for every answer but 2xx,
+    /// [`SupervisorError::OtherIssuer`] for a server whose CA is not the one that is trusted.
     pub async fn get(&self, path: &str) -> Result<Vec<u8>, SupervisorError> {
         let request = self.logged_in(self.client.get(at(&self.base, path)?))?;
-        answered(&self.base, &format!("GET {path}"), request, node_refused).await
+        self.answered(&format!("GET {path}"), request).await
     }
 
     /// What the server answers to a request for a certificate, DER as K3s wants it.
     ///
     /// # Errors
     ///
-    /// [`SupervisorError::NodeRefused`] for every answer but 2xx.
+    /// [`SupervisorError::NodeRefused`] for every answer but 2xx,
+    /// [`SupervisorError::OtherIssuer`] for a server whose CA is not the one that is trusted.
     pub async fn certificate(
         &self,
         path: &str,
@@ -119,15 +147,27 @@ impl AgentConnection {
             .client
             .post(at(&self.base, path)?)
             .body(csr.der().to_vec());
-        let mut request = self
-            .logged_in(request)?
-            .header("k3s-Node-Name", proof.name)
-            .header("k3s-Node-Password", sensitive(&self.base, proof.password)?);
+        let mut request = self.logged_in(request)?.header("k3s-Node-Name", proof.name);
+        if let Some(password) = proof.password {
+            request = request.header("k3s-Node-Password", sensitive(&self.base, password)?);
+        }
         if !proof.addresses.is_empty() {
             let texts: Vec<String> = proof.addresses.iter().map(IpAddr::to_string).collect();
             request = request.header("k3s-Node-IP", texts.join(","));
         }
-        answered(&self.base, &format!("POST {path}"), request, node_refused).await
+        self.answered(&format!("POST {path}"), request).await
+    }
+
+    async fn answered(
+        &self,
+        call: &str,
+        request: RequestBuilder,
+    ) -> Result<Vec<u8>, SupervisorError> {
+        let answer = answered(&self.base, call, request, node_refused).await;
+        answer.map_err(|error| match self.seen {
+            Some(_) => error,
+            None => error.against_known_authority(),
+        })
     }
 
     fn logged_in(&self, request: RequestBuilder) -> Result<RequestBuilder, SupervisorError> {

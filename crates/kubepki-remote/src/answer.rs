@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Response, StatusCode};
 use rustls::ClientConfig;
 use serde::Deserialize;
@@ -27,6 +28,8 @@ pub(crate) fn client(tls: ClientConfig) -> Result<Client, reqwest::Error> {
 /// What a server answered.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    /// How long it asks to be left alone (RFC 9110 section 10.2.3; the form in seconds).
+    pub(crate) retry_after: Option<Duration>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -39,6 +42,10 @@ pub(crate) enum Unreadable {
 impl Answer {
     pub(crate) async fn read(mut response: Response) -> Result<Self, Unreadable> {
         let status = response.status();
+        let retry_after = response.headers().get(RETRY_AFTER);
+        let retry_after = retry_after
+            .and_then(|it| it.to_str().ok()?.trim().parse().ok())
+            .map(Duration::from_secs);
         let mut body = Vec::new();
         while let Some(part) = response.chunk().await.map_err(Unreadable::Broken)? {
             if body.len() + part.len() > LONGEST {
@@ -46,7 +53,11 @@ impl Answer {
             }
             body.extend_from_slice(&part);
         }
-        Ok(Self { status, body })
+        Ok(Self {
+            status,
+            retry_after,
+            body,
+        })
     }
 
     /// The message of a Kubernetes `Status`, or the beginning of whatever came instead; control

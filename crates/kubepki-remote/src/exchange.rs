@@ -74,6 +74,7 @@ async fn ask(
     let (head, mut incoming) = response.await?.into_parts();
     Ok(Answer {
         status: head.status,
+        retry_after: None,
         body: read(&mut incoming).await?,
     })
 }

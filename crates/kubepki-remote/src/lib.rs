@@ -10,6 +10,7 @@ mod api_route;
 mod caller;
 pub mod docker;
 mod exchange;
+mod fault;
 mod kubernetes;
 pub mod machine;
 mod rke_api;
@@ -19,6 +20,7 @@ mod tls;
 
 pub use agent::{AgentConnection, NodeProof};
 pub use api_route::{ApiRoute, NoRoute};
+pub use fault::SupervisorError;
 pub use kubernetes::{Kubernetes, KubernetesError};
 pub use rke_api::RkeApi;
-pub use supervisor::{Seen, Supervisor, SupervisorError};
+pub use supervisor::{FirstUse, Seen, Supervisor};

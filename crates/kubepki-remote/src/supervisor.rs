@@ -10,6 +10,7 @@ use reqwest::{Client, Method, Url};
 use zeroize::Zeroizing;
 
 use crate::answer::{Answer, Unreadable, client};
+use crate::fault::SupervisorError;
 use crate::tls::{anchored, trusting};
 
 /// A supervisor that has shown the CA which the token pins, and the password for it.
@@ -25,156 +26,21 @@ pub struct Supervisor {
 pub struct Seen {
     /// The bytes of `/cacerts`: `server-ca.crt` as it was when K3s first needed it.
     pub bundle: Vec<u8>,
-    /// The hash by K3s's rule.
+    /// The hash by K3s's rule; by its old one where the token pins that.
     pub hash: Digest,
     /// Whether a token pinned it. Otherwise it was taken on trust, as the user allowed.
     pub pinned: bool,
 }
 
-/// A call to the supervisor failed. Messages never hold the password.
-#[derive(Debug, thiserror::Error)]
-pub enum SupervisorError {
-    /// The URL is none of a supervisor.
-    #[error("{url:?} is no URL of a K3s server: {problem}; write https://<server>:6443")]
-    Url {
-        /// What was given.
-        url: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// It does not answer, or its certificate does not stand under its own CA bundle.
-    #[error("cannot reach the K3s server {url}")]
-    Unreachable {
-        /// Its URL.
-        url: String,
-        /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// Its CA is not the one in the token.
-    #[error(
-        "token CA hash does not match the Cluster CA certificate hash: {pinned} != {seen}: {url} \
-         is another cluster's, or its CA was rotated since the token was written; nothing secret \
-         was sent"
-    )]
-    OtherAuthority {
-        /// Its URL.
-        url: String,
-        /// The hash in the token.
-        pinned: String,
-        /// The hash of what it shows.
-        seen: String,
-    },
-    /// It shows no CA with a key that the token pins.
-    #[error(
-        "the token pins the CA keys {pinned}, and {url} shows {seen}: this is another cluster, or \
-         its CA was replaced and the old one has left its bundle; nothing secret was sent"
-    )]
-    OtherKeys {
-        /// Its URL.
-        url: String,
-        /// The keys in the token.
-        pinned: String,
-        /// The keys of what it shows.
-        seen: String,
-    },
-    /// It shows a CA that the token pins, and has no certificate under it.
-    #[error(
-        "{url} shows a CA that the token pins, and cannot prove that it is its own: what it \
-         showed does not lead to that CA; nothing secret was sent"
-    )]
-    Unproven {
-        /// Its URL.
-        url: String,
-        /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// A token without a hash, and no leave to trust what is seen.
-    #[error(
-        "the token names no CA hash, so nothing tells whether {url} is the right server; it shows \
-         {seen}: give the full token, or say --trust-on-first-use"
-    )]
-    Unpinned {
-        /// Its URL.
-        url: String,
-        /// The hash of what it shows.
-        seen: String,
-    },
-    /// What it shows as its CA bundle is none.
-    #[error("what {url}/cacerts shows is no CA bundle")]
-    Bundle {
-        /// Its URL.
-        url: String,
-        /// Why.
-        #[source]
-        source: pki::Error,
-    },
-    /// A token that servers cannot use.
-    #[error("the token cannot be used to reach {url}")]
-    Token {
-        /// Its URL.
-        url: String,
-        /// Why.
-        #[source]
-        source: kubepki::token::TokenError,
-    },
-    /// An answer that says no to a node.
-    #[error("{url} answered {status} to {call}: {message}{}", node_advice(*status))]
-    NodeRefused {
-        /// Its URL.
-        url: String,
-        /// Method and path.
-        call: String,
-        /// The status code.
-        status: u16,
-        /// What it said.
-        message: String,
-    },
-    /// An answer that says no.
-    #[error("{url} answered {status} to {call}: {message}{}", advice(*status, message))]
-    Refused {
-        /// Its URL.
-        url: String,
-        /// Method and path.
-        call: String,
-        /// The status code.
-        status: u16,
-        /// What it said.
-        message: String,
-    },
-}
-
-fn advice(status: u16, message: &str) -> String {
-    if let Some((_, id)) = message.split_once("error ID ") {
-        return format!("; K3s wrote the reason to its own log, look there for {id}");
-    }
-    match status {
-        401 => "; the password in the token is not this server's, or K3s is still starting",
-        403 => "; the token is an agent's, a server's is needed",
-        404 | 405 => "; this K3s is older than the call (rotate-ca came with v1.26.2)",
-        503 => "; K3s is starting, try again in a moment",
-        _ => "",
-    }
-    .to_owned()
-}
-
-fn node_advice(status: u16) -> &'static str {
-    match status {
-        400 => "; the node's name and its certificate must agree",
-        401 => {
-            "; the password in the token is not this server's, the token has ended, or the node's \
-             certificate is of another cluster"
-        }
-        403 => {
-            "; another node has this name and another password (choose --node-name, or delete the \
-             Secret <node>.node-password.k3s in kube-system; at `kubepki serve`: `kubepki node \
-             forget`), or the credential is no agent's"
-        }
-        404 | 405 => "; this is no K3s server, or an old one",
-        429 | 503 => "; it is starting or busy, try again in a moment",
-        _ => "",
-    }
+/// What a token without a hash or keys is held to.
+#[derive(Clone, Copy, Debug)]
+pub enum FirstUse {
+    /// Nothing was said: it is refused.
+    Refused,
+    /// Whatever CA the server shows, as the user allowed.
+    Trusted,
+    /// The CA with this hash, which another server showed before.
+    HeldTo(Digest),
 }
 
 impl Supervisor {
@@ -201,7 +67,11 @@ impl Supervisor {
                 source,
             })?;
         }
-        let (client, seen) = pinned(&base, token, trust_on_first_use, now, refused).await?;
+        let first_use = match trust_on_first_use {
+            true => FirstUse::Trusted,
+            false => FirstUse::Refused,
+        };
+        let (client, seen) = pinned(&base, token, first_use, now, refused).await?;
         Ok(Self {
             base,
             client,
@@ -262,11 +132,11 @@ pub(crate) type Refused = fn(&Url, &str, &Answer) -> SupervisorError;
 pub(crate) async fn pinned(
     base: &Url,
     token: &Token,
-    trust_on_first_use: bool,
+    first_use: FirstUse,
     now: UnixTime,
     refused: Refused,
 ) -> Result<(Client, Seen), SupervisorError> {
-    let seen = look(base, token, trust_on_first_use, now).await?;
+    let seen = look(base, token, first_use, now).await?;
     let bundle =
         Certificate::all_from_pem(&seen.bundle).map_err(|source| SupervisorError::Bundle {
             url: base.to_string(),
@@ -296,11 +166,12 @@ pub(crate) async fn pinned(
     Ok((client, seen))
 }
 
-/// A server that cannot be reached the second time, with what the token pins as the only trust if
+/// A server whose certificate fails the second time, with what the token pins as the only trust if
 /// that is `by_key`.
 fn proof(by_key: bool, error: SupervisorError) -> SupervisorError {
+    let is_away = error.passing().is_some();
     match error {
-        SupervisorError::Unreachable { url, source } if by_key => {
+        SupervisorError::Unreachable { url, source } if by_key && !is_away => {
             SupervisorError::Unproven { url, source }
         }
         error => error,
@@ -327,7 +198,7 @@ const UNSPEAKABLE: &str = "the password holds characters that HTTP cannot carry"
 async fn look(
     base: &Url,
     token: &Token,
-    trust_on_first_use: bool,
+    first_use: FirstUse,
     now: UnixTime,
 ) -> Result<Seen, SupervisorError> {
     let (tls, _) = Witness::client().map_err(|error| unreachable(base, error))?;
@@ -353,22 +224,31 @@ async fn look(
             }),
         };
     }
-    match token.authority() {
-        Some(pinned) if pinned != hash.to_string() => Err(SupervisorError::OtherAuthority {
-            url: base.to_string(),
-            pinned: pinned.to_owned(),
-            seen: hash.to_string(),
-        }),
-        None if !trust_on_first_use => Err(SupervisorError::Unpinned {
-            url: base.to_string(),
-            seen: hash.to_string(),
-        }),
-        pinned => Ok(Seen {
-            bundle,
-            hash,
-            pinned: pinned.is_some(),
-        }),
-    }
+    let (url, seen) = (base.to_string(), hash.to_string());
+    let known = match (token.authority(), first_use) {
+        // Servers before v1.26.2 know another rule, which pins the file whole.
+        (Some(pinned), _) if pinned == pki::sha256(&bundle).to_string() => {
+            (pki::sha256(&bundle), true)
+        }
+        (Some(pinned), _) if pinned != seen => {
+            let pinned = pinned.to_owned();
+            return Err(SupervisorError::OtherAuthority { url, pinned, seen });
+        }
+        (Some(_), _) => (hash, true),
+        (None, FirstUse::HeldTo(held)) if held != hash => {
+            let held = held.to_string();
+            return Err(SupervisorError::OtherThanFirst { url, seen, held });
+        }
+        (None, FirstUse::HeldTo(_)) => (hash, true),
+        (None, FirstUse::Trusted) => (hash, false),
+        (None, FirstUse::Refused) => return Err(SupervisorError::Unpinned { url, seen }),
+    };
+    let (hash, pinned) = known;
+    Ok(Seen {
+        bundle,
+        hash,
+        pinned,
+    })
 }
 
 /// `path` at the server.
@@ -410,6 +290,7 @@ fn refused(base: &Url, call: &str, answer: &Answer) -> SupervisorError {
         call: call.to_owned(),
         status: answer.status.as_u16(),
         message: said(answer),
+        retry_after: answer.retry_after,
     }
 }
 
@@ -420,6 +301,7 @@ pub(crate) fn node_refused(base: &Url, call: &str, answer: &Answer) -> Superviso
         call: call.to_owned(),
         status: answer.status.as_u16(),
         message: said(answer),
+        retry_after: answer.retry_after,
     }
 }
 

@@ -10,24 +10,28 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, LAST_MODIFIED};
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Response, Version};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_rustls::LazyConfigAcceptor;
 use zeroize::Zeroizing;
 
 use crate::date;
 use crate::head::{authorization, host_problem};
+use crate::http::{self, told};
 use crate::leaf::LARGEST_REQUEST;
 use crate::node::NodeHeaders;
 use crate::route::Endpoint;
 use crate::service::{Request, Service};
 use crate::status::{Answer, Refusal};
 use crate::throttle::network;
+use crate::tunnel::{self, Call};
 use crate::wishes::Wishes;
 
 /// What one client, or all together, may take.
@@ -43,6 +47,8 @@ pub struct Limits {
     pub handshake: Duration,
     /// For a request's headers; on HTTP/1.1 also between two requests.
     pub headers: Duration,
+    /// Without a request that was let in, for a connection of HTTP/2: its pings keep it no longer.
+    pub idle: Duration,
     /// For a request's body.
     pub body: Duration,
     /// For what is open when the server is told to stop.
@@ -59,6 +65,7 @@ impl Default for Limits {
             requests: 512,
             handshake: Duration::from_secs(10),
             headers: Duration::from_secs(15),
+            idle: Duration::from_secs(60),
             body: Duration::from_secs(15),
             stop: Duration::from_secs(10),
             large_body: 1 << 20,
@@ -81,6 +88,7 @@ struct Shared {
     service: Arc<Service>,
     limits: Limits,
     requests: Semaphore,
+    tunnels: Semaphore,
     stop: watch::Receiver<bool>,
 }
 
@@ -95,13 +103,14 @@ impl Server {
         listener: TcpListener,
         stop: impl Future<Output = ()>,
     ) -> io::Result<()> {
-        let (told, stopping) = watch::channel(false);
+        let (stops, stopping) = watch::channel(false);
         let tls = self.tls;
         let places = Arc::new(Semaphore::new(self.limits.connections));
         let shared = Arc::new(Shared {
             service: self.service,
             limits: self.limits,
             requests: Semaphore::new(self.limits.requests),
+            tunnels: Semaphore::new(tunnel::MOST),
             stop: stopping,
         });
         let crowd = Crowd::default();
@@ -129,12 +138,17 @@ impl Server {
             };
             let (tls, shared) = (Arc::clone(&tls), Arc::clone(&shared));
             open.spawn(async move {
-                let _held = (place, counted, shared.service.metrics.connected());
-                connection(tls, stream, peer, &shared).await;
+                let _held = (counted, shared.service.metrics.connected());
+                let going_on = connection(tls, stream, peer, &shared).await;
+                drop(place);
+                if let (Some(upgrade), Ok(_place)) = (going_on, shared.tunnels.try_acquire()) {
+                    let mut stop = shared.stop.clone();
+                    tunnel::hold(upgrade, told(&mut stop)).await;
+                }
             });
         }
         drop(listener);
-        let _ = told.send(true);
+        let _ = stops.send(true);
         let all = async { while open.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(self.limits.stop, all).await;
         Ok(())
@@ -173,13 +187,13 @@ impl Drop for Member {
     }
 }
 
-/// One connection, from its handshake to its end.
+/// One connection, from its handshake to its end, or to where it goes on as something else.
 async fn connection(
     tls: Arc<ServerConfig>,
     stream: TcpStream,
     peer: SocketAddr,
     shared: &Arc<Shared>,
-) {
+) -> Option<OnUpgrade> {
     let _ = stream.set_nodelay(true);
     let local = stream.local_addr().ok().map(|it| it.ip());
     let handshake = async {
@@ -189,77 +203,56 @@ async fn connection(
         begun.into_stream(tls).await
     };
     let handshake = tokio::time::timeout(shared.limits.handshake, handshake);
-    let Ok(Ok(stream)) = handshake.await else {
-        return;
-    };
+    let stream = handshake.await.ok()?.ok()?;
     let (_, session) = stream.get_ref();
     let is_h2 = session.alpn_protocol() == Some(b"h2");
-    let certificates: Vec<Vec<u8>> = session
-        .peer_certificates()
-        .unwrap_or_default()
-        .iter()
-        .map(|der| der.to_vec())
-        .collect();
-    let certificates: Arc<[Vec<u8>]> = certificates.into();
+    let certificates = session.peer_certificates().unwrap_or_default().iter();
+    let certificates: Arc<[Vec<u8>]> = certificates.map(|der| der.to_vec()).collect();
+    let io = TokioIo::new(stream);
+    let going_on = tunnel::Place::default();
+    let (used, last) = watch::channel(Instant::now());
+    let used = Arc::new(used);
     let service = service_fn({
-        let shared = Arc::clone(shared);
+        let (shared, going_on) = (Arc::clone(shared), Arc::clone(&going_on));
         move |request| {
             let (shared, certificates) = (Arc::clone(&shared), Arc::clone(&certificates));
-            async move { respond(&shared, peer, &certificates, request).await }
+            let (used, going_on) = (Arc::clone(&used), Arc::clone(&going_on));
+            async move {
+                let response = respond(&shared, peer, &certificates, request, &going_on).await?;
+                // HTTP/1.1 has a limit between two requests.
+                if is_h2 && response.status().as_u16() < 400 {
+                    used.send_replace(Instant::now());
+                }
+                Ok::<_, std::convert::Infallible>(response)
+            }
         }
     });
-    let io = TokioIo::new(stream);
-    let mut stop = shared.stop.clone();
-    if is_h2 {
-        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(64)
-            .max_header_list_size(16 << 10)
-            .keep_alive_interval(shared.limits.headers)
-            .keep_alive_timeout(shared.limits.headers)
-            .serve_connection(io, service);
-        let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            _ = &mut connection => {}
-            () = told(&mut stop) => {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
-            }
-        }
-    } else {
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            // A client that says at once that it will ask no more is answered, as by Go.
-            .half_close(true)
-            .header_read_timeout(shared.limits.headers)
-            .max_buf_size(32 << 10)
-            .serve_connection(io, service);
-        let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            _ = &mut connection => {}
-            () = told(&mut stop) => {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
-            }
-        }
+    let stop = shared.stop.clone();
+    match is_h2 {
+        true => http::second(io, service, last, &shared.limits, stop).await,
+        false => http::first(io, service, &shared.limits, stop).await,
     }
-}
-
-async fn told(stop: &mut watch::Receiver<bool>) {
-    // An error means that the server itself is gone.
-    let _ = stop.wait_for(|stop| *stop).await.map(|it| *it);
+    going_on.lock().ok()?.take()
 }
 
 async fn respond(
     shared: &Shared,
     peer: SocketAddr,
     certificates: &[Vec<u8>],
-    request: hyper::Request<Incoming>,
+    mut request: hyper::Request<Incoming>,
+    going_on: &tunnel::Place,
 ) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
+    let call = Call::of(&mut request);
     let version = request.version();
     let is_head = request.method() == hyper::Method::HEAD;
     let wishes = Wishes::of(request.headers());
-    let answer = answer(shared, peer, certificates, request).await;
+    let mut answer = answer(shared, peer, certificates, request).await;
+    if answer.code == 101 {
+        match call {
+            Some(call) => return Ok(call.answer(going_on)),
+            None => answer = tunnel::no_call().answer(),
+        }
+    }
     let (answer, headers) = wishes.meet(answer);
     let mut response = response(answer, version, is_head);
     response.headers_mut().extend(headers);

@@ -72,6 +72,7 @@ pub struct Users {
 struct User {
     name: String,
     groups: Vec<String>,
+    is_random: bool,
     tag: aws_lc_rs::hmac::Tag,
 }
 
@@ -89,6 +90,7 @@ impl Users {
             Some(User {
                 name: name.to_owned(),
                 groups: passwd.groups(name),
+                is_random: is_random(passwd.password(name)?),
                 tag: aws_lc_rs::hmac::sign(&key, passwd.password(name)?.as_bytes()),
             })
         });
@@ -117,6 +119,15 @@ pub fn basic(header: &[u8]) -> Option<(String, Zeroizing<String>)> {
     Some((user.to_owned(), Zeroizing::new(password.to_owned())))
 }
 
+/// A caller, and how it proved who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Who it is.
+    pub identity: Identity,
+    /// Whether nobody could have guessed that: a certificate, or a password of 128 random bits.
+    pub is_beyond_guessing: bool,
+}
+
 /// Who the caller is.
 ///
 /// A certificate goes before a password, as with K3s; one that is not of this cluster does no
@@ -131,9 +142,12 @@ pub fn identify(
     users: &Users,
     client_authorities: &[Certificate],
     now: UnixTime,
-) -> Result<Identity, Refusal> {
+) -> Result<Known, Refusal> {
     if let Some(identity) = by_certificate(offered.certificates, client_authorities, now) {
-        return Ok(identity);
+        return Ok(Known {
+            identity,
+            is_beyond_guessing: true,
+        });
     }
     match offered.authorization {
         None if offered.certificates.is_empty() => Err(Refusal::Forbidden),
@@ -142,13 +156,26 @@ pub fn identify(
             let (name, password) = basic(header).ok_or(Refusal::NotAuthorized)?;
             let user = users.find(&name, password.as_bytes());
             let user = user.ok_or(Refusal::NotAuthorized)?;
-            Ok(Identity {
-                user: name,
-                groups: user.groups.clone(),
-                credential: Credential::Token,
+            Ok(Known {
+                identity: Identity {
+                    user: name,
+                    groups: user.groups.clone(),
+                    credential: Credential::Token,
+                },
+                is_beyond_guessing: user.is_random,
             })
         }
     }
+}
+
+/// Whether a password looks like K3s's own: 32 hex digits or more, with at least eight different
+/// ones, which a person's choice has not by chance.
+pub(crate) fn is_random(password: &str) -> bool {
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let mut different: Vec<u8> = password.bytes().collect();
+    different.sort_unstable();
+    different.dedup();
+    password.len() >= 32 && password.bytes().all(hex) && different.len() >= 8
 }
 
 /// Each `O` is a group, the `CN` the user, as for the API server.
@@ -201,7 +228,30 @@ mod tests {
             authorization: Some(header),
             certificates: &[],
         };
-        identify(&offered, &users(), &[], UnixTime::from_secs(0))
+        let known = identify(&offered, &users(), &[], UnixTime::from_secs(0));
+        known.map(|it| it.identity)
+    }
+
+    #[test]
+    fn only_what_looks_random_is_beyond_guessing() {
+        for (password, expected) in [
+            ("8f0d6c1b7e2a4953c4d1e0f2a3b5968d", true),
+            ("hunter2", false),
+            ("00000000000000000000000000000000", false),
+            ("fixture-token-0123456789abcdef01", false),
+        ] {
+            let users = Users::new(
+                &Passwd::parse(&format!("{password},node,node,k3s:agent\n")).unwrap(),
+                &[7; 32],
+            );
+            let header = header(&format!("node:{password}"));
+            let offered = Offered {
+                authorization: Some(&header),
+                certificates: &[],
+            };
+            let known = identify(&offered, &users, &[], UnixTime::from_secs(0)).unwrap();
+            assert_eq!(known.is_beyond_guessing, expected, "{password}");
+        }
     }
 
     #[test]
@@ -258,14 +308,16 @@ mod tests {
         for endpoint in Endpoint::ALL {
             let open = endpoint.groups().is_empty();
             for group in agents {
-                let expected = endpoint.is_for_agents();
+                let is_node_at_connect = endpoint == Endpoint::Connect && group == NODES;
+                let expected = endpoint.is_for_agents() || is_node_at_connect;
                 assert_eq!(
                     may(&identity(group), endpoint).is_ok(),
                     expected,
                     "{endpoint:?}"
                 );
             }
-            let expected = !open && !endpoint.is_for_agents();
+            let is_for_servers = !endpoint.is_for_agents() && endpoint != Endpoint::Connect;
+            let expected = !open && is_for_servers;
             assert_eq!(
                 may(&identity(SERVER), endpoint).is_ok(),
                 expected,

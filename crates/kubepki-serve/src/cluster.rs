@@ -4,7 +4,7 @@
 //! is being taken up (requests wait for that), where it cannot be or waits for a restart, and
 //! [`CONFIRMED`] after the datastore was last heard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
@@ -12,11 +12,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kubepki::datastore::{Archive, Board, DatastoreError};
 use pki::{San, UnixTime};
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use crate::reserved::name_of_server;
+use crate::service::Loaded;
+use crate::signs::{GOES, Seen, Twin, seen};
+pub use crate::signs::{LEASE, Member, Sign};
 use crate::status::Refusal;
 
 /// Where servers' records lie.
@@ -25,13 +28,11 @@ pub const SERVERS: &str = "/kubepki/servers/";
 pub const HEARTBEAT: Duration = Duration::from_secs(20);
 /// How often it looks at the others'.
 pub const ROUND: Duration = Duration::from_secs(3);
-/// A server whose record stood still that long is taken to be dead.
-pub const LEASE: Duration = Duration::from_secs(60);
-/// A record that stood still that long goes: until then the server's names stay its own.
-const KEPT: i64 = 7 * pki::DAY;
-/// A record that is about to go. One whose value was written over keeps its revision, so that a
-/// deletion alone could take a record that its server has just renewed.
-const GOES: &[u8] = b"gone";
+/// A record that stood still that long before our eyes goes: until then the server's names stay its
+/// own. Its own clock, and ours, may be wrong by years.
+pub const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Clocks that are further apart are not merely inexact, in seconds.
+const APART: i64 = pki::DAY;
 /// Between two looks at the bootstrap row.
 pub const LOOK: Duration = Duration::from_secs(1);
 /// For that long the CAs in force are taken for the cluster's without a word from the datastore.
@@ -42,51 +43,36 @@ pub const WAIT: Duration = Duration::from_secs(10);
 /// Changes the cluster. A reason goes to the log, never to the client: it holds no secrets.
 #[async_trait]
 pub trait Control: Send + Sync {
-    /// Puts a set of CAs in force: the body of K3s's `PUT /v1-k3s/cert/cacerts`.
+    /// Puts a set of CAs in force: the body of K3s's `PUT /v1-k3s/cert/cacerts`, as a caller wants
+    /// it who proved who it is under `admitted`.
     ///
     /// # Errors
     ///
-    /// The reason; then nothing was changed.
-    async fn put_authorities(&self, body: Zeroizing<Vec<u8>>, force: bool) -> Result<(), String>;
+    /// [`Undone`]; then nothing was changed.
+    async fn put_authorities(
+        &self,
+        body: Zeroizing<Vec<u8>>,
+        force: bool,
+        admitted: &Arc<Loaded>,
+    ) -> Result<(), Undone>;
 
     /// Replaces the servers' password by `new`, or by one that is made here where it is empty.
     ///
     /// # Errors
     ///
-    /// The reason; then nothing was changed.
-    async fn put_token(&self, new: Zeroizing<String>) -> Result<(), String>;
+    /// [`Undone`]; then nothing was changed.
+    async fn put_token(&self, new: Zeroizing<String>, admitted: &Arc<Loaded>)
+    -> Result<(), Undone>;
 }
 
-/// A server's record, as JSON.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
-    /// The form's version: 1.
-    pub version: u32,
-    /// Its node name.
-    pub node: String,
-    /// Where agents reach it.
-    pub address: SocketAddr,
-    /// Names and addresses that its certificates carry, as text.
-    pub sans: Vec<String>,
-    /// When it was last heard, by its own clock, in seconds since 1970.
-    pub heard: i64,
-    /// Whether it ended in good order.
-    pub stopped: bool,
-}
-
-/// Another server as this one has seen it.
-#[derive(Debug, Clone)]
-struct Seen {
-    member: Member,
-    revision: i64,
-    /// When its record moved last, by our clock.
-    moved: Instant,
-}
-
-impl Seen {
-    fn is_living(&self) -> bool {
-        !self.member.stopped && self.moved.elapsed() < LEASE
-    }
+/// Why the cluster was not changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undone {
+    /// CAs or users were replaced before the order's turn came: whoever gave it has to prove again
+    /// who he is.
+    Overtaken,
+    /// The reason.
+    Failed(String),
 }
 
 /// What a server knows of its cluster.
@@ -96,6 +82,11 @@ pub struct Cluster {
     /// When the datastore told last; `None` while nobody asks it.
     heard: Mutex<Option<Instant>>,
     others: RwLock<BTreeMap<String, Seen>>,
+    /// Keys under which something lies that is no server's record, and that are told of.
+    unreadable: Mutex<BTreeSet<String>>,
+    twin: Mutex<Twin>,
+    /// How long a record that stands still is kept.
+    kept: Duration,
     control: OnceLock<Arc<dyn Control>>,
 }
 
@@ -111,12 +102,61 @@ impl Default for Cluster {
             changing: watch::Sender::new(false),
             heard: Mutex::default(),
             others: RwLock::default(),
+            unreadable: Mutex::default(),
+            twin: Mutex::default(),
+            kept: KEPT,
             control: OnceLock::new(),
         }
     }
 }
 
 impl Cluster {
+    /// One that keeps records which stand still for that long.
+    pub fn keeping(kept: Duration) -> Self {
+        Self {
+            kept,
+            ..Self::default()
+        }
+    }
+
+    /// Says which run of this server this is, as its [`Member`] does.
+    pub fn lives_as(&self, life: &str) {
+        if let Ok(mut twin) = self.twin.lock() {
+            twin.life = Some(life.to_owned());
+        }
+    }
+
+    /// Where another process is reached that has this server's name and shows signs of life.
+    pub fn twin(&self) -> Option<SocketAddr> {
+        let (met, address) = self.twin.lock().ok()?.met?;
+        (met.elapsed() < LEASE).then_some(address)
+    }
+
+    /// Why this machine's clock cannot be right, by what the living servers say: all of them are
+    /// days away from it.
+    pub fn clock_problem(&self, now: UnixTime) -> Option<String> {
+        let apart: Vec<(String, i64)> = self.seen(|all| {
+            let moving = all
+                .values()
+                .filter(|it| it.is_living() && it.is_seen_moving);
+            let apart = moving.map(|it| {
+                let seconds = now.as_secs().saturating_sub(it.member.heard);
+                (it.member.node.clone(), seconds)
+            });
+            apart.collect()
+        });
+        let (first, seconds) = apart.first()?;
+        let all_are = apart.iter().all(|it| it.1.saturating_abs() > APART);
+        let way = if *seconds > 0 { "ahead of" } else { "behind" };
+        all_are.then(|| {
+            format!(
+                "this machine's clock says {now}, which is days {way} all other servers' ({first}'s \
+                 by {} s): set the clock",
+                seconds.saturating_abs()
+            )
+        })
+    }
+
     /// Other CAs are being taken up, or no longer: requests for certificates wait meanwhile.
     pub fn changing(&self, is_changing: bool) {
         self.changing.send_replace(is_changing);
@@ -189,10 +229,13 @@ impl Cluster {
     /// 403 with the reason.
     pub fn refuse_name_of_server(&self, node: &str, peer: IpAddr) -> Result<(), Refusal> {
         let is_elsewhere = self.seen(|all| {
-            all.values().any(|Seen { member, .. }| {
-                let at_home =
-                    member.address.ip() == peer || member.sans.contains(&peer.to_string());
-                member.node == node && !at_home
+            let mut own = all.values().filter(|it| it.reserved.is_of(node));
+            own.any(|Seen { member, .. }| {
+                let mut local = member
+                    .local
+                    .iter()
+                    .filter_map(|it| it.parse::<IpAddr>().ok());
+                !local.any(|it| it == peer)
             })
         });
         match is_elsewhere {
@@ -207,27 +250,12 @@ impl Cluster {
     ///
     /// 403 with the reason.
     pub fn refuse_others(&self, node: &str, addresses: &[IpAddr]) -> Result<(), Refusal> {
-        let others: Vec<Member> = self.seen(|all| {
-            let others = all.values().filter(|it| it.member.node != node);
-            others.map(|it| it.member.clone()).collect()
+        let mut refused = Ok(());
+        self.seen(|all| {
+            let mut others = all.values().map(|it| it.reserved.refuse(node, addresses));
+            refused = others.find(Result::is_err).unwrap_or(Ok(()));
         });
-        for other in others {
-            if other.sans.iter().any(|it| it == node) {
-                return Err(name_of_server(node));
-            }
-            let address = addresses.iter().find(|address| {
-                let text = address.to_string();
-                !address.is_loopback()
-                    && (other.sans.contains(&text) || other.address.ip() == **address)
-            });
-            if let Some(address) = address {
-                return Err(Refusal::ForbiddenFor(format!(
-                    "{address} belongs to the servers: node {node} cannot have it in its \
-                     certificate"
-                )));
-            }
-        }
-        Ok(())
+        refused
     }
 
     fn seen<T: Default>(&self, look: impl FnOnce(&BTreeMap<String, Seen>) -> T) -> T {
@@ -255,13 +283,14 @@ impl Cluster {
             None => board.create(&key, &value).await,
         };
         match written {
-            // Another process with this name: the next time tells.
+            // Another process with this name: the next look tells.
             Ok(_) | Err(DatastoreError::Conflict { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Looks at the records of the servers other than `own`.
+    /// Looks at the records of the servers other than `own`. Answers under which keys something
+    /// lies that is none, and why; once for each.
     ///
     /// # Errors
     ///
@@ -271,38 +300,69 @@ impl Cluster {
         board: &dyn Board,
         own: &str,
         now: UnixTime,
-    ) -> Result<(), DatastoreError> {
+    ) -> Result<Vec<(String, String)>, DatastoreError> {
         let key = format!("{SERVERS}{own}");
         let records = board.list(SERVERS).await?;
+        let before = self.seen(BTreeMap::clone);
         let mut found = BTreeMap::new();
-        for record in records.iter().filter(|it| it.key != key) {
-            if *record.value == GOES {
-                // Whoever is faster.
-                let _ = board.delete(&record.key, record.revision).await;
+        let mut unreadable = BTreeMap::new();
+        for record in &records {
+            let sign = Sign::read(&record.value);
+            if record.key == key {
+                self.look_at_own(sign);
                 continue;
             }
-            let Ok(member) = serde_json::from_slice::<Member>(&record.value) else {
-                continue;
+            let before = before.get(&record.key);
+            let seen = match &sign {
+                Sign::Of(member) => Some(seen(before, member.clone(), record.revision, now)),
+                // Its names are its own until it is gone.
+                Sign::Goes | Sign::Unreadable(_) => before.cloned(),
             };
-            if now.as_secs().saturating_sub(member.heard) > KEPT {
-                if let Ok(revision) = board.rewrite(record, GOES).await {
-                    let _ = board.delete(&record.key, revision).await;
+            let has_stood = (before.zip(seen.as_ref()))
+                .is_some_and(|(old, new)| old.stands == new.stands && new.has_stood(self.kept));
+            let is_gone = match sign {
+                // Whoever is faster.
+                Sign::Goes => board.delete(&record.key, record.revision).await.is_ok(),
+                Sign::Of(_) if has_stood => match board.rewrite(record, GOES).await {
+                    Ok(revision) => board.delete(&record.key, revision).await.is_ok(),
+                    Err(_) => false,
+                },
+                Sign::Of(_) => false,
+                Sign::Unreadable(why) => {
+                    unreadable.insert(record.key.clone(), why);
+                    false
                 }
-                continue;
+            };
+            if let Some(seen) = seen.filter(|_| !is_gone) {
+                found.insert(record.key.clone(), seen);
             }
-            found.insert(record.key.clone(), (member, record.revision));
         }
         if let Ok(mut others) = self.others.write() {
-            let before = std::mem::take(&mut *others);
-            *others = found
-                .into_iter()
-                .map(|(key, (member, revision))| {
-                    let seen = seen(before.get(&key), member, revision, now);
-                    (key, seen)
-                })
-                .collect();
+            *others = found;
         }
-        Ok(())
+        Ok(self.untold(unreadable))
+    }
+
+    /// What of that was not there at the last look.
+    fn untold(&self, mut unreadable: BTreeMap<String, String>) -> Vec<(String, String)> {
+        let Ok(mut told) = self.unreadable.lock() else {
+            return Vec::new();
+        };
+        let before = std::mem::replace(&mut *told, unreadable.keys().cloned().collect());
+        unreadable.retain(|key, _| !before.contains(key));
+        unreadable.into_iter().collect()
+    }
+
+    /// What lies in this server's own place.
+    fn look_at_own(&self, found: Sign) {
+        let (Sign::Of(found), Ok(mut twin)) = (found, self.twin.lock()) else {
+            return;
+        };
+        if found.life == twin.life {
+            twin.was_own = true;
+        } else if twin.was_own && !found.stopped && found.life.is_some() {
+            twin.met = Some((Instant::now(), found.address));
+        }
     }
 }
 
@@ -334,29 +394,4 @@ impl Forgetting {
             _ => Ok(false),
         }
     }
-}
-
-/// A record that moved is alive now; one that is seen for the first time is as old as it says.
-fn seen(before: Option<&Seen>, member: Member, revision: i64, now: UnixTime) -> Seen {
-    let moved = match before {
-        Some(before) if before.revision == revision && before.member == member => before.moved,
-        Some(_) => Instant::now(),
-        None => {
-            let age = now.as_secs().saturating_sub(member.heard);
-            let age = Duration::from_secs(u64::try_from(age).unwrap_or(0));
-            Instant::now().checked_sub(age).unwrap_or_else(Instant::now)
-        }
-    };
-    Seen {
-        member,
-        revision,
-        moved,
-    }
-}
-
-/// The name is a server's.
-pub(crate) fn name_of_server(node: &str) -> Refusal {
-    Refusal::ForbiddenFor(format!(
-        "{node} is a name of the servers: only the server itself may ask for its certificates"
-    ))
 }

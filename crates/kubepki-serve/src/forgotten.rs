@@ -51,7 +51,7 @@ pub async fn forget(
     clock: &dyn Clock,
 ) -> Result<Forgot, DatastoreError> {
     let record = |at: i64| serde_json::to_vec(&Record { version: 1, at }).unwrap_or_default();
-    let key = format!("{PREFIX}{node}");
+    let key = key(node);
     // First what locks it out, whatever it shows: in between it could renew what it has and come
     // again, and what servers issue while this is being written has no time yet to be told by.
     let whatever = record(i64::MAX);
@@ -74,6 +74,33 @@ pub async fn forget(
     }
     let known = known.is_some();
     Ok(Forgot { known, until })
+}
+
+/// The key of a node's record.
+pub(crate) fn key(node: &str) -> String {
+    format!("{PREFIX}{node}")
+}
+
+/// When the node was forgotten, by its record.
+pub(crate) fn at(record: &[u8]) -> i64 {
+    let read = serde_json::from_slice::<Record>(record).ok();
+    // What cannot be read was written by somebody who wanted the node out.
+    read.map_or(i64::MAX, |read| read.at)
+}
+
+/// Whether a certificate that one of `authorities` issued is from later than `at`.
+///
+/// # Errors
+///
+/// 401 for one from before.
+pub(crate) fn is_from_since(
+    shown: &[u8],
+    authorities: &[Certificate],
+    at: i64,
+) -> Result<(), Refusal> {
+    let shown = Certificate::from_der(shown).map_err(|_| Refusal::NotAuthorized)?;
+    let is_since = issued(&shown, authorities).as_secs() > at;
+    is_since.then_some(()).ok_or(Refusal::NotAuthorized)
 }
 
 /// What was found of nodes a moment ago.
@@ -103,10 +130,8 @@ impl Forgotten {
         let Some(at) = at else {
             return Ok(looked);
         };
-        let shown = Certificate::from_der(shown).map_err(|_| Refusal::NotAuthorized)?;
-        (issued(&shown, authorities).as_secs() > at)
-            .then_some(looked)
-            .ok_or(Refusal::NotAuthorized)
+        is_from_since(shown, authorities, at)?;
+        Ok(looked)
     }
 
     fn fresh(&self, node: &str, now: UnixTime) -> Option<(UnixTime, Option<i64>)> {
@@ -121,17 +146,12 @@ impl Forgotten {
         node: &str,
         now: UnixTime,
     ) -> Result<Option<i64>, Refusal> {
-        let key = format!("{PREFIX}{node}");
         let away = |_| {
             let why = "the datastore cannot be asked whether the node was forgotten";
             Refusal::Unavailable(why.to_owned())
         };
-        let found = datastore.get(&key).await.map_err(away)?;
-        let at = found.map(|found| {
-            let read = serde_json::from_slice::<Record>(&found.value).ok();
-            // What cannot be read was written by somebody who wanted the node out.
-            read.map_or(i64::MAX, |read| read.at)
-        });
+        let found = datastore.get(&key(node)).await.map_err(away)?;
+        let at = found.map(|found| at(&found.value));
         if let Ok(mut seen) = self.0.lock() {
             if seen.len() >= MOST {
                 seen.clear();

@@ -16,8 +16,10 @@ use crate::throttle::Proof;
 /// Tokens that are remembered as right.
 const MOST: usize = 1024;
 
-/// Tokens that were right once, by the SHA-256 of the header that carried them: a site behind one
-/// address that joins with one token guesses nothing. Whether they still are is asked each time.
+/// Tokens with an id that were right once, by the SHA-256 of the header that carried them: a site
+/// behind one address that joins with one token guesses nothing. Whether they still are is asked
+/// each time. Passwords that a person chose are none of them: who guesses those must wait whether
+/// he is right or not.
 #[derive(Debug, Default)]
 pub struct Proven(Mutex<HashSet<Digest>>);
 
@@ -43,19 +45,28 @@ impl Proven {
 }
 
 impl Service {
+    /// Whether the caller shows a token with an id that was right before, from anywhere. It is
+    /// asked for again, and whoever guesses beside it does not keep it waiting: there are 82 random
+    /// bits in the shortest.
+    pub(crate) fn has_proven(&self, request: &Request<'_>) -> bool {
+        let header = request.authorization.map(pki::sha256);
+        header.is_some_and(|it| self.proven.has(&it))
+    }
+
     /// Who the caller is by a made token; whatever else it showed was wrong.
     ///
     /// # Errors
     ///
-    /// As [`Self::by_token`], and 429 where too many were wrong before, or are being asked for.
+    /// As [`Self::by_token`], and 429 where too many were wrong before, or are being asked for,
+    /// and this is none that [was right](Self::has_proven).
     pub(crate) async fn by_guess(
         &self,
         request: &Request<'_>,
         loaded: &Loaded,
         proof: Proof,
+        is_proven: bool,
     ) -> Result<(Identity, Option<Entry>), Refusal> {
         let header = request.authorization.map(pki::sha256);
-        let is_proven = header.as_ref().is_some_and(|it| self.proven.has(it));
         let mut look = match is_proven {
             true => None,
             false => Some(Look::of(self, request.peer, proof).ok_or(Refusal::TooMany)?),

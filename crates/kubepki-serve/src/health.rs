@@ -1,4 +1,4 @@
-//! How the server does, part by part: what `/readyz` and the metrics say, and what stops issuing.
+//! How the server does, part by part: what `/readyz`, `/v1-k3s/readyz` and the metrics say, and what stops issuing.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +15,10 @@ pub enum Part {
     Cluster,
     /// The issuance log.
     Log,
+    /// The head of the issuance log in the datastore.
+    Head,
+    /// This server's name, which another one may have too.
+    Name,
     /// This machine's clock.
     Clock,
     /// A plan that somebody else began here.
@@ -36,6 +40,8 @@ impl Part {
             Self::Datastore => "datastore",
             Self::Cluster => "cluster",
             Self::Log => "issuance-log",
+            Self::Head => "issuance-log-head",
+            Self::Name => "name",
             Self::Clock => "clock",
             Self::Plan => "plan",
             Self::Files => "files",
@@ -75,9 +81,16 @@ pub struct Health(Mutex<BTreeMap<Part, State>>);
 impl Health {
     /// Sets a part's state; answers whether it was another one before.
     pub fn set(&self, part: Part, state: State) -> bool {
+        self.set_and(part, state, || ())
+    }
+
+    /// The same, and does `more` before anybody else sets one: what is told elsewhere stays what
+    /// is held here.
+    fn set_and(&self, part: Part, state: State, more: impl FnOnce()) -> bool {
         let Ok(mut all) = self.0.lock() else {
             return false;
         };
+        more();
         let before = all.get(&part).cloned().unwrap_or(State::Fine);
         let is_new = before != state;
         all.insert(part, state);
@@ -99,6 +112,23 @@ impl Health {
     pub fn is_troubled(&self, part: Part) -> bool {
         let all = self.0.lock();
         all.is_ok_and(|all| all.get(&part).is_some_and(|it| *it != State::Fine))
+    }
+
+    /// `ok` or `not ready`, and the parts that somebody should look at: for anybody, so without
+    /// reasons, which hold names and paths.
+    pub fn names(&self) -> String {
+        let troubles = self.troubles();
+        let is_down = troubles.iter().any(|it| matches!(it.1, State::Down(_)));
+        let mut text = if is_down { "not ready" } else { "ok" }.to_owned();
+        for (part, state) in troubles {
+            let word = if state.number() > 1 {
+                "down"
+            } else {
+                "warning"
+            };
+            text.push_str(&format!("\n{word}: {}", part.name()));
+        }
+        text
     }
 
     /// Why nothing may be issued now.
@@ -135,8 +165,8 @@ impl fmt::Display for Health {
 impl Service {
     /// Notes how a part does, and says so when that is new.
     pub fn note(&self, part: Part, state: State) {
-        self.metrics.part(part.name(), state.number());
-        if !self.health.set(part, state.clone()) {
+        let count = || self.metrics.part(part.name(), state.number());
+        if !self.health.set_and(part, state.clone(), count) {
             return;
         }
         let (message, why) = match state {
@@ -169,6 +199,10 @@ mod tests {
         assert_eq!(
             health.to_string(),
             "not ready\ndown: datastore: away\nwarning: authorities: ends soon"
+        );
+        assert_eq!(
+            health.names(),
+            "not ready\ndown: datastore\nwarning: authorities"
         );
         assert_eq!(health.why_not().as_deref(), Some("datastore: away"));
         assert!(health.set(Part::Datastore, State::Fine));

@@ -4,17 +4,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use kubepki::log::Issued;
-use kubepki::token::made::Entry;
-use pki::{San, Serial, UnixTime};
+use pki::{Certificate, Serial, UnixTime};
+use zeroize::Zeroizing;
 
-use crate::access::Identity;
-use crate::cluster::name_of_server;
+use crate::access::{Identity, is_random};
 use crate::health::{Part, State};
 use crate::leaf::{Asked, Issuer, Order, issue, read};
 use crate::node::{Node, Strictness, addresses, node_of};
+use crate::password::{PasswordError, Question, Standing};
+use crate::reserved::{address_of_server, name_of_server};
 use crate::route::LeafKind;
-use crate::service::{Line, Loaded, Request, Service};
+use crate::service::{Caller, Line, Loaded, Request, Service};
 use crate::status::{Answer, Refusal, TEXT};
+use crate::throttle::Proof;
+
+/// PEM, in legacy mode only.
+type SharedKey = Option<Zeroizing<Vec<u8>>>;
 
 impl Service {
     /// Issues what is asked for, if the caller may have it.
@@ -22,11 +27,13 @@ impl Service {
         &self,
         request: &Request<'_>,
         kind: LeafKind,
-        (identity, token): (&Identity, Option<&Entry>),
+        caller: Caller,
     ) -> Result<Answer, Refusal> {
-        let loaded = self.in_force(request).await?;
-        let now = self.refuse_forgotten(request, identity, &loaded).await?;
+        let caller = self.known_in_force(request, caller).await?;
+        let (identity, loaded) = (&caller.identity, &caller.loaded);
+        let now = self.refuse_forgotten(request, &caller).await?;
         // A token for one node or for so many must know which one asks.
+        let token = caller.token.as_ref();
         let bound = token.is_some_and(|entry| entry.made.is_bound());
         // K3s asks for the node only where the certificate names it, so that every holder of the
         // agent token can be kube-proxy.
@@ -34,6 +41,7 @@ impl Service {
             true => Some(node_of(identity, &request.node, self.strictness)?),
             false => None,
         };
+        let mut standing = Standing::Held;
         if let Some(node) = &node {
             if self.strictness == Strictness::Strict {
                 self.refuse_as_server(identity, &node.name, request.peer)?;
@@ -41,7 +49,7 @@ impl Service {
             if let Some(token) = token {
                 self.token_permits(request, token, &node.name)?;
             }
-            self.check_password(node, request.peer).await?;
+            standing = self.check_password(request, &caller, node).await?;
         }
         let name = node.as_ref().map(|node| node.name.as_str());
         let addresses = match kind {
@@ -57,19 +65,13 @@ impl Service {
             self.cluster.refuse_others(name, &addresses)?;
             self.refuse_local(name, &addresses)?;
         }
-        let is_post = request.method == "POST";
-        let asked = read(request.path, is_post, &request.body, self.strictness);
-        self.say_old_agent(request, &asked);
-        let (spki, shared) = match asked? {
-            Asked::Request(spki) => (spki, None),
-            Asked::Legacy => {
-                let shared = loaded.tree.shared_key(kind.shared_key());
-                let (key, pem) = shared.map_err(|error| self.internal(request, &error))?;
-                (key.spki_der().to_vec(), Some(pem))
-            }
-        };
+        let (spki, shared) = self.wanted(request, kind, loaded)?;
+        // Whoever asks for what cannot be had takes neither a use nor a name.
         if let (Some(token), Some(node)) = (token, name) {
             self.spend(request, token, node).await?;
+        }
+        if let (Standing::New, Some(node)) = (standing, &node) {
+            self.register(request, &caller, node).await?;
         }
         let order = Order {
             kind,
@@ -80,8 +82,28 @@ impl Service {
             now,
             lifetime: self.leaf_lifetime,
         };
-        self.issue_in_force(request, identity, order, shared.as_deref())
-            .await
+        let shared = shared.as_ref().map(|it| it.as_slice());
+        self.issue_in_force(request, &caller, order, shared).await
+    }
+
+    /// The key to be certified, and in legacy mode the shared one that goes with it.
+    fn wanted(
+        &self,
+        request: &Request<'_>,
+        kind: LeafKind,
+        loaded: &Loaded,
+    ) -> Result<(Vec<u8>, SharedKey), Refusal> {
+        let is_post = request.method == "POST";
+        let asked = read(request.path, is_post, &request.body, self.strictness);
+        self.say_old_agent(request, &asked);
+        match asked? {
+            Asked::Request(spki) => Ok((spki, None)),
+            Asked::Legacy => {
+                let shared = loaded.tree.shared_key(kind.shared_key());
+                let (key, pem) = shared.map_err(|error| self.internal(request, &error))?;
+                Ok((key.spki_der().to_vec(), Some(pem)))
+            }
+        }
     }
 
     /// An operator whose agents are old finds out what they need.
@@ -100,14 +122,12 @@ impl Service {
     async fn refuse_forgotten(
         &self,
         request: &Request<'_>,
-        identity: &Identity,
-        loaded: &Loaded,
+        caller: &Caller,
     ) -> Result<UnixTime, Refusal> {
         let now = self.clock.now();
-        let (Some(own), Some(shown)) = (identity.node(), request.certificates.first()) else {
+        let Some((own, shown, authorities)) = by_certificate(request, caller) else {
             return Ok(now);
         };
-        let authorities = &loaded.tree.client.certificates;
         let (datastore, forgotten) = (self.datastore.as_ref(), &self.passwords.forgotten);
         forgotten
             .check(datastore, (own, shown), authorities, now)
@@ -115,7 +135,9 @@ impl Service {
     }
 
     /// Every holder of an agent token may be any node, but not the node that a server is: its name
-    /// and addresses are the API server's. From that server's own addresses it may.
+    /// and addresses are the API server's. From an address of that server's machine it may; from one
+    /// that is only among its names it may not: that may be a load balancer's, from which anybody
+    /// comes.
     fn refuse_as_server(
         &self,
         identity: &Identity,
@@ -125,12 +147,12 @@ impl Service {
         if identity.node().is_some() || identity.is_server() {
             return Ok(());
         }
-        let (own, from) = (&self.settings, peer.ip().to_canonical());
-        if node != own.node_name {
+        let from = peer.ip().to_canonical();
+        if !self.settings.node_name.eq_ignore_ascii_case(node) {
             return self.cluster.refuse_name_of_server(node, from);
         }
-        let at_home = from.is_loopback() || from == own.advertise_ip || self.names.is_local(&from);
-        match at_home || own.sans.contains(&San::Ip(from)) {
+        // A connection's own local address is among those.
+        match from.is_loopback() || self.names.is_local(&from) {
             true => Ok(()),
             false => Err(name_of_server(node)),
         }
@@ -139,16 +161,14 @@ impl Service {
     /// The listener's certificate learns at which addresses the server is reached: another node
     /// that has one of them in its own could pass for the API server there.
     fn refuse_local(&self, node: &str, addresses: &[IpAddr]) -> Result<(), Refusal> {
-        if node == self.settings.node_name {
+        if self.settings.node_name.eq_ignore_ascii_case(node) {
             return Ok(());
         }
         // A name that looks like an address is taken for one by some clients.
         let name = node.parse().ok();
         let mut asked = addresses.iter().copied().chain(name);
         match asked.find(|it| self.names.is_local(it)) {
-            Some(address) => Err(Refusal::ForbiddenFor(format!(
-                "{address} belongs to the servers: node {node} cannot have it in its certificate"
-            ))),
+            Some(address) => Err(address_of_server(address, node)),
             None => Ok(()),
         }
     }
@@ -172,29 +192,62 @@ impl Service {
         self.loaded()
     }
 
+    /// The caller, by the CAs and users in force: where those that it was admitted by were replaced
+    /// it proves anew who it is.
+    async fn known_in_force(
+        &self,
+        request: &Request<'_>,
+        mut caller: Caller,
+    ) -> Result<Caller, Refusal> {
+        loop {
+            let loaded = self.in_force(request).await?;
+            if Arc::ptr_eq(&loaded, &caller.loaded) {
+                return Ok(caller);
+            }
+            caller = self.anew(request).await?;
+        }
+    }
+
     /// Issues under the CA that is the cluster's when the answer leaves. Others may have come
     /// while a password was looked up or the record was written: what they replaced stays here.
     async fn issue_in_force(
         &self,
         request: &Request<'_>,
-        identity: &Identity,
+        admitted: &Caller,
         mut order: Order<'_>,
-        shared: Option<&Vec<u8>>,
+        shared: Option<&[u8]>,
     ) -> Result<Answer, Refusal> {
+        let mut loaded = self.in_force(request).await?;
         loop {
-            let loaded = self.in_force(request).await?;
+            if !Arc::ptr_eq(&loaded, &admitted.loaded) {
+                let caller = self.anew(request).await?;
+                // What was looked up of its node may not hold for another one.
+                if !caller.is(admitted) {
+                    let why = "the cluster's CAs or tokens were replaced meanwhile: ask again";
+                    return Err(Refusal::Unavailable(why.to_owned()));
+                }
+                order.serial = self.serial()?;
+                order.now = self.refuse_forgotten(request, &caller).await?;
+                loaded = caller.loaded;
+            }
             let issuer = match order.kind {
                 LeafKind::ServingKubelet => &loaded.tree.server.issuer,
                 _ => &loaded.tree.client.issuer,
             };
-            let answer = self
+            let identity = &admitted.identity;
+            let (answer, fields) = self
                 .issue(request, identity, issuer, &order, shared)
                 .await?;
-            if Arc::ptr_eq(&loaded, &self.in_force(request).await?) {
+            let then = self.in_force(request).await?;
+            if Arc::ptr_eq(&loaded, &then) {
+                self.metrics.issued(order.kind);
+                (self.journal)(&Line {
+                    message: "issued",
+                    fields,
+                });
                 return Ok(answer);
             }
-            order.serial = self.serial()?;
-            order.now = self.refuse_forgotten(request, identity, &loaded).await?;
+            loaded = then;
         }
     }
 
@@ -203,15 +256,15 @@ impl Service {
         serial.map_err(|error| Refusal::Internal(error.to_string()))
     }
 
-    /// Issues, has it written down, and only then lets it go.
+    /// Issues, and has it written down before it is let go. Answers what is to be said of it then.
     async fn issue(
         &self,
         request: &Request<'_>,
         identity: &Identity,
         issuer: &Issuer,
         order: &Order<'_>,
-        shared: Option<&Vec<u8>>,
-    ) -> Result<Answer, Refusal> {
+        shared: Option<&[u8]>,
+    ) -> Result<(Answer, Vec<(&'static str, String)>), Refusal> {
         let leaf = issue(issuer, order)?;
         let server = &self.settings.node_name;
         let record = Issued {
@@ -230,32 +283,92 @@ impl Service {
         if self.health.is_troubled(Part::Log) {
             self.note(Part::Log, State::Fine);
         }
-        self.metrics.issued(order.kind);
-        (self.journal)(&Line {
-            message: "issued",
-            fields,
-        });
         let mut body = leaf.to_pem().into_bytes();
         body.extend_from_slice(issuer.chain.as_bytes());
-        body.extend_from_slice(shared.map_or(&[], Vec::as_slice));
-        Ok(Answer::ok(TEXT, body))
+        body.extend_from_slice(shared.unwrap_or_default());
+        Ok((Answer::ok(TEXT, body), fields))
     }
 
-    async fn check_password(&self, node: &Node, peer: SocketAddr) -> Result<(), Refusal> {
-        let Some(password) = &node.password else {
+    async fn check_password(
+        &self,
+        request: &Request<'_>,
+        caller: &Caller,
+        node: &Node,
+    ) -> Result<Standing, Refusal> {
+        let Some(question) = self.question(request, caller, node) else {
+            return Ok(Standing::Held);
+        };
+        let proof = Proof::of_node(&node.name);
+        let Question { password, now, .. } = question;
+        let is_no_guess =
+            || is_random(password) && self.passwords.is_fresh(&node.name, password, now);
+        if !self.may_try(request.peer, proof) && !is_no_guess() {
+            return Err(Refusal::TooMany);
+        }
+        let checked = self.passwords.check(&question).await;
+        checked.map_err(|error| self.wrong_password(request, proof, error))
+    }
+
+    /// The password becomes the node's own.
+    async fn register(
+        &self,
+        request: &Request<'_>,
+        caller: &Caller,
+        node: &Node,
+    ) -> Result<(), Refusal> {
+        let Some(question) = self.question(request, caller, node) else {
             return Ok(());
         };
-        let (datastore, entropy) = (&self.datastore, self.entropy.as_ref());
-        let now = self.clock.now();
-        let checked = self
-            .passwords
-            .check(datastore, entropy, &node.name, password, now);
-        let checked = checked.await;
-        if matches!(checked, Err(Refusal::ForbiddenFor(_))) {
-            self.was_wrong(peer);
-        }
-        checked
+        let proof = Proof::of_node(&node.name);
+        let registered = self.passwords.register(&question).await;
+        registered.map_err(|error| self.wrong_password(request, proof, error))
     }
+
+    /// What a node shows; `None` where its certificate is enough.
+    fn question<'a>(
+        &'a self,
+        request: &'a Request<'_>,
+        caller: &'a Caller,
+        node: &'a Node,
+    ) -> Option<Question<'a>> {
+        let certificate = by_certificate(request, caller);
+        Some(Question {
+            datastore: &self.datastore,
+            entropy: self.entropy.as_ref(),
+            encryption: &caller.loaded.tree.encryption,
+            certificate: certificate.map(|(_, shown, authorities)| (shown, authorities)),
+            node: &node.name,
+            password: node.password.as_ref()?,
+            now: self.clock.now(),
+        })
+    }
+
+    fn wrong_password(&self, request: &Request<'_>, proof: Proof, error: PasswordError) -> Refusal {
+        match error {
+            PasswordError::Refused(refusal) => {
+                if matches!(refusal, Refusal::ForbiddenFor(_)) {
+                    self.was_wrong_by(request.peer, proof);
+                }
+                refusal
+            }
+            PasswordError::Unusable { .. } => {
+                self.say("a node was not let in", request, error.to_string());
+                let why = "what K3s has of the node's password cannot be used";
+                Refusal::Unavailable(why.to_owned())
+            }
+        }
+    }
+}
+
+/// The node that a caller is by its certificate, that certificate, and the CAs of which one issued
+/// it.
+fn by_certificate<'a>(
+    request: &'a Request<'_>,
+    caller: &'a Caller,
+) -> Option<(&'a str, &'a [u8], &'a [Certificate])> {
+    let own = caller.identity.node()?;
+    let shown = request.certificates.first()?;
+    Some((own, shown, &caller.loaded.tree.client.certificates))
 }
 
 /// What the server says of a certificate: as much as its log keeps.

@@ -64,6 +64,9 @@ pub struct Wanted<'a> {
     pub sans: &'a [San],
     /// In seconds.
     pub lifetime: i64,
+    /// Seconds before the end from which the present one is due: [`WINDOW`] as a rule, and less
+    /// for a short lifetime.
+    pub window: i64,
     /// Now.
     pub now: UnixTime,
     /// Serial numbers.
@@ -255,7 +258,7 @@ fn why(tree: &Tree, wanted: &Wanted<'_>, present: Option<&Listener>) -> Option<&
     };
     let authority = tree.server.issuer.authority.certificate();
     let lacks = |san: &&San| is_listener_name(&san.to_string()) && !leaf.sans().contains(san);
-    if leaf.validity().remaining(wanted.now) <= WINDOW
+    if leaf.validity().remaining(wanted.now) <= wanted.window
         && leaf.validity().not_after < authority.validity().not_after
     {
         Some("it is due")

@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
 
+use pki::UnixTime;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -49,6 +51,8 @@ pub struct Metrics {
     refused: Family<Code, Counter>,
     connections: Gauge,
     expiring: Family<Expiring, Gauge<f64, AtomicU64>>,
+    /// When each ends: the seconds are counted when somebody asks.
+    ends: Mutex<Vec<(Expiring, UnixTime)>>,
     take_ups: Counter,
     parts: Family<PartLabel, Gauge>,
     renewed: Counter,
@@ -123,6 +127,7 @@ impl Default for Metrics {
             refused,
             connections,
             expiring,
+            ends: Mutex::default(),
             parts,
             renewed,
             ignored_secrets,
@@ -167,17 +172,13 @@ impl Metrics {
         Connected(self.connections.clone())
     }
 
-    /// How long a certificate is still good, with K3s's name and labels.
-    pub fn expires(&self, subject: String, usages: String, seconds: i64) {
-        let labels = Expiring { subject, usages };
-        // Seconds of millennia fit into a float's whole numbers.
-        let seconds = i32::try_from(seconds).map_or(f64::from(i32::MAX), f64::from);
-        self.expiring.get_or_create(&labels).set(seconds);
-    }
-
-    /// Forgets all certificates before they are told anew: of one that is gone nothing is left.
-    pub fn forget_certificates(&self) {
-        self.expiring.clear();
+    /// The certificates of the node, in place of those of before: subject, K3s's word for what it
+    /// is for, when it ends. How long that is, is counted whenever somebody asks.
+    pub fn certificates(&self, all: impl IntoIterator<Item = (String, String, UnixTime)>) {
+        let labelled = all
+            .into_iter()
+            .map(|(subject, usages, end)| (Expiring { subject, usages }, end));
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = labelled.collect();
     }
 
     /// How a part does.
@@ -191,18 +192,34 @@ impl Metrics {
             .inc_by(u64::try_from(leaves).unwrap_or(u64::MAX));
     }
 
-    /// The text.
+    /// The text, at that time.
     ///
     /// # Errors
     ///
     /// 500 when it cannot be made.
-    pub fn render(&self) -> Result<Answer, Refusal> {
+    pub fn render(&self, now: UnixTime) -> Result<Answer, Refusal> {
         let mut text = String::new();
+        // Held to the end: whoever asks at the same time would find half of them.
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        self.expiring.clear();
+        for (labels, end) in ends.iter() {
+            let seconds = float(end.since(now));
+            self.expiring.get_or_create(labels).set(seconds);
+        }
         encode(&mut text, &self.registry)
             .map_err(|_| Refusal::Internal("metrics cannot be written".to_owned()))?;
         let form = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         Ok(Answer::ok(form, text))
     }
+}
+
+/// Seconds as a float, which holds the whole ones of 285 million years.
+fn float(seconds: i64) -> f64 {
+    const PART: i64 = 1_000_000_000;
+    // Every part fits: the largest number of seconds has nineteen digits.
+    let of = |part: i64| f64::from(i32::try_from(part).unwrap_or_default());
+    let billions = seconds / PART;
+    of(billions / 1000) * 1e12 + of(billions % 1000) * 1e9 + of(seconds % PART)
 }
 
 /// A connection that is counted.
@@ -212,5 +229,24 @@ pub struct Connected(Gauge);
 impl Drop for Connected {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_century_is_told_as_it_is() {
+        for (seconds, expected) in [
+            (0, 0.0),
+            (-5, -5.0),
+            (2_147_483_647, 2_147_483_647.0),
+            (3_155_760_000, 3_155_760_000.0),
+            (-9_007_199_254_740_991, -9_007_199_254_740_991.0),
+        ] {
+            assert!((float(seconds) - expected).abs() < 0.5, "{seconds}");
+        }
+        assert!(float(i64::MAX) > 9.2e18);
     }
 }

@@ -1,12 +1,11 @@
 //! Which node a request is for, and whether it may be that node.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use pki::San;
 use zeroize::Zeroizing;
 
 use crate::access::Identity;
+use crate::reserved::{Reserved, name_of_server};
 use crate::status::Refusal;
 
 /// K3s's carelessness, or ours.
@@ -109,23 +108,6 @@ pub fn name_problem(name: &str) -> Option<&'static str> {
         .then_some("is no name of a node: letters, digits, '-' and '.' as in DNS names")
 }
 
-/// Names and addresses of servers, which no other node may have in its certificate: it could
-/// pass for the API server.
-#[derive(Debug, Clone, Default)]
-pub struct Reserved {
-    /// The server's own node name.
-    pub server: String,
-    /// What servers are reached by.
-    pub sans: BTreeSet<San>,
-}
-
-impl Reserved {
-    /// Whether `node` may carry `san`.
-    fn allows(&self, node: &str, san: &San) -> bool {
-        node == self.server || !self.sans.contains(san)
-    }
-}
-
 /// The addresses that `header` asks for, in order.
 ///
 /// # Errors
@@ -182,25 +164,16 @@ fn check_addresses(found: &[IpAddr], node: &str, reserved: &Reserved) -> Result<
                 "{address} is no address of a single host"
             )));
         }
-        // Loopback stands in every kubelet's certificate anyway.
-        if !address.is_loopback() && !reserved.allows(node, &San::Ip(*address)) {
-            return Err(Refusal::ForbiddenFor(format!(
-                "{address} belongs to the servers: node {node} cannot have it in its certificate"
-            )));
-        }
     }
-    // A name that looks like an address is taken for one by some clients.
-    let names = [San::Dns(node.to_owned()), San::from_text(node)];
-    if node == "localhost" || !names.iter().all(|name| reserved.allows(node, name)) {
-        return Err(Refusal::ForbiddenFor(format!(
-            "the name {node} belongs to the servers: no node that joins can have it"
-        )));
+    match node {
+        "localhost" => Err(name_of_server(node)),
+        _ => reserved.refuse(node, found),
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use pki::San;
     use proptest::prelude::*;
 
     use super::*;
@@ -287,12 +260,8 @@ mod tests {
 
     #[test]
     fn what_is_the_servers_stays_theirs() {
-        let reserved = Reserved {
-            server: "s1".to_owned(),
-            sans: ["10.43.0.1", "10.77.0.11", "kubernetes", "s1", "127.0.0.1"]
-                .map(San::from_text)
-                .into(),
-        };
+        let sans = ["10.43.0.1", "10.77.0.11", "kubernetes", "s1", "127.0.0.1"];
+        let reserved = Reserved::new("s1", &sans.map(San::from_text));
         let ask = |header: &str, node: &str, strictness| {
             addresses(Some(header), node, &reserved, strictness)
         };

@@ -3,12 +3,17 @@
 use serde_json::Value;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::service::{Request, Service};
+use crate::cluster::Undone;
+use crate::service::{Caller, Request, Service};
 use crate::status::{Answer, Refusal};
 
 impl Service {
     /// `PUT /v1-k3s/cert/cacerts`: 204, or 500 with a number under which the log has the reason.
-    pub(crate) async fn put_authorities(&self, request: &Request<'_>) -> Result<Answer, Refusal> {
+    pub(crate) async fn put_authorities(
+        &self,
+        request: &Request<'_>,
+        mut caller: Caller,
+    ) -> Result<Answer, Refusal> {
         let component = "certificate";
         let members = self.members(request, component)?;
         if members.is_empty() {
@@ -16,14 +21,22 @@ impl Service {
         }
         forget(Value::Object(members));
         let control = self.cluster.control().ok_or_else(none)?;
-        let body = request.body.clone();
-        let done = control.put_authorities(body, force(request.query)).await;
-        done.map_err(|why| self.with_id(request, component, &why))?;
-        Ok(Answer::empty())
+        loop {
+            let (body, force) = (request.body.clone(), force(request.query));
+            match control.put_authorities(body, force, &caller.loaded).await {
+                Ok(()) => return Ok(Answer::empty()),
+                Err(Undone::Overtaken) => caller = self.anew(request).await?,
+                Err(Undone::Failed(why)) => return Err(self.with_id(request, component, &why)),
+            }
+        }
     }
 
     /// `PUT /v1-k3s/token`: 200, or 500 in the same way.
-    pub(crate) async fn put_token(&self, request: &Request<'_>) -> Result<Answer, Refusal> {
+    pub(crate) async fn put_token(
+        &self,
+        request: &Request<'_>,
+        mut caller: Caller,
+    ) -> Result<Answer, Refusal> {
         let component = "token";
         let mut members = self.members(request, component)?;
         let Some(Value::String(text)) = members.remove("newToken") else {
@@ -32,9 +45,13 @@ impl Service {
         };
         let new = Zeroizing::new(text);
         let control = self.cluster.control().ok_or_else(none)?;
-        let done = control.put_token(new).await;
-        done.map_err(|why| self.with_id(request, component, &why))?;
-        Ok(Answer::done())
+        loop {
+            match control.put_token(new.clone(), &caller.loaded).await {
+                Ok(()) => return Ok(Answer::done()),
+                Err(Undone::Overtaken) => caller = self.anew(request).await?,
+                Err(Undone::Failed(why)) => return Err(self.with_id(request, component, &why)),
+            }
+        }
     }
 
     fn members(

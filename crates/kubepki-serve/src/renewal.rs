@@ -7,7 +7,7 @@ use kubepki::edge::{Entropy, KeySource};
 
 use crate::health::{Part, State};
 use crate::issuance::Entered;
-use crate::listener::{PortError, WINDOW, Wanted, prepare};
+use crate::listener::{PortError, Wanted, prepare};
 use crate::service::{Line, Loaded, Service};
 use crate::tls::Listened;
 use crate::tree::{Tree, TreeError};
@@ -104,6 +104,7 @@ pub fn look(
     let wanted = Wanted {
         sans: &sans,
         lifetime: service.leaf_lifetime,
+        window: service.leaf_window,
         now: service.clock.now(),
         entropy: service.entropy.as_ref(),
         keys,
@@ -116,7 +117,7 @@ pub fn look(
     if is_behind
         && listened
             .remaining(wanted.now)
-            .is_some_and(|left| left > WINDOW / 2)
+            .is_some_and(|left| left > service.leaf_window / 2)
     {
         return Ok(None);
     }

@@ -25,7 +25,9 @@ pub enum Endpoint {
     Config,
     /// `/v1-k3s/apiservers`.
     ApiServers,
-    /// `/v1-k3s/readyz`.
+    /// `/readyz`: whether it issues, and the names of the parts that somebody should look at.
+    ReadyzOpen,
+    /// `/v1-k3s/readyz`: the same with the reasons.
     Readyz,
     /// `/v1-k3s/server-bootstrap`.
     ServerBootstrap,
@@ -33,6 +35,8 @@ pub enum Endpoint {
     PutCaCerts,
     /// `/v1-k3s/token`.
     PutToken,
+    /// `/v1-k3s/connect`, a websocket.
+    Connect,
 }
 
 /// Which certificate a node asks for.
@@ -50,7 +54,7 @@ pub enum LeafKind {
 
 impl Endpoint {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::CaCerts,
         Self::Ping,
         Self::Healthz,
@@ -63,10 +67,12 @@ impl Endpoint {
         Self::Leaf(LeafKind::ClientController),
         Self::Config,
         Self::ApiServers,
+        Self::ReadyzOpen,
         Self::Readyz,
         Self::ServerBootstrap,
         Self::PutCaCerts,
         Self::PutToken,
+        Self::Connect,
     ];
 
     /// The endpoint at `path`, which is taken as it is: no decoding, no dots resolved.
@@ -89,18 +95,21 @@ impl Endpoint {
             Self::Leaf(LeafKind::ClientController) => "/v1-k3s/client-k3s-controller.crt",
             Self::Config => "/v1-k3s/config",
             Self::ApiServers => "/v1-k3s/apiservers",
+            Self::ReadyzOpen => "/readyz",
             Self::Readyz => "/v1-k3s/readyz",
             Self::ServerBootstrap => "/v1-k3s/server-bootstrap",
             Self::PutCaCerts => "/v1-k3s/cert/cacerts",
             Self::PutToken => "/v1-k3s/token",
+            Self::Connect => "/v1-k3s/connect",
         }
     }
 
     /// Who may; empty for everybody.
     pub fn groups(self) -> &'static [&'static str] {
         match self {
-            Self::CaCerts | Self::Ping | Self::Healthz | Self::Metrics => &[],
+            Self::CaCerts | Self::Ping | Self::Healthz | Self::ReadyzOpen | Self::Metrics => &[],
             Self::ServerBootstrap | Self::PutCaCerts | Self::PutToken => &[SERVER],
+            Self::Connect => &[NODES],
             _ => &[AGENT, NODES, BOOTSTRAPPERS],
         }
     }

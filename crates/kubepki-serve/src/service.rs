@@ -18,8 +18,10 @@ use crate::health::Health;
 use crate::issuance::{Credential, IssuanceLog, OwnRecords};
 use crate::metrics::Metrics;
 use crate::names::Names;
-use crate::node::{NodeHeaders, Reserved, Strictness};
+use crate::node::{NodeHeaders, Strictness};
 use crate::password::NodePasswords;
+use crate::quiet::Quiet;
+use crate::reserved::Reserved;
 use crate::route::Endpoint;
 use crate::status::{Answer, PLAIN, Refusal, TEXT};
 use crate::throttle::{Proof, Throttle};
@@ -50,6 +52,13 @@ pub struct Request<'a> {
     pub body: Zeroizing<Vec<u8>>,
 }
 
+impl Request<'_> {
+    /// As much of the path as goes into the log: anybody may ask for anything.
+    pub(crate) fn shown_path(&self) -> String {
+        self.path.chars().take(LONGEST_PATH).collect()
+    }
+}
+
 /// Everything that a server needs to answer.
 pub struct Service {
     /// Names, addresses, networks.
@@ -58,6 +67,8 @@ pub struct Service {
     pub strictness: Strictness,
     /// A leaf's lifetime in seconds.
     pub leaf_lifetime: i64,
+    /// Seconds before its end from which the listener's certificate is renewed.
+    pub leaf_window: i64,
     /// CAs and secrets, replaced as a whole.
     pub tree: RwLock<Arc<Loaded>>,
     /// Who has guessed too often.
@@ -86,6 +97,8 @@ pub struct Service {
     pub names: Names,
     /// Made tokens that were right.
     pub proven: Proven,
+    /// What strangers had said of them.
+    pub quiet: Quiet,
 }
 
 /// The tree and what follows from it.
@@ -104,10 +117,7 @@ impl Loaded {
     pub fn new(tree: Tree, settings: &Settings, key: &[u8; 32]) -> Self {
         Self {
             users: Users::new(&tree.passwd, key),
-            reserved: Reserved {
-                server: settings.node_name.clone(),
-                sans: settings.sans.iter().cloned().collect(),
-            },
+            reserved: Reserved::new(&settings.node_name, &settings.sans),
             tree,
         }
     }
@@ -118,9 +128,25 @@ impl Loaded {
 pub struct Admitted {
     endpoint: Endpoint,
     /// `None` where anybody may.
-    identity: Option<Identity>,
+    caller: Option<Caller>,
+}
+
+/// Who asks, by what was in force then.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    pub(crate) identity: Identity,
     /// The made token that proved it.
-    token: Option<Entry>,
+    pub(crate) token: Option<Entry>,
+    /// CAs and users under which it was proved: under others it has to be proved anew.
+    pub(crate) loaded: Arc<Loaded>,
+}
+
+impl Caller {
+    /// Whether it is the same one, and proved it by the same.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        let id = |of: &Self| of.token.as_ref().map(|it| it.id.clone());
+        self.identity == other.identity && id(self) == id(other)
+    }
 }
 
 /// One line for the log. It holds no secrets.
@@ -146,12 +172,13 @@ impl Service {
         request: &Request<'_>,
         admitted: Result<Admitted, Refusal>,
     ) -> Answer {
+        let is_known = matches!(&admitted, Ok(admitted) if admitted.caller.is_some());
         let answer = match admitted {
             Ok(admitted) => self.route(request, admitted).await,
             Err(refusal) => Err(refusal),
         };
         let answer = answer.unwrap_or_else(|refusal| {
-            self.say_refusal(request, &refusal);
+            self.say_refusal(request, &refusal, is_known);
             refusal.answer()
         });
         self.metrics.answered(request.path, answer.code);
@@ -165,62 +192,88 @@ impl Service {
     ///
     /// The refusal.
     pub async fn admit(&self, request: &Request<'_>) -> Result<Admitted, Refusal> {
+        let endpoint = Endpoint::of(request.path);
+        if let Some(endpoint) = endpoint
+            && endpoint.groups().is_empty()
+        {
+            let caller = None;
+            return Ok(Admitted { endpoint, caller });
+        }
         let loaded = self.loaded()?;
+        let shown = self.identified(request, &loaded).await;
+        let Some(endpoint) = endpoint else {
+            // K3s hands everything else to kube-apiserver, which knows no passwords.
+            return Err(match shown {
+                Ok((it, _)) if it.credential == Credential::Certificate => Refusal::NoApiServer,
+                Err(Refusal::TooMany) => Refusal::TooMany,
+                _ => Refusal::Unauthorized,
+            });
+        };
+        let (identity, token) = shown?;
+        may(&identity, endpoint)?;
+        let caller = Some(Caller {
+            identity,
+            token,
+            loaded,
+        });
+        Ok(Admitted { endpoint, caller })
+    }
+
+    /// Who asks. What nobody can have guessed is let through whoever guesses beside it, behind the
+    /// same address too; of all else nothing is told to who was wrong too often, not even whether
+    /// it is right.
+    async fn identified(
+        &self,
+        request: &Request<'_>,
+        loaded: &Loaded,
+    ) -> Result<(Identity, Option<Entry>), Refusal> {
         let offered = Offered {
             authorization: request.authorization,
             certificates: request.certificates,
         };
         let proof = match (offered.authorization, offered.certificates) {
-            (Some(_), _) => Some(Proof::Secret),
-            (None, []) => None,
-            (None, _) => Some(Proof::Certificate),
+            (Some(_), _) => Proof::Secret,
+            (None, []) => return Err(Refusal::Forbidden),
+            (None, _) => Proof::Certificate,
         };
-        if proof.is_some_and(|proof| !self.may_try(request.peer, proof)) {
+        let authorities = &loaded.tree.client.certificates;
+        let known = match identify(&offered, &loaded.users, authorities, self.clock.now()) {
+            Ok(known) if known.is_beyond_guessing => return Ok((known.identity, None)),
+            known => known,
+        };
+        let is_proven = self.has_proven(request);
+        if !is_proven && !self.may_try(request.peer, proof) {
             return Err(Refusal::TooMany);
         }
-        let authorities = &loaded.tree.client.certificates;
-        let mut identity = identify(&offered, &loaded.users, authorities, self.clock.now());
-        let mut token = None;
-        if let (Err(Refusal::NotAuthorized), Some(proof)) = (&identity, proof) {
-            let guessed = self.by_guess(request, &loaded, proof).await;
-            identity = guessed.map(|shown| {
-                token = shown.1;
-                shown.0
-            });
+        match known {
+            Ok(known) => Ok((known.identity, None)),
+            Err(Refusal::NotAuthorized) => self.by_guess(request, loaded, proof, is_proven).await,
+            Err(refusal) => Err(refusal),
         }
-        let Some(endpoint) = Endpoint::of(request.path) else {
-            // K3s hands everything else to kube-apiserver, which knows no passwords.
-            let known = identity.is_ok_and(|it| it.credential == Credential::Certificate);
-            return Err(match known {
-                true => Refusal::Unavailable("apiserver disabled".to_owned()),
-                false => Refusal::Unauthorized,
-            });
-        };
-        if endpoint.groups().is_empty() {
-            return Ok(Admitted {
-                endpoint,
-                identity: None,
-                token: None,
-            });
-        }
-        let identity = identity?;
-        may(&identity, endpoint)?;
-        Ok(Admitted {
-            endpoint,
-            identity: Some(identity),
-            token,
-        })
+    }
+
+    /// The same caller by what is in force now: whoever was admitted by a CA or password that was
+    /// replaced since has to prove again who he is.
+    ///
+    /// # Errors
+    ///
+    /// The refusal.
+    pub(crate) async fn anew(&self, request: &Request<'_>) -> Result<Caller, Refusal> {
+        self.admit(request).await?.caller.ok_or(Refusal::Forbidden)
     }
 
     async fn route(&self, request: &Request<'_>, admitted: Admitted) -> Result<Answer, Refusal> {
-        let Admitted {
-            endpoint,
-            identity,
-            token,
-        } = admitted;
+        let Admitted { endpoint, caller } = admitted;
         let loaded = self.loaded()?;
+        let caller = match caller {
+            // The body may have taken its time.
+            Some(caller) if !Arc::ptr_eq(&caller.loaded, &loaded) => {
+                Some(self.anew(request).await?)
+            }
+            caller => caller,
+        };
         let tree = &loaded.tree;
-        match (endpoint, identity) {
+        match (endpoint, caller) {
             (Endpoint::CaCerts, _) => Ok(Answer::ok(PLAIN, tree.server.bytes.clone())),
             (Endpoint::Ping, _) => Ok(Answer::ok(TEXT, "pong")),
             (Endpoint::Healthz, _) => Ok(Answer::ok(TEXT, "ok")),
@@ -228,7 +281,11 @@ impl Service {
                 Some(_) => Err(Refusal::Unavailable(self.health.to_string())),
                 None => Ok(Answer::ok(TEXT, self.health.to_string())),
             },
-            (Endpoint::Metrics, _) => self.metrics.render(),
+            (Endpoint::ReadyzOpen, _) => match self.health.why_not() {
+                Some(_) => Err(Refusal::Unavailable(self.health.names())),
+                None => Ok(Answer::ok(TEXT, self.health.names())),
+            },
+            (Endpoint::Metrics, _) => self.metrics.render(self.clock.now()),
             (Endpoint::ClientCa, _) => file(request, &tree.client),
             (Endpoint::ServerCa, _) => file(request, &tree.server),
             (Endpoint::Config, _) => Ok(Answer::json(&config(&self.settings, tree))),
@@ -240,19 +297,20 @@ impl Service {
                 Ok(Answer::json(&json!(all)))
             }
             (Endpoint::ServerBootstrap, _) => Err(Refusal::Bad("etcd disabled".to_owned())),
-            (Endpoint::PutCaCerts, _) => self.put_authorities(request).await,
-            (Endpoint::PutToken, _) => self.put_token(request).await,
-            (Endpoint::Leaf(kind), Some(identity)) => {
-                let who = (&identity, token.as_ref());
-                self.leaf(request, kind, who).await
-            }
-            (Endpoint::Leaf(_), None) => Err(Refusal::Forbidden),
+            (Endpoint::PutCaCerts, Some(caller)) => self.put_authorities(request, caller).await,
+            (Endpoint::PutToken, Some(caller)) => self.put_token(request, caller).await,
+            (Endpoint::Connect, Some(_)) => match request.method {
+                "GET" => Ok(Answer::going_on()),
+                _ => Err(Refusal::Method(request.path.to_owned())),
+            },
+            (Endpoint::Leaf(kind), Some(caller)) => self.leaf(request, kind, caller).await,
+            (_, None) => Err(Refusal::Forbidden),
         }
     }
 
-    fn may_try(&self, peer: SocketAddr, proof: Proof) -> bool {
+    pub(crate) fn may_try(&self, peer: SocketAddr, proof: Proof) -> bool {
         let throttle = self.throttle.lock();
-        throttle.is_ok_and(|it| it.allows(peer.ip(), proof, self.clock.now()))
+        throttle.is_ok_and(|it| it.allows(peer.ip(), proof, self.clock.steady()))
     }
 
     pub(crate) fn was_wrong(&self, peer: SocketAddr) {
@@ -262,7 +320,7 @@ impl Service {
     /// Whether a proof that may turn out to be wrong is looked up now; then [`Self::has_looked`]
     /// must follow.
     pub(crate) fn may_look(&self, peer: SocketAddr, proof: Proof) -> bool {
-        let (peer, now) = (peer.ip(), self.clock.now());
+        let (peer, now) = (peer.ip(), self.clock.steady());
         let throttle = self.throttle.lock();
         throttle.is_ok_and(|mut it| it.begins(peer, proof, now))
     }
@@ -271,7 +329,7 @@ impl Service {
     pub(crate) fn has_looked(&self, peer: SocketAddr, proof: Proof, was_wrong: bool) {
         if let Ok(mut throttle) = self.throttle.lock() {
             if was_wrong {
-                throttle.failed(peer.ip(), proof, self.clock.now());
+                throttle.failed(peer.ip(), proof, self.clock.steady());
             }
             throttle.ended(peer.ip(), proof);
         }
@@ -279,7 +337,7 @@ impl Service {
 
     pub(crate) fn was_wrong_by(&self, peer: SocketAddr, proof: Proof) {
         if let Ok(mut throttle) = self.throttle.lock() {
-            throttle.failed(peer.ip(), proof, self.clock.now());
+            throttle.failed(peer.ip(), proof, self.clock.steady());
         }
     }
 
@@ -315,21 +373,31 @@ impl Service {
         (self.journal)(&Line {
             message,
             fields: vec![
-                // Anybody may ask for anything, and it stands in the log as long as he likes.
-                ("path", request.path.chars().take(LONGEST_PATH).collect()),
+                ("path", request.shown_path()),
                 ("peer", request.peer.to_string()),
                 ("reason", why),
             ],
         });
     }
 
-    fn say_refusal(&self, request: &Request<'_>, refusal: &Refusal) {
+    /// Every one is counted. Those of strangers, of whom there may be any number, and of agents
+    /// that ask every second for what only kube-apiserver has, are not all said.
+    fn say_refusal(&self, request: &Request<'_>, refusal: &Refusal, is_known: bool) {
         self.metrics.refused(refusal.code());
-        self.say(
-            "refused",
-            request,
-            format!("{}: {}", refusal.code(), refusal.message()),
-        );
+        let now = self.clock.steady();
+        let unsaid = match (refusal, request.certificates.first()) {
+            (Refusal::NoApiServer, Some(leaf)) => self.quiet.caller(pki::sha256(leaf), now),
+            _ if is_known => Some(0),
+            _ => self.quiet.stranger(now),
+        };
+        let Some(unsaid) = unsaid else {
+            return;
+        };
+        let mut why = format!("{}: {}", refusal.code(), refusal.message());
+        if unsaid > 0 {
+            why.push_str(&format!("; {unsaid} more were refused and not said"));
+        }
+        self.say("refused", request, why);
     }
 }
 

@@ -39,6 +39,14 @@ impl Answer {
         Self::ok(JSON, format!("{}\n", escaped(&value.to_string())))
     }
 
+    /// 101: the connection goes on as something else.
+    pub fn going_on() -> Self {
+        Self {
+            code: 101,
+            ..Self::empty()
+        }
+    }
+
     /// 200 without a body.
     pub fn done() -> Self {
         Self {
@@ -83,6 +91,8 @@ pub enum Refusal {
     Internal(String),
     /// 503 with the reason.
     Unavailable(String),
+    /// 503 as K3s says it of a path that kube-apiserver would answer.
+    NoApiServer,
 }
 
 impl Refusal {
@@ -97,7 +107,7 @@ impl Refusal {
             Self::TooLarge(_) => 413,
             Self::TooMany => 429,
             Self::Internal(_) => 500,
-            Self::Unavailable(_) => 503,
+            Self::Unavailable(_) | Self::NoApiServer => 503,
         }
     }
 
@@ -112,7 +122,7 @@ impl Refusal {
             Self::TooLarge(_) => "RequestEntityTooLarge",
             Self::TooMany => "TooManyRequests",
             Self::Internal(_) => "InternalError",
-            Self::Unavailable(_) => "ServiceUnavailable",
+            Self::Unavailable(_) | Self::NoApiServer => "ServiceUnavailable",
         }
     }
 
@@ -120,6 +130,7 @@ impl Refusal {
     pub fn message(&self) -> String {
         match self {
             Self::Bad(why) | Self::ForbiddenFor(why) | Self::Unavailable(why) => why.clone(),
+            Self::NoApiServer => "apiserver disabled".to_owned(),
             Self::NotAuthorized => "not authorized".to_owned(),
             Self::Unauthorized => "Unauthorized".to_owned(),
             Self::Forbidden => "forbidden".to_owned(),

@@ -1,15 +1,16 @@
-//! Guessing is slow: each address may be wrong so often, then it waits. Pure.
+//! Guessing is slow: each address may be wrong so often, then it waits. Pure; times are those of a
+//! clock that nobody sets ([`Clock::steady`](kubepki::edge::Clock::steady)).
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{IpAddr, Ipv6Addr};
-
-use pki::UnixTime;
+use std::time::Duration;
 
 /// Wrong credentials that an address may show at once.
 pub const BURST: u32 = 64;
-/// Seconds until one more is forgiven.
-pub const FORGIVEN_AFTER: i64 = 1;
-/// Addresses that are remembered; what is remembered of one is 40 bytes.
+/// Until one more is forgiven.
+pub const FORGIVEN_AFTER: Duration = Duration::from_secs(1);
+/// Addresses that are remembered; what is remembered of one is 80 bytes.
 const ADDRESSES: usize = 65_536;
 
 /// What a caller shows. After a rotation to a new root the certificates of a whole site are wrong
@@ -20,6 +21,17 @@ pub enum Proof {
     Secret,
     /// A client certificate alone.
     Certificate,
+    /// The password of a node, by a hash of its name: who guesses one keeps no other node waiting.
+    Node(u64),
+}
+
+impl Proof {
+    /// The password of that node.
+    pub fn of_node(name: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        Self::Node(hasher.finish())
+    }
 }
 
 /// What each address has got wrong.
@@ -28,30 +40,44 @@ pub struct Throttle {
     failures: HashMap<(IpAddr, Proof), Failures>,
     /// When those who are forgiven were last forgotten: a look at all of them for each that
     /// comes would be work that strangers can ask for.
-    swept: Option<UnixTime>,
+    swept: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Failures {
     count: u32,
-    last: UnixTime,
+    last: Duration,
     /// Proofs that are being looked up and may turn out to be failures.
     pending: u32,
 }
 
 impl Failures {
-    /// How many are left at `now`. A clock that goes back forgives nothing.
-    fn left(self, now: UnixTime) -> u32 {
-        let forgiven = now.since(self.last).max(0) / FORGIVEN_AFTER;
-        let forgiven = u32::try_from(forgiven).unwrap_or(u32::MAX);
-        self.count.saturating_sub(forgiven)
+    /// How many were forgiven until `now`. A clock that goes back forgives nothing.
+    fn forgiven(self, now: Duration) -> u32 {
+        let periods = now.saturating_sub(self.last).as_nanos() / FORGIVEN_AFTER.as_nanos();
+        u32::try_from(periods).unwrap_or(u32::MAX)
+    }
+
+    /// How many are left at `now`.
+    fn left(self, now: Duration) -> u32 {
+        self.count.saturating_sub(self.forgiven(now))
+    }
+
+    /// One more at `now`. What has passed of a period counts on.
+    fn add(&mut self, now: Duration) {
+        let (left, forgiven) = (self.left(now), self.forgiven(now));
+        self.last = match left {
+            0 => self.last.max(now),
+            _ => self.last.saturating_add(FORGIVEN_AFTER * forgiven),
+        };
+        self.count = left.saturating_add(1).min(BURST);
     }
 }
 
 impl Throttle {
     /// Whether a proof of that kind from `peer` is looked at now. Those who show none are not held
     /// up.
-    pub fn allows(&self, peer: IpAddr, proof: Proof, now: UnixTime) -> bool {
+    pub fn allows(&self, peer: IpAddr, proof: Proof, now: Duration) -> bool {
         let failures = self.failures.get(&(network(peer), proof));
         failures.is_none_or(|failures| failures.left(now) < BURST)
     }
@@ -59,7 +85,7 @@ impl Throttle {
     /// Whether a proof of `peer` may be looked up now; then [`Self::ended`] must follow. Those that
     /// are being looked up count as failures for the next one here, and for nobody else: whoever
     /// waits behind the same address has shown nothing wrong.
-    pub fn begins(&mut self, peer: IpAddr, proof: Proof, now: UnixTime) -> bool {
+    pub fn begins(&mut self, peer: IpAddr, proof: Proof, now: Duration) -> bool {
         let who = (network(peer), proof);
         let Some(failures) = self.failures.get_mut(&who) else {
             if !self.is_full(now) {
@@ -91,19 +117,11 @@ impl Throttle {
     }
 
     /// `peer` was wrong.
-    pub fn failed(&mut self, peer: IpAddr, proof: Proof, now: UnixTime) {
+    pub fn failed(&mut self, peer: IpAddr, proof: Proof, now: Duration) {
         let who = (network(peer), proof);
         let is_full = self.is_full(now);
         match self.failures.get_mut(&who) {
-            Some(failures) => {
-                let count = failures.left(now).saturating_add(1).min(BURST);
-                let last = failures.last.max(now);
-                *failures = Failures {
-                    count,
-                    last,
-                    ..*failures
-                };
-            }
+            Some(failures) => failures.add(now),
             // More addresses than that at once is no guessing of ours to stop.
             None if is_full => {}
             None => {
@@ -118,7 +136,7 @@ impl Throttle {
     }
 
     /// Whether there is no room for another address, those who are forgiven forgotten.
-    fn is_full(&mut self, now: UnixTime) -> bool {
+    fn is_full(&mut self, now: Duration) -> bool {
         if self.failures.len() >= ADDRESSES && self.swept != Some(now) {
             self.swept = Some(now);
             self.failures
@@ -140,7 +158,8 @@ pub(crate) fn network(peer: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    const START: UnixTime = UnixTime::from_secs(1_000);
+    const START: Duration = Duration::from_secs(1_000);
+    const LATER: Duration = Duration::from_secs(1_500);
 
     #[test]
     fn who_is_wrong_too_often_waits_and_nobody_else() {
@@ -154,10 +173,10 @@ mod tests {
         assert!(!throttle.allows(peer, Proof::Secret, START));
         assert!(throttle.allows(other, Proof::Secret, START));
         assert!(throttle.allows(peer, Proof::Certificate, START));
-        assert!(!throttle.allows(peer, Proof::Secret, START.plus(-500)));
-        assert!(throttle.allows(peer, Proof::Secret, START.plus(FORGIVEN_AFTER)));
-        throttle.failed(peer, Proof::Secret, START.plus(FORGIVEN_AFTER));
-        assert!(!throttle.allows(peer, Proof::Secret, START.plus(FORGIVEN_AFTER)));
+        assert!(!throttle.allows(peer, Proof::Secret, Duration::from_secs(500)));
+        assert!(throttle.allows(peer, Proof::Secret, START + FORGIVEN_AFTER));
+        throttle.failed(peer, Proof::Secret, START + FORGIVEN_AFTER);
+        assert!(!throttle.allows(peer, Proof::Secret, START + FORGIVEN_AFTER));
     }
 
     #[test]
@@ -168,7 +187,7 @@ mod tests {
             assert!(throttle.begins(peer, Proof::Secret, START));
         }
         assert!(!throttle.begins(peer, Proof::Secret, START));
-        assert!(!throttle.begins(peer, Proof::Secret, START.plus(500)));
+        assert!(!throttle.begins(peer, Proof::Secret, LATER));
         assert!(throttle.allows(peer, Proof::Secret, START));
         throttle.ended(peer, Proof::Secret);
         assert!(throttle.begins(peer, Proof::Secret, START));
@@ -178,7 +197,7 @@ mod tests {
         }
         assert!(!throttle.allows(peer, Proof::Secret, START));
         assert!(!throttle.begins(peer, Proof::Secret, START));
-        assert!(throttle.begins(peer, Proof::Secret, START.plus(FORGIVEN_AFTER)));
+        assert!(throttle.begins(peer, Proof::Secret, START + FORGIVEN_AFTER));
         let other: IpAddr = "192.0.2.2".parse().unwrap();
         assert!(throttle.begins(other, Proof::Secret, START));
         throttle.ended(other, Proof::Secret);
@@ -203,7 +222,42 @@ mod tests {
             throttle.failed(IpAddr::V4(number.into()), Proof::Secret, START);
         }
         assert_eq!(throttle.failures.len(), ADDRESSES);
-        throttle.failed("192.0.2.1".parse().unwrap(), Proof::Secret, START.plus(10));
+        throttle.failed(
+            "192.0.2.1".parse().unwrap(),
+            Proof::Secret,
+            START + 10 * FORGIVEN_AFTER,
+        );
         assert_eq!(throttle.failures.len(), 1);
+    }
+
+    #[test]
+    fn who_is_never_quite_a_period_late_is_forgiven_too() {
+        let peer: IpAddr = "192.0.2.1".parse().unwrap();
+        let mut throttle = Throttle::default();
+        for _ in 0..BURST {
+            throttle.failed(peer, Proof::Secret, START);
+        }
+        let mut tried = 0;
+        for tenth in 0..100 {
+            let now = START + FORGIVEN_AFTER * tenth / 10;
+            if throttle.allows(peer, Proof::Secret, now) {
+                throttle.failed(peer, Proof::Secret, now);
+                tried += 1;
+            }
+        }
+        assert_eq!(tried, 9);
+    }
+
+    #[test]
+    fn a_nodes_password_is_counted_for_that_node() {
+        let peer: IpAddr = "192.0.2.1".parse().unwrap();
+        let mut throttle = Throttle::default();
+        let (one, other) = (Proof::of_node("one"), Proof::of_node("other"));
+        for _ in 0..BURST {
+            throttle.failed(peer, one, START);
+        }
+        assert!(!throttle.allows(peer, one, START));
+        assert!(throttle.allows(peer, other, START));
+        assert!(throttle.allows(peer, Proof::Secret, START));
     }
 }

@@ -94,7 +94,7 @@ impl Service {
         let found = found.map_err(|error| self.unusable(request, id, &error))?;
         // The id says which record it is; only the secret says anything of the caller.
         let refused = |why: &str| {
-            self.say_token(request, "a token was refused", id, why.to_owned());
+            self.say_unfit(request, "a token was refused", id, why.to_owned());
             Refusal::NotAuthorized
         };
         let entry = match found {
@@ -137,7 +137,7 @@ impl Service {
             return Ok(None);
         };
         let refused = |message: &str, why: String| {
-            self.say_token(request, message, id, why);
+            self.say_unfit(request, message, id, why);
             Refusal::NotAuthorized
         };
         let token = found.token.map_err(|error| {
@@ -160,7 +160,7 @@ impl Service {
     /// The datastore cannot be asked.
     fn away(&self, request: &Request<'_>, id: &str, error: &DatastoreError) -> Refusal {
         let why = error_chain(error);
-        self.say_token(request, "a token could not be checked", id, why);
+        self.say_unfit(request, "a token could not be checked", id, why);
         Refusal::Unavailable("the datastore cannot be asked for the token".to_owned())
     }
 
@@ -220,7 +220,7 @@ impl Service {
     /// The client is told that, not what; the log says the rest.
     fn unusable(&self, request: &Request<'_>, id: &str, error: &MadeError) -> Refusal {
         let why = error_chain(error);
-        self.say_token(request, "a token could not be checked", id, why);
+        self.say_unfit(request, "a token could not be checked", id, why);
         match error {
             MadeError::Malformed { .. } => {
                 Refusal::Internal("the token's record cannot be read".to_owned())
@@ -233,12 +233,23 @@ impl Service {
         }
     }
 
+    /// The same of what a stranger shows: there may be any number.
+    fn say_unfit(&self, request: &Request<'_>, message: &str, id: &str, mut why: String) {
+        let Some(unsaid) = self.quiet.stranger(self.clock.steady()) else {
+            return;
+        };
+        if unsaid > 0 {
+            why.push_str(&format!("; {unsaid} more were refused and not said"));
+        }
+        self.say_token(request, message, id, why);
+    }
+
     fn say_token(&self, request: &Request<'_>, message: &str, id: &str, why: String) {
         (self.journal)(&Line {
             message,
             fields: vec![
                 ("token", id.to_owned()),
-                ("path", request.path.to_owned()),
+                ("path", request.shown_path()),
                 ("peer", request.peer.to_string()),
                 ("reason", why),
             ],

@@ -7,7 +7,7 @@
 //!                                                learnt          -> one signature for all that wait
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
@@ -19,6 +19,7 @@ use pki::{Certificate, San};
 use tokio::sync::{Notify, watch};
 
 use crate::renewal::{AGAIN, look};
+use crate::reserved::Carried;
 use crate::service::{Line, Service};
 use crate::tls::Listened;
 
@@ -39,56 +40,6 @@ const WAIT: Duration = Duration::from_secs(2);
 /// Refused names that are said; then it goes without saying.
 const SAID: usize = 64;
 
-/// What a certificate answers to.
-#[derive(Debug, Default)]
-struct Shown {
-    names: HashSet<String>,
-    /// Behind `*.`.
-    wildcards: HashSet<String>,
-    addresses: HashSet<IpAddr>,
-}
-
-impl Shown {
-    fn of(leaf: &Certificate) -> Self {
-        let mut shown = Self::default();
-        for san in leaf.sans() {
-            match san {
-                San::Ip(address) => drop(shown.addresses.insert(*address)),
-                San::Dns(name) => {
-                    let name = name.to_ascii_lowercase();
-                    match name.strip_prefix("*.") {
-                        Some(rest) => shown.wildcards.insert(rest.to_owned()),
-                        None => shown.names.insert(name),
-                    };
-                }
-                _ => {}
-            }
-        }
-        shown
-    }
-
-    /// A wildcard stands for one label (RFC 9525 section 6.3).
-    fn has_name(&self, name: &str) -> bool {
-        let is_below = || {
-            let rest = name.split_once('.').map(|(_, rest)| rest);
-            rest.is_some_and(|rest| self.wildcards.contains(rest))
-        };
-        self.names.contains(name) || is_below()
-    }
-
-    fn has(&self, name: &San) -> bool {
-        match name {
-            San::Ip(address) => self.addresses.contains(address),
-            San::Dns(name) => self.has_name(&name.to_ascii_lowercase()),
-            _ => false,
-        }
-    }
-
-    fn count(&self) -> usize {
-        self.names.len() + self.wildcards.len() + self.addresses.len()
-    }
-}
-
 #[derive(Debug, Default)]
 struct Learning {
     /// By this server or another one, with the round of signing after which it is shown.
@@ -108,10 +59,10 @@ impl Learning {
 /// The names of the listener's certificate. Without a [`Filter`] none are learnt.
 #[derive(Debug, Default)]
 pub struct Names {
-    shown: RwLock<Shown>,
+    shown: RwLock<Carried>,
     learning: Mutex<Learning>,
-    /// Where connections arrived: addresses of this machine, whether the certificate learnt them
-    /// or not.
+    /// Addresses of this machine, whether the certificate learnt them or not: its node's own, and
+    /// where connections arrived.
     local: RwLock<BTreeSet<IpAddr>>,
     filter: OnceLock<Filter>,
     /// There is something to sign for.
@@ -130,9 +81,10 @@ impl Names {
     /// before, by K3s or by us.
     pub fn begin(&self, filter: Filter, own: &[San]) {
         if let (Ok(shown), Ok(mut learning)) = (self.shown.read(), self.learning.lock()) {
-            let names = shown.names.iter().cloned().map(San::Dns);
-            let all = names.chain(shown.addresses.iter().copied().map(San::Ip));
-            let new = all.filter(|it| !own.contains(it)).map(|it| (it, 0));
+            let new = shown
+                .single()
+                .filter(|it| !own.contains(it))
+                .map(|it| (it, 0));
             learning.learnt.extend(new);
         }
         let _ = self.filter.set(filter);
@@ -141,7 +93,7 @@ impl Names {
     /// New connections are shown that leaf.
     pub fn shows(&self, leaf: &Certificate) {
         if let Ok(mut shown) = self.shown.write() {
-            *shown = Shown::of(leaf);
+            *shown = Carried::of(leaf);
         }
     }
 
@@ -151,18 +103,19 @@ impl Names {
         learning.map_or_else(|_| Vec::new(), |it| it.learnt.keys().cloned().collect())
     }
 
-    /// Addresses at which connections arrived, beside those that every machine has: the server's
-    /// own, which no other node may have in its certificate.
+    /// Addresses of this machine, beside those that every machine has: its node's own, and those
+    /// at which connections arrived. No other node may have them in its certificate, and who comes
+    /// from one of them is the server's own node.
     pub fn local(&self) -> BTreeSet<IpAddr> {
         self.local.read().map(|it| it.clone()).unwrap_or_default()
     }
 
-    /// Whether a connection arrived at that address.
+    /// Whether it is one of [`Self::local`].
     pub(crate) fn is_local(&self, address: &IpAddr) -> bool {
         self.local.read().is_ok_and(|it| it.contains(address))
     }
 
-    /// A connection arrived at that address.
+    /// A connection arrived at that address, or it is the node's own.
     pub fn arrived(&self, address: IpAddr) {
         if self.is_local(&address) || address.is_loopback() || !is_fit(address) {
             return;
@@ -219,7 +172,7 @@ impl Service {
             let Ok(shown) = names.shown.read() else {
                 return;
             };
-            let is_known = local.is_none_or(|it| shown.addresses.contains(&it));
+            let is_known = local.is_none_or(|it| shown.has_address(&it));
             if is_known && name.is_none_or(|it| shown.has_name(it)) {
                 return;
             }
@@ -290,11 +243,12 @@ impl Service {
     }
 
     /// Signs for what is learnt, until it is told to stop; once a [`PAUSE`] at most. Only while
-    /// `turn` is held: a plan that is being carried out knows what was in the listener's file.
+    /// `turn` is held: a plan that is being carried out knows what was in the listener's file. So
+    /// does one that somebody else carries out: `is_free` tells of none.
     pub async fn learns(
         self: Arc<Self>,
         listened: Arc<Listened>,
-        turn: Arc<tokio::sync::Mutex<()>>,
+        (turn, is_free): (Arc<tokio::sync::Mutex<()>>, impl Fn() -> bool + Send),
         mut stop: watch::Receiver<bool>,
     ) {
         let mut is_open = false;
@@ -308,6 +262,14 @@ impl Service {
                 held = turn.lock() => held,
                 _ = stop.wait_for(|stop| *stop) => return,
             };
+            if !is_free() {
+                drop(held);
+                self.names.ask();
+                tokio::select! {
+                    () = tokio::time::sleep(PAUSE) => continue,
+                    _ = stop.wait_for(|stop| *stop) => return,
+                }
+            }
             let begun = self
                 .names
                 .begun
@@ -351,22 +313,6 @@ mod tests {
         assert!(!names.are_shared(true));
         assert!(names.are_shared(false) && !names.are_shared(false));
         assert!(!names.are_shared(true) && names.are_shared(false));
-    }
-
-    #[test]
-    fn a_wildcard_stands_for_one_label() {
-        let mut shown = Shown::default();
-        shown.names.insert("example.com".to_owned());
-        shown.wildcards.insert("example.com".to_owned());
-        for (name, wanted) in [
-            ("example.com", true),
-            ("a.example.com", true),
-            ("b.a.example.com", false),
-            ("xexample.com", false),
-            ("com", false),
-        ] {
-            assert_eq!(shown.has_name(name), wanted, "{name}");
-        }
     }
 
     #[test]

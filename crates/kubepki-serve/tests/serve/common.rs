@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use kubepki::datastore::{Datastore, DatastoreError, Record};
 use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
@@ -13,7 +14,7 @@ use kubepki_datastore::{Access, SqliteStore};
 use kubepki_serve::accept::{Limits, Server};
 use kubepki_serve::config::{Flags, Settings};
 use kubepki_serve::issuance::{Entered, LogError, Need, OwnRecords};
-use kubepki_serve::listener::{Port, Wanted, prepare};
+use kubepki_serve::listener::{Port, WINDOW, Wanted, prepare};
 use kubepki_serve::metrics::Metrics;
 use kubepki_serve::node::Strictness;
 use kubepki_serve::password::NodePasswords;
@@ -50,10 +51,18 @@ pub struct Running {
 pub struct Moved {
     began: pki::UnixTime,
     by: AtomicI64,
+    steady: AtomicI64,
 }
 
 impl Moved {
+    /// So many seconds have passed, or fewer than before: then somebody set the clock.
     pub fn to(&self, seconds: i64) {
+        self.set(seconds);
+        self.steady.fetch_max(seconds, Ordering::SeqCst);
+    }
+
+    /// Somebody sets the clock; no time passes.
+    pub fn set(&self, seconds: i64) {
         self.by.store(seconds, Ordering::SeqCst);
     }
 }
@@ -61,6 +70,11 @@ impl Moved {
 impl Clock for Moved {
     fn now(&self) -> pki::UnixTime {
         self.began.plus(self.by.load(Ordering::SeqCst))
+    }
+
+    fn steady(&self) -> Duration {
+        let seconds = self.steady.load(Ordering::SeqCst);
+        Duration::from_secs(seconds.try_into().unwrap())
     }
 }
 
@@ -140,6 +154,7 @@ fn port(fixture: &Fixture, tree: &Tree, settings: &Settings) -> Port {
     let wanted = Wanted {
         sans: &settings.sans,
         lifetime: 365 * DAY,
+        window: WINDOW,
         now: SystemClock.now(),
         entropy: &SystemEntropy,
         keys: &FreshKeys,
@@ -165,6 +180,7 @@ pub fn serve_at(
     let time = Arc::new(Moved {
         began: SystemClock.now(),
         by: AtomicI64::new(0),
+        steady: AtomicI64::new(0),
     });
     let clock = Arc::clone(&time);
     let options = Options::new(fixture.scratch("log"), "s1");
@@ -223,6 +239,7 @@ fn service(
 ) -> Service {
     Service {
         leaf_lifetime: 365 * DAY,
+        leaf_window: WINDOW,
         tree: RwLock::new(Arc::new(Loaded::new(tree, &settings, &[1; 32]))),
         settings,
         strictness,
@@ -241,6 +258,7 @@ fn service(
         health: Default::default(),
         names: Default::default(),
         proven: Default::default(),
+        quiet: Default::default(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 
+use kubepki_serve::health::{Part, State};
 use kubepki_serve::node::Strictness;
 
 use crate::common::{Answer, PASSWORD, Running, serve};
@@ -131,4 +132,26 @@ fn what_two_programs_could_read_in_two_ways_is_refused() {
     assert_eq!(server.curl(&path, &[]).code, 401);
     let said = server.said.lock().unwrap();
     assert!(said.iter().all(|line| line.len() < 1000));
+}
+
+/// Anybody learns whether it issues and what somebody should look at; why, only who may.
+#[test]
+fn readiness_is_open_and_its_reasons_are_not() {
+    let server = serve(Strictness::Strict);
+    let open = || {
+        let answer = server.curl("/readyz", &[]);
+        (answer.code, answer.text())
+    };
+    assert_eq!(open(), (200, "ok".to_owned()));
+    let why = || "db.internal:5432 is silent".to_owned();
+    server.service.note(Part::Head, State::Warning(why()));
+    assert_eq!(open(), (200, "ok\nwarning: issuance-log-head".to_owned()));
+    server.service.note(Part::Datastore, State::Down(why()));
+    let (code, text) = open();
+    assert_eq!(code, 503, "{text}");
+    assert!(text.contains("down: datastore") && !text.contains("db.internal"));
+    assert_eq!(server.curl("/v1-k3s/readyz", &[]).code, 403);
+    let told = agent(&server, "/v1-k3s/readyz", "Accept: */*");
+    assert!(told.code == 503 && told.text().contains("db.internal"));
+    assert_eq!(server.curl("/healthz", &[]).text(), "ok");
 }

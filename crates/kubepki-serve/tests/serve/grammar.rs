@@ -126,7 +126,7 @@ fn asks(header: &[u8], users: &Users) -> Result<String, Refusal> {
         authorization: Some(header),
         certificates: &[],
     };
-    identify(&offered, users, &[], UnixTime::from_secs(0)).map(|it| it.user)
+    identify(&offered, users, &[], UnixTime::from_secs(0)).map(|it| it.identity.user)
 }
 
 proptest! {

@@ -27,8 +27,10 @@ fn member(node: &str, heard: i64) -> Member {
         node: node.to_owned(),
         address: "10.9.9.1:6443".parse().unwrap(),
         sans: vec!["kubernetes".to_owned(), node.to_owned()],
+        local: Vec::new(),
         heard,
         stopped: false,
+        life: None,
     }
 }
 
@@ -209,7 +211,7 @@ async fn a_record_that_is_written_over_is_a_sign_of_life() {
     assert_eq!(look().await, 0);
 }
 
-/// A record that is a week old goes, and a server that comes back at that moment stays: where rows
+/// A record that stood still for a week goes, whatever its clock and ours say, and a server that comes back at that moment stays: where rows
 /// are written over, a revision does not tell that somebody has.
 #[tokio::test]
 async fn an_old_record_goes_and_a_fresh_one_stays() {
@@ -219,16 +221,25 @@ async fn an_old_record_goes_and_a_fresh_one_stays() {
     let week = UnixTime::from_secs(BEGIN + 8 * pki::DAY);
     let fresh = member("one", week.as_secs());
     let greet = async |member: &Member| Cluster::greet(store.as_ref(), member).await.unwrap();
-    let look = async || {
-        let cluster = Cluster::default();
+    let patient = Cluster::default();
+    let short = Cluster::keeping(std::time::Duration::ZERO);
+    let look_as = async |cluster: &Cluster| {
         cluster
             .look_around(store.as_ref(), "two", week)
             .await
             .unwrap();
         store.get(&key).await.unwrap()
     };
+    let look = async || look_as(&Cluster::default()).await;
     greet(&member("one", BEGIN)).await;
-    assert_eq!(look().await, None);
+    // By a clock that is days ahead it is old; before our eyes it is not.
+    for _ in 0..3 {
+        assert!(look_as(&patient).await.is_some());
+    }
+    assert!(look_as(&short).await.is_some());
+    assert!(!patient.sans().is_empty() && !short.sans().is_empty());
+    assert_eq!(look_as(&short).await, None);
+    assert!(short.sans().is_empty());
     // Renewed after it was listed: what was seen is no longer there to be marked.
     greet(&member("one", BEGIN)).await;
     let seen = store.get(&key).await.unwrap().unwrap();
@@ -245,4 +256,103 @@ async fn an_old_record_goes_and_a_fresh_one_stays() {
     let seen = store.get(&key).await.unwrap().unwrap();
     store.rewrite(&seen, b"gone").await.unwrap();
     assert_eq!(look().await, None);
+}
+
+/// What another program left where servers' records lie is named once, and in nobody's way.
+#[tokio::test]
+async fn what_is_no_record_of_a_server_is_named_and_passed_over() {
+    let fixture = Fixture::new("k3s-1.36-sqlite");
+    let store = store("sqlite", &fixture.data_dir().join("server")).await;
+    let now = UnixTime::from_secs(BEGIN);
+    Cluster::greet(store.as_ref(), &member("one", BEGIN))
+        .await
+        .unwrap();
+    let odd = [
+        ("odd", "{"),
+        ("old", r#"{"version":1,"node":"x"}"#),
+        ("text", "gone?"),
+    ];
+    for (name, value) in odd {
+        let key = format!("{SERVERS}{name}");
+        store.create(&key, value.as_bytes()).await.unwrap();
+    }
+    let cluster = Cluster::default();
+    let look = async || {
+        cluster
+            .look_around(store.as_ref(), "two", now)
+            .await
+            .unwrap()
+    };
+    let named = look().await;
+    let keys: Vec<&str> = named.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(keys, odd.map(|(name, _)| format!("{SERVERS}{name}")));
+    assert!(named[1].1.contains("missing field"), "{named:?}");
+    assert_eq!(cluster.addresses().len(), 1);
+    assert_eq!(look().await, []);
+    // One that goes and comes back is told of again; none is taken away.
+    let key = format!("{SERVERS}odd");
+    let record = store.get(&key).await.unwrap().unwrap();
+    store.delete(&key, record.revision).await.unwrap();
+    assert_eq!(look().await, []);
+    store.create(&key, b"[").await.unwrap();
+    assert_eq!(look().await.len(), 1);
+    assert_eq!(store.list(SERVERS).await.unwrap().len(), 4);
+}
+
+/// All others live, and are days away from this machine's clock: that is wrong, not theirs.
+#[tokio::test]
+async fn a_clock_that_is_days_away_from_all_others_is_told_of() {
+    let fixture = Fixture::new("k3s-1.36-sqlite");
+    let store = store("sqlite", &fixture.data_dir().join("server")).await;
+    let cluster = Cluster::default();
+    let ahead = UnixTime::from_secs(BEGIN + 9 * pki::DAY);
+    let beat = async |node: &str, heard: i64| {
+        let member = member(node, heard);
+        Cluster::greet(store.as_ref(), &member).await.unwrap();
+        let looked = cluster.look_around(store.as_ref(), "three", ahead);
+        looked.await.unwrap();
+        cluster.clock_problem(ahead)
+    };
+    // Old records alone tell nothing: their servers may be off.
+    assert_eq!(beat("one", BEGIN).await, None);
+    let why = beat("one", BEGIN + 20).await.unwrap();
+    assert!(why.contains("ahead of") && why.contains("one's"), "{why}");
+    assert_eq!(cluster.addresses().len(), 1);
+    // One of two is wrong: not known which.
+    assert!(beat("two", ahead.as_secs() - 20).await.is_some());
+    assert_eq!(beat("two", ahead.as_secs()).await, None);
+}
+
+/// Two processes of one name write over each other's sign of life, and both notice.
+#[tokio::test]
+async fn another_process_with_this_name_is_noticed() {
+    let fixture = Fixture::new("k3s-1.36-sqlite");
+    let store = store("sqlite", &fixture.data_dir().join("server")).await;
+    let all = ["a", "b"].map(|instance| {
+        let cluster = Cluster::default();
+        cluster.lives_as(instance);
+        (cluster, instance)
+    });
+    let mut heard = BEGIN;
+    let mut beat = async |instance: &str, stopped: bool| {
+        heard += 1;
+        let own = Member {
+            life: Some(instance.to_owned()),
+            stopped,
+            ..member("one", heard)
+        };
+        Cluster::greet(store.as_ref(), &own).await.unwrap();
+        for (cluster, _) in &all {
+            let now = UnixTime::from_secs(heard);
+            let looked = cluster.look_around(store.as_ref(), "one", now);
+            looked.await.unwrap();
+        }
+        [all[0].0.twin().is_some(), all[1].0.twin().is_some()]
+    };
+    // What lies there from before, and what a former process says at its end, is no other.
+    assert_eq!(beat("b", false).await, [false, false]);
+    assert_eq!(beat("b", true).await, [false, false]);
+    assert_eq!(beat("a", false).await, [false, true]);
+    assert_eq!(beat("b", true).await, [false, true]);
+    assert_eq!(beat("b", false).await, [true, true]);
 }

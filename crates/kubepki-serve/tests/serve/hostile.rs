@@ -17,6 +17,11 @@ type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 /// A connection on which anything can be said.
 pub fn connect(server: &Running) -> Stream {
+    connect_as(server, &[])
+}
+
+/// The same by these protocols.
+fn connect_as(server: &Running, protocols: &[&[u8]]) -> Stream {
     let pem = std::fs::read(server.tls_file("server-ca.crt")).unwrap();
     let mut roots = RootCertStore::empty();
     for certificate in pki::Certificate::all_from_pem(&pem).unwrap() {
@@ -25,11 +30,12 @@ pub fn connect(server: &Running) -> Stream {
             .unwrap();
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
     let name = ServerName::try_from(HOST).unwrap();
     let socket = TcpStream::connect(server.address).unwrap();
     socket
@@ -137,6 +143,52 @@ fn slow_clients_are_let_go() {
     let idle = say(&server, b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(idle.ends_with("pong"), "{idle}");
     assert_eq!(server.curl("/ping", &[]).text(), "pong");
+}
+
+/// A frame of HTTP/2 without a stream.
+fn frame(kind: u8, flags: u8, content: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(content.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, 0], content].concat()
+}
+
+/// Who asks for nothing and answers each ping is sent off, and is told so.
+#[test]
+fn pings_keep_no_connection() {
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const GO_AWAY: u8 = 7;
+    let limits = Limits {
+        headers: Duration::from_millis(100),
+        idle: Duration::from_millis(600),
+        ..Limits::default()
+    };
+    let server = serve_with("k3s-1.36-sqlite", Strictness::Strict, limits);
+    let mut stream = connect_as(&server, &[b"h2"]);
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .unwrap();
+    stream.write_all(&frame(SETTINGS, 0, &[])).unwrap();
+    let (mut pings, mut sent_off, mut head) = (0, false, [0; 9]);
+    // Until the server closes it.
+    while stream.read_exact(&mut head).is_ok() {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut content = vec![0; usize::try_from(length).unwrap()];
+        stream.read_exact(&mut content).unwrap();
+        let is_answer = head[4] & 1 == 1;
+        match head[3] {
+            SETTINGS | PING if is_answer => {}
+            SETTINGS => stream.write_all(&frame(SETTINGS, 1, &[])).unwrap(),
+            PING => {
+                pings += 1;
+                // The last one may find it closed.
+                let _ = stream.write_all(&frame(PING, 1, &content));
+            }
+            GO_AWAY => sent_off = true,
+            _ => {}
+        }
+        assert!(pings < 1000, "the server keeps the connection open");
+    }
+    assert!(sent_off && pings > 1, "{sent_off}, {pings} pings");
 }
 
 #[test]

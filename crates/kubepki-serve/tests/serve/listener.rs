@@ -5,7 +5,7 @@ use kubepki::listener::Listener;
 use kubepki::log::{Log, Options};
 use kubepki_serve::accept::Limits;
 use kubepki_serve::health::Part;
-use kubepki_serve::listener::{PortError, Wanted, prepare};
+use kubepki_serve::listener::{PortError, WINDOW, Wanted, prepare};
 use kubepki_serve::node::Strictness;
 use kubepki_serve::tree::Tree;
 use pki::{DAY, San};
@@ -96,6 +96,7 @@ fn the_file_changes_only_for_a_reason_and_keeps_its_key() {
         let wanted = Wanted {
             sans,
             lifetime: 365 * DAY,
+            window: WINDOW,
             now: now.plus(days * DAY),
             entropy: &SystemEntropy,
             keys: &FreshKeys,
@@ -228,6 +229,7 @@ fn nothing_is_written_by_authorities_that_may_be_others() {
     let wanted = Wanted {
         sans: &settings().sans,
         lifetime: 365 * DAY,
+        window: WINDOW,
         now: SystemClock.now(),
         entropy: &SystemEntropy,
         keys: &FreshKeys,

@@ -8,11 +8,13 @@
     reason = "tests fail by panicking"
 )]
 
+mod admission;
 mod agents;
 mod common;
 mod forgotten;
 mod forms;
 mod grammar;
+mod guesses;
 mod heartbeats;
 mod hostile;
 mod listener;
@@ -23,3 +25,4 @@ mod secrets;
 mod servers;
 mod strict;
 mod tokens;
+mod tunnel;

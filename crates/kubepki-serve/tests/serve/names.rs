@@ -1,6 +1,7 @@
 //! What the listener's certificate learns from connections, and what not.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kubepki::listener::Listener;
@@ -23,6 +24,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Lab {
     server: Running,
     stop: watch::Sender<bool>,
+    /// Held while a plan is carried out.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// Whether somebody else carries none out.
+    is_free: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -44,6 +49,7 @@ impl Lab {
             Limits {
                 // A connection stays open for as long as is waited for anything else.
                 headers: 2 * PATIENCE,
+                idle: 2 * PATIENCE,
                 ..Limits::default()
             },
         );
@@ -56,14 +62,20 @@ impl Lab {
             services,
         };
         service.names.begin(filter, &settings().sans);
+        let turn: Arc<tokio::sync::Mutex<()>> = Arc::default();
+        let is_free: Arc<AtomicBool> = Arc::new(AtomicBool::new(true));
+        let free = Arc::clone(&is_free);
+        let held = (Arc::clone(&turn), move || free.load(Ordering::SeqCst));
         let thread = std::thread::spawn(move || {
             let mut builder = tokio::runtime::Builder::new_current_thread();
             let runtime = builder.enable_all().build().unwrap();
-            runtime.block_on(service.learns(listened, Arc::default(), stopped));
+            runtime.block_on(service.learns(listened, held, stopped));
         });
         Self {
             server,
             stop,
+            turn,
+            is_free,
             thread: Some(thread),
         }
     }
@@ -257,6 +269,27 @@ fn servers_share_what_they_learnt() {
         assert!(runtime.block_on(own.share(store)).is_err(), "{strange}");
         assert_eq!(record().value.as_slice(), strange.as_bytes());
     }
+}
+
+/// A plan knows what was in the listener's file: nothing is signed before it has ended, connections
+/// go on with what there is, and what was learnt meanwhile is not lost.
+#[test]
+fn a_name_that_is_learnt_during_a_plan_waits_for_its_end() {
+    let lab = Lab::new(false);
+    let (before, name) = (lab.file(), "lb.example");
+    let asked = ["-servername", name, "-verify_hostname", name];
+    let plan = lab.turn.blocking_lock();
+    let seen = lab.handshake(&asked);
+    assert!(seen.contains("ostname mismatch"), "{seen}");
+    assert_eq!(lab.file(), before);
+    lab.is_free.store(false, Ordering::SeqCst);
+    drop(plan);
+    let seen = lab.handshake(&asked);
+    assert!(seen.contains("ostname mismatch"), "{seen}");
+    assert_eq!(lab.file(), before);
+    lab.is_free.store(true, Ordering::SeqCst);
+    lab.assert_fine(&asked);
+    lab.until(|names| names.iter().any(|it| it == name));
 }
 
 #[test]

@@ -47,6 +47,7 @@ fn asked(server: &Running, user: &str, node: &str, peer: &str, path: &str) -> (u
 fn a_servers_name_is_for_the_server_alone() {
     let server = serve(Strictness::Strict);
     let home = format!("{HOST}:1000");
+    server.service.names.arrived(HOST.parse().unwrap());
     for path in ["/v1-k3s/serving-kubelet.crt", "/v1-k3s/client-kubelet.crt"] {
         let (code, said) = asked(&server, "node", "S1", ELSEWHERE, path);
         assert_eq!(code, 403, "{said}");
@@ -66,9 +67,13 @@ fn so_is_another_servers() {
         version: 1,
         node: "s2".to_owned(),
         address: "10.77.0.12:6443".parse().unwrap(),
-        sans: vec!["10.77.0.12".to_owned(), "lb.example".to_owned()],
+        sans: ["10.77.0.12", "LB.example", "*.k8s.example", "10.77.0.200"]
+            .map(str::to_owned)
+            .into(),
+        local: vec!["10.77.0.12".to_owned()],
         heard: server.service.clock.now().as_secs(),
         stopped: false,
+        life: None,
     };
     runtime().block_on(async {
         let store = store(&server.fixture.data_dir().join("server")).await;
@@ -79,11 +84,28 @@ fn so_is_another_servers() {
         cluster.look_around(&store, "s1", now).await.unwrap();
     });
     let path = "/v1-k3s/serving-kubelet.crt";
-    for name in ["s2", "lb.example"] {
+    for name in ["s2", "lb.example", "LB.example", "w.k8s.example"] {
         let (code, said) = asked(&server, "node", name, ELSEWHERE, path);
         assert_eq!(code, 403, "{name}: {said}");
     }
+    // Everybody comes from the load balancer, whose address is among the server's.
+    let (code, said) = asked(&server, "node", "s2", "10.77.0.200:1", path);
+    assert_eq!(code, 403, "{said}");
     assert_eq!(asked(&server, "node", "s2", "10.77.0.12:1", path).0, 200);
+}
+
+/// Who comes through a load balancer or a NAT has its address, whoever he is: that it is among the
+/// server's names makes him no server.
+#[test]
+fn the_address_of_a_load_balancer_is_nobodys_home() {
+    let server = serve(Strictness::Strict);
+    let path = "/v1-k3s/serving-kubelet.crt";
+    // Among the names, and told to agents; no connection ever arrived there.
+    let balancer = format!("{HOST}:1000");
+    let (code, said) = asked(&server, "node", "s1", &balancer, path);
+    assert_eq!(code, 403, "{said}");
+    assert_eq!(asked(&server, "node", "s1", "127.0.0.1:1", path).0, 200);
+    assert_eq!(asked(&server, "node", "worker", &balancer, path).0, 200);
 }
 
 /// Where agents reach the server is learnt from connections: no other node gets it.

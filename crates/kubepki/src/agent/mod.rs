@@ -15,10 +15,14 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use pki::verify::{Options, VerifyError, verify};
-use pki::{Certificate, PrivateKey, Purpose, San, UnixTime, pem};
+use pki::{Certificate, DAY, PrivateKey, Purpose, San, UnixTime, pem};
 
 use crate::catalogue::{CommonName, K3S, Kind, LeafSpec, Row, SanRule, Side};
+use crate::cluster::renewal_window;
 use crate::kubeconfig::{Reference, render_reference};
+
+/// K3s's window, in seconds.
+const WINDOW: i64 = 120 * DAY;
 
 pub use plan::{NodeFile, plan_files};
 
@@ -92,6 +96,7 @@ pub struct Wanted {
     spec: &'static LeafSpec,
     organizations: Vec<String>,
     common_name: String,
+    /// Names that it must have; K3s adds more.
     sans: Vec<San>,
 }
 
@@ -151,15 +156,19 @@ pub fn wanted(node: &Node) -> Vec<Wanted> {
         .collect()
 }
 
+/// The names without which a certificate is of no use to the node. Those that are the same for every
+/// node are the server's affair, and not all servers write the same: `::1` is there since some
+/// release after v1.32 only.
 fn sans(spec: &LeafSpec, node: &Node) -> Vec<San> {
     let mut sans: Vec<San> = Vec::new();
     for rule in spec.sans {
         let more = match rule {
-            SanRule::Literal(text) | SanRule::LiteralSince(text, _) => vec![San::from_text(text)],
             SanRule::NodeName => vec![San::Dns(node.name.clone())],
             SanRule::NodeAddresses => node.addresses.iter().copied().map(San::Ip).collect(),
-            // Names of servers, which agents do not have.
-            SanRule::ServerNames | SanRule::KubernetesService => Vec::new(),
+            SanRule::Literal(_)
+            | SanRule::LiteralSince(..)
+            | SanRule::ServerNames
+            | SanRule::KubernetesService => Vec::new(),
         };
         for san in more {
             if !sans.contains(&san) {
@@ -211,13 +220,14 @@ impl Wanted {
         })
     }
 
-    /// Why the present certificate must be renewed; `None` when it can stay.
+    /// Why the present certificate must be renewed; `None` when it can stay. `window` is in seconds;
+    /// where none is given it is K3s's, and a third of the certificate's life at most.
     pub fn due(
         &self,
         present: Option<&[u8]>,
         key: &PrivateKey,
         trust: &Trust,
-        window: i64,
+        window: Option<i64>,
         now: UnixTime,
     ) -> Option<String> {
         let Some(present) = present else {
@@ -230,7 +240,9 @@ impl Wanted {
         if let Err(error) = self.judge(&chain, key, trust, now) {
             return Some(crate::error_chain(&error));
         }
-        let end = chain.first()?.validity().not_after;
+        let validity = chain.first()?.validity();
+        let (begin, end) = (validity.not_before, validity.not_after);
+        let window = window.unwrap_or_else(|| renewal_window(WINDOW, end.since(begin)));
         (end.since(now) <= window).then(|| format!("ends at {end}"))
     }
 

@@ -235,7 +235,10 @@ impl<'a> Executor<'a> {
         let next = match replay.progress {
             Progress::NotStarted => return Err(ApplyError::NotBegun { plan: id.clone() }),
             Progress::Abandoned => return Err(ApplyError::Abandoned { plan: id.clone() }),
-            Progress::Finished => return self.finish(&plan, &journal).await,
+            Progress::Finished => {
+                self.refuse_undone(id)?;
+                return self.finish(&plan, &journal).await;
+            }
             Progress::InProgress { next } | Progress::InFlight { step: next } => next,
         };
         self.refuse_being_undone(id)?;
@@ -398,6 +401,19 @@ impl<'a> Executor<'a> {
             Some(undo) => Err(ApplyError::BeingUndone {
                 plan: id.clone(),
                 by: undo.id,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// What was taken back is not in force, however its journal ends.
+    fn refuse_undone(&self, id: &PlanId) -> Result<(), ApplyError> {
+        let past = history(self.state)?;
+        let by = past.into_iter().find(|past| past.id == *id);
+        match by.and_then(|past| past.undone_by) {
+            Some(by) => Err(ApplyError::Undone {
+                plan: id.clone(),
+                by,
             }),
             None => Ok(()),
         }

@@ -162,11 +162,16 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The command that starts K3s anew.
+    /// The command that starts K3s anew; where there is none, the one that fetches what a start of
+    /// K3s would.
     pub(super) fn restart(&self) -> String {
-        match self.is_server() {
-            true => "systemctl restart k3s".to_owned(),
-            false => "systemctl restart k3s-agent".to_owned(),
+        match (self.is_server(), self.inventory().site.has_k3s) {
+            (true, _) => "systemctl restart k3s".to_owned(),
+            (false, true) => "systemctl restart k3s-agent".to_owned(),
+            (false, false) => format!(
+                "kubepki node renew --server https://SERVER:6443{}",
+                self.data_dir_flag()
+            ),
         }
     }
 

@@ -94,7 +94,23 @@ pub struct Policy {
     pub algorithm: KeyAlgorithm,
 }
 
+/// Seconds before its end from which a leaf of `lifetime` seconds is due where `most` is K3s's window:
+/// a third of its life at most. K3s renews leaves of less than its window at every start; who looks
+/// every few hours would do so every few hours.
+pub fn renewal_window(most: i64, lifetime: i64) -> i64 {
+    most.min(lifetime / 3)
+}
+
 impl Policy {
+    /// The same for leaves that live `lifetime` seconds.
+    pub fn lasting(self, lifetime: i64) -> Self {
+        Self {
+            window: renewal_window(self.window, lifetime),
+            lifetime,
+            ..self
+        }
+    }
+
     /// The same without a window: only what has expired is due by its date.
     pub fn undated(self) -> Self {
         Self { window: -1, ..self }

@@ -1,7 +1,8 @@
 //! What time it is.
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pki::UnixTime;
 
@@ -14,6 +15,13 @@ pub trait Clock: Send + Sync + fmt::Debug {
     /// whole seconds.
     fn precise(&self) -> (UnixTime, u32) {
         (self.now(), 0)
+    }
+
+    /// How much time has passed since some moment of this process, whatever [`Self::now`] is set
+    /// to meanwhile.
+    fn steady(&self) -> Duration {
+        static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        BEGAN.elapsed()
     }
 }
 

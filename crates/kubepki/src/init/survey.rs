@@ -177,6 +177,7 @@ async fn site(host: &dyn Host, data_dir: &Path, spec: &Spec) -> Result<Site, Ini
         Err(SiteError::NotADataDir { .. }) => Ok(Site {
             data_dir: data_dir.to_owned(),
             role: Role::Server,
+            has_k3s: true,
             admin_kubeconfig: spec.kubeconfig.clone(),
             recorded_data_dir: data_dir.to_owned(),
         }),

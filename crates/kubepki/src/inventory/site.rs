@@ -20,6 +20,10 @@ pub struct Site {
     pub data_dir: PathBuf,
     /// Server or agent.
     pub role: Role,
+    /// Whether K3s itself works on it, and so makes what is missing at its start: it has left
+    /// traces here, or the caller knows of a unit or process. A node that only `kubepki join`
+    /// made has nobody who would.
+    pub has_k3s: bool,
     /// The administrator's kubeconfig outside the data directory, if it is in scope.
     pub admin_kubeconfig: Option<PathBuf>,
     /// The data directory that paths inside the files name; differs from [`Self::data_dir`] when
@@ -96,12 +100,14 @@ impl Site {
                 source,
             })?;
         }
+        let has_k3s = role == Role::Server || has_traces(host, &data_dir).await;
         let recorded_data_dir = recorded(host, &data_dir)
             .await
             .unwrap_or_else(|| data_dir.clone());
         Ok(Self {
             data_dir,
             role,
+            has_k3s,
             admin_kubeconfig,
             recorded_data_dir,
         })
@@ -142,6 +148,32 @@ impl Site {
             Err(_) => path.to_owned(),
         }
     }
+}
+
+/// Whether a K3s agent has worked in this data directory: it leaves more there than certificates
+/// and its node's password, which is all that `kubepki join` writes.
+async fn has_traces(host: &dyn Host, data_dir: &Path) -> bool {
+    const TRACES: [(&str, &[&str]); 3] = [
+        ("", &["data"]),
+        ("agent", &["containerd", "images", "pod-manifests"]),
+        (
+            "agent/etc",
+            &[
+                "containerd",
+                "kubelet.conf.d",
+                "k3s-agent-load-balancer.json",
+                "k3s-api-server-agent-load-balancer.json",
+            ],
+        ),
+    ];
+    for (folder, traces) in TRACES {
+        let names = host.list(&data_dir.join(folder)).await;
+        let names = names.ok().flatten().unwrap_or_default();
+        if names.iter().any(|name| traces.contains(&name.as_str())) {
+            return true;
+        }
+    }
+    false
 }
 
 /// The data directory that the node's own kubeconfigs name.

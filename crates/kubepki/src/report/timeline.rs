@@ -189,9 +189,11 @@ struct Words {
 
 fn words(question: &Question<'_>, group: &Group, members: &Members) -> Words {
     let rows = members.rows.as_slice();
-    let restart = match question.inventory.site.role {
-        Role::AgentOnly => "systemctl restart k3s-agent",
-        Role::Server => "systemctl restart k3s",
+    let site = &question.inventory.site;
+    let restart = match (site.role, site.has_k3s) {
+        (Role::AgentOnly, true) => "systemctl restart k3s-agent",
+        (Role::AgentOnly, false) => "kubepki node renew",
+        (Role::Server, _) => "systemctl restart k3s",
     };
     let rotate = "rotate the CA before (kubepki ca stage, then kubepki rotate-ca)";
     let agent = group.agent;
@@ -199,7 +201,10 @@ fn words(question: &Question<'_>, group: &Group, members: &Members) -> Words {
         EventKind::LeafWindow => Words {
             what: format!("{} can be renewed", counted(rows.len(), "leaf", "leaves")),
             consequence: match agent {
-                true => "every start of the agent renews these anyway, at any time".to_owned(),
+                true if site.has_k3s => {
+                    "every start of the agent renews these anyway, at any time".to_owned()
+                }
+                true => "from here on, `kubepki node renew` renews them".to_owned(),
                 false => format!(
                     "from here on, {} days ahead of the end, a start of K3s renews them",
                     question.policy.window / DAY

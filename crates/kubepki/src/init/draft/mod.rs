@@ -76,10 +76,7 @@ impl<'a> Draft<'a> {
             request,
             inventory,
             release,
-            policy: Policy {
-                lifetime: request.spec.leaf_lifetime,
-                ..Policy::k3s(release)
-            },
+            policy: Policy::k3s(release).lasting(request.spec.leaf_lifetime),
             plan,
             staged: Vec::new(),
             staged_keys: request

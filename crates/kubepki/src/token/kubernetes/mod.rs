@@ -11,6 +11,7 @@
 //!   -> id, secret, expiration, usages, groups -> good, or why not     (here)
 //! ```
 
+mod node;
 mod sealed;
 mod secret;
 mod wire;
@@ -25,6 +26,7 @@ use super::made;
 use crate::datastore::{Datastore, DatastoreError, Record};
 use secret::Secret;
 
+pub use node::{node_password, node_password_key};
 pub use sealed::Encryption;
 pub use secret::Unreadable;
 
