@@ -187,6 +187,22 @@ pub fn running_in(data_dir: &Path, configured: &Path) -> Option<Running> {
         })
 }
 
+/// Whether K3s starts on this data directory: its unit or OpenRC's script is on this machine and
+/// means it, or it runs.
+pub fn starts_in(data_dir: &Path, configured: &Path) -> bool {
+    let places = Places::default();
+    let units = places.unit_directories.iter().flat_map(|folder| {
+        let units = places.units.iter();
+        units.map(|unit| folder.join(format!("{unit}.service")))
+    });
+    let scripts = places
+        .units
+        .iter()
+        .map(|unit| Path::new("/etc/init.d").join(unit));
+    let is_installed = data_dir == configured && units.chain(scripts).any(|it| it.is_file());
+    is_installed || running_in(data_dir, configured).is_some()
+}
+
 /// The release of the K3s that is installed here, as its program tells.
 pub async fn installed(host: &dyn Host) -> Option<Release> {
     let path = std::env::var_os("PATH").unwrap_or_default();

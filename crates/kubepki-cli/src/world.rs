@@ -16,7 +16,7 @@ use pki::{DAY, San, UnixTime};
 
 use crate::args::{LeafArgs, NameArgs, SiteArgs};
 use crate::error::CliError;
-use crate::k3s::{Settings, installed};
+use crate::k3s::{Settings, installed, starts_in};
 use crate::output;
 
 /// Clock, host, randomness: built once.
@@ -169,12 +169,13 @@ impl Node {
         leaves: Option<&LeafArgs>,
     ) -> Result<Self, CliError> {
         let settings = Settings::load(&world.host, site).await?;
-        let opened = Site::open(
+        let mut opened = Site::open(
             &world.host,
             &settings.data_dir,
             settings.admin_kubeconfig.clone(),
         )
         .await?;
+        opened.has_k3s |= starts_in(&opened.data_dir, &settings.configured);
         let mut inventory = collect(&world.host, &opened, &K3S, world.now()).await;
         if let Some(text) = &site.k3s_version {
             let release: Release = text
@@ -281,14 +282,14 @@ fn named(
 
 fn policy(leaves: Option<&LeafArgs>, release: DetectedRelease) -> Result<Policy, CliError> {
     let mut policy = Policy::k3s(release);
+    if let Some(days) = lifetime_from_environment()? {
+        policy = policy.lasting(days * DAY);
+    }
     if let Some(leaves) = leaves {
         policy.keep_key = leaves.keep_key;
         if let Some(days) = leaves.window {
             policy.window = i64::from(days) * DAY;
         }
-    }
-    if let Some(days) = lifetime_from_environment()? {
-        policy.lifetime = days * DAY;
     }
     Ok(policy)
 }

@@ -85,11 +85,14 @@ pub async fn resume(args: &ResumeArgs) -> Result<Exit, CliError> {
     };
     let plan = node.state.load_plan(&id)?;
     // Once a server is started again, what is left to do needs no datastore.
-    let next = kubepki::apply::history(&node.state)?
+    let past = kubepki::apply::history(&node.state)?
         .into_iter()
-        .find(|past| past.id == id)
-        .map(|past| past.standing);
-    let from = match next {
+        .find(|past| past.id == id);
+    // No datastore is asked for what is over.
+    if let Some(by) = past.as_ref().and_then(|past| past.undone_by.clone()) {
+        return Err(failed(ApplyError::Undone { plan: id, by }));
+    }
+    let from = match past.map(|past| past.standing) {
         Some(Standing::Interrupted { step, .. }) => step,
         _ => 1,
     };

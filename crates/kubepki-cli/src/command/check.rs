@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::args::SiteArgs;
 use crate::error::{CliError, Exit};
-use crate::k3s::Settings;
+use crate::k3s::{Settings, starts_in};
 use crate::output;
 use crate::period::period;
 use crate::rke::ClusterArgs;
@@ -125,6 +125,7 @@ pub fn print_one(
 ) -> Result<Exit, CliError> {
     let tree = Tree {
         data_dir: root,
+        has_k3s: false,
         admin_kubeconfig: None,
         add_sans: Vec::new(),
     };
@@ -141,6 +142,8 @@ pub fn print_one(
 /// A tree to look at, and what the configuration wants of it.
 struct Tree {
     data_dir: PathBuf,
+    /// Whether a K3s of this machine works on it.
+    has_k3s: bool,
     admin_kubeconfig: Option<PathBuf>,
     add_sans: Vec<San>,
 }
@@ -149,6 +152,7 @@ struct Tree {
 /// directory that it names.
 async fn trees(world: &World, args: &CheckArgs) -> Result<Vec<Tree>, CliError> {
     let of_settings = |settings: Settings| Tree {
+        has_k3s: starts_in(&settings.data_dir, &settings.configured),
         data_dir: settings.data_dir,
         admin_kubeconfig: settings.admin_kubeconfig,
         add_sans: settings.tls_sans,
@@ -185,6 +189,7 @@ async fn trees(world: &World, args: &CheckArgs) -> Result<Vec<Tree>, CliError> {
                 true => configured.tls_sans.clone(),
                 false => Vec::new(),
             },
+            has_k3s: starts_in(&data_dir, &configured.configured),
             data_dir,
         }
     });
@@ -208,7 +213,8 @@ struct Answer {
 impl Asked<'_> {
     async fn look(&self, tree: &Tree) -> Result<Answer, CliError> {
         let admin = tree.admin_kubeconfig.clone();
-        let site = Site::open(&LocalHost, &tree.data_dir, admin).await?;
+        let mut site = Site::open(&LocalHost, &tree.data_dir, admin).await?;
+        site.has_k3s |= tree.has_k3s;
         let mut inventory = collect(&LocalHost, &site, &K3S, self.now).await;
         if let Some(release) = self.release {
             inventory.release = DetectedRelease::Known(release);
@@ -262,6 +268,7 @@ fn many(asked: &Asked<'_>, trees: &[Tree]) -> Result<Exit, CliError> {
     parallel::in_order(trees, workers, look, |(data_dir, answer)| {
         let tree = Tree {
             data_dir,
+            has_k3s: false,
             admin_kubeconfig: None,
             add_sans: Vec::new(),
         };

@@ -20,6 +20,7 @@ pub async fn rotate(args: &RotateArgs) -> Result<Exit, CliError> {
     let world = World::real();
     let node = Node::open(&world, &args.site, Some(&args.names), Some(&args.leaves)).await?;
     refuse_unfinished(&node.state)?;
+    refuse_joined(&node)?;
     announce_running(&node);
     let (title, mut selected) = requested(&node, &args.services)?;
     if !args.names.tls_san.is_empty() || !args.names.tls_san_drop.is_empty() {
@@ -44,6 +45,7 @@ pub async fn renew(args: &RenewArgs) -> Result<Exit, CliError> {
     let world = World::real();
     let node = Node::open(&world, &args.site, Some(&args.names), Some(&args.leaves)).await?;
     refuse_unfinished(&node.state)?;
+    refuse_joined(&node)?;
     announce_running(&node);
     let plan = due(&world, &node)?;
     carry_out(&world, &node, plan, &args.change).await
@@ -60,6 +62,7 @@ pub async fn plan(args: &PlanArgs) -> Result<Exit, CliError> {
         None => World::real(),
     };
     let node = Node::open(&world, &args.site, Some(&args.names), Some(&args.leaves)).await?;
+    refuse_joined(&node)?;
     let made = if args.services.is_empty() {
         due(&world, &node)?
     } else {
@@ -76,6 +79,22 @@ pub async fn plan(args: &PlanArgs) -> Result<Exit, CliError> {
         output::talk(&format!("Saved. Run it with: kubepki apply {}", made.id));
     }
     Ok(Exit::Fine)
+}
+
+/// On an agent alone leaves are renewed by removing them, for K3s makes them anew at its start.
+/// Where there is no K3s nothing brings them back, and without its certificate the node cannot
+/// even log in.
+fn refuse_joined(node: &Node) -> Result<(), CliError> {
+    let site = &node.inventory.site;
+    if site.role == Role::Server || site.has_k3s {
+        return Ok(());
+    }
+    Err(CliError::refused(format!(
+        "{} is an agent's, and no K3s works on it: here its certificates could only be removed, and \
+         nothing would make new ones",
+        site.data_dir.display()
+    ))
+    .hint("`kubepki node renew --server https://SERVER:6443` gets new ones from a server"))
 }
 
 fn requested(node: &Node, names: &[String]) -> Result<(String, Vec<Selection>), CliError> {

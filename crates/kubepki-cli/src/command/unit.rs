@@ -19,6 +19,15 @@ pub struct UnitArgs {
     /// Where kubepki is installed.
     #[arg(long, value_name = "FILE", default_value = "/usr/local/bin/kubepki")]
     pub program: PathBuf,
+    /// For node-timer: the servers that the node asks in turn, https://HOST:6443.
+    #[arg(
+        long = "server",
+        value_name = "URL",
+        value_delimiter = ',',
+        value_parser = crate::world::server_url,
+        required_if_eq("kind", "node-timer")
+    )]
+    pub servers: Vec<String>,
 }
 
 /// A unit that can be printed.
@@ -28,6 +37,8 @@ pub enum UnitKind {
     DropIn,
     /// A service and timer: renew every day.
     Timer,
+    /// A service and timer for a node that `kubepki join` made: renew every day, at a server.
+    NodeTimer,
     /// A service and timer: check every hour, for Prometheus.
     Metrics,
     /// A service: `kubepki serve`.
@@ -55,9 +66,26 @@ pub fn run(args: &UnitArgs) -> Result<Exit, CliError> {
             "{program:?} cannot stand in a unit; give an absolute path without blanks, quotes and %"
         )));
     }
+    // A % is systemd's, and a quote would end a word.
+    if let Some(odd) = args
+        .servers
+        .iter()
+        .find(|it| it.contains(['%', '"', '\'', '\\']))
+    {
+        return Err(CliError::usage(format!("{odd:?} cannot stand in a unit")));
+    }
     let text = match args.kind {
         UnitKind::DropIn => drop_in(&program, args.role),
-        UnitKind::Timer => timer(&program),
+        UnitKind::Timer => timer(&renewal(&program)),
+        UnitKind::NodeTimer => timer(&Renewal {
+            name: "kubepki-node-renew",
+            command: format!(
+                "{program} node renew --yes --server {}",
+                args.servers.join(",")
+            ),
+            after: "Renewed certificates are used once what reads them is started anew.",
+            wants: "Wants=network-online.target\nAfter=network-online.target\n",
+        }),
         UnitKind::Metrics => metrics(&program),
         UnitKind::Serve => serve(&program),
     };
@@ -78,19 +106,46 @@ fn drop_in(program: &str, role: UnitRole) -> String {
     )
 }
 
-fn timer(program: &str) -> String {
+/// A service that renews, started by a timer.
+struct Renewal {
+    /// The unit's name.
+    name: &'static str,
+    command: String,
+    /// What has to be done then.
+    after: &'static str,
+    /// What must be there before, in lines.
+    wants: &'static str,
+}
+
+fn renewal(program: &str) -> Renewal {
+    Renewal {
+        name: "kubepki-renew",
+        command: format!("{program} renew --yes"),
+        after: "Renewed certificates are served after the next restart of K3s; add --restart above to\n\
+                # restart it whenever something was renewed.",
+        wants: "",
+    }
+}
+
+fn timer(renewal: &Renewal) -> String {
+    let Renewal {
+        name,
+        command,
+        after,
+        wants,
+    } = renewal;
     format!(
-        "# /etc/systemd/system/kubepki-renew.service\n\
+        "# /etc/systemd/system/{name}.service\n\
          [Unit]\n\
          Description=Renew Kubernetes certificates that are due\n\
+         {wants}\
          \n\
          [Service]\n\
          Type=oneshot\n\
-         ExecStart={program} renew --yes\n\
+         ExecStart={command}\n\
          \n\
-         # /etc/systemd/system/kubepki-renew.timer\n\
-         # Renewed certificates are served after the next restart of K3s; add --restart above to\n\
-         # restart it whenever something was renewed.\n\
+         # /etc/systemd/system/{name}.timer\n\
+         # {after}\n\
          [Unit]\n\
          Description=Renew Kubernetes certificates that are due, every day\n\
          \n\
@@ -116,7 +171,10 @@ fn serve(program: &str) -> String {
          [Service]\n\
          Type=notify\n\
          ExecStart={program} serve\n\
+         ExecReload=/bin/kill -HUP $MAINPID\n\
          Restart=on-failure\n\
+         # What was said wrong, or is refused, does not come right by itself.\n\
+         RestartPreventExitStatus=2 5\n\
          RestartSec=5s\n\
          LimitNOFILE=65536\n\
          UMask=0077\n\

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kubepki::edge::{Clock as _, SystemClock};
-use kubepki_serve::cluster::{HEARTBEAT, LEASE, Member, SERVERS};
+use kubepki::state::StateDir;
+use kubepki_serve::cluster::{HEARTBEAT, LEASE, Member, SERVERS, Sign};
 use zeroize::Zeroizing;
 
 use super::{Connected, EndpointArgs, Kind, reached};
 use crate::error::CliError;
 use crate::k3s::{Settings, running_in};
-use crate::serving::{FILE as LOCK, serving};
+use crate::serving::{FILE as LOCK, ended, serving};
 
 /// What becomes of `kubepki serve` on a datastore that is to be written directly.
 enum Ours<'a> {
@@ -97,12 +98,24 @@ async fn sign_of_life(
     }
     match ours {
         Ours::Refused => {
-            if let Some(sign) = server_of_ours(connected, args).await? {
+            // What was killed here is not waited for.
+            let state = StateDir::of_data_dir(&settings.data_dir);
+            let dead = Dead(ended(state.path()));
+            if let Some(sign) = server_of_ours(connected, args, &dead).await? {
                 return Ok(Some(sign));
             }
-            moving(connected, args).await
+            moving(connected, args, &dead).await
         }
         Ours::Follows(_) => leasing(connected, args).await,
+    }
+}
+
+/// The run of a server on this machine that is over, whatever the datastore says.
+struct Dead(Option<String>);
+
+impl Dead {
+    fn is(&self, member: &Member) -> bool {
+        self.0.is_some() && member.life == self.0
     }
 }
 
@@ -110,6 +123,7 @@ async fn sign_of_life(
 async fn server_of_ours(
     connected: &Connected,
     args: &EndpointArgs,
+    dead: &Dead,
 ) -> Result<Option<String>, CliError> {
     // Who says that none can be alive need not wait until a killed one counts as dead.
     if args.still_for == 0 {
@@ -117,11 +131,21 @@ async fn server_of_ours(
     }
     let now = SystemClock.now().as_secs();
     let records = connected.store.list(SERVERS).await.map_err(reached)?;
-    let members = records
-        .iter()
-        .filter_map(|it| serde_json::from_slice::<Member>(&it.value).ok());
+    let members = records.iter().filter_map(|it| match Sign::read(&it.value) {
+        Sign::Of(member) => Some(member),
+        Sign::Goes => None,
+        Sign::Unreadable(why) => {
+            let key = crate::output::harmless(&it.key);
+            crate::output::talk(&format!(
+                "Note: {key} in the datastore is no record of a server that this kubepki reads: \
+                 {why}"
+            ));
+            None
+        }
+    });
     let lease = i64::try_from(LEASE.as_secs()).unwrap_or(i64::MAX);
-    let mut living = members.filter(|it| !it.stopped && now.saturating_sub(it.heard).abs() < lease);
+    let mut living = members
+        .filter(|it| !it.stopped && !dead.is(it) && now.saturating_sub(it.heard).abs() < lease);
     Ok(living.next().map(|it| {
         format!(
             "`kubepki serve` of node {} at {} was heard {} s ago",
@@ -132,10 +156,14 @@ async fn server_of_ours(
     }))
 }
 
-async fn moving(connected: &Connected, args: &EndpointArgs) -> Result<Option<String>, CliError> {
+async fn moving(
+    connected: &Connected,
+    args: &EndpointArgs,
+    dead: &Dead,
+) -> Result<Option<String>, CliError> {
     let look = async || connected.stand().await;
     let first = look().await?;
-    let still = match first.may_live && args.still_for > 0 {
+    let still = match first.may_live(dead) && args.still_for > 0 {
         true => args.still_for.max(HEARTBEAT.as_secs() + SLACK),
         false => args.still_for,
     };
@@ -154,11 +182,20 @@ pub struct Stand {
     /// What servers of ours said last. In a table they write it over in its row, so that no
     /// revision moves; and by its time alone a server whose clock is wrong is taken for a dead one.
     servers: Vec<(String, Zeroizing<Vec<u8>>)>,
-    /// Whether one of them did not say that it ended.
-    may_live: bool,
 }
 
 impl Stand {
+    /// Whether one of them did not say that it ended. What cannot be read may be by a newer one.
+    fn may_live(&self, dead: &Dead) -> bool {
+        self.servers
+            .iter()
+            .any(|(_, value)| match Sign::read(value) {
+                Sign::Of(member) => !member.stopped && !dead.is(&member),
+                Sign::Goes => false,
+                Sign::Unreadable(_) => true,
+            })
+    }
+
     /// What became of it, for people.
     pub fn change(&self, now: &Self) -> String {
         match self.newest == now.newest {
@@ -180,14 +217,10 @@ impl Connected {
     pub async fn stand(&self) -> Result<Stand, CliError> {
         let newest = self.store.newest_revision().await.map_err(reached)?;
         let records = self.store.list(SERVERS).await.map_err(reached)?;
-        let may_live = records.iter().any(|it| {
-            serde_json::from_slice::<Member>(&it.value).is_ok_and(|member| !member.stopped)
-        });
         let servers = records.into_iter().map(|it| (it.key, it.value));
         Ok(Stand {
             newest,
             servers: servers.collect(),
-            may_live,
         })
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use kubepki::datastore::Datastore;
+use kubepki::token::kubernetes::node_password_key;
 use kubepki_serve::cluster::SERVERS;
 use kubepki_serve::forgotten::forget as forget_node;
 use kubepki_serve::node::name_problem;
@@ -60,6 +61,14 @@ pub(super) async fn forget(args: &ForgetArgs) -> Result<Exit, CliError> {
                 "No node {name} has come to `kubepki serve` yet: one from before is kept out."
             ),
         });
+        let secret = store.get(&node_password_key(name)).await;
+        if secret.map_err(reached)?.is_some() {
+            output::talk(&format!(
+                "K3s has a password of {name} too, which counts for `kubepki serve` no more. K3s's \
+                 own servers hold the node to it until somebody runs `kubectl -n kube-system \
+                 delete secret {name}.node-password.k3s`."
+            ));
+        }
         let server = store.get(&format!("{SERVERS}{name}")).await;
         if server.map_err(reached)?.is_some() {
             output::talk(&format!(

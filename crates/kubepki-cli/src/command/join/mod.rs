@@ -2,7 +2,9 @@
 
 mod files;
 mod forget;
+mod login;
 mod obtain;
+mod turn;
 
 use std::net::{IpAddr, ToSocketAddrs as _, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -13,7 +15,6 @@ use kubepki::apply::plan_id;
 use kubepki::host::is_directory;
 use kubepki::state::StateDir;
 use kubepki::token::{Head, Token};
-use kubepki_remote::{AgentConnection, SupervisorError};
 use pki::{Certificate, DAY, PrivateKey, San};
 
 use super::change::{lock, refuse_unfinished};
@@ -26,8 +27,10 @@ use crate::world::{World, resolved};
 
 pub use forget::ForgetArgs;
 
-use files::{Files, make_directory, node_password};
-use obtain::{Obtained, obtain};
+use files::{Files, make_directory, node_password, present_password};
+use login::Login;
+use obtain::{Asking, Obtained};
+use turn::in_turn;
 
 /// What `join` and `node renew` have in common.
 #[derive(Clone, Debug, Args)]
@@ -52,20 +55,26 @@ pub struct NodeArgs {
         default_value = DEFAULT_DATA_DIR
     )]
     pub data_dir: PathBuf,
-    /// The file with the node's password, made once [default: /etc/rancher/node/password; for
-    /// another data directory etc/rancher/node/password below its agent/].
+    /// The file with the node's password, made once [default: /etc/rancher/node/password; for a
+    /// data directory that is not K3s's on this machine etc/rancher/node/password below its
+    /// agent/].
     #[arg(long, value_name = "FILE")]
     pub node_password_file: Option<PathBuf>,
-    /// Where the node's kubeconfigs lead [default: the load balancer of K3s's agent].
-    #[arg(long, value_name = "URL", default_value = LOAD_BALANCER, value_parser = crate::world::server_url)]
-    pub kubeconfig_server: String,
+    /// Where the node's kubeconfigs lead [default: the load balancer of K3s's agent,
+    /// https://127.0.0.1:6444; at a renewal, where they led].
+    #[arg(long, value_name = "URL", value_parser = crate::world::server_url)]
+    pub kubeconfig_server: Option<String>,
     /// Take the private key of a server that takes no certificate requests (K3s before v1.32):
     /// every node gets the same one.
     #[arg(long)]
     pub take_shared_keys: bool,
-    /// Days before the end from which a certificate is renewed.
-    #[arg(long, value_name = "DAYS", default_value_t = 120)]
-    pub window: u32,
+    /// Days before the end from which a certificate is renewed [default: 120, and a third of its
+    /// life at most].
+    #[arg(long, value_name = "DAYS")]
+    pub window: Option<u32>,
+    /// Seconds in which servers that are away, starting or busy are asked again.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub patience: u64,
     /// Go on without asking.
     #[arg(long)]
     pub yes: bool,
@@ -83,7 +92,8 @@ pub struct JoinArgs {
     /// A file with the token; `-` for standard input.
     #[arg(long, value_name = "FILE")]
     pub token_file: PathBuf,
-    /// Take a token without a CA hash, and believe the CA that the first server shows.
+    /// Take a token without a CA hash, and believe the CA that the first server shows; a node
+    /// that has a server-ca.crt believes that alone.
     #[arg(long)]
     pub trust_on_first_use: bool,
     /// The node's name [default: the machine's].
@@ -137,12 +147,38 @@ pub async fn join(args: &JoinArgs) -> Result<Exit, CliError> {
     let files = Files::open(&world, &args.node).await?;
     let addresses = addresses(&args.node, &files);
     let node = Node::new(&name, addresses).map_err(|it| CliError::usage(it.to_string()))?;
-    let login = Login::Token {
-        token: &token,
-        trust_on_first_use: args.trust_on_first_use,
+    let known = known_authority(&files, &token)?;
+    let login = match &known {
+        Some(bundle) => Login::Known {
+            token: &token,
+            bundle,
+            file: files.directory.join(SERVER_CA),
+        },
+        None => Login::Token {
+            token: &token,
+            trust_on_first_use: args.trust_on_first_use,
+        },
     };
     run(&world, &args.node, files, &node, &login).await
 }
+
+/// The CA that this node knows its cluster by, for a token that does not pin one (reference
+/// section 5.4).
+fn known_authority(files: &Files, token: &Token) -> Result<Option<Vec<Certificate>>, CliError> {
+    let Some(text) = files.read(SERVER_CA).filter(|_| !token.is_pinned()) else {
+        return Ok(None);
+    };
+    match Certificate::all_from_pem(text) {
+        Ok(bundle) => Ok(Some(bundle)),
+        Err(error) => Err(CliError::refused(format!(
+            "{} cannot be read, and the token names no CA hash: {error}",
+            files.directory.join(SERVER_CA).display()
+        ))
+        .hint("give the full token (K10…)")),
+    }
+}
+
+const SERVER_CA: &str = "server-ca.crt";
 
 /// `kubepki node …`.
 ///
@@ -172,7 +208,7 @@ pub async fn node(command: &NodeCommand) -> Result<Exit, CliError> {
         .and_then(|it| PrivateKey::from_pem(it).ok())
         .ok_or_else(|| absent("has no readable key beside it"))?;
     let bundle = files
-        .read("server-ca.crt")
+        .read(SERVER_CA)
         .and_then(|it| Certificate::all_from_pem(it).ok())
         .ok_or_else(|| absent("has no readable server-ca.crt beside it"))?;
     let leaf = chain.first();
@@ -190,50 +226,9 @@ pub async fn node(command: &NodeCommand) -> Result<Exit, CliError> {
         bundle: &bundle,
         chain: &chain,
         key: &key,
+        file: files.directory.join(SERVER_CA),
     };
     run(&world, args, files, &node, &login).await
-}
-
-/// What a node logs in with.
-enum Login<'a> {
-    Token {
-        token: &'a Token,
-        trust_on_first_use: bool,
-    },
-    Certificate {
-        bundle: &'a [Certificate],
-        chain: &'a [Certificate],
-        key: &'a PrivateKey,
-    },
-}
-
-impl Login<'_> {
-    /// What is done with it.
-    fn word(&self) -> &'static str {
-        match self {
-            Self::Token { .. } => "join",
-            Self::Certificate { .. } => "node-renew",
-        }
-    }
-
-    async fn connect(
-        &self,
-        server: &str,
-        world: &World,
-    ) -> Result<AgentConnection, SupervisorError> {
-        match self {
-            Self::Token {
-                token,
-                trust_on_first_use,
-            } => {
-                let now = world.now();
-                AgentConnection::with_token(server, token, *trust_on_first_use, now).await
-            }
-            Self::Certificate { bundle, chain, key } => {
-                AgentConnection::with_certificate(server, bundle, chain, key, world.now())
-            }
-        }
-    }
 }
 
 async fn run(
@@ -256,14 +251,15 @@ async fn run(
     refuse_unfinished(&state)?;
     let shown: Vec<String> = node.addresses().iter().map(IpAddr::to_string).collect();
     output::talk(&format!(
-        "Node {} ({}) asks {} for its certificates; they go into {}.",
+        "Node {} ({}) asks {} for its certificates; they go into {}. Its password is in {}.",
         node.name(),
         match shown.is_empty() {
             true => "no address".to_owned(),
             false => shown.join(", "),
         },
         args.servers.join(", then "),
-        files.directory.display()
+        files.directory.display(),
+        files.password_file.display()
     ));
     if args.dry_run {
         return Ok(Exit::Fine);
@@ -275,8 +271,20 @@ async fn run(
     make_directory(world, &files.directory, 0o700).await?;
     // Looked at again, now that nobody else writes.
     let files = Files::open(world, args).await?;
-    let password = node_password(world, &files.password_file).await?;
-    let obtained = in_turn(world, args, &files, node, &password, login).await?;
+    let password = match login.is_renewal() {
+        false => Some(node_password(world, &files.password_file).await?),
+        // The servers know the node by the one that it had: another would be refused.
+        true => present_password(world, &files.password_file).await?,
+    };
+    let asking = Asking {
+        world,
+        args,
+        files: &files,
+        node,
+        password: password.as_ref().map(|it| it.as_str()),
+        login,
+    };
+    let obtained = in_turn(&asking).await?;
     drop(locked);
     put(world, &files, node, &obtained, (&data_dir, state), login).await
 }
@@ -307,10 +315,12 @@ async fn put(
         output::talk("Nothing was due, nothing was written.");
         return Ok(Exit::Fine);
     }
-    plan.notes.push(format!(
-        "{} stays when this is taken back: the servers know the node by it.",
-        files.password_file.display()
-    ));
+    if !login.is_renewal() {
+        plan.notes.push(format!(
+            "{} stays when this is taken back: the servers know the node by it.",
+            files.password_file.display()
+        ));
+    }
     let written = plan.steps.len();
     let prepared = Prepared {
         plan,
@@ -329,67 +339,6 @@ async fn put(
         output: PlanFormat::Text,
     };
     carry_out(world, prepared, &agreed, None::<NoFuture>).await
-}
-
-/// The first server that gives everything.
-async fn in_turn(
-    world: &World,
-    args: &NodeArgs,
-    files: &Files,
-    node: &Node,
-    password: &str,
-    login: &Login<'_>,
-) -> Result<Obtained, CliError> {
-    let mut last = None;
-    for server in &args.servers {
-        let given = match login.connect(server, world).await {
-            Ok(connection) => {
-                if let Some(seen) = connection.seen().filter(|it| !it.pinned) {
-                    output::talk(&format!(
-                        "Note: {server} is trusted on first use; its CA has the hash {}",
-                        seen.hash
-                    ));
-                }
-                obtain(world, &connection, args, files, node, password).await
-            }
-            Err(error) => Err(refusal(&error)),
-        };
-        match given {
-            Ok(obtained) => return Ok(obtained),
-            Err(error) if error.exit == Exit::Usage => return Err(error),
-            Err(error) => {
-                if let Some(former) = last.replace(error) {
-                    tell(&former);
-                }
-            }
-        }
-    }
-    Err(last.unwrap_or_else(|| CliError::usage("--server names no server")))
-}
-
-/// A failure that is not the last word.
-fn tell(error: &CliError) {
-    output::talk(&format!(
-        "Note: {}; the next server is tried",
-        error.message
-    ));
-}
-
-/// How a server's failure ends the command. Nothing was changed by then, but for the password.
-fn refusal(error: &SupervisorError) -> CliError {
-    let exit = match error {
-        SupervisorError::Url { .. } | SupervisorError::Token { .. } => Exit::Usage,
-        SupervisorError::OtherAuthority { .. }
-        | SupervisorError::OtherKeys { .. }
-        | SupervisorError::Unproven { .. }
-        | SupervisorError::Unpinned { .. }
-        | SupervisorError::NodeRefused { .. } => Exit::Refused,
-        _ => Exit::Failed,
-    };
-    CliError {
-        exit,
-        ..CliError::failed(error)
-    }
 }
 
 /// The node's addresses: named, those of its present certificate, or the way to the server.
@@ -442,7 +391,7 @@ fn agent_directory(data_dir: &Path) -> PathBuf {
     resolved(data_dir).join("agent")
 }
 
-/// Seconds before the end from which a certificate is due.
-fn window(args: &NodeArgs) -> i64 {
-    i64::from(args.window) * DAY
+/// Seconds before the end from which a certificate is due, where that was said.
+fn window(args: &NodeArgs) -> Option<i64> {
+    args.window.map(|days| i64::from(days) * DAY)
 }

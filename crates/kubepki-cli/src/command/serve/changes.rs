@@ -7,11 +7,13 @@ use async_trait::async_trait;
 use kubepki::bootstrap::Bundle;
 use kubepki::ca::rotate::{Request, Restarts, RotateError, Tokens, Way, plan_rotate_ca};
 use kubepki::ca::verify::{Intent, Places, Question, Stamps, Verdict, verify};
-use kubepki::plan::Target;
+use kubepki::init::Staged;
+use kubepki::plan::{Plan, Target};
 use kubepki::token::{Head, Known, NewPassword, Rotation, Rule, ServerFiles, Token, plan_rotation};
-use kubepki_serve::cluster::Control;
+use kubepki_serve::cluster::{Control, Undone};
 use kubepki_serve::health::{Part, State};
 use kubepki_serve::node::Strictness;
+use kubepki_serve::service::Loaded;
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
@@ -24,7 +26,9 @@ use crate::error::CliError;
 /// What a caller wants, and where it hears of it.
 pub(super) struct Order {
     what: What,
-    done: oneshot::Sender<Result<(), String>>,
+    /// What was in force when its caller proved who it is.
+    admitted: Arc<Loaded>,
+    done: oneshot::Sender<Result<(), Undone>>,
 }
 
 enum What {
@@ -44,10 +48,14 @@ impl Hands {
         (Self(sender), orders)
     }
 
-    async fn order(&self, what: What) -> Result<(), String> {
-        let gone = |_| "the server is stopping".to_owned();
+    async fn order(&self, what: What, admitted: &Arc<Loaded>) -> Result<(), Undone> {
+        let gone = |()| Undone::Failed("the server is stopping".to_owned());
         let (done, answer) = oneshot::channel();
-        let order = Order { what, done };
+        let order = Order {
+            what,
+            admitted: Arc::clone(admitted),
+            done,
+        };
         self.0.send(order).await.map_err(|_| gone(()))?;
         answer.await.map_err(|_| gone(()))?
     }
@@ -55,12 +63,22 @@ impl Hands {
 
 #[async_trait]
 impl Control for Hands {
-    async fn put_authorities(&self, body: Zeroizing<Vec<u8>>, force: bool) -> Result<(), String> {
-        self.order(What::Authorities { body, force }).await
+    async fn put_authorities(
+        &self,
+        body: Zeroizing<Vec<u8>>,
+        force: bool,
+        admitted: &Arc<Loaded>,
+    ) -> Result<(), Undone> {
+        let what = What::Authorities { body, force };
+        self.order(what, admitted).await
     }
 
-    async fn put_token(&self, new: Zeroizing<String>) -> Result<(), String> {
-        self.order(What::Token(new)).await
+    async fn put_token(
+        &self,
+        new: Zeroizing<String>,
+        admitted: &Arc<Loaded>,
+    ) -> Result<(), Undone> {
+        self.order(What::Token(new), admitted).await
     }
 }
 
@@ -70,17 +88,40 @@ impl TakeUp {
         self.tick().await;
         // A renewal that has begun ends first: both change leaves.
         let turn = Arc::clone(&self.turn);
-        let _held = turn.lock().await;
-        let done = match &order.what {
-            What::Authorities { body, force } => self.authorities(body, *force).await,
-            What::Token(new) => self.token(new).await,
+        let held = turn.lock().await;
+        let done = match self.refuse_overtaken(&order.admitted) {
+            Err(undone) => Err(undone),
+            Ok(()) => {
+                let done = match &order.what {
+                    What::Authorities { body, force } => self.authorities(body, *force).await,
+                    What::Token(new) => self.token(new).await,
+                };
+                done.map_err(|error| {
+                    Undone::Failed(match error.hint {
+                        Some(hint) => format!("{}; {hint}", error.message),
+                        None => error.message,
+                    })
+                })
+            }
         };
-        let done = done.map_err(|error| match error.hint {
-            Some(hint) => format!("{}; {hint}", error.message),
-            None => error.message,
-        });
+        drop(held);
+        if done.is_err() {
+            // What came of it is seen before anything is issued again.
+            self.tick().await;
+        }
         // The caller may be gone; the log has what was done.
         let _ = order.done.send(done);
+    }
+}
+
+impl TakeUp {
+    /// Whoever had a key or a password of before must not change what came after.
+    fn refuse_overtaken(&self, admitted: &Arc<Loaded>) -> Result<(), Undone> {
+        let loaded = self.service.loaded();
+        match loaded.is_ok_and(|loaded| Arc::ptr_eq(&loaded, admitted)) {
+            true => Ok(()),
+            false => Err(Undone::Overtaken),
+        }
     }
 }
 
@@ -101,6 +142,14 @@ fn heed(verdict: &Verdict, force: bool) -> Result<(), CliError> {
         fields,
     );
     Ok(())
+}
+
+/// Files follow at the next start.
+fn only_in_the_datastore(plan: &mut Plan, staged: &mut Vec<Staged>) {
+    plan.steps
+        .retain(|step| matches!(step.target, Target::DatastoreKey { .. }));
+    plan.leaves.clear();
+    staged.retain(|it| it.name == kubepki::bootstrap::STAGED_NAME);
 }
 
 impl TakeUp {
@@ -155,22 +204,20 @@ impl TakeUp {
             Err(error) => return Err(CliError::refused(kubepki::error_chain(&error))),
         };
         if self.mode == TakeUpMode::Restart {
-            // The files follow at the next start.
-            plan.steps
-                .retain(|step| matches!(step.target, Target::DatastoreKey { .. }));
-            plan.leaves.clear();
-            staged.retain(|it| it.name == kubepki::bootstrap::STAGED_NAME);
+            only_in_the_datastore(&mut plan, &mut staged);
         }
         self.service.cluster.changing(true);
         let applied = commons.apply(&plan, &staged, &candidates).await;
         let state = match (&applied, self.mode) {
-            (Err(_), _) => None,
-            (Ok(_), TakeUpMode::Live) => Some(self.in_force().await),
-            (Ok(_), TakeUpMode::Restart) => Some(self.ask_for_restart().await),
+            // It may have been taken back, or not: the next look tells.
+            (Err(error), _) => State::Down(format!(
+                "a change of the cluster's CAs failed, and which are in force is not known: {}",
+                error.message
+            )),
+            (Ok(_), TakeUpMode::Live) => self.in_force().await,
+            (Ok(_), TakeUpMode::Restart) => self.ask_for_restart().await,
         };
-        if let Some(state) = state {
-            self.service.note(Part::Cluster, state);
-        }
+        self.service.note(Part::Cluster, state);
         self.service.cluster.changing(false);
         applied.map(drop)
     }

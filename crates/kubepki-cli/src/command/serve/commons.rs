@@ -6,25 +6,25 @@ use std::time::Duration;
 
 use kubepki::apply::{Aftermath, Executor, Outcome, plan_id, unfinished};
 use kubepki::bootstrap::{
-    Candidates, Comparison, Disk, KEY_PREFIX, Line, LocateError, Opened, Passphrase, Seen,
-    Standing, Verdict, compare, locate,
+    Candidates, Disk, KEY_PREFIX, LocateError, Opened, Passphrase, Verdict, compare, locate,
 };
 use kubepki::datastore::{DatastoreError, Record};
 use kubepki::edge::file::make_directory;
 use kubepki::host::Attributes;
 use kubepki::init::{Staged, stage};
 use kubepki::plan::{Plan, PlanId};
-use kubepki::reconcile::{ReconcileError, Request, plan_reconcile};
+use kubepki::reconcile::{Request, plan_reconcile};
 use kubepki::state::{Locked, StateDir};
 use kubepki::token::Token;
 use kubepki_serve::issuance::Need;
 
+use super::hooks::Hooks;
 use super::records::{Recorded, Records};
+use super::renew::services;
 use super::start::init_args;
-use super::unfollowed::Unfollowed;
+use super::unfollowed::{Unfollowed, differing, refused};
 use super::{ServeArgs, tell};
 use crate::command::change::{INTERRUPTED, failed, lock, refuse_unfinished};
-use crate::command::init;
 use crate::command::reconcile::look;
 use crate::datastore::{Connected, candidates, named, open_or_make, reached, unopened};
 use crate::error::CliError;
@@ -55,6 +55,8 @@ pub(super) struct Commons {
     pub connected: Connected,
     pub state: StateDir,
     pub records: Arc<Records>,
+    /// Who is told of leaves that are issued anew.
+    pub hooks: Arc<Hooks>,
 }
 
 /// What of the datastore is in force here.
@@ -76,7 +78,7 @@ impl Commons {
         world: World,
         args: &ServeArgs,
         settings: Settings,
-        records: Arc<Records>,
+        (records, hooks): (Arc<Records>, Arc<Hooks>),
     ) -> Result<Self, CliError> {
         let connected = open_or_make(&world.host, &args.endpoint, &settings).await?;
         // A client on this machine holds the lock of the state directory above while it calls us.
@@ -92,6 +94,7 @@ impl Commons {
             settings,
             connected,
             records,
+            hooks,
         })
     }
 
@@ -326,6 +329,8 @@ impl Commons {
         let locked = lock(&self.state)?;
         refuse_unfinished(&self.state)?;
         locked.drop_unbegun()?;
+        // Who reads its leaves is told of them, by the keeper.
+        self.hooks.foretold(&services(plan))?;
         stage(&locked, &plan.id, staged)?;
         let passphrases = passphrases(candidates);
         let recorded = self.records.of(Need::Urgent);
@@ -456,38 +461,3 @@ fn token(path: &std::path::Path) -> Result<Token, CliError> {
     Token::parse(text.trim())
         .map_err(|error| CliError::usage(format!("--token-file {}: {error}", path.display())))
 }
-
-fn refused(error: ReconcileError, differing: Option<String>) -> CliError {
-    match error {
-        ReconcileError::Init(error) => init::refused(error),
-        ReconcileError::Newer { words } => CliError::refused(match differing {
-            Some(differing) => format!("{words} On the disk {differing}"),
-            None => words,
-        })
-        .hint(
-            "`kubepki reconcile --keep datastore` replaces these files, `--keep disk` puts them \
-             into the datastore",
-        ),
-        other => CliError::refused(kubepki::error_chain(&other)),
-    }
-}
-
-/// Files that are not the datastore's, with what each side has. It holds no secrets.
-fn differing(compared: &Comparison) -> Option<String> {
-    let differs = |it: &&Line| !matches!(it.standing, Standing::Same | Standing::OnlyOnDisk);
-    let shown = |it: &Line| {
-        let side = |seen: &Option<Seen>| seen.as_ref().map_or("none", |it| &it.words).to_owned();
-        let (path, own, theirs) = (it.path.display(), side(&it.disk), side(&it.datastore));
-        format!("{path} is {own}, the cluster's is {theirs}")
-    };
-    let all: Vec<String> = compared.lines.iter().filter(differs).map(shown).collect();
-    let (first, more) = all.split_at(all.len().min(SHOWN));
-    match (first, more) {
-        ([], _) => None,
-        (first, []) => Some(first.join("; ")),
-        (first, more) => Some(format!("{}; and {} more", first.join("; "), more.len())),
-    }
-}
-
-/// Files that are told of one by one: a CA and its key, of each kind that a server signs with.
-const SHOWN: usize = 4;

@@ -4,6 +4,7 @@
 //! done: a crash in between makes it run once more, never once less.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,8 +13,9 @@ use clap::{Args, ValueEnum};
 use kubepki::catalogue::K3S;
 use kubepki::edge::file;
 use kubepki::error_chain;
-use kubepki::host::{Attributes, Host};
+use kubepki::host::{Attributes, Host, LocalHost};
 
+use super::tell;
 use crate::error::CliError;
 
 /// What follows a renewal.
@@ -292,6 +294,53 @@ impl Hooks {
     }
 }
 
+/// Refuses hooks that could not be run: a word that was mistyped is found now, not when leaves were
+/// renewed.
+///
+/// # Errors
+///
+/// The hook and what is wrong with it.
+pub(super) fn refuse_unusable(args: &ReloadArgs) -> Result<(), CliError> {
+    for hook in &args.reload_hook {
+        let path = Path::new(hook.split_whitespace().next().unwrap_or_default());
+        is_usable(path).map_err(|why| CliError::usage(format!("--reload-hook {hook}: {why}")))?;
+    }
+    Ok(())
+}
+
+fn is_usable(path: &Path) -> Result<(), String> {
+    let (found, shown) = (is_safe(path)?, path.display());
+    match found.is_dir() || found.is_file() && found.mode() & 0o111 != 0 {
+        true => Ok(()),
+        false => Err(format!("{shown} cannot be run: chmod +x {shown}")),
+    }
+}
+
+/// Says which units systemd does not know. It may not answer yet, nor know them yet: nobody waits
+/// for it.
+pub(super) fn look_for_units(args: ReloadArgs) {
+    if args.restart_units == RestartUnits::Never {
+        return;
+    }
+    tokio::spawn(async move {
+        for unit in args.restart_unit {
+            let words = [
+                "systemctl",
+                "show",
+                "--property=LoadState",
+                "--value",
+                &unit.name,
+            ];
+            let words = words.map(str::to_owned);
+            let shown = LocalHost.run(&words, Duration::from_secs(20)).await;
+            if shown.is_ok_and(|it| it.stdout.trim_ascii() == b"not-found") {
+                let message = "systemd does not know a unit that is to be restarted";
+                tell(message, vec![("unit", unit.name)]);
+            }
+        }
+    });
+}
+
 /// The executable files in a directory, in the order of names; hidden ones and copies are none.
 fn executables(directory: &Path) -> Result<Vec<PathBuf>, String> {
     is_safe(directory)?;
@@ -312,11 +361,11 @@ fn executables(directory: &Path) -> Result<Vec<PathBuf>, String> {
 }
 
 /// Refuses what others may write to: this process is root as a rule.
-fn is_safe(path: &Path) -> Result<(), String> {
+fn is_safe(path: &Path) -> Result<Metadata, String> {
     let shown = path.display();
     let found = std::fs::metadata(path).map_err(|error| format!("cannot use {shown}: {error}"))?;
     match found.mode() & 0o022 {
-        0 => Ok(()),
+        0 => Ok(found),
         _ => Err(format!(
             "{shown} is not run, because others may write to it: chmod go-w {shown}"
         )),

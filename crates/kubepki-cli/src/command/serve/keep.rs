@@ -5,27 +5,30 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kubepki::apply::unfinished;
 use kubepki::edge::{FreshKeys, SystemEntropy};
 use kubepki::error_chain;
-use kubepki_serve::ending::{Jumps, ending, unbegun};
+use kubepki::state::StateDir;
+use kubepki_serve::ending::{Jumps, unbegun};
 use kubepki_serve::health::{Part, State};
 use kubepki_serve::issuance::LAST_DAYS;
 use kubepki_serve::listener::PortError;
 use kubepki_serve::renewal::{AGAIN, EVERY, RELOAD, changed, jittered, look, put_in_force};
 use kubepki_serve::service::{Line, Service};
 use kubepki_serve::tls::Listened;
-use pki::{Certificate, Purpose, UnixTime};
+use pki::{Certificate, UnixTime};
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 
 use super::ServeArgs;
 use super::commons::Commons;
 use super::hooks::Hooks;
+use super::loops::on_a_thread;
 use super::records::Records;
 use super::renew::{self, Renewal, Trouble, renewed};
 use crate::error::CliError;
 use crate::serving::Alone;
-use crate::world::{Node, World};
+use crate::world::World;
 
 /// Keeps a server's files, leaves and listener fresh. CAs are never touched.
 pub(super) struct Keeper {
@@ -39,7 +42,7 @@ pub(super) struct Keeper {
     /// When leaves are looked at next, by `steady`.
     next: Duration,
     /// When each ending CA was told of last.
-    said: HashMap<String, UnixTime>,
+    pub(super) said: HashMap<String, UnixTime>,
     /// Held while the node's files are changed: CAs that are taken up change them too.
     pub turn: Arc<tokio::sync::Mutex<()>>,
     /// What is issued here is recorded there.
@@ -52,15 +55,21 @@ pub(super) struct Keeper {
     alone: Option<Alone>,
     /// Who knows what the cluster's files are.
     pub commons: Option<Arc<Commons>>,
+    /// Counts what was taken up: its leaves are others then.
+    pub woken: watch::Receiver<u64>,
+    /// Where plans of this node lie.
+    state: Option<StateDir>,
+    /// The CAs that sign, as they were seen last, and those above them.
+    pub(super) authorities: Vec<Certificate>,
 }
 
 /// See [`Keeper::steady`].
-pub(super) type Steady = Box<dyn Fn() -> Duration + Send + Sync>;
+pub(super) type Steady = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// The machine's own.
 pub(super) fn monotonic() -> Steady {
     let began = Instant::now();
-    Box::new(move || began.elapsed())
+    Arc::new(move || began.elapsed())
 }
 
 /// Files on the disk beside the cluster's.
@@ -98,26 +107,47 @@ impl Keeper {
             hooks_next: Duration::ZERO,
             alone: None,
             commons: None,
+            woken: watch::Sender::new(0).subscribe(),
+            state: None,
+            authorities: Vec::new(),
         }
     }
 
     /// What the start came to. The lock on the data directory is held from now on.
     pub(super) fn begin(&mut self, renewal: &Renewal, alone: Alone) {
         self.alone = Some(alone);
+        self.state = Some(renewal.node.state.clone());
         if !self.tell(renewal) {
             self.next = (self.steady)().saturating_add(jittered(AGAIN, &SystemEntropy));
         }
         self.clock_fits(self.world.now());
     }
 
-    /// Until it is told to stop: a tick every half minute, and a whole round with SIGHUP. A round
-    /// that has begun is ended.
-    pub(super) async fn run(mut self, mut hangup: Signal, mut stop: watch::Receiver<bool>) {
+    /// [Runs](Self::run) on a thread of its own: the datastore and the other servers are heard while
+    /// it waits for a disk. What is half renewed is finished, if that does not take too long.
+    ///
+    /// # Errors
+    ///
+    /// When there is no thread to be had.
+    pub(super) fn on_its_thread(
+        self,
+        hangup: Signal,
+        stop: watch::Receiver<bool>,
+    ) -> std::io::Result<impl Future<Output = ()>> {
+        let until = stop.clone();
+        on_a_thread("keeper", until, move || self.run(hangup, stop))
+    }
+
+    /// Until it is told to stop: a tick every half minute and whenever something was taken up, and a
+    /// whole round with SIGHUP. A round that has begun is ended.
+    async fn run(mut self, mut hangup: Signal, mut stop: watch::Receiver<bool>) {
+        let mut woken = self.woken.clone();
         self.hooks(true).await;
         loop {
             let asked = tokio::select! {
                 () = tokio::time::sleep(RELOAD) => false,
                 Some(()) = hangup.recv() => true,
+                Ok(()) = woken.changed() => false,
                 _ = stop.wait_for(|stop| *stop) => return,
             };
             self.tick(asked).await;
@@ -133,15 +163,24 @@ impl Keeper {
         if let Some(seconds) = jump {
             self.clock_was_set(seconds);
         }
-        let due = asked || jump.is_some() || (self.steady)() >= self.next;
+        let is_woken = self.woken.has_changed().unwrap_or(false);
+        self.woken.mark_unchanged();
+        let is_settled = self.plans().await;
+        let is_time = (self.steady)() >= self.next;
+        let due = asked || is_settled || jump.is_some() || is_time;
         let taken_up = self.files().await;
         self.clock_fits(now);
         if !due && !taken_up {
-            return self.hooks(false).await;
+            match is_woken {
+                true => self.recount().await,
+                false => self.warn(),
+            }
+            return self.hooks(is_woken).await;
         }
         let mut fine = true;
-        if due {
-            fine = self.leaves().await;
+        match due {
+            true => fine = self.leaves().await,
+            false => self.recount().await,
         }
         if let Err(error) = self.listener().await {
             fine = false;
@@ -154,7 +193,30 @@ impl Keeper {
             let pause = if fine { EVERY } else { AGAIN };
             self.next = (self.steady)().saturating_add(jittered(pause, &SystemEntropy));
         }
-        self.hooks(due).await;
+        self.hooks(due || is_woken).await;
+    }
+
+    /// Whether somebody left a plan half done here. Answers whether one that was told of no longer
+    /// is.
+    async fn plans(&self) -> bool {
+        let past = self.state.as_ref().map(unfinished);
+        let was_told = self.service.health.is_troubled(Part::Plan);
+        match past {
+            Some(Ok(None)) if was_told => {
+                self.service.note(Part::Plan, State::Fine);
+                true
+            }
+            Some(Ok(Some(_))) => {
+                if let Ok(node) = renew::look(&self.world, &self.args).await
+                    && let Some(trouble) = renew::left_by_others(&node)
+                {
+                    self.service.note(trouble.part, trouble.state);
+                }
+                false
+            }
+            // What cannot be read is told of with the leaves.
+            _ => false,
+        }
     }
 
     /// Looks at the listener's certificate. Plans know what was in its file: none is carried out
@@ -292,34 +354,40 @@ impl Keeper {
 
     /// Renews what is due; answers whether all went well.
     async fn leaves(&mut self) -> bool {
-        let (hooks, turn) = (Arc::clone(&self.hooks), Arc::clone(&self.turn));
+        match self.renewal().await {
+            Some(renewal) => {
+                // What people renewed on this node meanwhile.
+                self.records.find(&renewal.node.inventory);
+                self.tell(&renewal)
+            }
+            None => {
+                self.recount().await;
+                false
+            }
+        }
+    }
+
+    /// What a look at the leaves came to; `None` where that could not be, or must not.
+    async fn renewal(&self) -> Option<Renewal> {
+        let turn = Arc::clone(&self.turn);
         let _held = turn.lock().await;
-        let is_told = self.service.health.is_troubled(Part::Files);
-        if is_told {
-            return false;
+        if self.service.health.is_troubled(Part::Files) {
+            return None;
         }
         match self.fit(false).await {
             Fit::Same => {}
-            Fit::Foreign => return false,
+            Fit::Foreign => return None,
             // They are issued anew with the cluster's CAs.
-            Fit::Behind if !self.end_soon().await => return false,
+            Fit::Behind if !self.end_soon().await => return None,
             Fit::Behind => {}
         }
-        let records = Arc::clone(&self.records);
-        match renewed(&self.world, &self.args, &records, &|services| {
-            hooks.foretold(services)
-        })
-        .await
-        {
-            Ok(renewal) => {
-                // What people renewed on this node meanwhile.
-                records.find(&renewal.node.inventory);
-                self.tell(&renewal)
-            }
+        let foretold = |services: &_| self.hooks.foretold(services);
+        match renewed(&self.world, &self.args, &self.records, &foretold).await {
+            Ok(renewal) => Some(renewal),
             Err(error) => {
                 let why = format!("not renewed, and tried again: {}", error.message);
                 self.service.note(Part::Leaves, State::Warning(why));
-                false
+                None
             }
         }
     }
@@ -345,53 +413,7 @@ impl Keeper {
             service.note(part, state);
         }
         self.count(&renewal.node);
-        self.warn(&renewal.node);
         renewal.trouble.is_none()
-    }
-
-    /// K3s's gauge for every certificate of the node.
-    fn count(&self, node: &Node) {
-        let metrics = &self.service.metrics;
-        let now = self.world.now();
-        metrics.forget_certificates();
-        for row in &node.inventory.rows {
-            let Some(certificate) = row.file.first_certificate() else {
-                continue;
-            };
-            let left = certificate.validity().remaining(now);
-            let subject = certificate.subject().to_string();
-            metrics.expires(subject, usages(certificate), left);
-        }
-    }
-
-    /// Tells of CAs that end: nobody renews them by himself.
-    fn warn(&mut self, node: &Node) {
-        let now = self.world.now();
-        let rows = node.inventory.rows.iter();
-        let authorities = rows.filter(|row| row.row.is_authority());
-        let found = ending(
-            authorities.flat_map(|row| signing_path(row.file.certificates())),
-            now,
-        );
-        self.said
-            .retain(|subject, _| found.iter().any(|it| it.subject == *subject));
-        for ending in &found {
-            let since = self.said.get(&ending.subject).map(|said| now.since(*said));
-            if ending.is_to_be_said(since) {
-                self.said.insert(ending.subject.clone(), now);
-                self.say("a CA ends, and nobody renews it by himself", ending.text());
-            }
-        }
-        // The state stays the same for as long as the same CAs end.
-        let names: Vec<String> = found
-            .iter()
-            .map(|it| format!("the CA {} ends at {}", it.subject, it.not_after))
-            .collect();
-        let state = match names.is_empty() {
-            true => State::Fine,
-            false => State::Warning(format!("{}: `kubepki rotate-ca`", names.join(", "))),
-        };
-        self.service.note(Part::Authorities, state);
     }
 
     fn clock_was_set(&self, seconds: i64) {
@@ -410,44 +432,22 @@ impl Keeper {
         };
         let issuers = [&loaded.tree.client.issuer, &loaded.tree.server.issuer];
         let authorities = issuers.map(|issuer| issuer.authority.certificate());
-        let state = unbegun(authorities, now).map_or(State::Fine, State::Down);
+        // Who is wrong is not certain there: leaves that are too new harm nobody.
+        let state = match (
+            unbegun(authorities, now),
+            self.service.cluster.clock_problem(now),
+        ) {
+            (Some(why), _) => State::Down(why),
+            (None, Some(why)) => State::Warning(why),
+            (None, None) => State::Fine,
+        };
         self.service.note(Part::Clock, state);
     }
 
-    fn say(&self, message: &str, reason: String) {
+    pub(super) fn say(&self, message: &str, reason: String) {
         (self.service.journal)(&Line {
             message,
             fields: vec![("reason", reason)],
         });
     }
-}
-
-/// K3s's words for what a certificate is for (reference section 8.2).
-fn usages(certificate: &Certificate) -> String {
-    if certificate.is_ca() {
-        return "CertSign".to_owned();
-    }
-    let words = certificate.purposes().iter().map(|purpose| match purpose {
-        Purpose::ServerAuth => "ServerAuth",
-        Purpose::ClientAuth => "ClientAuth",
-        _ => "Any",
-    });
-    words.collect::<Vec<_>>().join(",")
-}
-
-/// The CA that signs, and those above it in the same file. What else lies there is only trusted.
-fn signing_path(file: &[Certificate]) -> Vec<&Certificate> {
-    let mut path: Vec<&Certificate> = file.first().into_iter().collect();
-    while let Some(last) = path.last() {
-        let above = file.iter().find(|it| {
-            it.subject() == last.issuer()
-                && !path.contains(it)
-                && last.verify_signature(it.spki_der()).is_ok()
-        });
-        match above {
-            Some(above) => path.push(above),
-            None => break,
-        }
-    }
-    path
 }

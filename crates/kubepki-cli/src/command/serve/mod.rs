@@ -1,12 +1,12 @@
 //! `serve`: the server that agents join and renew at.
 
-use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use kubepki::cluster::renewal_window;
 use kubepki::datastore::Datastore;
 use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
 use kubepki::log::{Log, keep_published};
@@ -15,48 +15,54 @@ use kubepki_serve::config::Settings as Served;
 use kubepki_serve::guess::Proven;
 use kubepki_serve::health::Health;
 use kubepki_serve::issuance::IssuanceLog;
-use kubepki_serve::listener::{Wanted, prepare};
+use kubepki_serve::listener::{WINDOW, Wanted, prepare};
 use kubepki_serve::metrics::Metrics;
 use kubepki_serve::names::Names;
 use kubepki_serve::node::Strictness;
-use kubepki_serve::notify::notify;
 use kubepki_serve::password::NodePasswords;
-use kubepki_serve::service::{Line, Loaded, Service};
+use kubepki_serve::quiet::Quiet;
+use kubepki_serve::service::{Loaded, Service};
 use kubepki_serve::tls::{Listened, server_config};
 use kubepki_serve::tree::Tree;
-use pki::{San, UnixTime};
+use pki::{DAY, San, UnixTime};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 pub use self::commons::is_own;
 use self::file::with_file;
 use self::hooks::ReloadArgs;
 use self::keep::{Keeper, Steady, monotonic};
+use self::loops::{LAST_ROUND, on_a_thread};
 use self::records::Records;
 use self::start::{Started, start};
 use self::take_up::TakeUp;
+use self::talk::say;
+use self::told::{published, stopped, tell, tell_systemd};
 use self::wait::{away, wait};
 use crate::args::SiteArgs;
 use crate::datastore::EndpointArgs;
 use crate::error::{CliError, Exit};
 use crate::k3s::Settings;
-use crate::output;
 use crate::world::World;
 
 mod changes;
 mod commons;
+mod counted;
 mod file;
 mod hooks;
 mod impatient;
 mod keep;
+mod loops;
 mod records;
 mod renew;
 mod start;
 mod take_up;
+mod talk;
 #[cfg(test)]
 mod tests;
+mod told;
 mod unfollowed;
 mod wait;
 
@@ -111,6 +117,10 @@ pub struct ServeArgs {
     /// as with K3s; until then the server issues nothing and says so.
     #[arg(long, value_enum, value_name = "HOW", default_value_t = TakeUpMode::Live)]
     pub take_up: TakeUpMode,
+    /// Days before its end from which a leaf of this node is renewed [default: K3s's, and a third of
+    /// its life at most].
+    #[arg(long, value_name = "DAYS")]
+    pub window: Option<u32>,
     #[command(flatten)]
     pub reload: ReloadArgs,
     #[command(flatten)]
@@ -138,7 +148,14 @@ const PUBLISH: Duration = Duration::from_secs(1);
 /// Before it listens: a refusal where K3s runs, the port or the data directory is taken; a
 /// failure where files cannot be used.
 pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
+    let ended = serve(args).await;
+    talk::finish();
+    ended
+}
+
+async fn serve(args: &ServeArgs) -> Result<Exit, CliError> {
     let args = &with_file(args)?;
+    hooks::refuse_unusable(&args.reload)?;
     let stopping = stopped()?;
     // From here on it is an order to look again; before, it would end the process.
     let hangup = signal(SignalKind::hangup())?;
@@ -150,7 +167,12 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
             return Ok(Exit::Fine);
         };
         let opening = open(Arc::clone(&clock), monotonic(), &args, Arc::clone(&records));
-        match opening.await {
+        let Some(opening) = unless_stopped(&stopping, opening).await else {
+            records.end();
+            tell("stopped", Vec::new());
+            return Ok(Exit::Fine);
+        };
+        match opening {
             Ok(opened) => break opened,
             Err(error) => {
                 records.let_go().await;
@@ -163,43 +185,67 @@ pub async fn run(args: &ServeArgs) -> Result<Exit, CliError> {
     };
     announce(&opened);
     let (ended, stop) = watch::channel(false);
-    let mut stopped = stopping;
-    let stopped = async move {
-        let _ = stopped.wait_for(|stop| *stop).await.map(drop);
-    };
-    let serving = tokio::spawn(opened.server.run(opened.listener, stopped));
+    let mut serving = tokio::spawn(opened.server.run(opened.listener, told(stopping)));
+    // Who is told that it is ready can read where.
+    talk::finish();
     tell_systemd("READY=1");
-    let serving = async {
-        let served = serving.await;
-        let _ = ended.send(true);
-        served
-    };
-    let (watching, stop_learning) = (stop.clone(), stop.clone());
-    let mut told = stop.clone();
-    let keeping = async {
+    // Each by itself: one that waits for a disk holds up no other.
+    let mut loops = JoinSet::new();
+    loops.spawn(opened.take_up.learning(stop.clone()));
+    let (take_up, watching) = (opened.take_up, stop.clone());
+    let following = move || take_up.run(watching);
+    loops.spawn(on_a_thread("follower", stop.clone(), following)?);
+    loops.spawn(opened.keeper.on_its_thread(hangup, stop)?);
+    hooks::look_for_units(args.reload.clone());
+    let served = loop {
         tokio::select! {
-            () = opened.keeper.run(hangup, stop) => {}
-            // What is half renewed is finished, if it does not take too long.
-            () = async {
-                let _ = told.wait_for(|stop| *stop).await.map(drop);
-                tokio::time::sleep(LAST_ROUND).await;
-            } => {}
+            served = &mut serving => break served,
+            // They end with the server; one that breaks off leaves nothing that renews or follows.
+            Some(ended) = loops.join_next() => ended?,
         }
     };
-    let learning = opened.take_up.learning(stop_learning);
-    let following = opened.take_up.run(watching);
-    let (served, (), (), ()) = tokio::join!(serving, keeping, following, learning);
+    let _ = ended.send(true);
+    // What is half renewed is finished, if it does not take too long.
+    let all = async { while loops.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LAST_ROUND, all).await;
     records.end();
     served??;
     // The head of what was issued last goes into the datastore, unless that is away.
-    opened.log.close().await;
-    let _ = tokio::time::timeout(LAST_HEAD, opened.publishing).await;
-    tell("stopped", Vec::new());
+    let closing = tokio::time::timeout(LAST_HEAD, opened.log.close()).await;
+    if closing.is_ok() {
+        let _ = tokio::time::timeout(LAST_HEAD, opened.publishing).await;
+    }
+    let why = "the disk of the issuance log hangs: this process is gone once that goes on";
+    let hangs = closing.is_err().then(|| ("reason", why.to_owned()));
+    tell("stopped", hangs.into_iter().collect());
     Ok(Exit::Fine)
 }
 
-/// For the end of a round that has begun.
-const LAST_ROUND: Duration = Duration::from_secs(30);
+/// What a start came to; `None` where the process was told to end meanwhile. What is half done then
+/// has a moment, and is finished by the next start where that is not enough: a start may wait for
+/// others for long.
+async fn unless_stopped<T>(
+    stopping: &watch::Receiver<bool>,
+    opening: impl Future<Output = T>,
+) -> Option<T> {
+    let end = async {
+        told(stopping.clone()).await;
+        tokio::time::sleep(LAST_MOMENT).await;
+    };
+    let opened = tokio::select! {
+        opened = opening => opened,
+        () = end => return None,
+    };
+    (!*stopping.borrow()).then_some(opened)
+}
+
+/// Returns when that is true.
+async fn told(mut stopping: watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stop| *stop).await.map(drop);
+}
+
+/// For what a start is about, once it is told to end.
+const LAST_MOMENT: Duration = Duration::from_secs(2);
 /// For the last head.
 const LAST_HEAD: Duration = Duration::from_secs(5);
 
@@ -228,6 +274,10 @@ impl Clock for Shared {
     fn precise(&self) -> (UnixTime, u32) {
         self.0.precise()
     }
+
+    fn steady(&self) -> Duration {
+        self.0.steady()
+    }
 }
 
 async fn open(
@@ -246,24 +296,27 @@ async fn open(
     let listener = bind(started.listen).await?;
     let listening = listener.local_addr()?;
     started.served.port = listening.port();
-    let names = (started.served.sans.as_slice(), started.lifetime);
+    let names = (started.served.sans.as_slice(), args.term(started.lifetime));
     let wanted = wanted(names, clock.now(), &records);
     let port = prepare(&tree, &wanted).map_err(|error| CliError::failed(&error))?;
     let log = started.log.clone();
-    let publishing = tokio::spawn({
-        let (log, store) = (log.clone(), Arc::clone(&started.store));
-        async move { keep_published(&log, store, PUBLISH, unpublished).await }
-    });
-    let keeping = (world(), steady);
+    let keeping = (world(), Arc::clone(&steady));
     let wired = Wired {
         served: started.served.clone(),
-        lifetime: started.lifetime,
+        term: args.term(started.lifetime),
         store: Arc::clone(&started.store),
         log: Arc::new(log.clone()),
         own: Arc::clone(&records),
     };
     let service = Arc::new(service(tree, wired, strictness, Arc::clone(&clock))?);
     service.names.shows(&port.leaf);
+    let publishing = tokio::spawn({
+        let (log, store) = (log.clone(), Arc::clone(&started.store));
+        let service = Arc::clone(&service);
+        async move { keep_published(&log, store, PUBLISH, published(&service)).await }
+    });
+    let addresses = started.addresses.iter().copied();
+    addresses.for_each(|it| service.names.arrived(it));
     let listened = Arc::new(Listened::new(port.certified));
     let server = server(Arc::clone(&service), Arc::clone(&listened))?;
     let Started {
@@ -275,12 +328,16 @@ async fn open(
         ..
     } = started;
     alone.at(listening)?;
+    let life = alone.life().to_owned();
     let hands = (Arc::clone(&service), Arc::clone(&listened));
-    let take_up = TakeUp::new(commons, followed, hands, args.take_up);
+    let mut take_up = TakeUp::new(commons, followed, hands, steady);
+    service.cluster.lives_as(&life);
+    take_up.life = Some(life);
     take_up.meet().await;
     take_up.learn();
     let mut keeper = Keeper::new(keeping, args.clone(), service, listened, (hooks, records));
     keeper.turn = Arc::clone(&take_up.turn);
+    keeper.woken = take_up.wakes.subscribe();
     keeper.commons = Some(Arc::clone(&take_up.commons));
     keeper.begin(&renewal, alone);
     Ok(Opened {
@@ -295,6 +352,15 @@ async fn open(
 }
 
 impl ServeArgs {
+    /// How long leaves live that do so for `lifetime` seconds, and when they are due.
+    fn term(&self, lifetime: i64) -> Term {
+        let days = self.window.map(|days| i64::from(days) * DAY);
+        Term {
+            lifetime,
+            window: days.unwrap_or_else(|| renewal_window(WINDOW, lifetime)),
+        }
+    }
+
     fn strictness(&self) -> Strictness {
         match self.k3s_compatible {
             true => Strictness::K3sCompatible,
@@ -336,14 +402,11 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
     })
 }
 
-fn wanted<'a>(
-    (sans, lifetime): (&'a [San], i64),
-    now: UnixTime,
-    records: &'a Records,
-) -> Wanted<'a> {
+fn wanted<'a>((sans, term): (&'a [San], Term), now: UnixTime, records: &'a Records) -> Wanted<'a> {
     Wanted {
         sans,
-        lifetime,
+        lifetime: term.lifetime,
+        window: term.window,
         now,
         entropy: &SystemEntropy,
         keys: &FreshKeys,
@@ -352,17 +415,19 @@ fn wanted<'a>(
     }
 }
 
-fn unpublished(error: &kubepki::log::HeadError) {
-    tell(
-        "the head of the issuance log is not in the datastore",
-        vec![("reason", kubepki::error_chain(error))],
-    );
+/// A leaf's term, in seconds.
+#[derive(Clone, Copy)]
+struct Term {
+    /// Of a new one.
+    lifetime: i64,
+    /// Before the end, from which one is due.
+    window: i64,
 }
 
 /// What a service is made of.
 struct Wired {
     served: Served,
-    lifetime: i64,
+    term: Term,
     store: Arc<dyn Datastore>,
     log: Arc<dyn IssuanceLog>,
     own: Arc<Records>,
@@ -383,7 +448,8 @@ fn service(
     Ok(Service {
         settings: wired.served,
         strictness,
-        leaf_lifetime: wired.lifetime,
+        leaf_lifetime: wired.term.lifetime,
+        leaf_window: wired.term.window,
         tree: RwLock::new(Arc::new(loaded)),
         throttle: Mutex::default(),
         passwords: NodePasswords::new(&key().map_err(failed)?),
@@ -398,6 +464,7 @@ fn service(
         cluster: Arc::default(),
         names: Names::default(),
         proven: Proven::default(),
+        quiet: Quiet::default(),
     })
 }
 
@@ -421,54 +488,4 @@ fn announce(opened: &Opened) {
             ("rules", format!("{:?}", service.strictness)),
         ],
     );
-}
-
-/// True when the process has been told to end.
-fn stopped() -> Result<watch::Receiver<bool>, CliError> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let (ended, told) = watch::channel(false);
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tell_systemd("STOPPING=1");
-        tell("stopping", Vec::new());
-        let _ = ended.send(true);
-    });
-    Ok(told)
-}
-
-fn tell_systemd(state: &str) {
-    let socket: Option<OsString> = std::env::var_os("NOTIFY_SOCKET");
-    if let Err(error) = notify(socket.as_deref(), state) {
-        output::talk(&format!("Note: systemd was not told {state}: {error}"));
-    }
-}
-
-/// The same in parts.
-fn tell(message: &str, fields: Vec<(&str, String)>) {
-    say(&Line { message, fields });
-}
-
-/// One line of JSON on standard error.
-fn say(line: &Line<'_>) {
-    let now = kubepki::edge::Clock::now(&SystemClock).to_string();
-    let fixed = [("time", now.as_str()), ("message", line.message)];
-    let more = line
-        .fields
-        .iter()
-        .map(|(name, value)| (*name, value.as_str()));
-    // By hand: a line is said for each certificate.
-    let mut text = Vec::with_capacity(1024);
-    for (name, value) in fixed.into_iter().chain(more) {
-        text.push(if text.is_empty() { b'{' } else { b',' });
-        // Neither can fail: it is text, and it goes into memory.
-        let _ = serde_json::to_writer(&mut text, name);
-        text.push(b':');
-        let _ = serde_json::to_writer(&mut text, value);
-    }
-    text.push(b'}');
-    output::talk(&String::from_utf8_lossy(&text));
 }

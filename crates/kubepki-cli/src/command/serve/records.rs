@@ -14,6 +14,7 @@
 //! were replaced. Issuing to others stops meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kubepki::apply::{Observer, Register};
@@ -21,7 +22,7 @@ use kubepki::catalogue::Kind;
 use kubepki::edge::Clock;
 use kubepki::error_chain;
 use kubepki::inventory::Inventory;
-use kubepki::log::{Issued, Log, unrecorded};
+use kubepki::log::{Issued, Log, LogError as Refused, unrecorded};
 use kubepki::plan::{LeafId, Step, headline};
 use kubepki_serve::issuance::{Entered, LogError, Need, OwnRecords};
 use pki::Certificate;
@@ -36,8 +37,17 @@ pub(super) struct Records {
     log: Mutex<Option<Log>>,
     /// Of leaves that are used, and not in the log yet.
     late: Mutex<Vec<Issued>>,
-    /// Serial numbers that the log has: it is not read for them again.
-    known: Mutex<BTreeSet<String>>,
+    /// What the log has: it is not read for that again.
+    known: Mutex<BTreeSet<Told>>,
+    /// The disk hung: what is late may be in the log all the same.
+    unsure: AtomicBool,
+}
+
+/// A leaf in the log: serial number and hash of the public key.
+type Told = (String, String);
+
+fn told(record: &Issued) -> Told {
+    (record.serial.clone(), record.spki.clone())
 }
 
 impl Records {
@@ -48,6 +58,7 @@ impl Records {
             log: Mutex::default(),
             late: Mutex::default(),
             known: Mutex::default(),
+            unsure: AtomicBool::new(false),
         })
     }
 
@@ -81,6 +92,8 @@ impl Records {
         if records.is_empty() {
             return Ok(0);
         }
+        let count = records.len();
+        self.drop_taken(&mut records);
         if let Err(error) = self.append(records.clone()) {
             let mut late = held(&self.late);
             records.append(&mut late);
@@ -89,9 +102,24 @@ impl Records {
         }
         tell(
             "leaves of this node that were not recorded are now",
-            vec![("records", records.len().to_string())],
+            vec![("records", count.to_string())],
         );
-        Ok(records.len())
+        Ok(count)
+    }
+
+    /// Once a disk goes on that hung, it may take what nobody waited for any more.
+    fn drop_taken(&self, records: &mut Vec<Issued>) {
+        let Some(log) = self.log().filter(|it| !it.hangs()) else {
+            return;
+        };
+        if !self.unsure.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let all = records.iter().map(told).collect();
+        // Recorded twice is better than not at all.
+        if let Ok(missing) = waiting(|| unrecorded(log.directory(), all)) {
+            records.retain(|it| missing.contains(&told(it)));
+        }
     }
 
     /// The last chance to record what is late: what stays is said. The next start finds it.
@@ -109,19 +137,23 @@ impl Records {
         let is_leaf = |kind: &Kind| matches!(kind, Kind::Leaf(_) | Kind::Listener { .. });
         let rows = inventory.rows.iter().filter(|it| is_leaf(&it.row.kind));
         let lying = rows.filter_map(|it| Some((it.row.id, it.file.first_certificate()?)));
-        let mut lying: BTreeMap<String, _> = lying
-            .map(|(name, leaf)| (leaf.serial().to_string(), (name, leaf)))
+        let key = |leaf: &Certificate| {
+            let spki = leaf.spki_sha256().to_string();
+            (leaf.serial().to_string(), spki)
+        };
+        let mut lying: BTreeMap<Told, _> = lying
+            .map(|(name, leaf)| (key(leaf), (name, leaf)))
             .collect();
         {
             let (known, late) = (held(&self.known), held(&self.late));
-            lying.retain(|serial, _| !known.contains(serial));
-            lying.retain(|serial, _| late.iter().all(|it| it.serial != *serial));
+            lying.retain(|leaf, _| !known.contains(leaf));
+            lying.retain(|leaf, _| late.iter().all(|it| told(it) != *leaf));
         }
         if lying.is_empty() {
             return;
         }
-        let serials: BTreeSet<String> = lying.keys().cloned().collect();
-        let missing = match waiting(|| unrecorded(log.directory(), serials.clone())) {
+        let all: BTreeSet<Told> = lying.keys().cloned().collect();
+        let missing = match waiting(|| unrecorded(log.directory(), all.clone())) {
             Ok(missing) => missing,
             Err(error) => {
                 let fields = vec![("reason", error_chain(&error))];
@@ -131,8 +163,8 @@ impl Records {
                 );
             }
         };
-        held(&self.known).extend(serials.difference(&missing).cloned());
-        lying.retain(|serial, _| missing.contains(serial));
+        held(&self.known).extend(all.difference(&missing).cloned());
+        lying.retain(|leaf, _| missing.contains(leaf));
         let now = self.clock.now();
         let found = lying.values();
         let found: Vec<Issued> = found
@@ -178,10 +210,13 @@ impl Records {
         for record in &mut records {
             record.node = Some(log.server().to_lowercase());
         }
-        let serials: Vec<String> = records.iter().map(|it| it.serial.clone()).collect();
+        let all: Vec<Told> = records.iter().map(told).collect();
         let added = waiting(|| log.append_now(records));
+        if matches!(added, Err(Refused::Hangs { .. })) {
+            self.unsure.store(true, Ordering::SeqCst);
+        }
         added.map_err(|error| reason(error_chain(&error)))?;
-        held(&self.known).extend(serials);
+        held(&self.known).extend(all);
         Ok(())
     }
 

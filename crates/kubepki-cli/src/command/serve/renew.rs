@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use kubepki::apply::{Aftermath, Executor, Outcome, Past, refuse_unreadable, unfinished};
+use kubepki::catalogue::K3S;
 use kubepki::inventory::Inventory;
 use kubepki::plan::{Plan, Target};
 use kubepki_serve::ending::unbegun;
@@ -140,8 +141,7 @@ async fn change(
     if plan.steps.is_empty() {
         return Ok(());
     }
-    let services = services(&plan, &node.inventory);
-    foretold(&services).map_err(|error| note(&error))?;
+    foretold(&services(&plan)).map_err(|error| note(&error))?;
     changed.extend(plan.leaves.keys().map(|id| id.0.clone()));
     carry_out(world, node, records, &plan)
         .await
@@ -206,11 +206,18 @@ fn changes_leaves_alone(plan: &Plan, inventory: &Inventory) -> bool {
     })
 }
 
+/// Somebody else's plan that is half done, and that nobody carries out now.
+pub(super) fn left_by_others(node: &Node) -> Option<Trouble> {
+    let trouble = interrupted(node).err()?;
+    // It may have ended between the questions whether it is at its end and who carries it out.
+    let is_there = unfinished(&node.state).is_ok_and(|past| past.is_some());
+    (trouble.part == Part::Plan && is_there).then_some(trouble)
+}
+
 /// The services, by K3s's names, whose leaves a plan changes.
-fn services(plan: &Plan, inventory: &Inventory) -> BTreeSet<String> {
-    let flavour = inventory.flavour;
-    let rows = plan.leaves.keys().filter_map(|id| flavour.row(&id.0));
-    let services = rows.filter_map(|row| flavour.service_of(row));
+pub(super) fn services(plan: &Plan) -> BTreeSet<String> {
+    let rows = plan.leaves.keys().filter_map(|id| K3S.row(&id.0));
+    let services = rows.filter_map(|row| K3S.service_of(row));
     services.map(|service| service.name.to_owned()).collect()
 }
 
@@ -291,7 +298,7 @@ pub(super) async fn look(world: &World, args: &ServeArgs) -> Result<Node, CliErr
     };
     let leaves = LeafArgs {
         keep_key: false,
-        window: None,
+        window: args.window,
     };
     let looked = Node::open(world, &args.site, Some(&names), Some(&leaves)).await;
     looked.map_err(|error| match error.hint {

@@ -37,6 +37,8 @@ pub(super) struct Started {
     pub listen: SocketAddr,
     /// What agents are told.
     pub served: Served,
+    /// The node's own addresses.
+    pub addresses: Vec<IpAddr>,
     /// A leaf's lifetime in seconds.
     pub lifetime: i64,
     /// The cluster's datastore.
@@ -71,10 +73,7 @@ pub(super) async fn start(
     // What cannot be made is said before anything is.
     let spec = init::spec(&wanted, &settings)?;
     make_data_dir(&world.host, &settings.data_dir).await?;
-    let state = state_dir(&args.site, &settings.data_dir).path().to_owned();
-    if !state.is_dir() {
-        make_directory(&state, &Attributes::new(0o700))?;
-    }
+    let state = made_state(args, &settings)?;
     let alone = Alone::take(&state)?;
     // A port that somebody has is found out before a cluster is made that nobody wants.
     drop(bind(listen(args, &spec, &settings)).await?);
@@ -83,12 +82,10 @@ pub(super) async fn start(
         true => Node::open(world, &args.site, None, None).await.ok(),
         false => None,
     };
-    let commons = Commons::open(own, args, settings.clone(), Arc::clone(&records)).await?;
-    let wanted = InitArgs {
-        node_name: (args.node_name.clone())
-            .or_else(|| found.as_ref().and_then(|it| it.inventory.node_name())),
-        ..wanted
-    };
+    let hooks = Arc::new(Hooks::new(&args.reload, &state));
+    let shared = (Arc::clone(&records), Arc::clone(&hooks));
+    let commons = Commons::open(own, args, settings.clone(), shared).await?;
+    let wanted = named(wanted, found.as_ref());
     // Before anything is issued.
     let name = init::spec(&wanted, &settings)?.node.name;
     let log = open_log(&state, &name, commons.connected.store.as_ref()).await?;
@@ -101,13 +98,13 @@ pub(super) async fn start(
         finish_own(world, args, &records).await;
     }
     let followed = commons.begin().await?;
-    let hooks = Arc::new(Hooks::new(&args.reload, &state));
     let foretold = |services: &_| hooks.foretold(services);
     let renewal = renewed(world, args, &records, &foretold).await?;
     let spec = init::spec(&wanted, &settings)?;
     Ok(Started {
         listen: listen(args, &spec, &settings),
         served: served(args, &spec, &settings)?,
+        addresses: spec.node.addresses.clone(),
         lifetime: spec.leaf_lifetime,
         store: datastore(args, &settings, world).await?,
         hooks,
@@ -118,6 +115,24 @@ pub(super) async fn start(
         server,
         alone,
     })
+}
+
+/// The same for the node that the tree knows, where nobody names it.
+pub(super) fn named(wanted: InitArgs, found: Option<&Node>) -> InitArgs {
+    let node_name = wanted.node_name.clone();
+    InitArgs {
+        node_name: node_name.or_else(|| found.and_then(|it| it.inventory.node_name())),
+        ..wanted
+    }
+}
+
+/// The directory of this server's state, made where it is missing.
+pub(super) fn made_state(args: &ServeArgs, settings: &Settings) -> Result<PathBuf, CliError> {
+    let state = state_dir(&args.site, &settings.data_dir).path().to_owned();
+    if !state.is_dir() {
+        make_directory(&state, &Attributes::new(0o700))?;
+    }
+    Ok(state)
 }
 
 fn refuse_standard_input(args: &ServeArgs) -> Result<(), CliError> {
@@ -325,7 +340,7 @@ async fn datastore(
     world: &World,
 ) -> Result<Arc<dyn Datastore>, CliError> {
     let connected = open(&world.host, &args.endpoint, settings, Access::Write).await?;
-    Ok(Arc::new(Impatient(connected.store)))
+    Ok(Arc::new(Impatient::new(connected.store)))
 }
 
 /// Opens the log of the server `name`, which `store` knows the head of.

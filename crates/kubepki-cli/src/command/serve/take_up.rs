@@ -32,16 +32,21 @@ use tokio::sync::{mpsc, watch};
 
 use super::changes::{Hands, Order};
 use super::commons::{Commons, Followed, Rows};
+use super::keep::Steady;
 use super::unfollowed::Unfollowed;
 use super::{TakeUpMode, tell};
 use crate::datastore::Kind;
 use crate::error::CliError;
+use crate::world::state_dir;
 
 /// After so many looks what could not be taken up is tried again.
 const AGAIN: u32 = 10;
 
-/// What concerns the other servers only may take that long: nothing else is seen meanwhile.
-const SHORT: Duration = Duration::from_secs(2);
+/// What concerns the other servers only may take that long: nothing else is seen meanwhile. As long
+/// as a question after the CAs, for a datastore that is slow and does answer; a sign of life takes
+/// several, and who gives none is dead to the others.
+const SHORT: Duration = Duration::from_secs(5);
+const GREETING: Duration = Duration::from_secs(10);
 
 /// Follows the datastore for one server.
 pub(super) struct TakeUp {
@@ -52,10 +57,16 @@ pub(super) struct TakeUp {
     /// What is in force.
     pub(super) taken: Taken,
     rounds: Rounds,
+    /// The time since some moment, whatever the clock is set to: a look may take long.
+    steady: Steady,
+    /// Wakes the keeper: leaves that were issued anew have readers.
+    pub(super) wakes: watch::Sender<u64>,
     /// How far etcd's history is needed.
     forgetting: Forgetting,
     /// What callers want to be changed.
     orders: mpsc::Receiver<Order>,
+    /// Whom the other servers hear of, and commands on this machine.
+    pub(super) life: Option<String>,
     /// Held while the node's files are changed: the keeper changes them too.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -78,12 +89,12 @@ struct Rounds {
     local: usize,
 }
 
-impl Default for Rounds {
-    fn default() -> Self {
+impl Rounds {
+    fn new(now: Duration) -> Self {
         Self {
-            greeting: Round::of(HEARTBEAT),
-            others: Round::of(ROUND),
-            forgetting: Round::of(REMEMBERED),
+            greeting: Round::new(HEARTBEAT, now),
+            others: Round::new(ROUND, now),
+            forgetting: Round::new(REMEMBERED, now),
             local: 0,
         }
     }
@@ -92,22 +103,26 @@ impl Default for Rounds {
 #[derive(Debug)]
 struct Round {
     every: Duration,
-    left: Duration,
+    next: Duration,
 }
 
 impl Round {
-    fn of(every: Duration) -> Self {
-        Self { every, left: every }
+    fn new(every: Duration, now: Duration) -> Self {
+        let next = now.saturating_add(every);
+        Self { every, next }
     }
 
-    /// Whether it is over `pause` after the last question; then the next one begins.
-    fn is_over(&mut self, pause: Duration) -> bool {
-        self.left = self.left.saturating_sub(pause);
-        let is_over = self.left.is_zero();
-        if is_over {
-            self.left = self.every;
-        }
-        is_over
+    fn is_due(&self, now: Duration) -> bool {
+        now >= self.next
+    }
+
+    /// The next one comes in its time; one that went wrong is made up for sooner.
+    fn ended(&mut self, now: Duration, went_well: bool) {
+        let pause = match went_well {
+            true => self.every,
+            false => self.every.min(ROUND),
+        };
+        self.next = now.saturating_add(pause);
     }
 }
 
@@ -116,8 +131,9 @@ impl TakeUp {
         commons: Commons,
         followed: Followed,
         (service, listened): (Arc<Service>, Arc<Listened>),
-        mode: TakeUpMode,
+        steady: Steady,
     ) -> Self {
+        let mode = commons.args.take_up;
         let taken = Taken {
             rows: followed.rows,
             ..Taken::default()
@@ -130,9 +146,12 @@ impl TakeUp {
             listened,
             mode,
             taken,
-            rounds: Rounds::default(),
+            rounds: Rounds::new(steady()),
+            steady,
+            wakes: watch::Sender::new(0),
             forgetting: Forgetting::default(),
             orders,
+            life: None,
             turn: Arc::default(),
         }
     }
@@ -143,10 +162,15 @@ impl TakeUp {
         self.service.cluster.heard();
         loop {
             let pause = jittered(LOOK, &SystemEntropy);
-            tokio::select! {
-                () = tokio::time::sleep(pause) => self.go_on(pause).await,
-                Some(order) = self.orders.recv() => self.carry_out(order).await,
+            // Nothing of the channel is held while one of them is at work.
+            let order = tokio::select! {
+                () = tokio::time::sleep(pause) => None,
+                Some(order) = self.orders.recv() => Some(order),
                 _ = stop.wait_for(|stop| *stop) => break,
+            };
+            match order {
+                Some(order) => self.carry_out(order).await,
+                None => self.go_on().await,
             }
         }
         if self.is_one_of_many() {
@@ -154,8 +178,8 @@ impl TakeUp {
         }
     }
 
-    /// What is to be done once `pause` has passed since the last turn.
-    pub(super) async fn go_on(&mut self, pause: Duration) {
+    /// What is to be done now.
+    pub(super) async fn go_on(&mut self) {
         let is_heard = self.tick().await;
         // Whoever is cut off has nobody to greet, and must go on looking at the time.
         if !is_heard || !self.is_one_of_many() {
@@ -163,15 +187,27 @@ impl TakeUp {
         }
         // The others must know of an address before they learn it as a name.
         let local = self.service.names.local().len();
-        let is_new = std::mem::replace(&mut self.rounds.local, local) != local;
-        if self.rounds.greeting.is_over(pause) || is_new {
-            let _ = tokio::time::timeout(SHORT, self.greet(false)).await;
+        let now = (self.steady)();
+        if self.rounds.greeting.is_due(now) || self.rounds.local != local {
+            let greeted = tokio::time::timeout(GREETING, self.greet(false)).await;
+            let went_well = greeted.unwrap_or(false);
+            self.rounds.greeting.ended((self.steady)(), went_well);
+            if !went_well {
+                return;
+            }
+            self.rounds.local = local;
         }
-        if self.rounds.others.is_over(pause) {
-            let _ = tokio::time::timeout(SHORT, self.look_around()).await;
+        let now = (self.steady)();
+        if self.rounds.others.is_due(now) {
+            let looked = tokio::time::timeout(SHORT, self.look_around()).await;
+            self.rounds.others.ended((self.steady)(), looked.is_ok());
         }
-        if self.rounds.forgetting.is_over(pause) {
-            let _ = tokio::time::timeout(SHORT, self.forget()).await;
+        let now = (self.steady)();
+        if self.rounds.forgetting.is_due(now) {
+            let forgot = tokio::time::timeout(SHORT, self.forget()).await;
+            self.rounds
+                .forgetting
+                .ended((self.steady)(), forgot.is_ok());
         }
     }
 
@@ -272,7 +308,10 @@ impl TakeUp {
         let is_new = reload(&self.service).map_err(|error| error_chain(&error))?;
         // What is on the disk is what the datastore holds.
         self.service.note(Part::Files, State::Fine);
-        match look(&self.service, &self.listened, &FreshKeys) {
+        let looked = look(&self.service, &self.listened, &FreshKeys);
+        self.wakes
+            .send_modify(|times| *times = times.wrapping_add(1));
+        match looked {
             // Other CAs do not wait for the log, and by them is what is shown.
             Ok(_) | Err(PortError::Unrecorded(_)) => Ok(is_new),
             Err(error) => Err(error_chain(&error)),
@@ -330,7 +369,11 @@ impl TakeUp {
 
     /// Signs for names that are learnt, until it is told to stop.
     pub(super) fn learning(&self, stop: watch::Receiver<bool>) -> impl Future<Output = ()> + use<> {
-        Arc::clone(&self.service).learns(Arc::clone(&self.listened), Arc::clone(&self.turn), stop)
+        // What somebody beside this server carries out knows the listener's file too.
+        let state = state_dir(&self.commons.args.site, &self.commons.settings.data_dir);
+        let is_free = move || !state.holder().is_ok_and(|it| it.is_some());
+        let turn = (Arc::clone(&self.turn), is_free);
+        Arc::clone(&self.service).learns(Arc::clone(&self.listened), turn, stop)
     }
 
     /// Servers that are new are known by the listener's certificate too, and what others learnt.
@@ -343,9 +386,20 @@ impl TakeUp {
         );
         let own = &self.service.settings.node_name;
         // That the datastore is away shows elsewhere.
-        if cluster.look_around(store, own, now).await.is_err() {
+        let Ok(unreadable) = cluster.look_around(store, own, now).await else {
             return;
+        };
+        for (key, why) in unreadable {
+            let message = "a record of a server cannot be read, and is passed over";
+            tell(message, vec![("key", key), ("reason", why)]);
         }
+        let state = cluster.twin().map_or(State::Fine, |address| {
+            State::Warning(format!(
+                "another server at {address} has this one's name, {own}: give one of them another \
+                 with --node-name"
+            ))
+        });
+        self.service.note(Part::Name, state);
         let names = &self.service.names;
         if cluster.sans() != before {
             names.ask();
@@ -368,28 +422,31 @@ impl TakeUp {
         }
     }
 
-    async fn greet(&self, stopped: bool) {
+    /// Answers whether they were told.
+    async fn greet(&self, stopped: bool) -> bool {
         let settings = &self.service.settings;
         let mut sans: Vec<String> = settings.sans.iter().map(ToString::to_string).collect();
         // Nor shall other servers give them to a node.
         let local = self.service.names.local().into_iter();
-        sans.extend(
-            local
-                .map(|it| it.to_string())
-                .filter(|it| !settings.sans.contains(&San::from_text(it))),
-        );
+        let local: Vec<String> = local.map(|it| it.to_string()).collect();
+        let is_new = |it: &&String| !settings.sans.contains(&San::from_text(it));
+        sans.extend(local.iter().filter(is_new).cloned());
         let own = Member {
             version: 1,
             node: settings.node_name.clone(),
             address: SocketAddr::new(settings.advertise_ip, settings.port),
             sans,
+            local,
             heard: self.service.clock.now().as_secs(),
             stopped,
+            life: self.life.clone(),
         };
         if let Err(error) = Cluster::greet(self.commons.connected.store.as_ref(), &own).await {
             let fields = vec![("reason", error_chain(&error))];
             tell("the other servers were not told of this one", fields);
+            return false;
         }
+        true
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use clap::Parser as _;
+use kubepki_serve::cluster::Undone;
 use pki::DAY;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -22,6 +23,8 @@ use tokio_rustls::client::TlsStream;
 
 use super::*;
 use crate::args::{Cli, Command};
+
+mod kept;
 
 const HOST: &str = "10.77.0.11";
 
@@ -49,7 +52,7 @@ impl Moved {
     /// What goes on with the clock as long as nobody sets it.
     fn steady(self: &Arc<Self>) -> Steady {
         let own = Arc::clone(self);
-        Box::new(move || Duration::from_secs(u64::try_from(own.by()).unwrap_or(0)))
+        Arc::new(move || Duration::from_secs(u64::try_from(own.by()).unwrap_or(0)))
     }
 }
 
@@ -250,8 +253,7 @@ impl Life {
     async fn pass(&mut self, seconds: i64) {
         self.time.go(seconds);
         self.keeper.tick(false).await;
-        let passed = Duration::from_secs(seconds.unsigned_abs());
-        self.take_up.go_on(passed).await;
+        self.take_up.go_on().await;
     }
 }
 
@@ -407,7 +409,7 @@ async fn a_ca_that_ends_is_told_of_long_before() {
 async fn clocks_that_are_set() {
     let time = Moved::new(SystemClock.now());
     // The steady clock stands: all that the other does is a jump.
-    let steady: Steady = Box::new(|| Duration::from_secs(60));
+    let steady: Steady = Arc::new(|| Duration::from_secs(60));
     let mut life = live("k3s-1.36-sqlite", &time, steady).await;
     let before = life.leaves().await;
     life.keeper.tick(false).await;
@@ -440,4 +442,37 @@ async fn clocks_that_are_set() {
     let mut new = life.connect(None).await;
     assert_eq!(new.ask("/ping", "").await.1, "pong");
     life.end().await;
+}
+
+/// Whoever proved who he is by what was replaced since gives no orders.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_of_before_is_not_carried_out() {
+    let time = Moved::new(SystemClock.now());
+    let life = live("k3s-1.36-sqlite", &time, time.steady()).await;
+    let (service, server) = (Arc::clone(&life.service), life.server_dir());
+    let users = || std::fs::read(server.join("cred/passwd")).unwrap();
+    let before = users();
+    let tree = Tree::load(&server, Strictness::Strict).unwrap();
+    let former = Arc::new(Loaded::new(tree, &service.settings, &[1; 32]));
+    let present = service.loaded().unwrap();
+    let control = service.cluster.control().unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let following = life.take_up.run(stopped);
+    let put = async |admitted| {
+        let new = zeroize::Zeroizing::new("another-password-of-servers".to_owned());
+        control.put_token(new, admitted).await
+    };
+    let ordering = async {
+        assert_eq!(put(&former).await, Err(Undone::Overtaken));
+        assert!(users() == before);
+        assert_eq!(put(&present).await, Ok(()));
+        assert!(users() != before);
+        // Now it is of before itself.
+        assert_eq!(put(&present).await, Err(Undone::Overtaken));
+        stop.send(true).unwrap();
+    };
+    tokio::join!(following, ordering);
+    life.stop.send(()).unwrap();
+    life.serving.await.unwrap().unwrap();
+    life.log.close().await;
 }

@@ -1,8 +1,11 @@
 //! Why a server does not follow the datastore.
 
+use kubepki::bootstrap::{Comparison, Line, Seen, Standing};
 use kubepki::plan::{PlanId, Target};
+use kubepki::reconcile::ReconcileError;
 
 use super::commons::{Commons, is_of};
+use crate::command::init;
 use crate::error::CliError;
 
 /// Why a server's files are not what the datastore holds.
@@ -52,3 +55,38 @@ impl Commons {
         Ok(!rows.is_empty() && !rows.iter().any(|(key, _)| is_own(key)))
     }
 }
+
+pub(super) fn refused(error: ReconcileError, differing: Option<String>) -> CliError {
+    match error {
+        ReconcileError::Init(error) => init::refused(error),
+        ReconcileError::Newer { words } => CliError::refused(match differing {
+            Some(differing) => format!("{words} On the disk {differing}"),
+            None => words,
+        })
+        .hint(
+            "`kubepki reconcile --keep datastore` replaces these files, `--keep disk` puts them \
+             into the datastore",
+        ),
+        other => CliError::refused(kubepki::error_chain(&other)),
+    }
+}
+
+/// Files that are not the datastore's, with what each side has. It holds no secrets.
+pub(super) fn differing(compared: &Comparison) -> Option<String> {
+    let differs = |it: &&Line| !matches!(it.standing, Standing::Same | Standing::OnlyOnDisk);
+    let shown = |it: &Line| {
+        let side = |seen: &Option<Seen>| seen.as_ref().map_or("none", |it| &it.words).to_owned();
+        let (path, own, theirs) = (it.path.display(), side(&it.disk), side(&it.datastore));
+        format!("{path} is {own}, the cluster's is {theirs}")
+    };
+    let all: Vec<String> = compared.lines.iter().filter(differs).map(shown).collect();
+    let (first, more) = all.split_at(all.len().min(SHOWN));
+    match (first, more) {
+        ([], _) => None,
+        (first, []) => Some(first.join("; ")),
+        (first, more) => Some(format!("{}; and {} more", first.join("; "), more.len())),
+    }
+}
+
+/// Files that are told of one by one: a CA and its key, of each kind that a server signs with.
+const SHOWN: usize = 4;

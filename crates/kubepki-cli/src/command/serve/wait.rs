@@ -16,14 +16,14 @@ use kubepki_serve::tree::Tree;
 use tokio::sync::watch;
 
 use super::records::Records;
-use super::start::{init_args, listen, refuse_k3s, served};
+use super::start::{init_args, listen, made_state, named, refuse_k3s, served};
 use super::{ServeArgs, Wired, bind, service, tell, tell_systemd, wanted};
 use crate::command::init;
 use crate::datastore::{Access, open};
 use crate::error::{CliError, Exit};
 use crate::k3s::Settings;
 use crate::serving::Alone;
-use crate::world::{World, state_dir};
+use crate::world::{Node, World};
 
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -49,9 +49,10 @@ pub(super) async fn wait(
         return Ok(Some(args.clone()));
     };
     refuse_k3s(&settings)?;
-    let state = state_dir(&args.site, &settings.data_dir);
-    let mut alone = Alone::take(state.path())?;
-    let spec = init::spec(&init_args(args), &settings)?;
+    // A tree of K3s's may never have had one.
+    let mut alone = Alone::take(&made_state(args, &settings)?)?;
+    let found = Node::open(&world, &args.site, None, None).await.ok();
+    let spec = init::spec(&named(init_args(args), found.as_ref()), &settings)?;
     let mut told = served(args, &spec, &settings)?;
     let strictness = args.strictness();
     let server = settings.data_dir.join("server");
@@ -64,7 +65,7 @@ pub(super) async fn wait(
         let wanted = Wanted {
             is_sure: false,
             ..wanted(
-                (told.sans.as_slice(), spec.leaf_lifetime),
+                (told.sans.as_slice(), args.term(spec.leaf_lifetime)),
                 clock.now(),
                 records,
             )
@@ -73,7 +74,7 @@ pub(super) async fn wait(
     };
     let wired = Wired {
         served: told,
-        lifetime: spec.leaf_lifetime,
+        term: args.term(spec.leaf_lifetime),
         store: Arc::new(Away),
         log: Arc::new(Away),
         own: Arc::clone(records),

@@ -1,0 +1,43 @@
+//! The loops of a server, each on a thread of its own: one that waits for a disk holds up no other.
+
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+
+/// For the end of a round that has begun.
+pub(super) const LAST_ROUND: Duration = Duration::from_secs(30);
+
+/// Runs what `begin` makes on a thread of its own. What comes out is done when that is, or
+/// [`LAST_ROUND`] after it was told to `stop`.
+///
+/// # Errors
+///
+/// When there is no thread to be had.
+pub(super) fn on_a_thread<F: Future<Output = ()> + 'static>(
+    name: &str,
+    mut stop: watch::Receiver<bool>,
+    begin: impl FnOnce() -> F + Send + 'static,
+) -> std::io::Result<impl Future<Output = ()>> {
+    let (done, ended) = oneshot::channel();
+    let runtime = Handle::current();
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    let thread = thread.spawn(move || {
+        runtime.block_on(begin());
+        let _ = done.send(());
+    })?;
+    Ok(async move {
+        let enough = async {
+            let _ = stop.wait_for(|stop| *stop).await.map(drop);
+            tokio::time::sleep(LAST_ROUND).await;
+        };
+        tokio::select! {
+            ended = ended => if ended.is_err()
+                && let Err(panic) = thread.join()
+            {
+                std::panic::resume_unwind(panic);
+            },
+            () = enough => {}
+        }
+    })
+}
