@@ -1,4 +1,4 @@
-//! Secrets of bootstrap tokens as kube-apiserver keeps them, built field by field (Kubernetes'
+//! Secrets of bootstrap tokens and nodes as kube-apiserver keeps them, built field by field (Kubernetes'
 //! `generated.proto` files), and encrypted by OpenSSL.
 
 use base64::Engine as _;
@@ -39,6 +39,17 @@ impl KubeSecret {
         .with("token-secret", Some(secret))
         .with("usage-bootstrap-authentication", Some("true"))
         .with("usage-bootstrap-signing", Some("true"))
+    }
+
+    /// What K3s's servers make when a node comes first (reference section 5.8).
+    pub fn node_password(node: &str, hash: &str) -> Self {
+        let made = Self {
+            name: format!("{node}.node-password.k3s"),
+            kind: "k3s.cattle.io/node-password".to_owned(),
+            data: Vec::new(),
+            is_deleted: false,
+        };
+        made.with("hash", Some(hash))
     }
 
     /// The same with another value, or without it.

@@ -95,6 +95,11 @@ impl Supervisor {
         Self::run(0, cluster, Box::new(|_| false), Some(agents))
     }
 
+    /// The same on this loopback port.
+    pub fn start_with_agents_on(port: u16, cluster: Cluster, agents: Agents) -> Self {
+        Self::run(port, cluster, Box::new(|_| false), Some(agents))
+    }
+
     /// Starts on this loopback port: as one that was dropped comes back.
     pub fn start_on(port: u16, cluster: Cluster, decide: Box<Decide>) -> Self {
         Self::run(port, cluster, decide, None)
@@ -212,8 +217,13 @@ fn serve(
             Some((status, body)) => Answer { status, body },
             None => answer(&request, known, calls),
         };
+        // As the API server's libraries do, which K3s builds upon.
+        let more = match answer.status {
+            429 => "Retry-After: 1\r\n",
+            _ => "",
+        };
         let head = format!(
-            "HTTP/1.1 {} x\r\nContent-Length: {}\r\n\r\n",
+            "HTTP/1.1 {} x\r\nContent-Length: {}\r\n{more}\r\n",
             answer.status,
             answer.body.len()
         );

@@ -81,6 +81,7 @@ fn three_members_lose_no_write() {
         "{writes:?}"
     );
     assert_eq!(refused(&cluster), []);
+    two_at_once_are_seen(&cluster);
     a_container_with_a_secret_is_seen(&cluster);
     let seen = watch.finish(&cluster);
     assert_eq!(seen.missed, []);
@@ -98,6 +99,18 @@ fn three_members_lose_no_write() {
         .collect();
     assert!(leaks.contains(&("w1", "inspect leaky")), "{leaks:?}");
     assert!(leaks.contains(&("w1", "logs leaky")), "{leaks:?}");
+}
+
+/// What `most_away` is there to tell.
+fn two_at_once_are_seen(cluster: &Cluster) {
+    let writer = cluster.writer(&node_pair(&cluster.ssl("cp1")));
+    wait("writes", || (writer.acknowledged() > 0).then_some(()));
+    let [one, other] = ["cp1", "w1"].map(|it| cluster.host(it).docker());
+    one.stop("etcd");
+    other.restart("etcd");
+    one.start("etcd");
+    cluster.wait_healthy();
+    assert_eq!(writer.finish().most_away, 2);
 }
 
 fn a_container_with_a_secret_is_seen(cluster: &Cluster) {
@@ -222,14 +235,14 @@ fn who_may_do_what(cluster: &Cluster) {
 
 fn faults(cluster: &Cluster) {
     let host = cluster.host("cp2");
-    let ask = || {
+    let ask = |patience: &str| {
         let ssl = "/etc/kubernetes/ssl/kube-controller-manager";
         let (cert, key) = (format!("{ssl}.pem"), format!("{ssl}-key.pem"));
         let url = "https://localhost:6443/api/v1/pods?labelSelector=k8s-app%3Dcanal";
         let all = [
             "-sSk",
             "--max-time",
-            "3",
+            patience,
             "-o",
             "/dev/null",
             "-w",
@@ -238,14 +251,14 @@ fn faults(cluster: &Cluster) {
         let all = [all.as_slice(), &["--cert", &cert, "--key", &key, url]].concat();
         host.run("curl", &all)
     };
-    assert_eq!(ask().text(), "200");
+    assert_eq!(ask("60").text(), "200");
     for (fault, said, code) in [
         (Fault::Status(500), "500", 0),
         (Fault::Hang, "timed out", 28),
         (Fault::Close, "", 56),
     ] {
         cluster.fail_calls("GET", "k8s-app=canal", fault);
-        let run = ask();
+        let run = ask(if fault == Fault::Hang { "3" } else { "60" });
         assert!(run.text().contains(said), "{}", run.text());
         if fault == Fault::Close {
             assert!(!run.success());
@@ -254,7 +267,7 @@ fn faults(cluster: &Cluster) {
         }
         cluster.clear_faults();
     }
-    assert_eq!(ask().text(), "200");
+    assert_eq!(ask("60").text(), "200");
 }
 
 fn root_is_published(cluster: &Cluster) {

@@ -93,26 +93,48 @@ impl<'a> Lookout<'a> {
     }
 }
 
-/// `known` are the arguments of processes whose environment was seen: both come at once.
-fn look(known: &mut BTreeMap<u32, Vec<u8>>, seen: &Mutex<BTreeSet<Vec<u8>>>) {
+/// A process that was seen.
+#[derive(Default)]
+struct Known {
+    /// With an environment, for both come at once; or nothing if it has none.
+    arguments: Option<Vec<u8>>,
+    /// How often it was there.
+    times: u32,
+}
+
+impl Known {
+    /// Whether to look at it this time. What is young may yet become another program, and so may
+    /// what has shown no environment; the others, and kernel threads, which never have one, are
+    /// looked at now and then.
+    fn is_due(&self, number: u32) -> bool {
+        const YOUNG: u32 = 50;
+        const NOW_AND_THEN: u32 = 10;
+        self.times < YOUNG || self.times.wrapping_add(number).is_multiple_of(NOW_AND_THEN)
+    }
+}
+
+fn look(known: &mut BTreeMap<u32, Known>, seen: &Mutex<BTreeSet<Vec<u8>>>) {
     let mut alive = BTreeSet::new();
     for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Ok(number) = process.file_name().to_string_lossy().parse::<u32>() else {
             continue;
         };
+        alive.insert(number);
+        let it = known.entry(number).or_default();
+        it.times += 1;
+        if !it.is_due(number) {
+            continue;
+        }
         let read = |file: &str| std::fs::read(process.path().join(file)).unwrap_or_default();
         let arguments = read("cmdline");
-        alive.insert(number);
-        if known.get(&number) == Some(&arguments) {
+        if it.arguments.as_ref() == Some(&arguments) {
             continue;
         }
         let environment = read("environ");
+        it.arguments = (!environment.is_empty()).then(|| arguments.clone());
         let mut seen = seen.lock().unwrap();
-        let texts = [&arguments, &environment].into_iter();
-        seen.extend(texts.filter(|it| !it.is_empty()).cloned());
-        if !environment.is_empty() {
-            known.insert(number, arguments);
-        }
+        let texts = [arguments, environment].into_iter();
+        seen.extend(texts.filter(|it| !it.is_empty()));
     }
     known.retain(|number, _| alive.contains(number));
 }

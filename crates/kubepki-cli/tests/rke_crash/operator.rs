@@ -68,7 +68,7 @@ impl Running {
                 return moment();
             }
             assert!(start.elapsed() < PATIENCE, "no end: {}", self.said());
-            std::thread::sleep(Duration::from_micros(500));
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

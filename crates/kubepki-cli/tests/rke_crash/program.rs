@@ -90,7 +90,7 @@ impl<'a> Change<'a> {
     }
 
     /// Kills it right before lines of its journal are written, what they say being done already,
-    /// and resumes: before the next one, the one after it, the third, and so on in turn.
+    /// and resumes: before the next one, the one after it, and so on to the fifth, in turn.
     fn before_lines(&self) {
         let (start, before) = (Instant::now(), Before::now(self.scene));
         let mut journals = Journals::now(self.scene);
@@ -121,10 +121,10 @@ impl<'a> Change<'a> {
             before.assert_kept(self.scene, &format!("killed after {last}"));
             // A restart in flight begins with the line that it was begun with.
             let is_new = news.iter().any(|it| it.intends().is_none()) || nth > 2;
-            nth = if is_new { 2 + kills % 3 } else { nth + 1 };
+            nth = if is_new { 2 + kills % 5 } else { nth + 1 };
         }
         self.scene.ok(RESUME);
-        assert!(kills * 6 > self.lines, "{kills} of {}", self.lines);
+        assert!(kills * 4 > self.lines, "{kills} of {}", self.lines);
         before.assert_changed(self.scene, &self.pattern, "killed before lines");
         told(self.args, "before lines", kills, start);
     }

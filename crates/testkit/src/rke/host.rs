@@ -37,9 +37,10 @@ echo 'disabled_plugins = ["io.containerd.grpc.v1.cri"]
 version = 2' >/run/containerd/config.toml
 containerd --config /run/containerd/config.toml </dev/null >>/var/log/containerd.log 2>&1 &"#;
 
-/// Starts the Docker engine and lets go of it; `$1` is the group of its containers.
+/// Starts the Docker engine and lets go of it; `$1` is the group of its containers, `$2` how it
+/// keeps their files.
 const DOCKERD: &str = "rm -f /var/run/docker.pid
-dockerd --containerd=/run/containerd/containerd.sock --group docker --iptables=false --ip6tables=false --bridge=none --storage-driver=vfs \
+dockerd --containerd=/run/containerd/containerd.sock --group docker --iptables=false --ip6tables=false --bridge=none --storage-driver=$2 \
 --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent=\"/$1\" </dev/null >>/var/log/dockerd.log 2>&1 &";
 
 /// A machine with an address, an OpenSSH server on port 22 and a Docker engine at
@@ -232,7 +233,8 @@ impl Host {
     /// it was just restarting when it was killed: that may stay down until it is asked for.
     pub fn start_dockerd(&self) {
         let group = self.folder.file_name().unwrap_or_default();
-        self.must("sh", &["-c", DOCKERD, "sh", &group.to_string_lossy()]);
+        let group = group.to_string_lossy();
+        self.must("sh", &["-c", DOCKERD, "sh", &group, images::storage()]);
         let docker = self.docker();
         let start = std::time::Instant::now();
         while !docker.answers() {

@@ -17,6 +17,26 @@ pub const ETCD_IMAGE: &str = "rancher/mirrored-coreos-etcd:v3.5.12";
 /// What stands in for the Kubernetes components.
 pub const KUBERNETES_IMAGE: &str = "rancher/hyperkube:v1.30.5-rancher1";
 
+/// How engines keep the files of containers: in layers, as everywhere, or as copies where the kernel
+/// has no such file system (or does not let us have it), which take their time and their memory.
+pub(super) fn storage() -> &'static str {
+    static STORAGE: OnceLock<&str> = OnceLock::new();
+    STORAGE.get_or_init(|| {
+        let words = ["--mount", "sh", "-ec", LAYERS];
+        match crate::run("unshare", &words, b"").success() {
+            true => "overlay2",
+            false => "vfs",
+        }
+    })
+}
+
+/// Succeeds where the disk of a machine (a file system in memory) can hold layers.
+const LAYERS: &str = "mount -t tmpfs tmpfs /mnt
+cd /mnt
+mkdir lower upper work merged
+mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay merged
+: >merged/file";
+
 /// `/var/lib/docker` of an engine that has loaded the images and nothing else, to be copied.
 pub(super) fn store() -> PathBuf {
     static STORE: OnceLock<PathBuf> = OnceLock::new();
@@ -29,7 +49,7 @@ fn make_store() -> PathBuf {
         (ETCD_IMAGE, etcd()),
         (KUBERNETES_IMAGE, kubernetes()),
     ];
-    let mut digest = String::new();
+    let mut digest = storage().to_owned();
     for (name, tar) in &images {
         digest.push_str(name);
         digest.push_str(&crate::sha256(tar));

@@ -34,6 +34,7 @@ mod health;
 mod host;
 mod images;
 mod layout;
+mod members;
 mod network;
 mod watch;
 mod writer;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::cluster::Cluster;
 use super::images;
+use super::layout::Role;
+use super::members::{self, Log};
 use crate::TlsFiles;
 
 /// Writes ten times a second, each write to whichever member takes it, until it is asked what
@@ -17,6 +19,7 @@ pub struct Writer {
     child: Child,
     /// Closing it asks.
     pipe: Option<ChildStdin>,
+    members: Vec<Log>,
     folder: tempfile::TempDir,
 }
 
@@ -29,8 +32,8 @@ pub struct Writes {
     pub lost: Vec<usize>,
     /// The longest time from one acknowledgement to the next; a tenth of a second if all is well.
     pub longest_pause: Duration,
-    /// How many members were away (no answer on a new connection, whatever it says) at one moment;
-    /// looked at twenty times a second.
+    /// How many members were away at one moment: from when they begin to stop, by their own log, to
+    /// when they serve again; one that is killed is away from when it begins again.
     pub most_away: usize,
     /// What single members answered on the way: `connection …` where there was none,
     /// `certificate …` where one side refused the other's, `status …`.
@@ -66,6 +69,9 @@ impl Cluster {
         // What another one wrote would hide what this one lost.
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let members = self.hosts.iter().zip(self.nodes());
+        let members = members.filter(|(_, node)| node.has(Role::Etcd));
+        let members = members.map(|(host, _)| Log::from_now(host)).collect();
         let trusted = files.trusted.as_ref();
         let trusted = trusted.unwrap_or_else(|| panic!("the writer trusts nobody"));
         let mut child = Command::new(images::components())
@@ -84,6 +90,7 @@ impl Cluster {
         Writer {
             pipe: child.stdin.take(),
             child,
+            members,
             folder,
         }
     }
@@ -106,7 +113,10 @@ impl Writer {
         let (said, complaint) = (self.said("out"), self.said("err"));
         let well = end.as_ref().is_ok_and(std::process::ExitStatus::success);
         assert!(well, "the writer ended with {end:?}: {complaint}");
-        let mut writes = Writes::default();
+        let mut writes = Writes {
+            most_away: members::most_away(&self.members),
+            ..Writes::default()
+        };
         let mut before = 0;
         for line in said.lines() {
             let mut words = line.splitn(5, ' ');
@@ -124,7 +134,6 @@ impl Writer {
                     writes.errors.extend(errors);
                 }
                 "lost" => writes.lost.push(first as usize),
-                "away" => writes.most_away = first as usize,
                 "acknowledged" => writes.acknowledged = first as usize,
                 _ => panic!("the writer said {line}"),
             }

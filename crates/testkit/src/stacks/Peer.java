@@ -92,7 +92,7 @@ public class Peer {
 
     static String connect(String port, String name, String trust, String chain, String key) throws Exception {
         try (Socket plain = new Socket("127.0.0.1", Integer.parseInt(port))) {
-            plain.setSoTimeout(10_000);
+            plain.setSoTimeout(60_000);
             SSLContext context = context(trust, chain, key);
             SSLSocket link = (SSLSocket) context.getSocketFactory().createSocket(plain, name, Integer.parseInt(port), true);
             SSLParameters parameters = link.getSSLParameters();
@@ -151,7 +151,7 @@ public class Peer {
 
     static void welcome(Socket socket) {
         try (Socket link = socket) {
-            link.setSoTimeout(10_000);
+            link.setSoTimeout(60_000);
             BufferedReader in = new BufferedReader(new InputStreamReader(link.getInputStream(), StandardCharsets.US_ASCII));
             for (String line = in.readLine(); line != null && !line.isEmpty(); line = in.readLine()) {
             }

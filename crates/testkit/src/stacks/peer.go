@@ -88,13 +88,13 @@ func connect(port, name, trust, chain, key string) error {
 			return &pair, nil
 		}
 	}
-	dialer := &net.Dialer{Timeout: 10 * time.Second}
+	dialer := &net.Dialer{Timeout: 60 * time.Second}
 	link, err := tls.DialWithDialer(dialer, "tcp", "127.0.0.1:"+port, config)
 	if err != nil {
 		return err
 	}
 	defer link.Close()
-	link.SetDeadline(time.Now().Add(10 * time.Second))
+	link.SetDeadline(time.Now().Add(60 * time.Second))
 	if _, err := link.Write([]byte("GET /ping HTTP/1.0\r\n\r\n")); err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ type kept struct {
 
 func hold(port, name, trust string) (*kept, error) {
 	config := &tls.Config{RootCAs: pool(trust), ServerName: name}
-	dialer := &net.Dialer{Timeout: 10 * time.Second}
+	dialer := &net.Dialer{Timeout: 60 * time.Second}
 	link, err := tls.DialWithDialer(dialer, "tcp", "127.0.0.1:"+port, config)
 	if err != nil {
 		return nil, err
@@ -122,7 +122,7 @@ func hold(port, name, trust string) (*kept, error) {
 }
 
 func (held *kept) ask(path string) (string, error) {
-	held.link.SetDeadline(time.Now().Add(30 * time.Second))
+	held.link.SetDeadline(time.Now().Add(60 * time.Second))
 	request := "GET " + path + " HTTP/1.1\r\nHost: kubernetes\r\n\r\n"
 	if _, err := held.link.Write([]byte(request)); err != nil {
 		return "", err
@@ -170,7 +170,7 @@ func serve(chain, key, clients string) (net.Listener, error) {
 
 func welcome(link net.Conn) {
 	defer link.Close()
-	link.SetDeadline(time.Now().Add(10 * time.Second))
+	link.SetDeadline(time.Now().Add(60 * time.Second))
 	in := bufio.NewReader(link)
 	for {
 		line, err := in.ReadString('\n')

@@ -69,7 +69,7 @@ pub(super) fn connect(
         }
         Stack::Curl => {
             add(&["--silent", "--show-error", "--include", "--http1.0"]);
-            add(&["--max-time", "10", "--noproxy", "*", "--capath", "/nowhere"]);
+            add(&["--max-time", "60", "--noproxy", "*", "--capath", "/nowhere"]);
             add(&["--cacert", &trust, "--resolve"]);
             add(&[&format!("{name}:{port}:127.0.0.1")]);
             if let Some(files) = &files {
@@ -90,7 +90,7 @@ pub(super) fn connect(
         }
     };
     // A program that waits for something that never comes fails the test instead of stopping it.
-    words.splice(0..0, ["10".to_owned(), program.to_owned()]);
+    words.splice(0..0, ["60".to_owned(), program.to_owned()]);
     let run = run("timeout", &words, REQUEST);
     if answered(&run.stdout) {
         return Ok(());

@@ -17,7 +17,7 @@ use rustls::{
 use super::line::{self, Ask};
 use super::{ANSWER, Identity, REQUEST, answered};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn connect(
     port: u16,

@@ -1,59 +1,24 @@
 package main
 
 import (
-	"crypto/tls"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
-
-// How many members did not answer at the same time.
-type attendance struct {
-	mutex      sync.Mutex
-	away       map[string]bool
-	mostAtOnce int
-}
-
-// Asks a member again and again, on new connections; any answer is one.
-func (a *attendance) watch(url string, config *tls.Config) {
-	transport := &http.Transport{TLSClientConfig: config.Clone(), DisableKeepAlives: true}
-	client := &http.Client{Transport: transport, Timeout: 3 * time.Second}
-	for ; ; time.Sleep(50 * time.Millisecond) {
-		response, err := client.Get(url + "/health")
-		if err == nil {
-			io.Copy(io.Discard, response.Body)
-			response.Body.Close()
-		}
-		a.mutex.Lock()
-		if delete(a.away, url); err != nil {
-			a.away[url] = true
-		}
-		if len(a.away) > a.mostAtOnce {
-			a.mostAtOnce = len(a.away)
-		}
-		a.mutex.Unlock()
-	}
-}
 
 // Writes ten times a second until standard input ends, and then looks whether all is there. Tells
 // one line for each write: number, milliseconds since the start when it was begun and when it was
 // acknowledged (or given up, at the end), the errors on the way. At the end: each that was lost,
-// how many members were away at once, how many writes were acknowledged.
+// how many writes were acknowledged.
 func writer(f flags) {
 	config := client(f.must("cacert"), f.must("cert"), f.must("key"))
 	if f["reload"] == "true" {
 		config = reloading(f.must("cacert"), f.must("cert"), f.must("key"))
 	}
 	store := dialEtcd(f.must("endpoints"), config, 2*time.Second)
-	members := attendance{away: map[string]bool{}}
-	for _, url := range store.urls {
-		go members.watch(url, config)
-	}
 	prefix := f.must("prefix")
 	errors := []string{}
 	store.complaints = func(err error) {
@@ -95,8 +60,6 @@ func writer(f flags) {
 			fmt.Printf("lost %d\n", number)
 		}
 	}
-	members.mutex.Lock()
-	fmt.Printf("away %d\n", members.mostAtOnce)
 	fmt.Printf("acknowledged %d\n", len(acknowledged))
 }
 
