@@ -9,6 +9,7 @@
 )]
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -161,7 +162,7 @@ fn a_first_start_makes_a_cluster_that_serves_again_after_its_end() {
 
     assert_eq!(server.terminate(), Some(0));
     assert_eq!(heard(), "STOPPING=1");
-    while let Ok(line) = server.lines.recv_timeout(Duration::from_secs(5)) {
+    while let Ok(line) = server.lines.recv_timeout(Duration::from_secs(60)) {
         server.seen.push(line);
     }
     assert!(
@@ -260,6 +261,31 @@ fn what_it_may_not_or_cannot_serve_is_said() {
 
     let (code, why) = refused(&data_dir, &["--cluster-cidr", "10.42.0.0"]);
     assert_eq!(code, Some(2), "{why}");
+
+    // A hook that was mistyped is found now.
+    let hook = new.path().join("hook");
+    let flag = ["--https-listen-port", "0", "--reload-hook"];
+    let hooked = |says: &str| {
+        let command = format!("{} --now", hook.display());
+        let data_dir = new.path().join("hooked");
+        let (code, why) = refused(&data_dir, &[&flag[..], &[&command]].concat());
+        assert_eq!(code, Some(2), "{why}");
+        assert!(
+            why.contains("--reload-hook /") && why.contains(says),
+            "{why}"
+        );
+        assert!(!data_dir.exists(), "{why}");
+    };
+    hooked("No such file");
+    std::fs::write(&hook, "#!/bin/sh\n").unwrap();
+    let mode = |mode| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&hook, mode).unwrap();
+    };
+    mode(0o644);
+    hooked("chmod +x");
+    mode(0o777);
+    hooked("chmod go-w");
 
     let key = data_dir.join("server/tls/server-ca.key");
     std::fs::write(&key, "no key").unwrap();

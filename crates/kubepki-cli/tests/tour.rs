@@ -66,6 +66,11 @@ fn units_run_what_exists() {
             "ExecStart=/opt/kubepki renew --yes",
         ),
         (
+            &["unit", "node-timer", "--server", "https://10.0.0.1:6443"],
+            "# /etc/systemd/system/kubepki-node-renew.timer",
+            "ExecStart=/usr/local/bin/kubepki node renew --yes --server https://10.0.0.1:6443",
+        ),
+        (
             &["unit", "metrics"],
             "# /etc/systemd/system/kubepki-check.timer",
             "ExecStart=/usr/local/bin/kubepki check --output prometheus",

@@ -64,13 +64,14 @@ fn authorities(scene: &Scene, set: PathBuf, each: impl Fn(Left) -> bool) {
     assert!(missed.is_empty(), "{missed:?} on {}", scene.place.name());
 }
 
-/// Of every fourth step that its target is untouched, of those in the middle between them that
-/// nothing says that it is done; `turn` says where they begin. These steps put files, wherever the
-/// rows are: each is tried both ways with SQLite.
+/// Of every twelfth step that its target is untouched, of those in the middle between them that
+/// nothing says that it is done; `turn` says where they begin, so that the three database servers
+/// together have every fourth. These steps put files, wherever the rows are: each is tried both
+/// ways with SQLite.
 fn in_turn(turn: u32) -> impl Fn(Left) -> bool {
     move |left| match left {
-        Left::Intended(step) => step % 4 == turn,
-        Left::Done(step) => step % 4 == (turn + 2) % 4,
+        Left::Intended(step) => step % 12 == 4 * turn,
+        Left::Done(step) => step % 12 == (4 * turn + 6) % 12,
         _ => false,
     }
 }

@@ -5,9 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use kubepki::edge::{Clock as _, SystemClock};
-use kubepki::token::{Token, authority_hash};
-use pki::{KeyAlgorithm, PrivateKey, Purpose, San};
+use pki::{Authority, KeyAlgorithm, PrivateKey, Purpose, San};
 use testkit::supervisor::{Agents, Cluster, Supervisor};
 use testkit::{Fixture, Run};
 
@@ -27,10 +25,33 @@ impl Lab {
     }
 
     pub fn with(wrong: Option<Wrong>) -> Self {
-        let fixture = Fixture::without_datastore("k3s-1.36-sqlite");
+        Self::of("k3s-1.36-sqlite", wrong)
+    }
+
+    /// A server on the CAs and with the token that K3s wrote into that fixture.
+    pub fn of(fixture: &str, wrong: Option<Wrong>) -> Self {
+        let fixture = Fixture::without_datastore(fixture);
         let tls = fixture.data_dir().join("server/tls");
-        let ((client, client_text), (server, server_text)) =
-            (authority(&tls, "client-ca"), authority(&tls, "server-ca"));
+        let authorities = ["client-ca", "server-ca"].map(|name| authority(&tls, name));
+        let token = fixture.data_dir().join("server/token");
+        let token = std::fs::read_to_string(token).unwrap().trim().to_owned();
+        Self::on(0, authorities, token, wrong)
+    }
+
+    /// A server of another cluster with the same password, on a free port or this one.
+    pub fn stranger(port: u16) -> Self {
+        let fixture = Fixture::without_datastore("k3s-1.36-mariadb");
+        let tls = fixture.data_dir().join("server/tls");
+        let authorities = ["client-ca", "server-ca"].map(|name| authority(&tls, name));
+        Self::on(port, authorities, PASSWORD.to_owned(), None)
+    }
+
+    fn on(
+        port: u16,
+        [(client, client_text), (server, server_text)]: [(Authority, Vec<u8>); 2],
+        token: String,
+        wrong: Option<Wrong>,
+    ) -> Self {
         let key = PrivateKey::generate(KeyAlgorithm::P256).unwrap();
         let sans = [San::from_text("127.0.0.1")];
         let subject: (&[&str], &str) = (&["k3s"], "k3s");
@@ -43,8 +64,6 @@ impl Lab {
             agent_password: PASSWORD.to_owned(),
             kubernetes: BTreeMap::new(),
         };
-        let hash = authority_hash(&server_text, SystemClock.now()).unwrap();
-        let token = Token::new(hash, "server", PASSWORD.to_owned().into());
         let signer = Arc::new(Signer {
             client,
             client_text: client_text.clone(),
@@ -60,10 +79,10 @@ impl Lab {
             answer: Box::new(move |call| answering.answer(call)),
         };
         Self {
-            server: Supervisor::start_with_agents(cluster, agents),
+            server: Supervisor::start_with_agents_on(port, cluster, agents),
             signer,
             folder: tempfile::tempdir().unwrap(),
-            token: token.to_text().to_string(),
+            token,
         }
     }
 

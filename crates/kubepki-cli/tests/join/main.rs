@@ -12,7 +12,9 @@
 mod crash;
 mod lab;
 mod own;
+mod renewal;
 mod signer;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -61,11 +63,24 @@ fn kinds(agent: &Path, node_addresses: &[&str]) -> BTreeMap<String, String> {
             each.collect::<Vec<_>>().join("\n")
         } else {
             text.replace(&agent.display().to_string(), "/var/lib/rancher/k3s/agent")
-                .replace("https://127.0.0.1:6443", "https://127.0.0.1:6444")
         };
         kinds.insert(name, format!("{mode:o} {kind}"));
     }
     kinds
+}
+
+/// The same of a fixture's agent, as it would be on another machine.
+fn recorded(fixture: &Fixture) -> BTreeMap<String, String> {
+    let recorded = kinds(&fixture.data_dir().join("agent"), &[]);
+    assert_eq!(recorded.len(), 13);
+    let away = |(name, kind): (String, String)| {
+        // It has 127.0.0.1 as its address too, and so twice.
+        let once = kind.replace("\"::1\", \"127.0.0.1\"]", "\"::1\"]");
+        // It is inside a server, whose kubeconfigs lead to itself and not to a load balancer.
+        let kind = once.replace(": https://127.0.0.1:6443\n", ": https://127.0.0.1:6444\n");
+        (name, kind)
+    };
+    recorded.into_iter().map(away).collect()
 }
 
 #[test]
@@ -74,16 +89,7 @@ fn a_joined_node_has_what_k3s_agent_has_and_joining_again_changes_nothing() {
     assert_ends(&lab.join(&[]), 0, "13 files written");
     let real = Fixture::new("k3s-1.36-agent-only");
     let own = ["10.9.8.7", "fd00::7"];
-    let expected = kinds(&real.data_dir().join("agent"), &own);
-    assert_eq!(expected.len(), 13);
-    // The fixture's node has 127.0.0.1 as its address too, and so twice.
-    let expected: BTreeMap<_, _> = expected
-        .into_iter()
-        .map(|(name, kind)| {
-            let once = kind.replace("\"::1\", \"127.0.0.1\"]", "\"::1\"]");
-            (name, once)
-        })
-        .collect();
+    let expected = recorded(&real);
     assert_eq!(kinds(&lab.data_dir().join("agent"), &own), expected);
     let serving = std::fs::read(lab.agent("serving-kubelet.crt")).unwrap();
     let sans = Certificate::all_from_pem(&serving).unwrap()[0]
@@ -180,18 +186,6 @@ fn nothing_secret_goes_to_a_server_that_the_token_does_not_pin() {
 }
 
 #[test]
-fn servers_are_tried_in_turn() {
-    let lab = Lab::new();
-    let (dead, good) = ("https://127.0.0.1:1", lab.server.url());
-    let both = format!("{dead},{good}");
-    let words = ["join", "--token-file", "-", "--node-name", "a", "--server"];
-    let run = lab.run(&[&words[..], &[&both]].concat(), &lab.token);
-    assert_ends(&run, 0, "13 files written");
-    let run = lab.run(&[&words[..], &[dead]].concat(), &lab.token);
-    assert_ends(&run, 1, "cannot reach");
-}
-
-#[test]
 fn a_name_that_is_taken_is_told_and_nothing_is_written() {
     let lab = Lab::new();
     let taken = ("k3s-fixture".to_owned(), "f".repeat(32));
@@ -211,6 +205,7 @@ fn an_answer_that_is_not_what_was_asked_for_is_not_taken() {
         (Wrong::SendsKey, "sent a private key"),
         (Wrong::OtherKey, "not for the key"),
         (Wrong::OtherName, "somebody"),
+        (Wrong::NoName, "lacks k3s-fixture"),
     ] {
         let lab = Lab::with(Some(wrong));
         assert_ends(&lab.join(&[]), 5, word);
@@ -247,40 +242,23 @@ fn a_server_is_left_alone_and_a_dry_run_changes_nothing() {
     assert_eq!(lab.asked(), [""; 0]);
 }
 
+/// Of K3s 1.21, whose tokens pin the CA's file whole: the tokens are as it wrote them.
 #[test]
-fn a_node_renews_itself_with_its_certificate() {
-    let lab = Lab::new();
-    let url = lab.server.url();
-    let renew = ["node", "renew", "--server", &url];
-    assert_ends(&lab.run(&renew, ""), 5, "kubepki join");
-    assert_ends(&lab.join(&[]), 0, "13 files written");
-    lab.asked();
-    assert_ends(&lab.run(&renew, ""), 0, "Nothing was due");
-    let before = lab.state();
-    let all = [&renew[..], &["--window", "400"]].concat();
-    lab.asked();
-    let run = testkit::run(
-        KUBEPKI,
-        &[
-            &all[..],
-            &["--yes", "--data-dir", &lab.data_dir().display().to_string()],
-        ]
-        .concat(),
-        b"",
-    );
-    assert_ends(&run, 0, "4 files written");
-    let calls = lab.signer.calls.lock().unwrap().clone();
-    assert_eq!(calls.len(), 6);
-    for call in calls {
-        assert!(call.by_certificate && !call.headers.contains_key("authorization"));
+fn tokens_of_old_releases_are_held_to_the_old_rule() {
+    for fixture in ["k3s-1.21-custom-ca", "k3s-1.21-sqlite"] {
+        let lab = Lab::of(fixture, Some(Wrong::OldNames));
+        assert_ends(&lab.join(&[]), 0, "13 files written");
+        // What it does not sign is not missed later either.
+        assert_ends(&lab.join(&[]), 0, "Nothing was due");
+        let serving = std::fs::read(lab.agent("serving-kubelet.crt")).unwrap();
+        let leaf = Certificate::all_from_pem(&serving).unwrap().remove(0);
+        assert!(!leaf.sans().contains(&San::from_text("::1")));
+        let (start, end) = lab.token.split_once("::").unwrap();
+        let last = if start.ends_with('0') { '1' } else { '0' };
+        let other = format!("{}{last}::{end}", &start[..start.len() - 1]);
+        drop(lab.asked());
+        let run = lab.join_as(&other, &["--node-name", "a"]);
+        assert_ends(&run, 5, "nothing secret was sent");
+        assert_eq!(lab.asked(), [""; 0]);
     }
-    // Certificates alone: keys stay, and so do the addresses.
-    let changed = lab.changed(&before);
-    assert_eq!(changed.len(), 4, "{changed:?}");
-    assert!(changed.iter().all(|it| it.ends_with(".crt")));
-    let serving = std::fs::read(lab.agent("serving-kubelet.crt")).unwrap();
-    let sans = Certificate::all_from_pem(&serving).unwrap()[0]
-        .sans()
-        .to_vec();
-    assert!(sans.contains(&San::from_text("fd00::7")), "{sans:?}");
 }

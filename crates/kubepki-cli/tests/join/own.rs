@@ -5,7 +5,7 @@ use std::path::Path;
 use pki::Certificate;
 use testkit::Fixture;
 
-use crate::{KUBEPKI, assert_ends};
+use crate::{KUBEPKI, assert_ends, kinds, recorded};
 
 /// `kubepki serve` on a fixture's tree, killed when dropped.
 struct Serve {
@@ -128,6 +128,58 @@ fn nodes_join_and_renew_at_our_own_server_and_its_log_says_so() {
     }
     assert_ends(&log(&["verify"]), 0, "whole");
     assert_eq!(asked_for(&log(&["export"]).text()), 20);
+}
+
+/// By the recorded token, on what K3s left there: an agent's tree of the same kind.
+#[test]
+fn what_our_own_server_gives_is_what_k3s_gave() {
+    for fixture in [
+        "k3s-1.36-sqlite",
+        "k3s-1.36-custom-ca",
+        "k3s-1.36-default-rotated",
+    ] {
+        let is_cross_signed = fixture == "k3s-1.36-default-rotated";
+        let fixture = Fixture::new(fixture);
+        let expected = recorded(&fixture);
+        let serve = Serve::start(&fixture.data_dir());
+        let token = std::fs::read(fixture.data_dir().join("server/token")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().display().to_string();
+        let words = [
+            "join",
+            "--yes",
+            "--token-file",
+            "-",
+            "--node-name",
+            "worker-1",
+        ];
+        let site = [
+            "--node-ip",
+            "10.9.8.1",
+            "--server",
+            &serve.url,
+            "--data-dir",
+            &own,
+        ];
+        let run = testkit::run(KUBEPKI, &[&words[..], &site].concat(), &token);
+        assert_ends(&run, 0, "13 files written");
+        let joined = kinds(&folder.path().join("agent"), &["10.9.8.1"]);
+        for (name, kind) in joined {
+            let (kind, expected) = (kind.replace("worker-1", "k3s-fixture"), &expected[&name]);
+            if is_cross_signed && name.ends_with(".crt") && !name.ends_with("-ca.crt") {
+                // K3s puts its whole CA file behind a leaf. Ours is without what leads no client
+                // anywhere: the self-signed root, and the CA that was replaced.
+                let mut theirs = expected.lines();
+                assert!(
+                    kind.lines().all(|own| theirs.any(|it| it == own)),
+                    "{name}: {kind}"
+                );
+                assert!(kind.lines().count() >= 3, "{name}: {kind}");
+            } else {
+                assert_eq!(kind, *expected, "{name}");
+            }
+        }
+    }
 }
 
 /// How many records are not the server's own.

@@ -177,7 +177,7 @@ pub fn assert_refused(sets: &[Case]) {
 fn the_system_log_is_told() {
     let server = Server::new("k3s-1.36-custom-ca");
     let log = UnixDatagram::bind(server.fixture.scratch("syslog")).unwrap();
-    log.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    log.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
     let reader = std::thread::spawn(move || {
         let mut heard = String::new();
         let mut line = [0; 4096];

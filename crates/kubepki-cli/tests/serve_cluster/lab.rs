@@ -129,6 +129,12 @@ impl Serving {
         self.child.try_wait().unwrap().is_some()
     }
 
+    /// Kills it, and waits for its end.
+    pub fn kill(&mut self) {
+        self.signal("-KILL");
+        assert!(!self.child.wait().unwrap().success());
+    }
+
     pub fn pid(&self) -> String {
         self.child.id().to_string()
     }
@@ -200,7 +206,15 @@ impl Serving {
     pub fn node(&self, words: &[&str], folder: &Path, address: &str) -> Run {
         let (folder, token) = (folder.display().to_string(), self.read("token"));
         let url = format!("https://{}", self.address);
-        let fixed = ["--yes", "--data-dir", &folder, "--server", &url];
+        let fixed = [
+            "--yes",
+            "--patience",
+            "0",
+            "--data-dir",
+            &folder,
+            "--server",
+            &url,
+        ];
         let name = Path::new(&folder).file_name().unwrap().to_str().unwrap();
         let join = [
             "--token-file",

@@ -8,6 +8,7 @@
     reason = "tests fail by panicking, and start the program themselves"
 )]
 
+mod beside;
 mod change;
 mod fixtures;
 mod killed;

@@ -53,13 +53,16 @@ fn assert_recorded(server: &Serving) {
         );
     }
     for record in records.iter().filter(|it| it["credential"] == "local") {
-        assert_eq!(record["user"], "server");
+        let user = record["user"].as_str().unwrap();
+        assert!(["server", "found in place"].contains(&user), "{user}");
         assert_eq!(record["node"], "one");
         assert!(record["peer"].is_null() && record["spki"].as_str().unwrap().len() == 64);
     }
 }
 
 const SHORT: &str = "CATTLE_NEW_SIGNED_CERT_EXPIRATION_DAYS";
+/// Leaves are due at every look.
+const ALWAYS: [&str; 2] = ["--window", "400"];
 
 /// At the first start, at every renewal, and when other CAs are in force.
 #[test]
@@ -69,8 +72,9 @@ fn its_own_leaves_are_recorded() {
     let who = ("one", "10.9.9.1");
     // Always due, and good for a while.
     let days = [(SHORT, "30")];
-    let mut one = Serving::begin_with(&data_dir, who, "", (&[], &days)).up();
+    let mut one = Serving::begin_with(&data_dir, who, "", (&ALWAYS, &days)).up();
     assert_recorded(&one);
+    assert!(records(&one).iter().all(|it| it["user"] == "server"));
     let first = records(&one).len();
     assert!(first >= 14, "{first}");
     one.signal("-HUP");
@@ -122,7 +126,7 @@ fn a_full_log_keeps_leaves_and_ends_no_cluster() {
     let path = log.display().to_string();
     let mounted = run(
         "mount",
-        &["-t", "tmpfs", "-o", "size=64k", "small", &path],
+        &["-t", "tmpfs", "-o", "size=256k", "small", &path],
         b"",
     );
     if !mounted.success() {
@@ -131,7 +135,7 @@ fn a_full_log_keeps_leaves_and_ends_no_cluster() {
     }
     let _unmount = Unmount(path.clone());
     let who = ("one", "10.9.9.1");
-    let mut one = Serving::begin_with(&data_dir, who, "", (&[], &[(SHORT, "30")])).up();
+    let mut one = Serving::begin_with(&data_dir, who, "", (&ALWAYS, &[(SHORT, "30")])).up();
     let fill = || {
         // The page that the log has may take some records more, as the listener's; those of a
         // renewal are too many.
@@ -168,7 +172,7 @@ fn a_full_log_keeps_leaves_and_ends_no_cluster() {
     one.stop();
 
     // Leaves that end in days do not wait either.
-    let mut one = Serving::begin_with(&data_dir, who, "", (&[], &[(SHORT, "3")])).up();
+    let mut one = Serving::begin_with(&data_dir, who, "", (&ALWAYS, &[(SHORT, "3")])).up();
     one.signal("-HUP");
     one.until("a leaf of this node was renewed");
     one.until("new connections get another certificate");
@@ -178,6 +182,25 @@ fn a_full_log_keeps_leaves_and_ends_no_cluster() {
     one.until("is used without a record");
     one.until("new connections get another certificate");
     assert_ne!(lying(), before);
+    // It dies before it could record them.
+    let used = leaves(&data_dir);
+    one.kill();
     std::fs::remove_file(log.join("filling")).unwrap();
+    are_found(&data_dir, who, &used);
+}
+
+/// The next start finds leaves that no record is of, before it renews them again.
+fn are_found(data_dir: &Path, who: (&str, &str), used: &[(String, String)]) {
+    let one = Serving::begin_with(data_dir, who, "", (&ALWAYS, &[(SHORT, "30")])).up();
+    assert_recorded(&one);
+    let records = records(&one);
+    for (name, serial) in used {
+        let of = |it: &&serde_json::Value| it["serial"] == serial.as_str();
+        assert_eq!(records.iter().filter(of).count(), 1, "{name}");
+    }
+    let is_found = |it: &&serde_json::Value| it["user"] == "found in place";
+    assert!(records.iter().filter(is_found).count() > 1);
+    let shown = one.kubepki(&["log", "show", "--node", "one"]);
+    assert_ends(&shown, 0, "found in place, for client-admin");
     one.stop();
 }

@@ -157,7 +157,7 @@ fn new_token(one: &Serving, two: &mut Serving, node: &Path) {
     two.await_answer("/v1-k3s/readyz", |code, body| {
         code == "503" && body.contains("different token")
     });
-    assert_ends(&two.node(&["join"], node, "10.1.1.2"), 5, "503");
+    assert_ends(&two.node(&["join"], node, "10.1.1.2"), 1, "503");
     std::fs::write(two.server("token"), one.read("token")).unwrap();
     two.until("were taken up");
     two.await_answer("/v1-k3s/readyz", |code, body| (code, body) == ("200", "ok"));

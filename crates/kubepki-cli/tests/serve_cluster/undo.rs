@@ -178,6 +178,28 @@ fn is_ready_with(two: &Serving, one: &Serving) {
     panic!("{:#?}", two.seen);
 }
 
+/// What was taken back is not gone on with, and nothing else is open.
+#[track_caller]
+fn is_over(server: &Serving, undo: &str, before: &str) {
+    let words = way_back(undo);
+    let [_, id, place @ ..] = words.as_slice() else {
+        panic!("{words:?}");
+    };
+    let place: Vec<&str> = place.iter().map(String::as_str).collect();
+    let resume = |id: &[&str]| {
+        testkit::run(
+            crate::lab::KUBEPKI,
+            &[&["resume"], id, &place].concat(),
+            b"",
+        )
+    };
+    let refused = resume(&[id]);
+    assert_ends(&refused, 5, &format!("plan {id} was taken back by "));
+    assert_ends(&refused, 5, "brings it about again");
+    assert_ends(&resume(&[]), 0, "Nothing is interrupted.");
+    assert_eq!(server.read(CA), before);
+}
+
 /// This node's configuration holds the token: it is changed with it, or nothing is.
 fn configured(folder: &Path, one: &Serving) {
     let config = folder.join("config.yaml");
@@ -212,8 +234,10 @@ fn over_sqlite_it_is_taken_back_while_it_serves() {
     rotate();
     let staged = one.read(CA);
     is_in_force(&one, &staged);
-    take_back(&one, &own_undo(&one, "-serve-rotate-ca-"), "1");
+    let undo = own_undo(&one, "-serve-rotate-ca-");
+    take_back(&one, &undo, "1");
     is_in_force(&one, &before);
+    is_over(&one, &undo, &before);
     // Beside a server that has the file open nothing else is written.
     let direct = one.kubepki(&["rotate-ca", "--direct", "--yes", "--path", &set]);
     assert_ends(&direct, 5, "has");

@@ -41,6 +41,23 @@ fn without_its_datastore_it_serves_what_it_can() {
     assert_eq!(verified.code, Some(0), "{}", verified.text());
 }
 
+/// A tree that K3s made, and no server of ours ever worked in.
+#[test]
+fn a_tree_of_k3s_is_served_without_its_datastore() {
+    let site = Site::new(&["--datastore-endpoint", "postgres://x:x@127.0.0.1:1/x"]);
+    let fixture = testkit::Fixture::new("k3s-1.36-postgres");
+    let (from, to) = (fixture.data_dir(), site.data_dir());
+    let [from, to] = [&from, &to].map(|it| it.display().to_string());
+    assert!(testkit::run("cp", &["-a", &from, &to], b"").success());
+    assert!(!site.data_dir().join("kubepki").exists());
+    let server = site.begin("serving without the datastore");
+    assert_eq!(server.curl("/cacerts", &[]).0, 200);
+    let (code, ready) = server.curl("/readyz", &[]);
+    assert!(code == 503 && ready.contains("down: datastore"), "{ready}");
+    assert!(!ready.contains("127.0.0.1"), "{ready}");
+    server.terminate();
+}
+
 /// What takes its time by design, all at once.
 #[test]
 fn what_is_silent_or_held_is_waited_for() {
@@ -148,6 +165,11 @@ fn the_lock_of_a_k3s_server() {
     assert!(!refused.status.success(), "{why}");
     assert!(why.contains(lock), "{why}");
     assert!(!site.data_dir().join("server/tls/server-ca.crt").exists());
+    // It ends when it is told to, while it waits.
+    std::fs::remove_dir_all(site.data_dir().join("kubepki/serve")).unwrap();
+    let waiting = Serving::spawn(&site);
+    until(&site, "kubepki/serve");
+    waiting.terminate();
     // It goes while the server waits.
     let mut server = Serving::spawn(&site);
     until(&site, "kubepki/serve");

@@ -11,6 +11,7 @@
 
 mod datastore;
 mod files;
+mod hung;
 mod log;
 
 use std::io::{BufRead as _, BufReader};
@@ -147,6 +148,16 @@ impl Serving {
         }
     }
 
+    /// Waits for a line with each of `texts` in it, in any order.
+    #[track_caller]
+    fn until_all(&mut self, texts: &[&str]) {
+        let mut waits = texts.to_vec();
+        while !waits.is_empty() {
+            let line = self.until("");
+            waits.retain(|text| !line.contains(text));
+        }
+    }
+
     /// Waits for a line with `text` in it.
     #[track_caller]
     fn until(&mut self, text: &str) -> String {
@@ -256,7 +267,12 @@ fn hangup_renews_tells_and_a_killed_renewal_is_finished() {
     let told = tools.path().join("told");
     let program = |name: &str| {
         let path = tools.path().join(name);
-        let text = format!("#!/bin/sh\necho {name} \"$@\" >> {}\n", told.display());
+        // systemd, where it is asked for a unit.
+        let asked = "[ \"$1\" = show ] && echo not-found && exit";
+        let text = format!(
+            "#!/bin/sh\n{asked}\necho {name} \"$@\" >> {}\n",
+            told.display()
+        );
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         path.display().to_string()
@@ -268,6 +284,8 @@ fn hangup_renews_tells_and_a_killed_renewal_is_finished() {
         &hook,
         "--restart-unit",
         "front.service=admin",
+        "--window",
+        "400",
     ];
     let mut site = Site::new(&flags);
     let path = format!(
@@ -275,9 +293,14 @@ fn hangup_renews_tells_and_a_killed_renewal_is_finished() {
         tools.path().display(),
         std::env::var("PATH").unwrap()
     );
-    let days = "CATTLE_NEW_SIGNED_CERT_EXPIRATION_DAYS".to_owned();
-    site.environment = vec![("PATH".to_owned(), path), (days, "30".to_owned())];
+    site.environment = vec![("PATH".to_owned(), path)];
     let mut server = site.start();
+    // The first leaves are new too; systemd is asked beside that.
+    server.until_all(&[
+        "told of renewed leaves\",\"what\":\"systemctl",
+        "systemd does not know a unit that is to be restarted\",\"unit\":\"front.service",
+    ]);
+    std::fs::remove_file(&told).unwrap();
     let authority = server.curl("/cacerts", &[]);
     server.signal("-HUP");
     server.until("a leaf of this node was renewed");
