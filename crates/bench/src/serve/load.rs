@@ -237,19 +237,24 @@ struct Shared {
 }
 
 async fn all(load: &Load, requests: Vec<Vec<u8>>) -> Result<Outcome, Failure> {
+    let connector = TlsConnector::from(Arc::new(config(load.resume)?));
+    let streams = standing(load, &connector).await?;
     let shared = Rc::new(Shared {
         load: load.clone(),
         requests,
-        connector: TlsConnector::from(Arc::new(config(load.resume)?)),
+        connector,
         begin: Instant::now(),
         next: Cell::new(0),
         outcome: RefCell::default(),
         millis: RefCell::default(),
     });
     let before = own_cpu();
-    let tasks: Vec<_> = (0..load.connections)
+    let tasks: Vec<_> = streams
+        .into_iter()
         .zip(load.addresses.iter().cycle())
-        .map(|(_, address)| tokio::task::spawn_local(worker(Rc::clone(&shared), *address)))
+        .map(|(stream, address)| {
+            tokio::task::spawn_local(worker(Rc::clone(&shared), *address, stream))
+        })
         .collect();
     for task in tasks {
         task.await?;
@@ -269,9 +274,28 @@ async fn all(load: &Load, requests: Vec<Vec<u8>>) -> Result<Outcome, Failure> {
 
 type Stream = TlsStream<TcpStream>;
 
+/// What each worker begins with: a connection that is there before the clock starts, where
+/// connections stay (their handshakes are measured as such), else none.
+async fn standing(load: &Load, connector: &TlsConnector) -> Result<Vec<Option<Stream>>, Failure> {
+    let addresses = load.addresses.iter().cycle().take(load.connections);
+    let mut streams = Vec::new();
+    for address in addresses {
+        streams.push(match load.each {
+            0 => Some(connected(connector, *address).await?),
+            _ => None,
+        });
+    }
+    Ok(streams)
+}
+
+async fn connected(connector: &TlsConnector, address: SocketAddr) -> Result<Stream, Failure> {
+    let socket = TcpStream::connect(address).await?;
+    socket.set_nodelay(true)?;
+    Ok(connector.connect(host(), socket).await?)
+}
+
 /// One connection after the other, until there is nothing left to ask.
-async fn worker(shared: Rc<Shared>, address: SocketAddr) {
-    let mut stream: Option<Stream> = None;
+async fn worker(shared: Rc<Shared>, address: SocketAddr, mut stream: Option<Stream>) {
     let mut buffer = vec![0; 16 << 10];
     loop {
         // A node's requests stay together, on one connection where it is told so.
@@ -329,11 +353,7 @@ impl Shared {
     ) -> Result<u16, Failure> {
         let stream = match held {
             Some(stream) => stream,
-            None => {
-                let socket = TcpStream::connect(address).await?;
-                socket.set_nodelay(true)?;
-                held.insert(self.connector.connect(host(), socket).await?)
-            }
+            None => held.insert(connected(&self.connector, address).await?),
         };
         let request = self.requests.get(number % self.requests.len().max(1));
         stream.write_all(request.ok_or("no requests")?).await?;
