@@ -27,7 +27,7 @@ fn handshake(server: &Serving, name: &str) -> String {
 
 /// Shakes hands until the name is known: a connection waits for it, but not for long.
 #[track_caller]
-fn assert_known(server: &Serving, name: &str) {
+pub fn assert_known(server: &Serving, name: &str) {
     let mut seen = String::new();
     for _ in 0..300 {
         seen = handshake(server, name);

@@ -5,6 +5,7 @@ use std::path::Path;
 use testkit::server::Postgres;
 
 use crate::lab::{Serving, assert_ends};
+use crate::names::assert_known;
 
 /// The words after `kubepki` of the last line that says how to take something back.
 fn way_back(text: &str) -> Vec<String> {
@@ -227,16 +228,20 @@ fn configured(folder: &Path, one: &Serving) {
 #[test]
 fn over_sqlite_it_is_taken_back_while_it_serves() {
     let folder = tempfile::tempdir().unwrap();
-    let one = Serving::start(&folder.path().join("one"), ("one", "10.9.9.1"), "", &[]);
+    let open = ["--tls-san-security=false"];
+    let one = Serving::start(&folder.path().join("one"), ("one", "10.9.9.1"), "", &open);
     let before = one.read(CA);
     let set = one.stage(folder.path());
     let rotate = || assert_ends(&one.kubepki(&["rotate-ca", "--yes", "--path", &set]), 0, "");
     rotate();
     let staged = one.read(CA);
     is_in_force(&one, &staged);
+    // What the listener learns is in nobody's way, and not lost with what is taken back.
+    assert_known(&one, "since.example.net");
     let undo = own_undo(&one, "-serve-rotate-ca-");
     take_back(&one, &undo, "1");
     is_in_force(&one, &before);
+    assert_known(&one, "since.example.net");
     is_over(&one, &undo, &before);
     // Beside a server that has the file open nothing else is written.
     let direct = one.kubepki(&["rotate-ca", "--direct", "--yes", "--path", &set]);

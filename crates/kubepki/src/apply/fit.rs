@@ -47,7 +47,7 @@ fn check_step(plan: &Plan, step: &Step) -> Result<(), String> {
             }
             match step.before {
                 Before::Absent | Before::Present(_) => {}
-                Before::Any if step.action == Action::Remove => {}
+                Before::Any if step.action == Action::Remove || puts_back(step) => {}
                 Before::LeftBy(number) if left_by(plan, step, number) => {}
                 _ => return Err("it does not say what must be there before".to_owned()),
             }
@@ -100,6 +100,14 @@ fn check_step(plan: &Plan, step: &Step) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Whether it brings back what another plan replaced, over what a server wrote there since.
+fn puts_back(step: &Step) -> bool {
+    let Action::Put { content, .. } = &step.action else {
+        return false;
+    };
+    matches!(content, Content::Backup { .. })
 }
 
 /// Whether a later step starts what `step` stops.

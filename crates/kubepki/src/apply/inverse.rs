@@ -374,9 +374,26 @@ fn call_back(
     })
 }
 
+/// Whether the file is one that servers write anew whenever they like: the dynamic listener's
+/// Secret, whose certificate gets a name or another end. What is there by then is lost nowhere: a
+/// server keeps the names elsewhere too.
+fn is_rewritten(step: &Step) -> bool {
+    match &step.action {
+        Action::Put { content, .. } => {
+            step.before == Before::Any
+                || matches!(
+                    content,
+                    Content::ListenerSecret { .. } | Content::NewListenerSecret { .. }
+                )
+        }
+        _ => false,
+    }
+}
+
 /// The step that puts back what a file step replaced; `None` if it changed nothing.
 fn take_back(plan: &PlanId, step: &Step, record: &StepRecord) -> Option<Step> {
     let before = match record.after.as_ref()? {
+        _ if is_rewritten(step) => Before::Any,
         Found::Absent => Before::Absent,
         Found::Present(fingerprint) => Before::Present(fingerprint.clone()),
         Found::Revision(revision) => Before::Revision(*revision),

@@ -11,7 +11,7 @@ use super::inverse::inverse;
 use super::inverse_hosts::in_doubt;
 use super::preflight::{check_before, check_reach, check_sources, plans_cluster};
 use super::step::{Verdict, conflict, verdict};
-use super::{Executor, history, numbered, plan_id, txn, unfinished};
+use super::{Executor, numbered, plan_id, txn, unfinished};
 use crate::journal::{Event, Found, Intend, Journal, Progress, Replay};
 use crate::plan::{Action, FileSet, Plan, PlanId, Step, Target};
 
@@ -38,17 +38,7 @@ impl Executor<'_> {
             return Err(ApplyError::NothingDone { plan: id.clone() });
         }
         self.refuse_being_undone(id)?;
-        let past = history(self.state)?;
-        if let Some(by) = past
-            .into_iter()
-            .find(|past| past.id == *id)
-            .and_then(|it| it.undone_by)
-        {
-            return Err(ApplyError::Undone {
-                plan: id.clone(),
-                by,
-            });
-        }
+        self.refuse_undone(id)?;
         if let Some(other) = unfinished(self.state)?
             && other.id != *id
         {

@@ -272,8 +272,9 @@ pub enum Before {
     /// What an earlier step of this plan left there: content that is not known when the plan is
     /// made.
     LeftBy(u32),
-    /// Whatever is there: for targets without a state of their own, and for a file that others may
-    /// make meanwhile and that has to go, also when the plan is taken back.
+    /// Whatever is there: for targets without a state of their own, for a file that others may
+    /// make meanwhile and that has to go, also when the plan is taken back, and for one that
+    /// servers write anew whenever they like, when it is put back.
     Any,
 }
 
