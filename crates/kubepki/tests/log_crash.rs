@@ -70,7 +70,8 @@ fn victim(folder: &Path) -> ExitCode {
         .append(true)
         .open(folder.join("told"));
     let told = Arc::new(Mutex::new(told.unwrap()));
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().build();
     runtime.unwrap().block_on(async {
         let (log, _) = Log::open(&options(folder), None).unwrap();
         let tasks: Vec<_> = (0..if load { 32 } else { 1 })
@@ -107,7 +108,8 @@ fn victim(folder: &Path) -> ExitCode {
 /// Opens the log again, adds a record, and holds it to what was told. Answers how many there were.
 fn assert_nothing_lost(folder: &Path, what: &str) -> usize {
     let (log, _) = Log::open(&options(folder), None).unwrap_or_else(|it| panic!("{what}: {it}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().build();
     runtime.unwrap().block_on(async {
         log.append(issued(7)).await.unwrap();
         log.close().await;

@@ -139,6 +139,10 @@ impl Log {
     /// # Errors
     ///
     /// [`LogError`]: the certificate must not leave.
+    ///
+    /// # Panics
+    ///
+    /// On a Tokio runtime without timers.
     pub async fn append(&self, issued: Issued) -> Result<Receipt, LogError> {
         let (request, done) = self.request(issued)?;
         self.hand_in(request, done).await
