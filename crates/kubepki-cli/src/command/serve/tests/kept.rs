@@ -259,8 +259,9 @@ async fn over_a_slow_datastore_it_gives_signs_of_life() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_taken_up_wakes_the_keeper_and_its_hooks() {
     let folder = tempfile::tempdir().unwrap();
-    let told = folder.path().join("told");
-    let hook = format!("/usr/bin/tee -a {}", told.display());
+    let (told, script) = (folder.path().join("told"), folder.path().join("hook"));
+    std::fs::write(&script, format!("echo \"$@\" >> {}", told.display())).unwrap();
+    let hook = format!("/bin/sh {}", script.display());
     let time = Moved::new(SystemClock.now());
     let flags = ["--reload-hook", hook.as_str()];
     let mut life = live_on("k3s-1.36-sqlite", &flags, &time, time.steady()).await;
@@ -275,5 +276,6 @@ async fn what_is_taken_up_wakes_the_keeper_and_its_hooks() {
     life.keeper.tick(false).await;
     assert!(!life.keeper.hooks.are_open());
     assert!(life.keeper.hooks.run(&LocalHost).await.is_empty());
+    assert_eq!(std::fs::read_to_string(&told).unwrap(), "admin\n");
     life.end().await;
 }
