@@ -2,6 +2,7 @@
 //! that were forgotten, tokens of one use.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -22,7 +23,7 @@ use crate::common::{NODE_PASSWORD, PASSWORD, Running, request, serve};
 use crate::noise::basic;
 
 pub const KUBELET: &str = "/v1-k3s/client-kubelet.crt";
-const TOKEN: &str = "/v1-k3s/token";
+pub const TOKEN: &str = "/v1-k3s/token";
 /// An address from which many come.
 const SITE: &str = "192.0.2.7:1000";
 
@@ -61,6 +62,12 @@ impl Caller {
             certificates: vec![leaf.der().to_vec()],
             ..Self::default()
         }
+    }
+
+    /// Sends that body.
+    pub fn says(self, body: &[u8]) -> Self {
+        let body = body.to_vec();
+        Self { body, ..self }
     }
 
     /// Asks for a node's certificate.
@@ -137,30 +144,21 @@ impl Lab {
             .remove(0)
     }
 
-    /// Other passwords are in force.
-    fn replace_passwords(&self) {
-        let path = self.server.fixture.data_dir().join("server/cred/passwd");
-        let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(&path, text.replace(PASSWORD, "another-password")).unwrap();
-        assert!(reload(self.service()).unwrap());
-    }
-
-    /// Another client CA is in force: another cluster's.
-    fn replace_authority(&self) {
-        let other = Fixture::without_datastore("k3s-1.36-custom-ca");
-        for name in ["client-ca.crt", "client-ca.key"] {
-            let from = other.data_dir().join("server/tls").join(name);
-            std::fs::write(self.server.tls_file(name), std::fs::read(from).unwrap()).unwrap();
-        }
-        assert!(reload(self.service()).unwrap());
-    }
-
     fn put(&self, key: &str, value: &[u8]) -> i64 {
         let store = self.service().datastore.as_ref();
         self.runtime.block_on(store.create(key, value)).unwrap()
     }
 
-    fn has_record(&self, node: &str) -> bool {
+    pub fn remove(&self, key: &str) {
+        let store = self.service().datastore.as_ref();
+        let removed = self.runtime.block_on(async {
+            let present = store.get(key).await.unwrap().unwrap();
+            store.delete(key, present.revision).await
+        });
+        removed.unwrap();
+    }
+
+    pub fn has_record(&self, node: &str) -> bool {
         let store = self.service().datastore.as_ref();
         let key = format!("{NODES}{node}");
         let found = self.runtime.block_on(store.get(&key));
@@ -179,12 +177,37 @@ impl Lab {
     }
 }
 
+/// Other passwords are in force.
+pub fn replace_passwords(service: &Service) {
+    let path = server_folder(service).join("cred/passwd");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace(PASSWORD, "another-password")).unwrap();
+    assert!(reload(service).unwrap());
+}
+
+/// Another client CA is in force: another cluster's.
+pub fn replace_authority(service: &Service) {
+    let other = Fixture::without_datastore("k3s-1.36-custom-ca");
+    for name in ["client-ca.crt", "client-ca.key"] {
+        let from = other.data_dir().join("server/tls").join(name);
+        let to = server_folder(service).join("tls").join(name);
+        std::fs::write(to, std::fs::read(from).unwrap()).unwrap();
+    }
+    assert!(reload(service).unwrap());
+}
+
+fn server_folder(service: &Service) -> PathBuf {
+    service.loaded().unwrap().tree.directory.clone()
+}
+
 #[test]
 fn who_was_admitted_by_a_password_of_before_gets_nothing() {
     let lab = Lab::new(serve(Strictness::Strict));
     let agent = Caller::with("node", PASSWORD).node("a", NODE_PASSWORD);
     assert_eq!(lab.code(KUBELET, &agent), 200);
-    let slow = lab.ask_while(("POST", KUBELET), &agent, || lab.replace_passwords());
+    let slow = lab.ask_while(("POST", KUBELET), &agent, || {
+        replace_passwords(lab.service());
+    });
     assert_eq!(slow.0, 401, "{}", slow.1);
     assert!(!slow.1.contains("CERTIFICATE"));
     assert_eq!(lab.said("\"issued\""), 1);
@@ -200,7 +223,9 @@ fn who_was_admitted_by_a_ca_of_before_gets_nothing() {
     let leaf = lab.leaf(&agent);
     let kubelet = Caller::by(&leaf).node("a", NODE_PASSWORD);
     assert_eq!(lab.code(KUBELET, &kubelet), 200);
-    let slow = lab.ask_while(("POST", KUBELET), &kubelet, || lab.replace_authority());
+    let slow = lab.ask_while(("POST", KUBELET), &kubelet, || {
+        replace_authority(lab.service());
+    });
     assert_eq!(slow.0, 401, "{}", slow.1);
     assert_eq!(lab.said("\"issued\""), 2);
     // The agents' token is as good as before, also for whoever began under the former CA.
@@ -210,9 +235,21 @@ fn who_was_admitted_by_a_ca_of_before_gets_nothing() {
 }
 
 /// Counts orders; each is overtaken unless its caller is of what is in force.
-struct Orders {
+pub struct Orders {
     service: std::sync::Weak<Service>,
-    done: AtomicUsize,
+    pub done: AtomicUsize,
+}
+
+impl Orders {
+    /// Those that the server of `lab` carries out.
+    pub fn of(lab: &Lab) -> Arc<Self> {
+        let orders = Arc::new(Self {
+            service: Arc::downgrade(&lab.server.service),
+            done: AtomicUsize::new(0),
+        });
+        lab.service().cluster.controlled_by(orders.clone());
+        orders
+    }
 }
 
 #[async_trait::async_trait]
@@ -237,10 +274,7 @@ impl Control for Orders {
         }
         self.done.fetch_add(1, Ordering::SeqCst);
         // From here on another password is in force.
-        let path = service.loaded().unwrap().tree.directory.join("cred/passwd");
-        let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(&path, text.replace(PASSWORD, "another-password")).unwrap();
-        assert!(reload(&service).unwrap());
+        replace_passwords(&service);
         Ok(())
     }
 }
@@ -248,15 +282,8 @@ impl Control for Orders {
 #[test]
 fn who_was_admitted_by_a_password_of_before_orders_nothing() {
     let lab = Lab::new(serve(Strictness::Strict));
-    let orders = Arc::new(Orders {
-        service: Arc::downgrade(&lab.server.service),
-        done: AtomicUsize::new(0),
-    });
-    lab.service().cluster.controlled_by(orders.clone());
-    let server = Caller {
-        body: br#"{"newToken":""}"#.to_vec(),
-        ..Caller::with("server", PASSWORD)
-    };
+    let orders = Orders::of(&lab);
+    let server = Caller::with("server", PASSWORD).says(br#"{"newToken":""}"#);
     // While the second one's body is read the first one's order is carried out.
     let slow = lab.ask_while(("PUT", TOKEN), &server, || {
         let (service, other) = (lab.service(), server.request("PUT", TOKEN));
@@ -329,10 +356,7 @@ fn a_forgotten_node_does_not_take_its_name_again_by_what_it_has() {
     let leaf = lab.leaf(&agent);
     lab.server.time.to(10);
     // By its certificate alone: that it is not forgotten is known for two seconds.
-    let bare = Caller {
-        body: request(),
-        ..Caller::by(&leaf)
-    };
+    let bare = Caller::by(&leaf).says(&request());
     assert_eq!(lab.code(KUBELET, &bare), 200);
     let store = lab.service().datastore.as_ref();
     let forgot = lab
@@ -376,10 +400,7 @@ fn a_token_with_one_use_takes_one_name() {
     let node = |name: &str| Caller::bearer(&token).node(name, NODE_PASSWORD);
     // What cannot be issued takes no name and spends nothing.
     for name in ["a", "b", "c"] {
-        let bad = Caller {
-            body: b"no request".to_vec(),
-            ..node(name)
-        };
+        let bad = node(name).says(b"no request");
         assert_eq!(lab.code(KUBELET, &bad), 400);
         assert!(!lab.has_record(name), "{name}");
     }

@@ -1,7 +1,8 @@
 //! A server of the test's own, and curl as its client.
 
+use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
@@ -13,7 +14,7 @@ use kubepki::log::{Issued, Log, Options};
 use kubepki_datastore::{Access, SqliteStore};
 use kubepki_serve::accept::{Limits, Server};
 use kubepki_serve::config::{Flags, Settings};
-use kubepki_serve::issuance::{Entered, LogError, Need, OwnRecords};
+use kubepki_serve::issuance::{Entered, IssuanceLog, LogError, Need, OwnRecords, Position};
 use kubepki_serve::listener::{Port, WINDOW, Wanted, prepare};
 use kubepki_serve::metrics::Metrics;
 use kubepki_serve::node::Strictness;
@@ -42,6 +43,7 @@ pub struct Running {
     pub time: Arc<Moved>,
     /// How often one key was read.
     pub reads: Arc<AtomicUsize>,
+    pub meanwhile: Arc<Meanwhile>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -190,6 +192,8 @@ pub fn serve_at(
     let said_to = Arc::clone(&said);
     let reads = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&reads);
+    let meanwhile = Arc::<Meanwhile>::default();
+    let watching = Arc::clone(&meanwhile);
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -198,7 +202,7 @@ pub fn serve_at(
         runtime.block_on(async move {
             let store = store(&server).await;
             let (log, _) = Log::open(&options, None).unwrap();
-            let store = Watched(store, Arc::clone(&counted));
+            let store = Watched(store, counted, watching);
             let shared = (Arc::new(store), Arc::new(log.clone()), clock, said_to);
             let service = service(tree, settings, strictness, shared);
             let listener = TcpListener::bind((at, 0)).await.unwrap();
@@ -224,6 +228,7 @@ pub fn serve_at(
         fixture,
         said,
         reads,
+        meanwhile,
         stop: Some(stop),
         thread: Some(thread),
     }
@@ -245,9 +250,9 @@ fn service(
         strictness,
         throttle: Mutex::default(),
         passwords: NodePasswords::new(&[2; 32]),
-        datastore,
         own: Arc::new(Own((*log).clone())),
-        log,
+        log: Arc::new(Kept(log, Arc::clone(&datastore.2))),
+        datastore,
         clock,
         entropy: Arc::new(SystemEntropy),
         journal: Arc::new(move |line: &Line<'_>| {
@@ -262,9 +267,54 @@ fn service(
     }
 }
 
+type Act = Box<dyn FnOnce() + Send>;
+
+/// What is to happen once, just before a record is kept or a key is made.
+#[derive(Default)]
+pub struct Meanwhile(Mutex<Option<(String, Act)>>);
+
+impl fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Meanwhile(..)")
+    }
+}
+
+/// The moment before a record is kept.
+pub const RECORD: &str = "record";
+
+impl Meanwhile {
+    /// `moment` is [`RECORD`], or a key that will be made.
+    pub fn before(&self, moment: &str, act: impl FnOnce() + Send + 'static) {
+        *self.0.lock().unwrap() = Some((moment.to_owned(), Box::new(act)));
+    }
+
+    /// Whether all that was to happen has.
+    pub fn is_over(&self) -> bool {
+        self.0.lock().unwrap().is_none()
+    }
+
+    fn comes(&self, moment: &str) {
+        let found = self.0.lock().unwrap().take_if(|it| it.0 == moment);
+        if let Some((_, act)) = found {
+            act();
+        }
+    }
+}
+
+/// A log before whose records something may happen.
+struct Kept(Arc<Log>, Arc<Meanwhile>);
+
+#[async_trait::async_trait]
+impl IssuanceLog for Kept {
+    async fn append(&self, record: Issued) -> Result<Position, LogError> {
+        self.1.comes(RECORD);
+        IssuanceLog::append(self.0.as_ref(), record).await
+    }
+}
+
 /// A datastore whose reads of one key are counted.
 #[derive(Debug)]
-pub struct Watched(SqliteStore, Arc<AtomicUsize>);
+pub struct Watched(SqliteStore, Arc<AtomicUsize>, Arc<Meanwhile>);
 
 #[async_trait::async_trait]
 impl Datastore for Watched {
@@ -278,6 +328,7 @@ impl Datastore for Watched {
     }
 
     async fn create(&self, key: &str, value: &[u8]) -> Result<i64, DatastoreError> {
+        self.2.comes(key);
         self.0.create(key, value).await
     }
 
@@ -291,7 +342,7 @@ impl Datastore for Watched {
 }
 
 /// The tree's own SQLite file; a tree whose datastore is elsewhere gets a new one.
-pub async fn store(server: &std::path::Path) -> SqliteStore {
+pub async fn store(server: &Path) -> SqliteStore {
     let file = server.join("db/kubepki-test.db");
     let present = server.join("db/state.db");
     let file = if present.exists() {

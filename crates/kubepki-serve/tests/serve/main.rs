@@ -20,6 +20,7 @@ mod hostile;
 mod listener;
 mod names;
 mod noise;
+mod overtaken;
 mod recordings;
 mod secrets;
 mod servers;
