@@ -117,16 +117,21 @@ impl Health {
     /// `ok` or `not ready`, and the parts that somebody should look at: for anybody, so without
     /// reasons, which hold names and paths.
     pub fn names(&self) -> String {
+        self.text(|_| String::new())
+    }
+
+    /// `ok` or `not ready`, and a line for each part that is not fine, which ends with `reason`.
+    fn text(&self, reason: impl Fn(&str) -> String) -> String {
         let troubles = self.troubles();
         let is_down = troubles.iter().any(|it| matches!(it.1, State::Down(_)));
         let mut text = if is_down { "not ready" } else { "ok" }.to_owned();
         for (part, state) in troubles {
-            let word = if state.number() > 1 {
-                "down"
-            } else {
-                "warning"
+            let (word, why) = match &state {
+                State::Fine => continue,
+                State::Warning(why) => ("warning", why),
+                State::Down(why) => ("down", why),
             };
-            text.push_str(&format!("\n{word}: {}", part.name()));
+            text.push_str(&format!("\n{word}: {}{}", part.name(), reason(why)));
         }
         text
     }
@@ -145,20 +150,7 @@ impl Health {
 impl fmt::Display for Health {
     /// `ok`, and a line for each part that somebody should look at.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let troubles = self.troubles();
-        let down = |(_, state): &(Part, State)| matches!(state, State::Down(_));
-        f.write_str(match troubles.iter().any(down) {
-            true => "not ready",
-            false => "ok",
-        })?;
-        for (part, state) in troubles {
-            match state {
-                State::Fine => {}
-                State::Warning(why) => write!(f, "\nwarning: {}: {why}", part.name())?,
-                State::Down(why) => write!(f, "\ndown: {}: {why}", part.name())?,
-            }
-        }
-        Ok(())
+        f.write_str(&self.text(|why| format!(": {why}")))
     }
 }
 

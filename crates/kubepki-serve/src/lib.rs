@@ -11,6 +11,7 @@
 
 pub mod accept;
 pub mod access;
+mod bucket;
 pub mod cluster;
 pub mod config;
 mod date;

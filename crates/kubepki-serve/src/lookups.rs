@@ -127,9 +127,7 @@ impl Serving {
             keys.dedup();
             let Ok(records) = datastore.get_all(&keys).await else {
                 // Who came meanwhile would find the same silence: all are let go without an answer.
-                let mut line = self.lookups.line();
-                (line.waiting, line.ahead) = (Vec::new(), Vec::new());
-                continue;
+                return;
             };
             for Waiting { key, answer } in together {
                 let found = records.iter().find(|record| record.key == key);

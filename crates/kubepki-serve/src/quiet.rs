@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use pki::Digest;
 
+use crate::bucket::Bucket;
+
 /// Lines that strangers can cause at once.
 pub const BURST: u32 = 128;
-/// Until they can cause one more.
-pub const ONE_MORE_AFTER: Duration = Duration::from_secs(1);
 /// For that long a caller is not said again to have asked for what is not here.
 pub const HOUR: Duration = Duration::from_secs(3600);
 /// Callers that are remembered.
@@ -28,8 +28,7 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Said {
-    count: u32,
-    last: Duration,
+    lines: Bucket<BURST>,
     unsaid: u64,
 }
 
@@ -41,18 +40,20 @@ struct Once {
 
 impl Said {
     fn says(&mut self, now: Duration) -> Option<u64> {
-        let periods = now.saturating_sub(self.last).as_nanos() / ONE_MORE_AFTER.as_nanos();
-        if periods > 0 {
-            let periods = u32::try_from(periods).unwrap_or(u32::MAX);
-            self.count = self.count.saturating_sub(periods);
-            self.last = now;
-        }
-        if self.count >= BURST {
+        if self.lines.is_full(now) {
             self.unsaid = self.unsaid.saturating_add(1);
             return None;
         }
-        self.count += 1;
+        self.lines.add(now);
         Some(std::mem::take(&mut self.unsaid))
+    }
+}
+
+/// Why something was refused, and how many more were of which nothing was said.
+pub(crate) fn with_unsaid(why: String, unsaid: u64) -> String {
+    match unsaid {
+        0 => why,
+        _ => format!("{why}; {unsaid} more were refused and not said"),
     }
 }
 
@@ -90,6 +91,7 @@ impl Quiet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bucket::ONE_LEAKS_AFTER;
 
     #[test]
     fn strangers_say_so_much_and_the_rest_is_counted() {
@@ -101,11 +103,11 @@ mod tests {
         for _ in 0..1000 {
             assert_eq!(quiet.stranger(now), None);
         }
-        assert_eq!(quiet.stranger(now + ONE_MORE_AFTER), Some(1000));
-        assert_eq!(quiet.stranger(now + ONE_MORE_AFTER), None);
+        assert_eq!(quiet.stranger(now + ONE_LEAKS_AFTER), Some(1000));
+        assert_eq!(quiet.stranger(now + ONE_LEAKS_AFTER), None);
         // A clock that goes back forgives nothing.
         assert_eq!(quiet.stranger(Duration::ZERO), None);
-        assert_eq!(quiet.stranger(now + 2 * ONE_MORE_AFTER), Some(2));
+        assert_eq!(quiet.stranger(now + 2 * ONE_LEAKS_AFTER), Some(2));
     }
 
     #[test]

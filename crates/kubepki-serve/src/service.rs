@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::node::{NodeHeaders, Strictness};
 use crate::password::NodePasswords;
-use crate::quiet::Quiet;
+use crate::quiet::{Quiet, with_unsaid};
 use crate::reserved::Reserved;
 use crate::route::Endpoint;
 use crate::status::{Answer, PLAIN, Refusal, TEXT};
@@ -393,11 +393,8 @@ impl Service {
         let Some(unsaid) = unsaid else {
             return;
         };
-        let mut why = format!("{}: {}", refusal.code(), refusal.message());
-        if unsaid > 0 {
-            why.push_str(&format!("; {unsaid} more were refused and not said"));
-        }
-        self.say("refused", request, why);
+        let why = format!("{}: {}", refusal.code(), refusal.message());
+        self.say("refused", request, with_unsaid(why, unsaid));
     }
 }
 

@@ -6,10 +6,12 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+use crate::bucket::{Bucket, ONE_LEAKS_AFTER};
+
 /// Wrong credentials that an address may show at once.
 pub const BURST: u32 = 64;
 /// Until one more is forgiven.
-pub const FORGIVEN_AFTER: Duration = Duration::from_secs(1);
+pub const FORGIVEN_AFTER: Duration = ONE_LEAKS_AFTER;
 /// Addresses that are remembered; what is remembered of one is 80 bytes.
 const ADDRESSES: usize = 65_536;
 
@@ -43,35 +45,11 @@ pub struct Throttle {
     swept: Option<Duration>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default)]
 struct Failures {
-    count: u32,
-    last: Duration,
+    wrong: Bucket<BURST>,
     /// Proofs that are being looked up and may turn out to be failures.
     pending: u32,
-}
-
-impl Failures {
-    /// How many were forgiven until `now`. A clock that goes back forgives nothing.
-    fn forgiven(self, now: Duration) -> u32 {
-        let periods = now.saturating_sub(self.last).as_nanos() / FORGIVEN_AFTER.as_nanos();
-        u32::try_from(periods).unwrap_or(u32::MAX)
-    }
-
-    /// How many are left at `now`.
-    fn left(self, now: Duration) -> u32 {
-        self.count.saturating_sub(self.forgiven(now))
-    }
-
-    /// One more at `now`. What has passed of a period counts on.
-    fn add(&mut self, now: Duration) {
-        let (left, forgiven) = (self.left(now), self.forgiven(now));
-        self.last = match left {
-            0 => self.last.max(now),
-            _ => self.last.saturating_add(FORGIVEN_AFTER * forgiven),
-        };
-        self.count = left.saturating_add(1).min(BURST);
-    }
 }
 
 impl Throttle {
@@ -79,7 +57,7 @@ impl Throttle {
     /// up.
     pub fn allows(&self, peer: IpAddr, proof: Proof, now: Duration) -> bool {
         let failures = self.failures.get(&(network(peer), proof));
-        failures.is_none_or(|failures| failures.left(now) < BURST)
+        failures.is_none_or(|failures| !failures.wrong.is_full(now))
     }
 
     /// Whether a proof of `peer` may be looked up now; then [`Self::ended`] must follow. Those that
@@ -89,16 +67,12 @@ impl Throttle {
         let who = (network(peer), proof);
         let Some(failures) = self.failures.get_mut(&who) else {
             if !self.is_full(now) {
-                let first = Failures {
-                    count: 0,
-                    last: now,
-                    pending: 1,
-                };
-                self.failures.insert(who, first);
+                let wrong = Bucket::default();
+                self.failures.insert(who, Failures { wrong, pending: 1 });
             }
             return true;
         };
-        let is_allowed = failures.left(now).saturating_add(failures.pending) < BURST;
+        let is_allowed = failures.wrong.left(now).saturating_add(failures.pending) < BURST;
         if is_allowed {
             failures.pending += 1;
         }
@@ -110,7 +84,7 @@ impl Throttle {
         let who = (network(peer), proof);
         if let Some(failures) = self.failures.get_mut(&who) {
             failures.pending = failures.pending.saturating_sub(1);
-            if failures.pending == 0 && failures.count == 0 {
+            if failures.pending == 0 && failures.wrong.is_unused() {
                 self.failures.remove(&who);
             }
         }
@@ -119,20 +93,11 @@ impl Throttle {
     /// `peer` was wrong.
     pub fn failed(&mut self, peer: IpAddr, proof: Proof, now: Duration) {
         let who = (network(peer), proof);
-        let is_full = self.is_full(now);
-        match self.failures.get_mut(&who) {
-            Some(failures) => failures.add(now),
-            // More addresses than that at once is no guessing of ours to stop.
-            None if is_full => {}
-            None => {
-                let first = Failures {
-                    count: 1,
-                    last: now,
-                    pending: 0,
-                };
-                self.failures.insert(who, first);
-            }
+        // More addresses than that at once is no guessing of ours to stop.
+        if self.is_full(now) && !self.failures.contains_key(&who) {
+            return;
         }
+        self.failures.entry(who).or_default().wrong.add(now);
     }
 
     /// Whether there is no room for another address, those who are forgiven forgotten.
@@ -140,7 +105,7 @@ impl Throttle {
         if self.failures.len() >= ADDRESSES && self.swept != Some(now) {
             self.swept = Some(now);
             self.failures
-                .retain(|_, it| it.left(now) > 0 || it.pending > 0);
+                .retain(|_, it| it.wrong.left(now) > 0 || it.pending > 0);
         }
         self.failures.len() >= ADDRESSES
     }

@@ -12,6 +12,7 @@ use kubepki::token::made::{self, Denied, Entry, MadeError, Role, SHORT, Secret};
 
 use crate::access::{BOOTSTRAPPERS, DEFAULT_NODE_TOKEN, Identity, SERVER, basic};
 use crate::issuance::Credential;
+use crate::quiet::with_unsaid;
 use crate::service::{Line, Loaded, Request, Service};
 use crate::status::Refusal;
 
@@ -234,14 +235,11 @@ impl Service {
     }
 
     /// The same of what a stranger shows: there may be any number.
-    fn say_unfit(&self, request: &Request<'_>, message: &str, id: &str, mut why: String) {
+    fn say_unfit(&self, request: &Request<'_>, message: &str, id: &str, why: String) {
         let Some(unsaid) = self.quiet.stranger(self.clock.steady()) else {
             return;
         };
-        if unsaid > 0 {
-            why.push_str(&format!("; {unsaid} more were refused and not said"));
-        }
-        self.say_token(request, message, id, why);
+        self.say_token(request, message, id, with_unsaid(why, unsaid));
     }
 
     fn say_token(&self, request: &Request<'_>, message: &str, id: &str, why: String) {

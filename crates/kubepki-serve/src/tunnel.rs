@@ -48,12 +48,13 @@ impl Call {
         let is_call = has(headers, &UPGRADE, "websocket")
             && has(headers, &CONNECTION, "upgrade")
             && has(headers, &VERSION, "13");
+        if !is_call {
+            return None;
+        }
         let accept = derive_accept_key(headers.get(KEY)?.as_bytes());
         let accept = HeaderValue::try_from(accept).ok()?;
-        is_call.then(|| Self {
-            accept,
-            upgrade: hyper::upgrade::on(request),
-        })
+        let upgrade = hyper::upgrade::on(request);
+        Some(Self { accept, upgrade })
     }
 
     /// The answer after which the connection goes on as a websocket.

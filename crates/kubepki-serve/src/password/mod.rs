@@ -34,8 +34,7 @@ const LONGEST: usize = 1024;
 /// Seconds for which a record that was read is believed without another look: a node that joins
 /// asks three times at once. What is changed or removed in the datastore holds that much later.
 pub(crate) const FRESH: i64 = 2;
-/// Records that are looked at ahead of time at once; those that must wait for a look are not to
-/// stand behind many that need not.
+/// Records that are looked at ahead of time at once: more would only wait for those that must.
 const AHEAD: usize = 64;
 /// Passwords that are remembered; what is remembered of one is 200 bytes.
 const MOST: usize = 65_536;
@@ -167,7 +166,7 @@ impl NodePasswords {
             self.look_ahead(datastore, node, now);
             return Ok(Standing::Held);
         }
-        let present = self.lookups.get(datastore, format!("{PREFIX}{node}")).await;
+        let present = self.lookups.get(datastore, key(node)).await;
         match present.map_err(|Silent| away())? {
             Some(record) => {
                 self.hold(question, &record).await?;
@@ -288,7 +287,7 @@ impl NodePasswords {
             ..
         } = *question;
         let value = self.record(question).await?;
-        let key = format!("{PREFIX}{node}");
+        let key = key(node);
         let revision = match datastore.create(&key, &value).await {
             Ok(revision) => revision,
             Err(DatastoreError::Conflict { .. }) => {
@@ -389,8 +388,7 @@ impl NodePasswords {
         let (node, lookups) = (node.to_owned(), self.lookups.clone());
         tokio::spawn(async move {
             let _place = place;
-            let key = format!("{PREFIX}{node}");
-            let found = lookups.look_ahead(&datastore, key).await;
+            let found = lookups.look_ahead(&datastore, key(&node)).await;
             // A datastore that is silent is noticed by the next request that must ask it.
             let (Ok(found), Ok(mut all)) = (found, known.lock()) else {
                 return;
@@ -425,6 +423,11 @@ impl NodePasswords {
             known.insert(node.to_owned(), found);
         }
     }
+}
+
+/// The record of a node.
+fn key(node: &str) -> String {
+    format!("{PREFIX}{node}")
 }
 
 /// The client is told that, not what; the log says the rest.
