@@ -3,7 +3,7 @@
 use der::Tag;
 
 use crate::certificate::Certificate;
-use crate::encode::{ExtensionWriter, context, element};
+use crate::encode::{ExtensionWriter, context, element, nest, write};
 use crate::key::{KeyAlgorithm, PrivateKey};
 use crate::public_key::{public_key_algorithm, public_key_bits};
 use crate::{
@@ -304,25 +304,22 @@ fn sign(
     key: &PrivateKey,
 ) -> Result<Certificate, Error> {
     let algorithm = key.signature_algorithm();
-    let serial = element(Tag::Integer, &[fields.serial.octets()])?;
-    let not_before = time(fields.validity.not_before)?;
-    let not_after = time(fields.validity.not_after)?;
-    let validity = element(Tag::Sequence, &[&not_before, &not_after])?;
-    let list = element(Tag::Sequence, &[&extensions.der])?;
-    let list = element(context(3, true), &[&list])?;
-    let tbs = element(
-        Tag::Sequence,
-        &[
-            VERSION_3,
-            &serial,
-            algorithm,
-            fields.issuer.der(),
-            &validity,
-            fields.subject.der(),
-            fields.spki,
-            &list,
-        ],
-    )?;
+    let mut tbs = Vec::with_capacity(512);
+    nest(&mut tbs, Tag::Sequence, |tbs| {
+        tbs.extend_from_slice(VERSION_3);
+        write(tbs, Tag::Integer, &[fields.serial.octets()])?;
+        tbs.extend_from_slice(algorithm);
+        tbs.extend_from_slice(fields.issuer.der());
+        nest(tbs, Tag::Sequence, |validity| {
+            time(validity, fields.validity.not_before)?;
+            time(validity, fields.validity.not_after)
+        })?;
+        tbs.extend_from_slice(fields.subject.der());
+        tbs.extend_from_slice(fields.spki);
+        nest(tbs, context(3, true), |list| {
+            write(list, Tag::Sequence, &[&extensions.der])
+        })
+    })?;
     let signature = key.sign(&tbs)?;
     let bits = element(Tag::BitString, &[&[0], &signature])?;
     let der = element(Tag::Sequence, &[&tbs, algorithm, &bits])?;
@@ -342,8 +339,8 @@ fn sign(
     })
 }
 
-/// UTCTime through 2049, GeneralizedTime after (section 4.1.2.5).
-fn time(time: UnixTime) -> Result<Vec<u8>, Error> {
+/// Appends UTCTime through 2049, GeneralizedTime after (section 4.1.2.5).
+fn time(into: &mut Vec<u8>, time: UnixTime) -> Result<(), Error> {
     let (year, month, day, hour, minute, second) = time.civil();
     let (Ok(century), true) = (u8::try_from(year / 100), (0..=9999).contains(&year)) else {
         return Err(Error::Unissuable {
@@ -351,7 +348,6 @@ fn time(time: UnixTime) -> Result<Vec<u8>, Error> {
         });
     };
     let short = (1950..2050).contains(&year);
-    let mut text = Vec::with_capacity(15);
     let fields = [
         century,
         (year % 100) as u8,
@@ -361,14 +357,16 @@ fn time(time: UnixTime) -> Result<Vec<u8>, Error> {
         minute,
         second,
     ];
-    for field in fields.iter().skip(usize::from(short)) {
-        text.extend([b'0' + field / 10, b'0' + field % 10]);
-    }
-    text.push(b'Z');
     let tag = if short {
         Tag::UtcTime
     } else {
         Tag::GeneralizedTime
     };
-    element(tag, &[&text])
+    nest(into, tag, |text| {
+        for field in fields.iter().skip(usize::from(short)) {
+            text.extend([b'0' + field / 10, b'0' + field % 10]);
+        }
+        text.push(b'Z');
+        Ok(())
+    })
 }

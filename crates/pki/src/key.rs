@@ -15,7 +15,7 @@ use pkcs8::pkcs5::pbes2::Parameters;
 use pkcs8::{EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef};
 use zeroize::Zeroizing;
 
-use crate::encode::{self, element};
+use crate::encode::{nest, write};
 use crate::pem::{self, Block};
 use crate::{Digest, Error, oid, random, sha256};
 
@@ -410,13 +410,17 @@ fn ec_spki(curve: KeyAlgorithm, point: &[u8]) -> Result<Vec<u8>, Error> {
         KeyAlgorithm::P521 => oid::CURVE_P521,
         _ => oid::CURVE_P256,
     };
-    let mut ids = Vec::new();
-    for id in [oid::EC_PUBLIC_KEY, curve] {
-        encode::write(&mut ids, Tag::ObjectIdentifier, &[id.as_bytes()])?;
-    }
-    let algorithm = element(Tag::Sequence, &[&ids])?;
-    let bits = element(Tag::BitString, &[&[0], point])?;
-    element(Tag::Sequence, &[&algorithm, &bits])
+    let mut spki = Vec::with_capacity(160);
+    nest(&mut spki, Tag::Sequence, |spki| {
+        nest(spki, Tag::Sequence, |algorithm| {
+            for id in [oid::EC_PUBLIC_KEY, curve] {
+                write(algorithm, Tag::ObjectIdentifier, &[id.as_bytes()])?;
+            }
+            Ok(())
+        })?;
+        write(spki, Tag::BitString, &[&[0], point])
+    })?;
+    Ok(spki)
 }
 
 /// `openssl req` still encrypts new keys with triple DES unless told otherwise.

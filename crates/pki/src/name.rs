@@ -6,7 +6,7 @@ use const_oid::ObjectIdentifier;
 use der::asn1::AnyRef;
 use der::{Decode, Encode, Reader, SliceReader, Tag, Tagged};
 
-use crate::encode::{self, element};
+use crate::encode::{nest, write};
 use crate::{Error, oid};
 
 /// A distinguished name (RFC 5280 section 4.1.2.4): its exact DER and its attributes.
@@ -98,22 +98,26 @@ impl Name {
             .iter()
             .map(|value| (oid::ORGANIZATION, value.as_str()))
             .chain([(oid::COMMON_NAME, common_name)]);
-        let mut body = Vec::new();
         let mut attributes = Vec::with_capacity(organizations.len() + 1);
-        for (oid, value) in pairs {
-            let tag = if is_printable(value) {
-                Tag::PrintableString
-            } else {
-                Tag::Utf8String
-            };
-            let id = element(Tag::ObjectIdentifier, &[oid.as_bytes()])?;
-            let text = element(tag, &[value.as_bytes()])?;
-            let pair = element(Tag::Sequence, &[&id, &text])?;
-            encode::write(&mut body, Tag::Set, &[&pair])?;
-            let value = value.to_owned();
-            attributes.push(Attribute { oid, value });
-        }
-        let der = element(Tag::Sequence, &[&body])?;
+        let mut der = Vec::with_capacity(96);
+        nest(&mut der, Tag::Sequence, |rdns| {
+            for (oid, value) in pairs {
+                let tag = if is_printable(value) {
+                    Tag::PrintableString
+                } else {
+                    Tag::Utf8String
+                };
+                nest(rdns, Tag::Set, |set| {
+                    nest(set, Tag::Sequence, |pair| {
+                        write(pair, Tag::ObjectIdentifier, &[oid.as_bytes()])?;
+                        write(pair, tag, &[value.as_bytes()])
+                    })
+                })?;
+                let value = value.to_owned();
+                attributes.push(Attribute { oid, value });
+            }
+            Ok(())
+        })?;
         Ok(Self { der, attributes })
     }
 

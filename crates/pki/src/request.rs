@@ -4,7 +4,7 @@ use const_oid::ObjectIdentifier;
 use der::asn1::{AnyRef, BitStringRef};
 use der::{Decode, Reader, SliceReader, Tag};
 
-use crate::encode::{ExtensionWriter, context, element};
+use crate::encode::{ExtensionWriter, context, element, nest, write};
 use crate::extension::Extensions;
 use crate::issue::AUTHORITY_USAGE;
 use crate::key::PrivateKey;
@@ -120,18 +120,24 @@ impl CertificateRequest {
     }
 
     fn with(subject: &Name, extensions: &ExtensionWriter, key: &PrivateKey) -> Result<Self, Error> {
-        let mut attributes = Vec::new();
-        if !extensions.der.is_empty() {
-            let list = element(Tag::Sequence, &[&extensions.der])?;
-            let values = element(Tag::Set, &[&list])?;
-            let id = element(Tag::ObjectIdentifier, &[oid::EXTENSION_REQUEST.as_bytes()])?;
-            attributes = element(Tag::Sequence, &[&id, &values])?;
-        }
-        let attributes = element(context(0, true), &[&attributes])?;
-        let info = element(
-            Tag::Sequence,
-            &[VERSION_1, subject.der(), key.spki_der(), &attributes],
-        )?;
+        let mut info = Vec::with_capacity(512);
+        nest(&mut info, Tag::Sequence, |info| {
+            for part in [VERSION_1, subject.der(), key.spki_der()] {
+                info.extend_from_slice(part);
+            }
+            nest(info, context(0, true), |attributes| {
+                if extensions.der.is_empty() {
+                    return Ok(());
+                }
+                nest(attributes, Tag::Sequence, |attribute| {
+                    let id = oid::EXTENSION_REQUEST.as_bytes();
+                    write(attribute, Tag::ObjectIdentifier, &[id])?;
+                    nest(attribute, Tag::Set, |values| {
+                        write(values, Tag::Sequence, &[&extensions.der])
+                    })
+                })
+            })
+        })?;
         let bits = element(Tag::BitString, &[&[0], &key.sign(&info)?])?;
         let der = element(Tag::Sequence, &[&info, key.signature_algorithm(), &bits])?;
         Self::from_der(&der)

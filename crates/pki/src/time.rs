@@ -96,10 +96,29 @@ impl fmt::Display for UnixTime {
     /// RFC 3339 in UTC with `Z`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (year, month, day, hour, minute, second) = self.civil();
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
-        )
+        if !(0..=9999).contains(&year) {
+            return write!(
+                f,
+                "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
+            );
+        }
+        // Several for each certificate that a server issues: digits without a formatter for each.
+        let mut text = *b"0000-00-00T00:00:00Z";
+        let pairs = [
+            (0, (year / 100) as u8),
+            (2, (year % 100) as u8),
+            (5, month),
+            (8, day),
+            (11, hour),
+            (14, minute),
+            (17, second),
+        ];
+        for (at, number) in pairs {
+            if let Some(place) = text.get_mut(at..at + 2) {
+                place.copy_from_slice(&[b'0' + number / 10, b'0' + number % 10]);
+            }
+        }
+        f.write_str(core::str::from_utf8(&text).unwrap_or_default())
     }
 }
 
@@ -147,6 +166,9 @@ mod tests {
             (1_795_328_351, "2026-11-22T06:19:11Z"),
             (-1, "1969-12-31T23:59:59Z"),
             (253_402_300_799, "9999-12-31T23:59:59Z"),
+            (253_402_300_800, "10000-01-01T00:00:00Z"),
+            (-62_167_219_200, "0000-01-01T00:00:00Z"),
+            (-62_167_219_201, "-001-12-31T23:59:59Z"),
         ] {
             assert_eq!(UnixTime::from_secs(seconds).to_string(), text);
         }
