@@ -29,28 +29,35 @@ pub(super) fn say(line: &Line<'_>) {
         .iter()
         .map(|(name, value)| (*name, value.as_str()));
     let mut text = String::with_capacity(1024);
+    let mut is_plain = true;
     for (name, value) in fixed.into_iter().chain(more) {
         text.push(if text.is_empty() { '{' } else { ',' });
-        quote(&mut text, name);
+        is_plain &= quote(&mut text, name);
         text.push(':');
-        quote(&mut text, value);
+        is_plain &= quote(&mut text, value);
     }
     text.push('}');
-    TALK.get_or_init(Talk::begin).add(&output::harmless(&text));
+    let talk = TALK.get_or_init(Talk::begin);
+    match is_plain {
+        true => talk.add(&text),
+        false => talk.add(&output::harmless(&text)),
+    }
 }
 
-/// Adds `value` as JSON. A line is said for each certificate, and hardly anything in it has to be
-/// looked at twice.
-fn quote(text: &mut String, value: &str) {
+/// Adds `value` as JSON; answers whether it has nothing in it that a terminal might obey. A line is
+/// said for each certificate, and hardly anything in it has to be looked at twice.
+fn quote(text: &mut String, value: &str) -> bool {
     let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
     // Without a branch for each byte, so that many are looked at together.
-    if value.bytes().fold(true, |all, byte| all & is_plain(byte)) {
+    let is_plain = value.bytes().fold(true, |all, byte| all & is_plain(byte));
+    if is_plain {
         text.push('"');
         text.push_str(value);
         text.push('"');
     } else {
         text.push_str(&serde_json::Value::from(value).to_string());
     }
+    is_plain
 }
 
 /// Waits until all that was said is written, if somebody reads.
