@@ -42,6 +42,37 @@ fn a_listener_that_cannot_be_read_makes_way_for_a_new_one() {
 }
 
 #[test]
+fn what_k3s_wrote_into_its_listener_since_is_in_the_way_of_no_undo() {
+    let node = Node::new("k3s-1.36-sqlite");
+    let listener = "data/server/tls/dynamic-cert.json";
+    let with = |name: &str| {
+        let text = std::fs::read_to_string(node.path(listener)).unwrap();
+        let new = format!("\"annotations\":{{\"listener.cattle.io/cn-{name}\":\"{name}\",");
+        let learnt = text.replace("\"annotations\":{", &new);
+        assert_ne!(learnt, text);
+        node.overwrite(listener, learnt.as_bytes());
+        learnt
+    };
+    let before = node.tree();
+    node.ok(&["rotate", "--yes"]);
+    let learnt = with("one");
+    node.ok(&["undo", "--yes"]);
+    node.assert_is(&before);
+    // And of the undo's undo, which brings back what that found.
+    with("two");
+    let history = node.ok(&["history"]).text();
+    let id = history.split_whitespace().find(|it| it.contains("-undo-"));
+    node.ok(&["undo", id.unwrap(), "--yes"]);
+    assert_eq!(
+        std::fs::read_to_string(node.path(listener)).unwrap(),
+        learnt
+    );
+    // Any other file is somebody's.
+    node.overwrite("data/server/tls/client-admin.crt", b"mine");
+    node.ends(&["undo", "--yes"], 5);
+}
+
+#[test]
 fn a_key_that_is_open_to_everybody_is_told_and_keeps_its_mode() {
     let node = Node::new("k3s-1.36-sqlite");
     let key = "data/server/tls/client-admin.key";

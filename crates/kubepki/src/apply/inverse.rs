@@ -378,16 +378,10 @@ fn call_back(
 /// Secret, whose certificate gets a name or another end. What is there by then is lost nowhere: a
 /// server keeps the names elsewhere too.
 fn is_rewritten(step: &Step) -> bool {
-    match &step.action {
-        Action::Put { content, .. } => {
-            step.before == Before::Any
-                || matches!(
-                    content,
-                    Content::ListenerSecret { .. } | Content::NewListenerSecret { .. }
-                )
-        }
-        _ => false,
-    }
+    let Action::Put { content, .. } = &step.action else {
+        return false;
+    };
+    step.before == Before::Any || matches!(content, Content::ListenerSecret { .. })
 }
 
 /// The step that puts back what a file step replaced; `None` if it changed nothing.
