@@ -3,7 +3,8 @@
 use std::sync::atomic::AtomicU64;
 
 use kubepki::apply::Observer;
-use kubepki::host::LocalHost;
+use kubepki::edge::file;
+use kubepki::host::{Attributes, LocalHost};
 use kubepki::log::{HeadError, Reading, entries};
 use kubepki::plan::Step;
 use kubepki_serve::health::{Part, State};
@@ -260,8 +261,9 @@ async fn over_a_slow_datastore_it_gives_signs_of_life() {
 async fn what_is_taken_up_wakes_the_keeper_and_its_hooks() {
     let folder = tempfile::tempdir().unwrap();
     let (told, script) = (folder.path().join("told"), folder.path().join("hook"));
-    std::fs::write(&script, format!("echo \"$@\" >> {}", told.display())).unwrap();
-    let hook = format!("/bin/sh {}", script.display());
+    let text = format!("#!/bin/sh\necho \"$@\" >> {}\n", told.display());
+    file::replace(&script, text.as_bytes(), &Attributes::new(0o755)).unwrap();
+    let hook = script.display().to_string();
     let time = Moved::new(SystemClock.now());
     let flags = ["--reload-hook", hook.as_str()];
     let mut life = live_on("k3s-1.36-sqlite", &flags, &time, time.steady()).await;
