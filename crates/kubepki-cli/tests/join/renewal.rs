@@ -59,6 +59,8 @@ fn a_renewal_turns_nothing_back() {
     let words = [&renew[..], &["--kubeconfig-server", moved]].concat();
     assert_ends(&lab.run(&words, ""), 0, "7 files written");
     leads(moved);
+    assert_ends(&lab.join(&[]), 0, "");
+    leads(moved);
 
     let (before, file) = (lab.state(), lab.agent("etc/rancher/node/password"));
     std::fs::remove_file(&file).unwrap();

@@ -60,8 +60,8 @@ pub struct NodeArgs {
     /// agent/].
     #[arg(long, value_name = "FILE")]
     pub node_password_file: Option<PathBuf>,
-    /// Where the node's kubeconfigs lead [default: the load balancer of K3s's agent,
-    /// https://127.0.0.1:6444; at a renewal, where they led].
+    /// Where the node's kubeconfigs lead [default: where they led; new ones to the load balancer of
+    /// K3s's agent, https://127.0.0.1:6444].
     #[arg(long, value_name = "URL", value_parser = crate::world::server_url)]
     pub kubeconfig_server: Option<String>,
     /// Take the private key of a server that takes no certificate requests (K3s before v1.32):

@@ -204,8 +204,8 @@ fn not_taken(connection: &AgentConnection, wanted: &Wanted, error: &AnswerError)
     }
 }
 
-/// The node's kubeconfigs, by file name. They lead where the operator says; those that a renewal
-/// finds lead where they led.
+/// The node's kubeconfigs, by file name. They lead where the operator says; those that are there
+/// lead where they led.
 fn configs(asking: &Asking<'_>) -> Vec<(String, Zeroizing<Vec<u8>>)> {
     let directory = &asking.files.directory;
     let named = asking.args.kubeconfig_server.as_deref();
@@ -214,9 +214,9 @@ fn configs(asking: &Asking<'_>) -> Vec<(String, Zeroizing<Vec<u8>>)> {
         let Some(name) = path.file_name().map(|it| it.to_string_lossy().into_owned()) else {
             continue;
         };
-        let kept = match (asking.login.is_renewal(), named) {
-            (true, None) => asking.files.read(&name).and_then(server_of),
-            _ => None,
+        let kept = match named {
+            None => asking.files.read(&name).and_then(server_of),
+            Some(_) => None,
         };
         let again = kept.map(|server| kubeconfigs(directory, &server));
         let kept = again.into_iter().flatten().find(|(it, _)| *it == path);
