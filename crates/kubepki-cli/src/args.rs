@@ -172,14 +172,14 @@ pub enum Command {
     ///
     /// Never prints a private key.
     Inspect(InspectArgs),
-    /// Print systemd units that renew and check from a timer or before K3s starts.
+    /// Print systemd units that renew and check from a timer or before K3s starts, or that serve.
     ///
     /// Each file's place stands above it; nothing is installed.
     Unit(crate::command::unit::UnitArgs),
     /// Check a staged set of CA files and put it in force.
     ///
-    /// Prints the plan with everything that it touches and asks. While K3s runs on this node the
-    /// set goes to the running server, else straight into the datastore with this server's files
+    /// Prints the plan with everything that it touches and asks. While K3s or `kubepki serve` runs
+    /// on this node the set goes to the running server, else straight into the datastore with this server's files
     /// and certificates made ready. A failed check changes nothing, is told to the system log too,
     /// and ends with 5; --force overrides what can be overridden.
     ///
@@ -197,7 +197,7 @@ pub enum Command {
     #[command(
         after_help = "Examples:\n  kubepki join --server https://10.0.0.1:6443 --token-file \
                             /etc/rancher/k3s/token\n  kubepki join --server \
-                            https://10.0.0.1:6443,https://10.0.0.2:6443 --token-file -"
+                            https://10.0.0.1:6443,https://10.0.0.2:6443 --token-file - --yes"
     )]
     Join(Box<crate::command::join::JoinArgs>),
     /// What concerns this node alone.

@@ -22,10 +22,10 @@ use crate::error::CliError;
 #[derive(Clone, Debug, Args)]
 pub struct ReloadArgs {
     /// Run this after leaves of this node were renewed, with the names of their services
-    /// (api-server, etcd, kubelet, …) behind its own arguments; a directory stands for every
-    /// executable file in it, in the order of names. Its environment holds PATH, HOME and LANG
-    /// alone, its output goes into the log, and until it ends with 0 it is run again every five
-    /// minutes. May be given several times.
+    /// (api-server, etcd, …) behind its own arguments; a directory stands for every executable file
+    /// in it, by name, but for hidden ones and those that end with ~. Its environment holds PATH,
+    /// HOME and LANG alone, its output goes into the log, and until it ends with 0 it is run again
+    /// every five minutes. May be given several times.
     #[arg(long, value_name = "COMMAND", value_parser = command)]
     pub reload_hook: Vec<String>,
     /// Restart this systemd unit after leaves of this node were renewed; with =SERVICE,… only

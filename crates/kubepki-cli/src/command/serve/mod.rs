@@ -75,22 +75,26 @@ pub struct ServeArgs {
     pub config: Option<PathBuf>,
     /// Be as careless as K3s where it is: signatures of requests unchecked, any key, kube-proxy
     /// and controller for every holder of the agent token, servers' addresses for every node,
-    /// shared keys for agents that send no request.
+    /// shared keys for agents that send no request, CA files with the whole chain, and CAs that
+    /// come by PUT as if with force.
     #[arg(long)]
     pub k3s_compatible: bool,
-    /// The node's name [default: from the tree, else the host's name].
+    /// The node's name [default: from the tree, else from K3s's configuration, else the host's
+    /// name].
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
-    /// The node's addresses [default: the one that the default route leaves from].
+    /// The node's addresses [default: K3s's configuration, else the one that the default route
+    /// leaves from].
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub node_ip: Vec<String>,
-    /// The address that agents are told [default: the first of the node's].
+    /// The address that agents are told [default: K3s's configuration, else the first of
+    /// the node's].
     #[arg(long, value_name = "IP")]
     pub advertise_address: Option<IpAddr>,
-    /// The address to listen on [default: all].
+    /// The address to listen on [default: K3s's configuration, else all].
     #[arg(long, value_name = "IP")]
     pub bind_address: Option<String>,
-    /// The port to listen on [default: 6443]; 0 for any that is free.
+    /// The port to listen on [default: K3s's configuration, else 6443]; 0 for any that is free.
     #[arg(long, value_name = "PORT")]
     pub https_listen_port: Option<u16>,
     /// A name or address that the servers' certificates must carry; may be given several times.
@@ -98,19 +102,19 @@ pub struct ServeArgs {
     pub tls_san: Vec<String>,
     /// Whether the listener's certificate learns only addresses of this machine from connections,
     /// besides what is configured; false lets in what clients say too, up to 128 names
-    /// [default: true].
+    /// [default: K3s's configuration, else true].
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub tls_san_security: Option<bool>,
-    /// The cluster's DNS domain [default: cluster.local].
+    /// The cluster's DNS domain [default: K3s's configuration, else cluster.local].
     #[arg(long, value_name = "DOMAIN")]
     pub cluster_domain: Option<String>,
-    /// Addresses of services [default: 10.43.0.0/16].
+    /// Addresses of services [default: K3s's configuration, else 10.43.0.0/16].
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub service_cidr: Vec<String>,
-    /// Addresses of pods [default: 10.42.0.0/16].
+    /// Addresses of pods [default: K3s's configuration, else 10.42.0.0/16].
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub cluster_cidr: Vec<String>,
-    /// What agents are told of flannel [default: vxlan].
+    /// What agents are told of flannel [default: K3s's configuration, else vxlan].
     #[arg(long, value_name = "NAME")]
     pub flannel_backend: Option<String>,
     /// How CAs are taken up that were changed in the datastore: while it serves, or by a restart

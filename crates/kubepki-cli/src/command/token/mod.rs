@@ -56,7 +56,8 @@ pub enum TokenCommand {
     /// Give servers, and agents without a token of their own, another password.
     ///
     /// The bootstrap data are encrypted anew in the datastore; K3s must be stopped on every
-    /// server. Prints the plan and asks.
+    /// server. Prints the plan and asks. Where `kubepki serve` works in this data directory, it
+    /// goes through that server, and all may serve on.
     Rotate(Box<RotateArgs>),
     /// Put the right CA hash into full tokens in the files of a node: configuration, units,
     /// drop-ins, environment files, token files. Prints the changes and asks.
