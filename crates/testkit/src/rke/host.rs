@@ -227,6 +227,10 @@ impl Host {
     /// Kills the Docker engine (SIGKILL); containers run on until it is started again.
     pub fn kill_dockerd(&self) {
         self.kill_all("dockerd");
+        // Its first thread may be gone a moment before those that hold the socket.
+        wait_for("the end of Docker's socket", || {
+            UnixStream::connect(socket(&self.power)).err()
+        });
     }
 
     /// Starts it again; it starts the containers that are to run always anew, except for one that
