@@ -294,16 +294,16 @@ pub fn back(server: &Server, id: &str, code: i32) -> testkit::Run {
     server.ends(&args, code)
 }
 
-/// K3s has restarted and written files of its own: undo finds them changed, and a rotation back
+/// K3s has restarted and written certificates of its own: undo finds them changed, and a rotation back
 /// does what it would have done.
 #[track_caller]
 fn assert_way_back(server: &Server, rotation: &str, old_token: &str, old_root: &str) {
     let id = plan_of(rotation);
-    let listener = server.server().join("tls/dynamic-cert.json");
-    let text = std::fs::read_to_string(&listener).unwrap();
-    std::fs::write(&listener, format!("{text}\n")).unwrap();
+    let renewed = server.server().join("tls/client-admin.crt");
+    let text = std::fs::read_to_string(&renewed).unwrap();
+    std::fs::write(&renewed, format!("{text}\n")).unwrap();
     let run = server.undo(5);
-    assert!(run.text().contains("dynamic-cert.json"), "{}", run.text());
+    assert!(run.text().contains("client-admin.crt"), "{}", run.text());
     let run = back(server, &id, 0);
     assert!(run.text().contains("join tokens change"), "{}", run.text());
     assert_eq!(server.read("token"), old_token);
