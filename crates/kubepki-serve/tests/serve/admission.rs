@@ -19,7 +19,7 @@ use testkit::kube::{KubeSecret, aes_cbc};
 use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
-use crate::common::{NODE_PASSWORD, PASSWORD, Running, request, serve};
+use crate::common::{NODE_PASSWORD, PASSWORD, Running, request, runtime, serve};
 use crate::noise::basic;
 
 pub const KUBELET: &str = "/v1-k3s/client-kubelet.crt";
@@ -101,8 +101,7 @@ impl Caller {
 
 impl Lab {
     pub fn new(server: Running) -> Self {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = builder.enable_all().build().unwrap();
+        let runtime = runtime();
         Self { server, runtime }
     }
 
@@ -290,9 +289,7 @@ fn who_was_admitted_by_a_password_of_before_orders_nothing() {
         let other = &other;
         std::thread::scope(|scope| {
             let ordered = scope.spawn(move || {
-                let mut builder = tokio::runtime::Builder::new_current_thread();
-                let runtime = builder.enable_all().build().unwrap();
-                runtime.block_on(async {
+                runtime().block_on(async {
                     let admitted = service.admit(other).await;
                     service.answer(other, admitted).await.code
                 })

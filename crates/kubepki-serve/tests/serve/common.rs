@@ -25,7 +25,14 @@ use kubepki_serve::tree::Tree;
 use pki::{Certificate, DAY, San};
 use testkit::Fixture;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
+
+/// A runtime of the thread that calls.
+pub fn runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().unwrap()
+}
 
 /// What the recorded server's tokens say, as the fixtures' do.
 pub const PASSWORD: &str = "fixture-token-0123456789abcdef";
@@ -195,11 +202,7 @@ pub fn serve_at(
     let meanwhile = Arc::<Meanwhile>::default();
     let watching = Arc::clone(&meanwhile);
     let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async move {
+        runtime().block_on(async move {
             let store = store(&server).await;
             let (log, _) = Log::open(&options, None).unwrap();
             let store = Watched(store, counted, watching);

@@ -8,14 +8,9 @@ use kubepki_serve::service::Request;
 use pki::Certificate;
 use zeroize::Zeroizing;
 
-use crate::common::{NODE_PASSWORD, PASSWORD, Running, request, serve};
+use crate::common::{NODE_PASSWORD, PASSWORD, Running, request, runtime, serve};
 
 const KUBELET: &str = "/v1-k3s/client-kubelet.crt";
-
-fn runtime() -> tokio::runtime::Runtime {
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_all().build().unwrap()
-}
 
 /// The answer's code, and the leaf of its body, for a kubelet that shows `held`, or the agents'
 /// token.

@@ -12,7 +12,7 @@ use pki::{Certificate, San};
 use testkit::openssl;
 use tokio::sync::watch;
 
-use crate::common::{Running, serve_at, settings};
+use crate::common::{Running, runtime, serve_at, settings};
 
 /// An address of this machine that is in no certificate.
 const HOME: &str = "127.0.0.7";
@@ -67,8 +67,7 @@ impl Lab {
         let free = Arc::clone(&is_free);
         let held = (Arc::clone(&turn), move || free.load(Ordering::SeqCst));
         let thread = std::thread::spawn(move || {
-            let mut builder = tokio::runtime::Builder::new_current_thread();
-            let runtime = builder.enable_all().build().unwrap();
+            let runtime = runtime();
             runtime.block_on(service.learns(listened, held, stopped));
         });
         Self {
@@ -238,8 +237,7 @@ fn servers_share_what_they_learnt() {
     let lab = Lab::new(false);
     lab.assert_fine(&["-verify_ip", HOME]);
     let store = lab.server.service.datastore.as_ref();
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    let runtime = builder.enable_all().build().unwrap();
+    let runtime = runtime();
     let own = &lab.server.service.names;
     assert!(!runtime.block_on(own.share(store)).unwrap());
     let record = || runtime.block_on(store.get(SHARED)).unwrap().unwrap();
@@ -311,8 +309,7 @@ fn what_two_share_at_once_is_not_lost() {
     let (one, two) = (half(even), half(odd));
     assert!(one.learnt().iter().all(|it| !two.learnt().contains(it)));
     let store = lab.server.service.datastore.as_ref();
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    let runtime = builder.enable_all().build().unwrap();
+    let runtime = runtime();
     runtime.block_on(async {
         let (one, two) = tokio::join!(one.share(store), two.share(store));
         one.and(two).unwrap();

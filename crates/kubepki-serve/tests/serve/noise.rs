@@ -16,7 +16,7 @@ use proptest::test_runner::TestRunner;
 use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
-use crate::common::{NODE_PASSWORD, PASSWORD, Running, request, serve};
+use crate::common::{NODE_PASSWORD, PASSWORD, Running, request, runtime, serve};
 use crate::hostile::connect;
 
 /// Every code that the server knows (reference section 6.3, and HTTP's own for what is too long
@@ -229,10 +229,7 @@ fn holds(asked: &Asked, answer: &Answer, strictness: Strictness) -> Result<(), T
 
 #[test]
 fn whatever_is_asked_the_answer_is_of_the_table() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     for strictness in [Strictness::Strict, Strictness::K3sCompatible] {
         let server = serve(strictness);
         let kubelet = std::fs::read(server.agent_file("client-kubelet.crt")).unwrap();

@@ -14,7 +14,7 @@ use pki::Certificate;
 use zeroize::Zeroizing;
 
 use crate::admission::{Caller, KUBELET, Lab, Orders, TOKEN, replace_authority, replace_passwords};
-use crate::common::{NODE_PASSWORD, PASSWORD, RECORD, serve};
+use crate::common::{NODE_PASSWORD, PASSWORD, RECORD, runtime, serve};
 
 const AUTHORITIES: &str = "/v1-k3s/cert/cacerts";
 
@@ -97,10 +97,10 @@ fn a_node_that_is_forgotten_while_it_is_written_down_stays_forgotten() {
     );
     lab.server.meanwhile.before(&key, move || {
         let forgets = std::thread::spawn(move || {
-            let mut builder = tokio::runtime::Builder::new_current_thread();
-            let runtime = builder.enable_all().build().unwrap();
             let store = service.datastore.as_ref();
-            runtime.block_on(forget(store, "a", time.as_ref())).unwrap()
+            runtime()
+                .block_on(forget(store, "a", time.as_ref()))
+                .unwrap()
         });
         assert!(!forgets.join().unwrap().known);
     });

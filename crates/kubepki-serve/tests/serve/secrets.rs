@@ -5,7 +5,7 @@ use kubepki_serve::renewal::reload;
 use testkit::Fixture;
 use testkit::kube::{KubeSecret, aes_cbc};
 
-use crate::common::{Answer, NODE_PASSWORD, Running, request, serve, serve_tree};
+use crate::common::{Answer, NODE_PASSWORD, Running, request, runtime, serve, serve_tree};
 
 const CONFIG: &str = "/v1-k3s/config";
 const KUBELET: &str = "/v1-k3s/client-kubelet.crt";
@@ -21,10 +21,7 @@ struct Lab {
 
 impl Lab {
     fn new(server: Running) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = runtime();
         Self { server, runtime }
     }
 

@@ -8,14 +8,9 @@ use kubepki_serve::node::{NodeHeaders, Strictness};
 use kubepki_serve::service::Request;
 use zeroize::Zeroizing;
 
-use crate::common::{HOST, NODE_PASSWORD, PASSWORD, Running, request, serve, store};
+use crate::common::{HOST, NODE_PASSWORD, PASSWORD, Running, request, runtime, serve, store};
 
 const ELSEWHERE: &str = "10.77.0.99:1000";
-
-fn runtime() -> tokio::runtime::Runtime {
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_all().build().unwrap()
-}
 
 /// The code and words of what `peer` gets who asks as `node` with that user's token.
 fn asked(server: &Running, user: &str, node: &str, peer: &str, path: &str) -> (u16, String) {

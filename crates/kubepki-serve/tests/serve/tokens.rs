@@ -6,7 +6,7 @@ use kubepki::token::made::{
 };
 use kubepki_serve::node::Strictness::{self, K3sCompatible, Strict};
 
-use crate::common::{Answer, NODE_PASSWORD, Running, request, serve};
+use crate::common::{Answer, NODE_PASSWORD, Running, request, runtime, serve};
 
 const KUBELET: &str = "/v1-k3s/client-kubelet.crt";
 const SERVING: &str = "/v1-k3s/serving-kubelet.crt";
@@ -46,10 +46,7 @@ impl Lab {
     fn new(strictness: Strictness) -> Self {
         Self {
             server: serve(strictness),
-            runtime: tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap(),
+            runtime: runtime(),
         }
     }
 
