@@ -179,8 +179,8 @@ pub enum Command {
     /// Check a staged set of CA files and put it in force.
     ///
     /// Prints the plan with everything that it touches and asks. While K3s or `kubepki serve` runs
-    /// on this node the set goes to the running server, else straight into the datastore with this server's files
-    /// and certificates made ready. A failed check changes nothing, is told to the system log too,
+    /// on this node the set goes to the running server, else straight into the datastore with this
+    /// server's files and certificates made ready. A failed check changes nothing, is told to the system log too,
     /// and ends with 5; --force overrides what can be overridden.
     ///
     /// On an RKE cluster: new CAs and certificates on every host. The old root vouches for the new

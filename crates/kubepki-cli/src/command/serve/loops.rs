@@ -16,7 +16,7 @@ pub(super) const LAST_ROUND: Duration = Duration::from_secs(30);
 /// When there is no thread to be had.
 pub(super) fn on_a_thread<F: Future<Output = ()> + 'static>(
     name: &str,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
     begin: impl FnOnce() -> F + Send + 'static,
 ) -> std::io::Result<impl Future<Output = ()>> {
     let (done, ended) = oneshot::channel();
@@ -28,7 +28,7 @@ pub(super) fn on_a_thread<F: Future<Output = ()> + 'static>(
     })?;
     Ok(async move {
         let enough = async {
-            let _ = stop.wait_for(|stop| *stop).await.map(drop);
+            super::told(stop).await;
             tokio::time::sleep(LAST_ROUND).await;
         };
         tokio::select! {
