@@ -8,7 +8,7 @@ use std::sync::Arc;
 use russh::keys::{Certificate, Error as KeyError};
 use zeroize::Zeroizing;
 
-use super::SshError;
+use super::{SshError, short_scalar};
 
 /// A key, or an agent that has some.
 ///
@@ -135,7 +135,7 @@ impl PrivateKey {
     /// Decodes the key; `host` is for messages.
     pub(super) fn open(&self, host: &str) -> Result<Usable, SshError> {
         let passphrase = self.passphrase.as_ref().map(|it| it.as_str());
-        let key = russh::keys::decode_secret_key(&self.text, passphrase)
+        let key = short_scalar::decode(&self.text, passphrase)
             .map_err(|error| self.failed(host, &error))?;
         let certificate = match &self.certificate {
             Some(line) => Some(certificate(line, &key)?),

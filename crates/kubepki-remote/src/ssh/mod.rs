@@ -19,6 +19,7 @@ mod host_keys;
 mod known_hosts;
 mod session;
 mod sftp;
+mod short_scalar;
 mod stream;
 
 pub use credentials::{Credentials, PrivateKey};

@@ -1,6 +1,7 @@
 //! Who gets in, and what those hear who do not.
 
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -37,6 +38,74 @@ async fn keys_of_every_kind_get_in() {
         "{}",
         lab.server.log()
     );
+}
+
+/// A P-256 key whose scalar begins with zeros, in OpenSSH's own writing: without them.
+fn short_key(folder: &Path, cipher: &str, passphrase: &str) -> SshKey {
+    let path = folder.join("short");
+    let name = path.to_str().unwrap();
+    // ECPrivateKey of RFC 5915 without the public key: OpenSSL computes it.
+    let scalar = tool("openssl", &["rand", "-hex", "30"]);
+    let sec1 = format!(
+        "303102010104200000{}a00a06082a8648ce3d030107",
+        scalar.trim()
+    );
+    let sec1: Vec<u8> = (0..sec1.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&sec1[at..at + 2], 16).unwrap())
+        .collect();
+    write(&path, &sec1);
+    tool(
+        "openssl",
+        &["ec", "-inform", "DER", "-in", name, "-out", name],
+    );
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let encrypt = ["-q", "-p", "-P", "", "-N", passphrase, "-Z", cipher];
+    tool(
+        "ssh-keygen",
+        &[&encrypt[..], &["-C", "short", "-f", name]].concat(),
+    );
+    let public = tool("ssh-keygen", &["-y", "-P", passphrase, "-f", name]);
+    write(&path.with_extension("pub"), public.as_bytes());
+    SshKey {
+        kind: SshKeyType::Ecdsa,
+        path,
+        public: public.trim_end().to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_key_with_a_short_scalar_gets_in() {
+    let lab = Lab::new();
+    for (cipher, passphrase) in [
+        ("aes256-ctr", ""),
+        ("aes256-ctr", "open sesame"),
+        ("aes256-gcm@openssh.com", "open sesame"),
+        ("chacha20-poly1305@openssh.com", "open sesame"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let key = short_key(folder.path(), cipher, passphrase);
+        lab.server.authorize(std::slice::from_ref(&key.public));
+        let mut endpoint = lab.endpoint();
+        let private = PrivateKey::from_file(&key.path).unwrap();
+        let with = |passphrase: &str| match passphrase {
+            "" => private.clone(),
+            some => private
+                .clone()
+                .with_passphrase(Zeroizing::new(some.to_owned())),
+        };
+        endpoint.keys.key = Some(with(passphrase));
+        let session = lab.try_connect(&endpoint).await;
+        assert!(session.is_ok(), "{cipher} {passphrase:?}: {session:?}");
+        if !passphrase.is_empty() {
+            endpoint.keys.key = Some(with("sesame"));
+            let error = lab.try_connect(&endpoint).await.unwrap_err();
+            assert!(
+                matches!(error, SshError::WrongPassphrase { .. }),
+                "{error:?}"
+            );
+        }
+    }
 }
 
 /// `ssh-keygen -m PEM` writes what old keys look like: PKCS#1 and SEC 1, encrypted with AES-128.
