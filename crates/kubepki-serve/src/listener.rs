@@ -6,6 +6,7 @@ use kubepki::edge::{Entropy, KeySource, file};
 use kubepki::host::Attributes;
 use kubepki::listener::{Listener, ListenerError, is_listener_name, reissue, render};
 use kubepki::plan::served_chain;
+use kubepki::state::{Quiet, StateDir};
 use pki::{
     Certificate, DAY, KeyAlgorithm, LeafRequest, PrivateKey, Purpose, San, Serial, UnixTime,
 };
@@ -78,6 +79,9 @@ pub struct Wanted<'a> {
     /// Whether the CAs are known to be the cluster's. Where not, a certificate that is there is
     /// shown as it is, and one that has to be made is not written.
     pub is_sure: bool,
+    /// Whose plans know what is in the file. While one is at work it stays as it is, unless it ends
+    /// soon.
+    pub plans: &'a [StateDir],
 }
 
 /// What was found or done.
@@ -119,18 +123,22 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
     if let (None, Some(present)) = (why, &present) {
         return as_it_is(present, None);
     }
-    let authority = tree.server.issuer.authority.certificate();
-    if !authority.validity().contains(wanted.now) {
-        return Err(PortError::NotNow {
-            subject: authority.subject().to_string(),
-            now: wanted.now,
-        });
+    let quiet = quiet(wanted.plans);
+    if let (None, Some(present)) = (&quiet, &present)
+        && remaining(present, wanted.now) > wanted.window / 2
+    {
+        return as_it_is(present, None);
+    }
+    // A plan that was at work just now has ended.
+    if read(&path)?.0 != bytes {
+        drop(quiet);
+        return prepare(tree, wanted);
     }
     let kept = present.as_ref().filter(|_| !is_asked);
     let New { key, sans, leaf } = new(tree, wanted, present.as_ref(), kept)?;
     let old = present.as_ref().and_then(|it| it.certificates().ok());
     let old = old.as_ref().and_then(|it| it.first());
-    let need = Need::of(old, authority, wanted.now);
+    let need = Need::of(old, tree.server.issuer.authority.certificate(), wanted.now);
     let entered = match (wanted.records.issued(NAME, &leaf, need), &present) {
         (Ok(entered), _) => Some(entered),
         (Err(error), Some(present)) => return as_it_is(present, Some(error)),
@@ -155,13 +163,7 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
         Some(_) => reissue(&bytes, &chain, &pem),
         None => render(&chain, &pem, &texts),
     };
-    let written = written.map_err(|source| PortError::Secret {
-        path: path.clone(),
-        source,
-    })?;
-    let attributes = attributes(&path);
-    file::replace(&path, &written, &attributes)
-        .map_err(|source| PortError::File { path, source })?;
+    write(&path, written)?;
     if is_asked {
         file::remove(&trigger).map_err(|source| PortError::File {
             path: trigger,
@@ -169,6 +171,18 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
         })?;
     }
     Ok(port)
+}
+
+fn write(path: &Path, secret: Result<Zeroizing<Vec<u8>>, ListenerError>) -> Result<(), PortError> {
+    let path = || path.to_owned();
+    let secret = secret.map_err(|source| PortError::Secret {
+        path: path(),
+        source,
+    })?;
+    file::replace(&path(), &secret, &attributes(&path())).map_err(|source| PortError::File {
+        path: path(),
+        source,
+    })
 }
 
 /// The file and what it holds; `None` where there is none, or an empty one.
@@ -192,6 +206,19 @@ fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<Listener>), PortError
             source,
         }),
     }
+}
+
+/// Keeps all of them from beginning a plan; `None` while one of them is at work.
+fn quiet(plans: &[StateDir]) -> Option<Vec<Quiet>> {
+    // Where no lock is to be had, no plan gets one either.
+    plans.iter().filter_map(|it| it.quiet().ok()).collect()
+}
+
+/// Seconds that the leaf is still valid for; none where it cannot be read.
+fn remaining(present: &Listener, now: UnixTime) -> i64 {
+    let leaf = present.certificates().ok();
+    let leaf = leaf.as_ref().and_then(|it| it.first());
+    leaf.map_or(0, |leaf| leaf.validity().remaining(now))
 }
 
 /// In the issuance log, as the catalogue calls it.
@@ -222,6 +249,13 @@ fn new(
     present: Option<&Listener>,
     kept: Option<&Listener>,
 ) -> Result<New, PortError> {
+    let authority = tree.server.issuer.authority.certificate();
+    if !authority.validity().contains(wanted.now) {
+        return Err(PortError::NotNow {
+            subject: authority.subject().to_string(),
+            now: wanted.now,
+        });
+    }
     let key = match kept {
         Some(kept) => PrivateKey::from_pem(&kept.key),
         None => wanted.keys.generate(KeyAlgorithm::P256),

@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use kubepki::edge::{Entropy, KeySource};
+use kubepki::state::StateDir;
 
 use crate::health::{Part, State};
 use crate::issuance::Entered;
@@ -76,7 +77,8 @@ pub fn jittered(about: Duration, entropy: &dyn Entropy) -> Duration {
 }
 
 /// Looks at the listener's certificate; serves what is in its file from now on, after it was
-/// renewed where it was due. Connections that are open go on.
+/// renewed where it was due. Connections that are open go on. While one of `plans` is carried out
+/// the file stays as it is, see [`Wanted::plans`].
 ///
 /// # Errors
 ///
@@ -85,6 +87,7 @@ pub fn look(
     service: &Service,
     listened: &Arc<Listened>,
     keys: &dyn KeySource,
+    plans: &[StateDir],
 ) -> Result<Option<&'static str>, PortError> {
     // After a panic elsewhere there is nothing to renew.
     let Ok(loaded) = service.loaded() else {
@@ -110,6 +113,7 @@ pub fn look(
         keys,
         records: service.own.as_ref(),
         is_sure: true,
+        plans,
     };
     // Somebody is putting CAs in place, file by file: what the former CA signs now would overwrite
     // the listener's certificate that comes with them. One that ends soon cannot wait for that.
@@ -133,16 +137,16 @@ pub fn look(
             .unwrap_or("somebody put another one in its file")
     });
     if let Some(why) = why {
-        (service.journal)(&Line {
-            message: "new connections get another certificate",
-            fields: vec![
-                ("because", why.to_owned()),
-                ("serial", port.leaf.serial().to_string()),
-                ("not_after", port.leaf.validity().not_after.to_string()),
-            ],
-        });
+        // Said when it is so.
         listened.swap(port.certified);
         service.names.shows(&port.leaf);
+        let message = "new connections get another certificate";
+        let fields = vec![
+            ("because", why.to_owned()),
+            ("serial", port.leaf.serial().to_string()),
+            ("not_after", port.leaf.validity().not_after.to_string()),
+        ];
+        (service.journal)(&Line { message, fields });
     }
     match port.unrecorded {
         Some(error) => Err(PortError::Unrecorded(error)),

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use kubepki::edge::FreshKeys;
 use kubepki::error_chain;
+use kubepki::state::StateDir;
 use pki::{Certificate, San};
 use tokio::sync::{Notify, watch};
 
@@ -244,11 +245,11 @@ impl Service {
 
     /// Signs for what is learnt, until it is told to stop; once a [`PAUSE`] at most. Only while
     /// `turn` is held: a plan that is being carried out knows what was in the listener's file. So
-    /// does one that somebody else carries out: `is_free` tells of none.
+    /// does one of `plans`, which somebody else carries out.
     pub async fn learns(
         self: Arc<Self>,
         listened: Arc<Listened>,
-        (turn, is_free): (Arc<tokio::sync::Mutex<()>>, impl Fn() -> bool + Send),
+        (turn, plans): (Arc<tokio::sync::Mutex<()>>, Vec<StateDir>),
         mut stop: watch::Receiver<bool>,
     ) {
         let mut is_open = false;
@@ -262,7 +263,7 @@ impl Service {
                 held = turn.lock() => held,
                 _ = stop.wait_for(|stop| *stop) => return,
             };
-            if !is_free() {
+            if plans.iter().any(is_at_work) {
                 drop(held);
                 self.names.ask();
                 tokio::select! {
@@ -276,8 +277,10 @@ impl Service {
                 .fetch_add(1, Ordering::SeqCst)
                 .saturating_add(1);
             let (service, listened) = (Arc::clone(&self), Arc::clone(&listened));
+            let plans = plans.clone();
             let looked = tokio::task::spawn_blocking(move || {
-                look(&service, &listened, &FreshKeys).map_err(|error| error_chain(&error))
+                let looked = look(&service, &listened, &FreshKeys, &plans);
+                looked.map_err(|error| error_chain(&error))
             });
             let looked = looked.await;
             drop(held);
@@ -299,6 +302,10 @@ impl Service {
             }
         }
     }
+}
+
+fn is_at_work(plans: &StateDir) -> bool {
+    plans.holder().is_ok_and(|holder| holder.is_some())
 }
 
 #[cfg(test)]

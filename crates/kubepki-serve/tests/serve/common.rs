@@ -169,6 +169,7 @@ fn port(fixture: &Fixture, tree: &Tree, settings: &Settings) -> Port {
         keys: &FreshKeys,
         records: &Own(Log::open(&options, None).unwrap().0),
         is_sure: true,
+        plans: &[],
     };
     prepare(tree, &wanted).unwrap()
 }

@@ -1,17 +1,21 @@
 //! What the port serves, as OpenSSL sees it; the file behind it.
 
-use kubepki::edge::{Clock, FreshKeys, SystemClock, SystemEntropy};
+use kubepki::edge::{FreshKeys, SystemEntropy};
 use kubepki::listener::Listener;
 use kubepki::log::{Log, Options};
+use kubepki::state::StateDir;
 use kubepki_serve::accept::Limits;
 use kubepki_serve::health::Part;
 use kubepki_serve::listener::{PortError, WINDOW, Wanted, prepare};
 use kubepki_serve::node::Strictness;
 use kubepki_serve::tree::Tree;
-use pki::{DAY, San};
+use pki::{DAY, San, UnixTime};
 use testkit::{Fixture, openssl};
 
 use crate::common::{HOST, Own, serve, serve_with, settings};
+
+/// The day after the fixtures were: some of their certificates end a year later.
+const RECORDED: UnixTime = UnixTime::from_secs(1_795_435_200);
 
 fn s_client(server: &crate::common::Running, more: &[&str]) -> String {
     let connect = server.address.to_string();
@@ -89,7 +93,7 @@ fn the_file_changes_only_for_a_reason_and_keeps_its_key() {
     let tree = Tree::load(&server, Strictness::Strict).unwrap();
     let read = || Listener::parse(&std::fs::read(&path).unwrap()).unwrap();
     let before = read();
-    let now = SystemClock.now();
+    let now = RECORDED;
     let (log, _) = Log::open(&Options::new(fixture.scratch("log"), "s1"), None).unwrap();
     let log = Own(log);
     let prepare = |sans: &[San], days: i64| {
@@ -102,6 +106,7 @@ fn the_file_changes_only_for_a_reason_and_keeps_its_key() {
             keys: &FreshKeys,
             records: &log,
             is_sure: true,
+            plans: &[],
         };
         prepare(&tree, &wanted).unwrap().issued
     };
@@ -158,7 +163,8 @@ fn it_is_renewed_while_connections_stay() {
     // A look a month, through 400 days.
     for month in 0..14 {
         server.time.to(month * 30 * DAY);
-        let looked = kubepki_serve::renewal::look(&server.service, &server.listened, &FreshKeys);
+        let looked =
+            kubepki_serve::renewal::look(&server.service, &server.listened, &FreshKeys, &[]);
         renewed += usize::from(looked.unwrap().is_some());
         let leaf = served();
         let left = leaf.validity().remaining(server.service.clock.now());
@@ -175,6 +181,35 @@ fn it_is_renewed_while_connections_stay() {
     assert!(said.contains("it is due"), "{said}");
 }
 
+/// Somebody's plan knows what is in the file. He who comes to make one waits while it is written.
+#[test]
+fn the_file_stays_as_it_is_while_a_plan_is_carried_out() {
+    let server = serve(Strictness::Strict);
+    let state = [StateDir::of_data_dir(&server.fixture.data_dir())];
+    let look = || {
+        let (service, listened) = (&server.service, &server.listened);
+        kubepki_serve::renewal::look(service, listened, &FreshKeys, &state).unwrap()
+    };
+    let file = || std::fs::read(server.tls_file("dynamic-cert.json")).unwrap();
+    let before = file();
+    let ends = server.listened.remaining(UnixTime::from_secs(0)).unwrap();
+    let left = ends - server.service.clock.now().as_secs();
+    server.time.to(left - 100 * DAY);
+    let plan = state[0].lock().unwrap();
+    assert_eq!(look(), None);
+    assert!(file() == before);
+    // It serves on, but not beyond the end.
+    server.time.to(left - 50 * DAY);
+    assert_eq!(look(), Some("it is due"));
+    assert!(file() != before);
+    drop(plan);
+    let before = file();
+    std::fs::write(server.tls_file("dynamic-cert-regenerate"), "").unwrap();
+    assert_eq!(look(), Some("tls/dynamic-cert-regenerate asks for it"));
+    assert!(file() != before);
+    assert!(state[0].lock().is_ok());
+}
+
 #[test]
 fn new_authorities_are_taken_up_while_it_serves() {
     let server = serve(Strictness::Strict);
@@ -184,7 +219,7 @@ fn new_authorities_are_taken_up_while_it_serves() {
         std::fs::copy(from, server.tls_file(name)).unwrap();
     };
     let reload = || kubepki_serve::renewal::reload(&server.service);
-    let look = || kubepki_serve::renewal::look(&server.service, &server.listened, &FreshKeys);
+    let look = || kubepki_serve::renewal::look(&server.service, &server.listened, &FreshKeys, &[]);
     let before = server.curl("/cacerts", &[]);
     assert!(!reload().unwrap());
     // In the middle of a change nothing fits: what was in force stays.
@@ -230,11 +265,12 @@ fn nothing_is_written_by_authorities_that_may_be_others() {
         sans: &settings().sans,
         lifetime: 365 * DAY,
         window: WINDOW,
-        now: SystemClock.now(),
+        now: RECORDED,
         entropy: &SystemEntropy,
         keys: &FreshKeys,
         records: &log,
         is_sure: false,
+        plans: &[],
     };
     let port = prepare(&tree, &wanted).unwrap();
     let lying = Listener::parse(&foreign).unwrap().certificates().unwrap();
@@ -253,7 +289,7 @@ fn nothing_is_written_by_authorities_that_may_be_others() {
 #[test]
 fn a_certificate_that_cannot_be_recorded_is_wanted_again() {
     let server = serve(Strictness::Strict);
-    let look = || kubepki_serve::renewal::look(&server.service, &server.listened, &FreshKeys);
+    let look = || kubepki_serve::renewal::look(&server.service, &server.listened, &FreshKeys, &[]);
     let is_warned = || server.service.health.is_troubled(Part::Log);
     assert_eq!(look().unwrap(), None);
     std::fs::write(server.tls_file("dynamic-cert-regenerate"), "").unwrap();

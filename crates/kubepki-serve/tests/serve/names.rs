@@ -1,10 +1,10 @@
 //! What the listener's certificate learns from connections, and what not.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kubepki::listener::Listener;
+use kubepki::state::StateDir;
 use kubepki_serve::accept::Limits;
 use kubepki_serve::names::{Filter, MOST, Names, PAUSE, SHARED};
 use kubepki_serve::node::Strictness;
@@ -26,8 +26,8 @@ struct Lab {
     stop: watch::Sender<bool>,
     /// Held while a plan is carried out.
     turn: Arc<tokio::sync::Mutex<()>>,
-    /// Whether somebody else carries none out.
-    is_free: Arc<AtomicBool>,
+    /// Where somebody else's lie.
+    plans: StateDir,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -63,9 +63,8 @@ impl Lab {
         };
         service.names.begin(filter, &settings().sans);
         let turn: Arc<tokio::sync::Mutex<()>> = Arc::default();
-        let is_free: Arc<AtomicBool> = Arc::new(AtomicBool::new(true));
-        let free = Arc::clone(&is_free);
-        let held = (Arc::clone(&turn), move || free.load(Ordering::SeqCst));
+        let plans = StateDir::of_data_dir(&server.fixture.data_dir());
+        let held = (Arc::clone(&turn), vec![plans.clone()]);
         let thread = std::thread::spawn(move || {
             let runtime = runtime();
             runtime.block_on(service.learns(listened, held, stopped));
@@ -74,7 +73,7 @@ impl Lab {
             server,
             stop,
             turn,
-            is_free,
+            plans,
             thread: Some(thread),
         }
     }
@@ -280,12 +279,12 @@ fn a_name_that_is_learnt_during_a_plan_waits_for_its_end() {
     let seen = lab.handshake(&asked);
     assert!(seen.contains("ostname mismatch"), "{seen}");
     assert_eq!(lab.file(), before);
-    lab.is_free.store(false, Ordering::SeqCst);
+    let others = lab.plans.lock().unwrap();
     drop(plan);
     let seen = lab.handshake(&asked);
     assert!(seen.contains("ostname mismatch"), "{seen}");
     assert_eq!(lab.file(), before);
-    lab.is_free.store(true, Ordering::SeqCst);
+    drop(others);
     lab.assert_fine(&asked);
     lab.until(|names| names.iter().any(|it| it == name));
 }

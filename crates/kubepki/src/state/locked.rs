@@ -5,8 +5,10 @@ use std::io::Write;
 use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::{
     BACKUPS, JOURNALS, LOCK, OWNER, PLANS, STAGING, StateDir, StateError, failed, names, pid_in,
@@ -20,6 +22,10 @@ use crate::plan::{Plan, PlanId};
 /// How many files wait for the disk at the same time.
 const WRITERS: usize = 16;
 
+/// How often, and how long, the lock is waited for where it is not held but looked at: 10 s.
+const MOMENTS: u32 = 1000;
+pub(super) const MOMENT: Duration = Duration::from_millis(10);
+
 /// A [`StateDir`] whose lock this process holds, until this value is dropped.
 #[derive(Debug)]
 pub struct Locked {
@@ -32,6 +38,19 @@ impl Drop for Locked {
     /// of it.
     fn drop(&mut self) {
         let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
+    }
+}
+
+/// A [`StateDir`] whose lock nobody takes, until this value is dropped.
+#[derive(Debug)]
+pub struct Quiet(Option<File>);
+
+impl Drop for Quiet {
+    /// At once, as with [`Locked`].
+    fn drop(&mut self) {
+        if let Some(lock) = &self.0 {
+            let _ = rustix::fs::flock(lock, FlockOperation::Unlock);
+        }
     }
 }
 
@@ -55,28 +74,25 @@ impl StateDir {
         let shelf = self.path.parent().filter(|_| self.shelf);
         for path in shelf.into_iter().chain([self.path.as_path()]) {
             if let Err(source) = rustix::fs::mkdir(path, Mode::RWXU)
-                && source != rustix::io::Errno::EXIST
+                && source != Errno::EXIST
             {
                 return Err(failed("make", path, source.into()));
             }
             refuse_unsafe(path)?;
         }
 
-        let path = self.path.join(LOCK);
-        let failed = |source| failed("lock", &path, source);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let lock = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR);
-        let mut lock = File::from(lock.map_err(|error| failed(error.into()))?);
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        let failed = |error: Errno| failed("lock", &self.path.join(LOCK), error.into());
+        let mut lock = self.lock_file().map_err(failed)?;
+        match take(&lock) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(Errno::WOULDBLOCK) => {
                 let holder = pid_in(lock);
                 return Err(StateError::Locked {
                     path: self.path.clone(),
                     holder,
                 });
             }
-            Err(error) => return Err(failed(error.into())),
+            Err(error) => return Err(failed(error)),
         }
         // The pid is for people; on a full disk the lock holds without it.
         let _ = lock
@@ -87,6 +103,48 @@ impl StateDir {
             lock,
         })
     }
+
+    /// Keeps plans from beginning here, for a moment: something is written that they know the
+    /// content of. `None` while one is at work. Who wants the [lock](Self::lock) waits for it.
+    ///
+    /// # Errors
+    ///
+    /// When there is a directory, and its lock cannot be used.
+    pub fn quiet(&self) -> Result<Option<Quiet>, StateError> {
+        let failed = |error: Errno| failed("lock", &self.path.join(LOCK), error.into());
+        let lock = match self.lock_file() {
+            Ok(lock) => lock,
+            // No plan was ever made here.
+            Err(Errno::NOENT) => return Ok(Some(Quiet(None))),
+            Err(error) => return Err(failed(error)),
+        };
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(Some(Quiet(Some(lock)))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn lock_file(&self) -> Result<File, Errno> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        rustix::fs::open(self.path.join(LOCK), flags, mode).map(File::from)
+    }
+}
+
+/// Takes the lock, unless another has it. Those who [keep it from being taken](StateDir::quiet), or
+/// look who [holds](StateDir::holder) it, share it for a moment.
+fn take(lock: &File) -> Result<(), Errno> {
+    for _ in 0..MOMENTS {
+        match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => {}
+            taken => return taken,
+        }
+        rustix::fs::flock(lock, FlockOperation::NonBlockingLockShared)?;
+        rustix::fs::flock(lock, FlockOperation::Unlock)?;
+        std::thread::sleep(MOMENT);
+    }
+    Err(Errno::WOULDBLOCK)
 }
 
 fn refuse_unsafe(path: &Path) -> Result<(), StateError> {

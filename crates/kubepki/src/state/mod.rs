@@ -29,7 +29,7 @@ use crate::plan::{PLAN_FORMAT, Plan, PlanId};
 mod locked;
 mod prune;
 
-pub use locked::Locked;
+pub use locked::{Locked, Quiet};
 pub(crate) use prune::looks_like_ca_key;
 pub use prune::{KEEP_DAYS, KEEP_PLANS};
 
@@ -198,7 +198,17 @@ impl StateDir {
                 id: id.clone(),
                 found,
             }),
-            _ => serde_json::from_value(value).map_err(bad),
+            _ => {
+                let plan: Plan = serde_json::from_value(value).map_err(bad)?;
+                match plan.id == *id {
+                    true => Ok(plan),
+                    // Its journal would be another's.
+                    false => Err(bad(serde::de::Error::custom(format!(
+                        "it is the plan {}",
+                        plan.id
+                    )))),
+                }
+            }
         }
     }
 

@@ -54,6 +54,27 @@ fn reading_makes_nothing() {
 }
 
 #[test]
+fn who_wants_the_lock_waits_for_a_quiet_moment_and_for_nobody_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = StateDir::of_data_dir(directory.path());
+    assert!(state.quiet().unwrap().is_some() && !state.path().exists());
+
+    let locked = state.lock().unwrap();
+    assert!(state.quiet().unwrap().is_none());
+    assert!(matches!(state.lock(), Err(StateError::Locked { .. })));
+    drop(locked);
+
+    let quiet = state.quiet().unwrap().unwrap();
+    assert_eq!(state.holder().unwrap(), None);
+    let other = state.clone();
+    let waiting = std::thread::spawn(move || drop(other.lock().unwrap()));
+    std::thread::sleep(3 * locked::MOMENT);
+    assert!(!waiting.is_finished());
+    drop(quiet);
+    waiting.join().unwrap();
+}
+
+#[test]
 fn everything_is_private_and_comes_back() {
     let directory = tempfile::tempdir().unwrap();
     let state = StateDir::of_data_dir(directory.path());

@@ -98,6 +98,13 @@ impl Commons {
         })
     }
 
+    /// Where plans lie that change the files of this node: whose they are who work beside this
+    /// server, and its own.
+    pub(super) fn plans(&self) -> Vec<StateDir> {
+        let above = state_dir(&self.args.site, &self.settings.data_dir);
+        vec![above, self.state.clone()]
+    }
+
     /// What K3s does with the data when it starts: takes them out of the datastore, or makes
     /// them, of two servers that start at once one.
     ///

@@ -134,8 +134,7 @@ impl Keeper {
         hangup: Signal,
         stop: watch::Receiver<bool>,
     ) -> std::io::Result<impl Future<Output = ()>> {
-        let until = stop.clone();
-        on_a_thread("keeper", until, move || self.run(hangup, stop))
+        on_a_thread("keeper", move || self.run(hangup, stop))
     }
 
     /// Until it is told to stop: a tick every half minute and whenever something was taken up, and a
@@ -223,7 +222,9 @@ impl Keeper {
     /// meanwhile.
     async fn listener(&self) -> Result<Option<&'static str>, PortError> {
         let _held = self.turn.lock().await;
-        look(&self.service, &self.listened, &FreshKeys)
+        let plans = self.commons.as_ref().map(|it| it.plans());
+        let plans = plans.unwrap_or_default();
+        look(&self.service, &self.listened, &FreshKeys, &plans)
     }
 
     /// Takes up what was changed on the disk, if it is the cluster's. Answers whether anything was,

@@ -3,20 +3,18 @@
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 /// For the end of a round that has begun.
 pub(super) const LAST_ROUND: Duration = Duration::from_secs(30);
 
-/// Runs what `begin` makes on a thread of its own. What comes out is done when that is, or
-/// [`LAST_ROUND`] after it was told to `stop`.
+/// Runs what `begin` makes on a thread of its own. What comes out is done when that is.
 ///
 /// # Errors
 ///
 /// When there is no thread to be had.
 pub(super) fn on_a_thread<F: Future<Output = ()> + 'static>(
     name: &str,
-    stop: watch::Receiver<bool>,
     begin: impl FnOnce() -> F + Send + 'static,
 ) -> std::io::Result<impl Future<Output = ()>> {
     let (done, ended) = oneshot::channel();
@@ -27,17 +25,10 @@ pub(super) fn on_a_thread<F: Future<Output = ()> + 'static>(
         let _ = done.send(());
     })?;
     Ok(async move {
-        let enough = async {
-            super::told(stop).await;
-            tokio::time::sleep(LAST_ROUND).await;
-        };
-        tokio::select! {
-            ended = ended => if ended.is_err()
-                && let Err(panic) = thread.join()
-            {
-                std::panic::resume_unwind(panic);
-            },
-            () = enough => {}
+        if ended.await.is_err()
+            && let Err(panic) = thread.join()
+        {
+            std::panic::resume_unwind(panic);
         }
     })
 }

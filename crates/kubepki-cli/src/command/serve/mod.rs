@@ -36,7 +36,7 @@ use self::hooks::ReloadArgs;
 use self::keep::{Keeper, Steady, monotonic};
 use self::loops::{LAST_ROUND, on_a_thread};
 use self::records::Records;
-use self::start::{Started, start};
+use self::start::{Started, announce, start};
 use self::take_up::TakeUp;
 use self::talk::say;
 use self::told::{published, stopped, tell, tell_systemd};
@@ -66,8 +66,17 @@ mod told;
 mod unfollowed;
 mod wait;
 
+const TOKEN_FILE: &str = "\
+    The file with the server token; it is read again while it serves [default: K3s's own, then \
+    what the data directory holds]";
+
 /// `serve`.
 #[derive(Clone, Debug, Args)]
+#[command(
+    mut_arg("token_files", |arg| arg.help(TOKEN_FILE)),
+    // It lives on the datastore itself.
+    mut_arg("still_for", |arg| arg.hide(true))
+)]
 pub struct ServeArgs {
     /// Read these flags from a file too, in the spelling of K3s's config.yaml (`node-name: s1`);
     /// what the command line says wins, and lists are joined.
@@ -198,7 +207,7 @@ async fn serve(args: &ServeArgs) -> Result<Exit, CliError> {
     loops.spawn(opened.take_up.learning(stop.clone()));
     let (take_up, watching) = (opened.take_up, stop.clone());
     let following = move || take_up.run(watching);
-    loops.spawn(on_a_thread("follower", stop.clone(), following)?);
+    loops.spawn(on_a_thread("follower", following)?);
     loops.spawn(opened.keeper.on_its_thread(hangup, stop)?);
     hooks::look_for_units(args.reload.clone());
     let served = loop {
@@ -416,6 +425,7 @@ fn wanted<'a>((sans, term): (&'a [San], Term), now: UnixTime, records: &'a Recor
         keys: &FreshKeys,
         records,
         is_sure: true,
+        plans: &[],
     }
 }
 
@@ -470,26 +480,4 @@ fn service(
         proven: Proven::default(),
         quiet: Quiet::default(),
     })
-}
-
-fn announce(opened: &Opened) {
-    let service = &opened.server.service;
-    if let Some(why) = opened.issued {
-        tell(
-            "the listener's certificate was issued",
-            vec![("because", why.to_owned())],
-        );
-    }
-    let address = opened
-        .listener
-        .local_addr()
-        .map(|it: SocketAddr| it.to_string());
-    tell(
-        "serving",
-        vec![
-            ("address", address.unwrap_or_default()),
-            ("node", service.settings.node_name.clone()),
-            ("rules", format!("{:?}", service.strictness)),
-        ],
-    );
 }

@@ -37,7 +37,6 @@ use super::unfollowed::Unfollowed;
 use super::{TakeUpMode, tell};
 use crate::datastore::Kind;
 use crate::error::CliError;
-use crate::world::state_dir;
 
 /// After so many looks what could not be taken up is tried again.
 const AGAIN: u32 = 10;
@@ -308,7 +307,8 @@ impl TakeUp {
         let is_new = reload(&self.service).map_err(|error| error_chain(&error))?;
         // What is on the disk is what the datastore holds.
         self.service.note(Part::Files, State::Fine);
-        let looked = look(&self.service, &self.listened, &FreshKeys);
+        // Whatever plan is at work: what is shown now is by the former CAs.
+        let looked = look(&self.service, &self.listened, &FreshKeys, &[]);
         self.wakes
             .send_modify(|times| *times = times.wrapping_add(1));
         match looked {
@@ -369,10 +369,7 @@ impl TakeUp {
 
     /// Signs for names that are learnt, until it is told to stop.
     pub(super) fn learning(&self, stop: watch::Receiver<bool>) -> impl Future<Output = ()> + use<> {
-        // What somebody beside this server carries out knows the listener's file too.
-        let state = state_dir(&self.commons.args.site, &self.commons.settings.data_dir);
-        let is_free = move || !state.holder().is_ok_and(|it| it.is_some());
-        let turn = (Arc::clone(&self.turn), is_free);
+        let turn = (Arc::clone(&self.turn), self.commons.plans());
         Arc::clone(&self.service).learns(Arc::clone(&self.listened), turn, stop)
     }
 
