@@ -46,7 +46,10 @@ impl Server {
         let site = ["--still-for", "0", "--data-dir", data.to_str().unwrap()];
         let looks = args.get(1) == Some(&"list");
         let site = if looks { &site[2..] } else { &site };
-        args.iter().chain(site).map(|it| (*it).to_owned()).collect()
+        // After `--` there are ids only.
+        let (command, more) = args.split_at(args.len().min(2));
+        let all = command.iter().chain(site).chain(more);
+        all.map(|it| (*it).to_owned()).collect()
     }
 
     fn run(&self, args: &[&str]) -> Run {
@@ -214,10 +217,15 @@ fn old_keys_go_only_when_no_token_of_them_can_be_alive() {
     let kids = server.kids();
     let old = &kids[1];
 
-    let run = server.ends(&["sa-key", "drop", "--yes", &kids[0]], 5);
+    // One id in 64 begins with a dash.
+    let run = server.ends(&["sa-key", "drop", "--yes", "--", &kids[0]], 5);
     assert!(run.text().contains("signs new tokens"), "{}", run.text());
     let run = server.ends(&["sa-key", "drop", "--yes", "nobody"], 2);
     assert!(run.text().contains("no key nobody"), "{}", run.text());
+    let run = server.ends(&["sa-key", "drop", "--yes", "-nobody"], 2);
+    assert!(run.text().contains("'-- -n"), "{}", run.text());
+    let run = server.ends(&["sa-key", "drop", "--yes", "--", "-nobody"], 2);
+    assert!(run.text().contains("no key -nobody"), "{}", run.text());
 
     let secrets = server.scratch("secrets.json");
     fs::write(&secrets, r#"{"kind":"List","items":[]}"#).unwrap();

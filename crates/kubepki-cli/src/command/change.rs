@@ -10,6 +10,7 @@ use kubepki::inventory::{Inventory, Role};
 use kubepki::plan::{self, Plan, PlanId};
 use kubepki::state::{Locked, StateDir, StateError};
 
+use super::rotate_ca::instead_of_undo;
 use super::serve::is_own;
 use crate::args::{ApplyArgs, ChangeArgs, PlanFormat, ResumeArgs, SiteArgs, UndoArgs};
 use crate::datastore::{EndpointArgs, Reach};
@@ -59,7 +60,18 @@ pub async fn undo(args: &UndoArgs) -> Result<Exit, CliError> {
             kubernetes: None,
             ..world.executor(&state)
         };
-        executor.undo(&id).await.map_err(failed)?
+        executor.undo(&id).await
+    };
+    let undo = match undo {
+        Ok(undo) => undo,
+        Err(error) => {
+            let changed = matches!(error, ApplyError::Stale { .. });
+            let refused = failed(error);
+            return Err(match instead_of_undo(&world, &node, &id).await {
+                Some(advice) if changed => refused.hint(advice),
+                _ => refused,
+            });
+        }
     };
     carry_out_with(&world, &node, undo, &args.change, reach).await
 }

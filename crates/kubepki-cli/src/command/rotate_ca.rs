@@ -35,6 +35,7 @@ mod back;
 mod compromise;
 mod follow;
 
+pub use back::instead_of_undo;
 use compromise::Leak;
 
 /// `rotate-ca`.

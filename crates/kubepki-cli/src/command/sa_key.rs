@@ -74,7 +74,7 @@ pub struct RotateArgs {
 /// `sa-key drop`.
 #[derive(Clone, Debug, Args)]
 pub struct DropArgs {
-    /// Ids of the keys, or their beginnings.
+    /// Ids of the keys, or their beginnings; behind `--` where one begins with a dash.
     #[arg(required_unless_present = "old", conflicts_with = "old")]
     pub keys: Vec<String>,
     /// All keys but the one that signs.

@@ -304,6 +304,8 @@ fn assert_way_back(server: &Server, rotation: &str, old_token: &str, old_root: &
     std::fs::write(&renewed, format!("{text}\n")).unwrap();
     let run = server.undo(5);
     assert!(run.text().contains("client-admin.crt"), "{}", run.text());
+    let advice = format!("kubepki rotate-ca --back {id}");
+    assert!(run.text().contains(&advice), "{}", run.text());
     let run = back(server, &id, 0);
     assert!(run.text().contains("join tokens change"), "{}", run.text());
     assert_eq!(server.read("token"), old_token);

@@ -1,10 +1,26 @@
 //! `rotate-ca --back PLAN`: the set that was in force before a plan.
 
+use kubepki::apply::unfinished;
 use kubepki::bootstrap::{Bundle, Disk, Field, SharedFile, Stamp};
 use kubepki::plan::{self, Plan, PlanId};
 use kubepki::state::StateDir;
 
 use crate::error::CliError;
+use crate::world::{Node, World};
+
+/// What puts a plan's former CAs back where `undo` does not, because files were changed since: a
+/// rotation of its own. `None` for a plan that replaced none, or that is half done.
+pub async fn instead_of_undo(world: &World, node: &Node, id: &PlanId) -> Option<String> {
+    if unfinished(&node.state).ok()?.is_some() {
+        return None;
+    }
+    let server = node.inventory.site.data_dir.join("server");
+    let disk = Disk::look(&world.host, &server).await.ok()?;
+    former(&node.state, &id.0, &disk).ok()?;
+    Some(format!(
+        "or rotate to the CAs of before it: `kubepki rotate-ca --back {id}`"
+    ))
+}
 
 /// The set that was in force before plan `id`, from its backups. Service-account keys that came
 /// since stay behind the former ones: tokens that they signed are alive.

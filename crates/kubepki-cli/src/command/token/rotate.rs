@@ -189,7 +189,7 @@ fn way_back(node: &Node) -> Option<String> {
     let state = StateDir::new(node.state.path().join("serve"));
     let past = kubepki::apply::history(&state).ok()?;
     let rotations = past.iter().filter(|it| it.id.0.contains("-serve-token-"));
-    let last = rotations.max_by_key(|it| it.last)?;
+    let last = rotations.max_by_key(|it| (it.last, state.journal_modified(&it.id)))?;
     Some(format!(
         "Take it back with: kubepki undo {} --data-dir {} --state-dir {}",
         last.id,
