@@ -4,8 +4,6 @@
 
 mod common;
 
-use std::net::TcpListener;
-
 use common::leaves::{first, leaf, listener};
 use common::{Node, changed};
 use testkit::{Run, openssl};
@@ -42,11 +40,7 @@ struct Served {
 impl Served {
     fn new() -> Self {
         let node = Node::new("k3s-1.36-sqlite");
-        // Both are taken before either is given back, so they differ.
-        let taken = [(), ()].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let ports = taken
-            .each_ref()
-            .map(|taken| taken.local_addr().unwrap().port());
+        let ports = [(), ()].map(|()| testkit::free_port());
         for (file, old, port) in [
             ("extra/k3s.yaml", 6443, ports[0]),
             ("data/server/cred/admin.kubeconfig", 6444, ports[1]),

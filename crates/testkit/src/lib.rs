@@ -26,7 +26,7 @@ pub use golden::{assert_golden, line_diff};
 pub use keys::KeyPool;
 pub use opinion::{Run, go_program, openssl, openssl_ok, run};
 pub use secrets::Secrets;
-pub use server::{Etcd, EtcdMember, SshKey, SshKeyType, Sshd, SshdOptions, TlsFiles};
+pub use server::{Etcd, EtcdMember, SshKey, SshKeyType, Sshd, SshdOptions, TlsFiles, free_port};
 pub use tree::{DiffOptions, Node, NodeKind, Tree};
 
 /// The folder that holds `Cargo.lock`, `fixtures/` and `crates/`.

@@ -119,7 +119,9 @@ fn a_past_that_cannot_be_read_stands_in_the_way_until_it_is_forgotten() {
 #[test]
 fn a_plan_edited_after_it_began_is_not_taken_back_by_guesswork() {
     let (node, id) = rotated();
-    edit(&node, &plan(&id), |text| text.replacen("384", "511", 1));
+    edit(&node, &plan(&id), |text| {
+        text.replacen("\"mode\": 384", "\"mode\": 511", 1)
+    });
     let before = node.tree();
     let run = node.ends(&["undo", "--yes"], 5);
     assert!(

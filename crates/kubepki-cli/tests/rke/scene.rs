@@ -267,9 +267,12 @@ impl Scene {
             for entry in std::fs::read_dir(self.cluster.ssl(&node.name)).unwrap() {
                 let entry = entry.unwrap();
                 let name = entry.file_name().into_string().unwrap();
-                let mode = entry.metadata().unwrap().permissions().mode() & 0o7777;
-                let bytes = std::fs::read(entry.path()).unwrap();
-                found.insert((node.name.clone(), name), (mode, bytes));
+                // What a killed program began may still be at work there.
+                let read = (entry.metadata(), std::fs::read(entry.path()));
+                if let (Ok(metadata), Ok(bytes)) = read {
+                    let mode = metadata.permissions().mode() & 0o7777;
+                    found.insert((node.name.clone(), name), (mode, bytes));
+                }
             }
         }
         found

@@ -166,6 +166,27 @@ impl<'a> Change<'a> {
         before.assert_back(self.scene, at);
     }
 
+    /// Kills it when that many files of the node are staged, or in place. What is staged is there
+    /// for milliseconds: who sleeps through them tries again.
+    fn killed_in_the_middle(&self, node: &str, files: usize, staged: bool, at: &str) -> Before {
+        for _ in 0..5 {
+            let before = Before::now(self.scene);
+            let first = places(self.scene, node);
+            let end = killed_when(self.scene, self.args, || match staged {
+                true => stage(self.scene, node).len() >= files,
+                false => {
+                    let now = places(self.scene, node);
+                    first.iter().filter(|it| !now.contains(it)).count() >= files
+                }
+            });
+            match end {
+                End::Killed => return before,
+                End::ByItself(run) => assert!(run.success(), "{at}: {}", run.text()),
+            }
+        }
+        panic!("{at}: never met");
+    }
+
     /// Kills it while files are on their way onto hosts.
     fn in_mid_deployment(&self) {
         let start = Instant::now();
@@ -176,17 +197,8 @@ impl<'a> Change<'a> {
             ("w1", 5, false),
         ];
         for (number, (node, files, staged)) in moments.into_iter().enumerate() {
-            let before = Before::now(self.scene);
-            let first = places(self.scene, node);
             let at = format!("{files} files of {node}, staged: {staged}");
-            let end = killed_when(self.scene, self.args, || match staged {
-                true => stage(self.scene, node).len() >= files,
-                false => {
-                    let now = places(self.scene, node);
-                    first.iter().filter(|it| !now.contains(it)).count() >= files
-                }
-            });
-            assert!(matches!(end, End::Killed), "{at}: {end:?}");
+            let before = self.killed_in_the_middle(node, files, staged, &at);
             if number % 2 == 0 {
                 before.assert_kept(self.scene, &at);
                 self.scene.ok(RESUME);

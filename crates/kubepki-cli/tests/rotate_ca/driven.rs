@@ -2,7 +2,6 @@
 //! are made ready, it is started.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use kubepki::bootstrap::{Bundle, Field};
@@ -61,9 +60,7 @@ impl Running {
         let out = set.display().to_string();
         let stage = ["ca", "stage", "--cross-signed", "--out", &out];
         server.ends(&[&stage[..], &["--offline", &offline]].concat(), 0);
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let https = free.local_addr().unwrap().port();
-        drop(free);
+        let https = testkit::free_port();
         let config = server.fixture.scratch("config.yaml");
         let data = server.fixture.data_dir();
         let text = format!("data-dir: {}\nhttps-listen-port: {https}\n", data.display());

@@ -161,10 +161,7 @@ fn a_kill_while_authorities_are_taken_up_tears_nothing() {
         Serving::start(&at(name), (name, address), &endpoint, more)
     };
     // Where a client finds it again.
-    let free = {
-        let bound = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        bound.local_addr().unwrap().port().to_string()
-    };
+    let free = testkit::free_port().to_string();
     let port = ["--https-listen-port", free.as_str()];
     let mut one = start("one", "10.9.9.1", &port);
     let token = one.server("token").display().to_string();

@@ -87,9 +87,16 @@ enum Fate {
     CutOff,
 }
 
+/// Server 1 is to come back where it was.
+fn start(cluster: &Cluster) -> Vec<Serving> {
+    let ports = [(0, 0), (1, testkit::free_port()), (2, 0)];
+    let start = |(number, port)| cluster.start(number, port);
+    ports.into_iter().map(start).collect()
+}
+
 /// Server 1 is killed under load and comes back after the rotation.
 fn rotate_under_load(cluster: &Cluster, fate: Fate) {
-    let mut servers: Vec<Serving> = (0..3).map(|number| cluster.start(number, 0)).collect();
+    let mut servers = start(cluster);
     let ports: Vec<u16> = servers.iter().map(|it| it.port).collect();
     let (old, old_clients) = (
         cluster.read(0, "tls/server-ca.crt"),

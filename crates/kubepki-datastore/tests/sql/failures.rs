@@ -36,9 +36,7 @@ async fn who_is_not_let_in_is_told_why() {
         assert!(endpoint.contains(from));
         endpoint.replacen(from, to, 1)
     };
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let nobody = free.local_addr().unwrap().port().to_string();
-    drop(free);
+    let nobody = testkit::free_port().to_string();
     let cases = [
         (
             wrong(&one, PASSWORD_IN_URL, "wrong"),

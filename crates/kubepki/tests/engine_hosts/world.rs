@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -87,11 +87,10 @@ impl Drop for Node {
 
 impl Node {
     pub fn new(name: &str, root: PathBuf, faults: &Arc<Faults>) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
         Self {
             name: name.to_owned(),
             root,
-            port: free.local_addr().unwrap().port(),
+            port: testkit::free_port(),
             away: AtomicBool::new(false),
             owner: Mutex::new(None),
             restarts: AtomicUsize::new(0),

@@ -3,9 +3,8 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -233,9 +232,9 @@ impl Etcd {
                     name: format!("m{index}"),
                     settings: settings.clone(),
                     ports: Ports {
-                        client: free_port(),
-                        peer: free_port(),
-                        health: free_port(),
+                        client: super::free_port(),
+                        peer: super::free_port(),
+                        health: super::free_port(),
                     },
                     process: None,
                 });
@@ -391,9 +390,9 @@ impl Running {
             name: format!("m{index}"),
             settings: settings.clone(),
             ports: Ports {
-                client: free_port(),
-                peer: free_port(),
-                health: free_port(),
+                client: super::free_port(),
+                peer: super::free_port(),
+                health: super::free_port(),
             },
             process: None,
         }
@@ -424,24 +423,6 @@ fn healthy(port: u16) -> bool {
         Ok(answer)
     };
     ask().is_ok_and(|answer| answer.contains("\"health\":\"true\""))
-}
-
-/// A port that nobody listens on, below those that the system gives to outgoing connections: a
-/// member that is restarted must find its own free.
-fn free_port() -> u16 {
-    const FIRST: u16 = 20_000;
-    const COUNT: u16 = 12_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = std::process::id().wrapping_mul(97) % u32::from(COUNT);
-    let start = u16::try_from(start).unwrap_or_default();
-    for _ in 0..COUNT {
-        let offset = NEXT.fetch_add(1, Ordering::SeqCst) % COUNT;
-        let port = FIRST + (start + offset) % COUNT;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("every port from {FIRST} on is in use");
 }
 
 #[derive(Default)]

@@ -1,7 +1,7 @@
 //! OpenSSL, curl and GnuTLS: their own programs, a process each.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -242,7 +242,7 @@ fn openssl(files: &Files, trust: Option<&str>) -> (u16, Serving) {
 /// Picks a port first, as this program does not; another one may take it in between.
 fn gnutls(files: &Files, trust: Option<&str>) -> (u16, Serving) {
     for _ in 0..5 {
-        let port = free_port();
+        let port = crate::free_port();
         let mut command = command("gnutls-serv");
         command.args(["--quiet", "--http", "--port", &port.to_string()]);
         command.arg("--x509certfile").arg(&files.chain);
@@ -269,14 +269,6 @@ fn gnutls(files: &Files, trust: Option<&str>) -> (u16, Serving) {
         }
     }
     panic!("gnutls-serv does not come up");
-}
-
-fn free_port() -> u16 {
-    let bound = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
-    match bound {
-        Ok(address) => address.port(),
-        Err(error) => panic!("no free port: {error}"),
-    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a peer is another program")]
