@@ -21,6 +21,14 @@ pub struct Alone {
     life: String,
 }
 
+impl Drop for Alone {
+    /// Lets go at once: closing the file would not while a child that was just forked has a copy
+    /// of it.
+    fn drop(&mut self) {
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 impl Alone {
     /// Takes it.
     ///

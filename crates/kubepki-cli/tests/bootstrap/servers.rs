@@ -114,6 +114,7 @@ fn etcd() {
     let lab = Lab::new("k3s-1.36-etcd-external");
     let snapshot = lab.fixture.extra("etcd-snapshot.db");
     let server = Etcd::restore(&snapshot);
+    server.revoke_leases();
     let endpoint = server.url(0);
     read_all(&lab, &endpoint, false);
     write_all(&lab, &endpoint);

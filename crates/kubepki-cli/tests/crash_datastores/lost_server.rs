@@ -45,6 +45,12 @@ fn survives(change: &Change<'_>) {
                 let undone = scene.run(&["undo", "--yes"]);
                 assert!(!undone.success(), "nobody is there: {at}");
             }
+            // HTTP/2 sends a few times more or less: it died before the plan had begun.
+            Some(1 | 5) => {
+                scene.place.restart();
+                assert_eq!(Left::of(scene, &[]), Left::Unbegun, "{at}");
+                continue;
+            }
             code => panic!("{code:?}: {at}"),
         }
         scene.place.restart();

@@ -134,7 +134,8 @@ impl Running {
             "--stop-command",
             stop,
             "--restart-timeout",
-            "3",
+            // What does not come is waited for.
+            if code == 0 { "60" } else { "3" },
         ];
         self.server.rotate(&self.set, &more, code)
     }

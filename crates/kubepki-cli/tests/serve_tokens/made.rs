@@ -178,12 +178,9 @@ fn a_pin_of_the_old_root_outlives_a_rotation() {
         assert_ends(&run, 0, "files written");
     }
     let stranger = pki::Digest([7; 32]);
-    let before = serve.said.lock().unwrap().len();
     let run = join(&serve.url, folder.path(), &with(&[stranger]), "none", &[]);
     assert_ends(&run, 5, "nothing secret was sent");
-    assert_eq!(
-        serve.said.lock().unwrap().len(),
-        before,
-        "it was asked for more"
-    );
+    let said = serve.said.lock().unwrap().clone();
+    assert!(said.contains("\"node\":\"both\""), "{said}");
+    assert!(!said.contains("\"node\":\"none\""), "{said}");
 }

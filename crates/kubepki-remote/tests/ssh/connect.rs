@@ -418,8 +418,8 @@ async fn hosts_that_do_not_answer_are_unreachable() {
         connect: Duration::from_millis(300),
         ..TIMEOUTS
     };
-    let connect = async |endpoint: &Endpoint| {
-        let error = Session::connect(endpoint, &lab.host_keys(), short)
+    let within = async |endpoint: &Endpoint, time: Timeouts| {
+        let error = Session::connect(endpoint, &lab.host_keys(), time)
             .await
             .unwrap_err();
         assert!(error.is_unreachable(), "{error:?}");
@@ -434,12 +434,12 @@ async fn hosts_that_do_not_answer_are_unreachable() {
     let expected = format!(
         "Failed to dial ssh using address [{name}]: dial tcp {name}: connect: connection refused"
     );
-    assert_eq!(connect(&endpoint).await, expected);
+    assert_eq!(within(&endpoint, short).await, expected);
 
     // One that takes connections and says nothing.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     endpoint.port = silent.local_addr().unwrap().port();
-    let text = connect(&endpoint).await;
+    let text = within(&endpoint, short).await;
     assert!(
         text.contains("Please check if the node is up and is accepting SSH connections"),
         "{text}"
@@ -460,7 +460,7 @@ async fn hosts_that_do_not_answer_are_unreachable() {
             .unwrap();
         greeting
     });
-    let text = connect(&endpoint).await;
+    let text = within(&endpoint, TIMEOUTS).await;
     assert!(
         text.starts_with("Failed to dial ssh using address ["),
         "{text}"

@@ -206,7 +206,8 @@ impl Eye {
             if action == "create" {
                 seen.made.push(place.clone());
             }
-            if inspected.is_none() || lost {
+            // One that is only made, read from and removed may be gone by now.
+            if action == "start" && (inspected.is_none() || lost) {
                 seen.missed.push(place);
             }
         }

@@ -107,6 +107,16 @@ impl Etcd {
         run
     }
 
+    /// Ends all leases, with what hangs on them: restored ones would at a moment of their own, and
+    /// move the revision.
+    pub fn revoke_leases(&self) {
+        let leases = self.control(&["lease", "list"]).text();
+        let is_id = |it: &&str| it.len() > 8 && it.bytes().all(|byte| byte.is_ascii_hexdigit());
+        for lease in leases.split_whitespace().filter(is_id) {
+            self.control(&["lease", "revoke", lease]);
+        }
+    }
+
     /// Runs `etcdctl` against all members.
     pub fn try_control(&self, arguments: &[&str]) -> Run {
         let mut all = vec!["--endpoints".to_owned(), self.urls().join(",")];

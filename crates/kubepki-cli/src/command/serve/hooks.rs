@@ -420,7 +420,7 @@ mod tests {
             ],
             restart_unit: vec![],
             restart_units: RestartUnits::Changed,
-            reload_timeout: 1,
+            reload_timeout: 4,
         };
         let hooks = Hooks::new(&args, folder.path());
         assert!(!hooks.are_open());

@@ -241,7 +241,7 @@ async fn over_a_slow_datastore_it_gives_signs_of_life() {
                   ORDER BY pid;";
         postgres.sql("slow", of)
     };
-    pause.store(150, Ordering::SeqCst);
+    pause.store(400, Ordering::SeqCst);
     let datastore = &life.service.datastore;
     assert_eq!(datastore.get("/kubepki/nothing").await.unwrap(), None);
     let before = connections();
