@@ -6,7 +6,7 @@ use kubepki::edge::{Entropy, KeySource, file};
 use kubepki::host::Attributes;
 use kubepki::listener::{Listener, ListenerError, is_listener_name, reissue, render};
 use kubepki::plan::served_chain;
-use kubepki::state::{Quiet, StateDir};
+use kubepki::state::{Quiet, StateDir, StateError};
 use pki::{
     Certificate, DAY, KeyAlgorithm, LeafRequest, PrivateKey, Purpose, San, Serial, UnixTime,
 };
@@ -53,6 +53,12 @@ pub enum PortError {
     /// Another one is wanted, and not used: it cannot be recorded.
     #[error("another certificate for the listener is not used")]
     Unrecorded(#[source] LogError),
+    /// A plan that knows what is in the file is being carried out: it stays as it is until then.
+    #[error("a plan is being carried out")]
+    AtWork,
+    /// Nobody can say whether one is.
+    #[error("it cannot be told whether a plan is being carried out")]
+    Plans(#[source] StateError),
     /// No certificate can be made or used.
     #[error("the listener's certificate cannot be made or used")]
     Material(#[source] pki::Error),
@@ -79,8 +85,8 @@ pub struct Wanted<'a> {
     /// Whether the CAs are known to be the cluster's. Where not, a certificate that is there is
     /// shown as it is, and one that has to be made is not written.
     pub is_sure: bool,
-    /// Whose plans know what is in the file. While one is at work it stays as it is, unless it ends
-    /// soon.
+    /// Whose plans know what is in the file. While one is at work none is written over one that is
+    /// good for a while.
     pub plans: &'a [StateDir],
 }
 
@@ -123,16 +129,11 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
     if let (None, Some(present)) = (why, &present) {
         return as_it_is(present, None);
     }
-    let quiet = quiet(wanted.plans);
-    if let (None, Some(present)) = (&quiet, &present)
-        && remaining(present, wanted.now) > wanted.window / 2
-    {
-        return as_it_is(present, None);
-    }
+    let can_wait = present.as_ref().is_some_and(|it| can_wait(it, wanted));
+    let _quiet = quiet(tree, wanted, can_wait)?;
     // A plan that was at work just now has ended.
     if read(&path)?.0 != bytes {
-        drop(quiet);
-        return prepare(tree, wanted);
+        return Err(PortError::AtWork);
     }
     let kept = present.as_ref().filter(|_| !is_asked);
     let New { key, sans, leaf } = new(tree, wanted, present.as_ref(), kept)?;
@@ -208,17 +209,29 @@ fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<Listener>), PortError
     }
 }
 
-/// Keeps all of them from beginning a plan; `None` while one of them is at work.
-fn quiet(plans: &[StateDir]) -> Option<Vec<Quiet>> {
-    // Where no lock is to be had, no plan gets one either.
-    plans.iter().filter_map(|it| it.quiet().ok()).collect()
+/// Keeps plans from beginning that know the file. What cannot wait goes on beside them.
+fn quiet(tree: &Tree, wanted: &Wanted<'_>, can_wait: bool) -> Result<Vec<Quiet>, PortError> {
+    let mut held = Vec::new();
+    for plans in wanted.plans {
+        match plans.quiet() {
+            Ok(Some(quiet)) => held.push(quiet),
+            _ if !can_wait => {}
+            Ok(None) => return Err(PortError::AtWork),
+            Err(error) => return Err(PortError::Plans(error)),
+        }
+    }
+    // One that replaced the CA has just ended: who took that up knows what to sign by.
+    if can_wait && !held.is_empty() && tree.is_behind() {
+        return Err(PortError::AtWork);
+    }
+    Ok(held)
 }
 
-/// Seconds that the leaf is still valid for; none where it cannot be read.
-fn remaining(present: &Listener, now: UnixTime) -> i64 {
+/// Whether the leaf is valid for a while.
+fn can_wait(present: &Listener, wanted: &Wanted<'_>) -> bool {
     let leaf = present.certificates().ok();
     let leaf = leaf.as_ref().and_then(|it| it.first());
-    leaf.map_or(0, |leaf| leaf.validity().remaining(now))
+    leaf.is_some_and(|leaf| leaf.validity().remaining(wanted.now) > wanted.window / 2)
 }
 
 /// In the issuance log, as the catalogue calls it.

@@ -77,12 +77,12 @@ pub fn jittered(about: Duration, entropy: &dyn Entropy) -> Duration {
 }
 
 /// Looks at the listener's certificate; serves what is in its file from now on, after it was
-/// renewed where it was due. Connections that are open go on. While one of `plans` is carried out
-/// the file stays as it is, see [`Wanted::plans`].
+/// renewed where it was due. Connections that are open go on. For `plans` see [`Wanted::plans`].
 ///
 /// # Errors
 ///
-/// [`PortError`]: then what was served, or lies in its file, is served on.
+/// [`PortError`]: then what was served is served on, or what lies in its file where that could only
+/// not be recorded. [`PortError::AtWork`] asks for another look soon.
 pub fn look(
     service: &Service,
     listened: &Arc<Listened>,

@@ -65,11 +65,14 @@ pub async fn undo(args: &UndoArgs) -> Result<Exit, CliError> {
     let undo = match undo {
         Ok(undo) => undo,
         Err(error) => {
-            let changed = matches!(error, ApplyError::Stale { .. });
+            let advice = match error {
+                ApplyError::Stale { .. } => instead_of_undo(&world, &node, &id).await,
+                _ => None,
+            };
             let refused = failed(error);
-            return Err(match instead_of_undo(&world, &node, &id).await {
-                Some(advice) if changed => refused.hint(advice),
-                _ => refused,
+            return Err(match advice {
+                Some(advice) => refused.hint(advice),
+                None => refused,
             });
         }
     };

@@ -268,11 +268,13 @@ impl Scene {
                 let entry = entry.unwrap();
                 let name = entry.file_name().into_string().unwrap();
                 // What a killed program began may still be at work there.
-                let read = (entry.metadata(), std::fs::read(entry.path()));
-                if let (Ok(metadata), Ok(bytes)) = read {
-                    let mode = metadata.permissions().mode() & 0o7777;
-                    found.insert((node.name.clone(), name), (mode, bytes));
-                }
+                let bytes = match std::fs::read(entry.path()) {
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                    bytes => bytes.unwrap(),
+                };
+                let metadata = entry.metadata();
+                let mode = metadata.map_or(0, |it| it.permissions().mode() & 0o7777);
+                found.insert((node.name.clone(), name), (mode, bytes));
             }
         }
         found

@@ -22,7 +22,7 @@ const BLOCK: usize = 8;
 ///
 /// # Errors
 ///
-/// The library's, of the text as it is.
+/// The library's.
 pub(super) fn decode(text: &str, passphrase: Option<&str>) -> Result<PrivateKey, Error> {
     russh::keys::decode_secret_key(text, passphrase).or_else(|error| {
         let whole = whole(text, passphrase).ok_or(error)?;
@@ -34,8 +34,9 @@ pub(super) fn decode(text: &str, passphrase: Option<&str>) -> Result<PrivateKey,
 fn whole(text: &str, passphrase: Option<&str>) -> Option<Zeroizing<Vec<u8>>> {
     let (_, body) = text.split_once(BEGIN)?;
     let (body, _) = body.split_once(END)?;
-    let body = Zeroizing::new(body.split_whitespace().collect::<String>());
-    let container = Zeroizing::new(STANDARD.decode(body.as_str()).ok()?);
+    let mut line = Zeroizing::new(String::with_capacity(body.len()));
+    line.extend(body.split_whitespace());
+    let container = Zeroizing::new(STANDARD.decode(line.as_str()).ok()?);
 
     let mut rest = container.strip_prefix(MAGIC)?;
     let cipher = field(&mut rest)?;
@@ -44,6 +45,9 @@ fn whole(text: &str, passphrase: Option<&str>) -> Option<Zeroizing<Vec<u8>>> {
         return None;
     }
     let public = field(&mut rest)?;
+    if field(&mut { public })? != KIND {
+        return None;
+    }
     let mut section = Zeroizing::new(field(&mut rest)?.to_vec());
     if cipher != b"none" {
         decrypt(&container, passphrase?, &mut section, rest)?;

@@ -87,6 +87,7 @@ async fn a_restart_outlives_docker() {
     assert!(world.heard("RestartFailed") >= 1, "{:?}", world.heard);
     // Three tries, a second apart: a slow machine has Docker back after the last.
     if done.is_err() {
+        assert!(world.heard("attempt: 3") >= 1, "{:?}", world.heard);
         let again = world.machine.restart("kube-proxy", Duration::from_secs(3));
         again.await.unwrap();
     }

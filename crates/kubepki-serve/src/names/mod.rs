@@ -19,6 +19,7 @@ use kubepki::state::StateDir;
 use pki::{Certificate, San};
 use tokio::sync::{Notify, watch};
 
+use crate::listener::PortError;
 use crate::renewal::{AGAIN, look};
 use crate::reserved::Carried;
 use crate::service::{Line, Service};
@@ -278,16 +279,20 @@ impl Service {
                 .saturating_add(1);
             let (service, listened) = (Arc::clone(&self), Arc::clone(&listened));
             let plans = plans.clone();
-            let looked = tokio::task::spawn_blocking(move || {
-                let looked = look(&service, &listened, &FreshKeys, &plans);
-                looked.map_err(|error| error_chain(&error))
-            });
+            let looked =
+                tokio::task::spawn_blocking(move || look(&service, &listened, &FreshKeys, &plans));
             let looked = looked.await;
             drop(held);
             is_open = match looked {
                 // Somebody may be putting CAs in place: nothing is signed meanwhile.
                 Ok(Ok(_)) => !self.names.are_shown(),
-                Ok(Err(reason)) => {
+                // It began just now.
+                Ok(Err(PortError::AtWork)) => {
+                    self.names.ask();
+                    true
+                }
+                Ok(Err(error)) => {
+                    let reason = error_chain(&error);
                     let message = "the listener's certificate stays as it is";
                     let fields = vec![("reason", reason)];
                     (self.journal)(&Line { message, fields });

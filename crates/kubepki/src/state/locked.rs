@@ -22,7 +22,8 @@ use crate::plan::{Plan, PlanId};
 /// How many files wait for the disk at the same time.
 const WRITERS: usize = 16;
 
-/// How often, and how long, the lock is waited for where it is not held but looked at: 10 s.
+/// How often, and how long, the lock is waited for where it is not held but looked at: 10 s, more
+/// than a record of what is issued may take meanwhile.
 const MOMENTS: u32 = 1000;
 pub(super) const MOMENT: Duration = Duration::from_millis(10);
 

@@ -168,7 +168,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// A port that nobody listens on, below those that the system gives to connections and to listeners
-/// that name none: who is restarted finds its own free.
+/// that name none: who is restarted finds its own free, as a rule.
 ///
 /// # Panics
 ///

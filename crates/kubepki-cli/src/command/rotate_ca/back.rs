@@ -8,17 +8,23 @@ use kubepki::state::StateDir;
 use crate::error::CliError;
 use crate::world::{Node, World};
 
-/// What puts a plan's former CAs back where `undo` does not, because files were changed since: a
-/// rotation of its own. `None` for a plan that replaced none, or that is half done.
+/// What puts a rotation's former CAs back where `undo` does not, because files were changed since: a
+/// rotation of its own. `None` for other plans, for a server's own, and for one that is half done.
 pub async fn instead_of_undo(world: &World, node: &Node, id: &PlanId) -> Option<String> {
-    if unfinished(&node.state).ok()?.is_some() {
+    let purpose = id.0.split_once("Z-").map(|(_, purpose)| purpose);
+    let is_rotation = purpose.is_some_and(|it| it.starts_with("rotate-ca-"));
+    if !is_rotation || unfinished(&node.state).ok()?.is_some() {
         return None;
     }
-    let server = node.inventory.site.data_dir.join("server");
+    let data_dir = &node.inventory.site.data_dir;
+    let server = data_dir.join("server");
     let disk = Disk::look(&world.host, &server).await.ok()?;
     former(&node.state, &id.0, &disk).ok()?;
     Some(format!(
-        "or rotate to the CAs of before it: `kubepki rotate-ca --back {id}`"
+        "or rotate to the CAs of before it: `kubepki rotate-ca --back {id} --data-dir {} \
+         --state-dir {}`",
+        data_dir.display(),
+        node.state.path().display()
     ))
 }
 

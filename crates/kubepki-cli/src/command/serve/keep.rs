@@ -59,6 +59,8 @@ pub(super) struct Keeper {
     pub woken: watch::Receiver<u64>,
     /// Where plans of this node lie.
     state: Option<StateDir>,
+    /// Whether the listener's certificate waits for the end of a plan.
+    is_put_off: bool,
     /// The CAs that sign, as they were seen last, and those above them.
     pub(super) authorities: Vec<Certificate>,
 }
@@ -109,6 +111,7 @@ impl Keeper {
             commons: None,
             woken: watch::Sender::new(0).subscribe(),
             state: None,
+            is_put_off: false,
             authorities: Vec::new(),
         }
     }
@@ -124,7 +127,7 @@ impl Keeper {
     }
 
     /// [Runs](Self::run) on a thread of its own: the datastore and the other servers are heard while
-    /// it waits for a disk. What is half renewed is finished, if that does not take too long.
+    /// it waits for a disk.
     ///
     /// # Errors
     ///
@@ -170,6 +173,9 @@ impl Keeper {
         let taken_up = self.files().await;
         self.clock_fits(now);
         if !due && !taken_up {
+            if self.is_put_off {
+                self.listener().await;
+            }
             match is_woken {
                 true => self.recount().await,
                 false => self.warn(),
@@ -181,13 +187,7 @@ impl Keeper {
             true => fine = self.leaves().await,
             false => self.recount().await,
         }
-        if let Err(error) = self.listener().await {
-            fine = false;
-            self.say(
-                "the listener's certificate stays as it is",
-                error_chain(&error),
-            );
-        }
+        fine &= self.listener().await;
         if due {
             let pause = if fine { EVERY } else { AGAIN };
             self.next = (self.steady)().saturating_add(jittered(pause, &SystemEntropy));
@@ -218,13 +218,24 @@ impl Keeper {
         }
     }
 
-    /// Looks at the listener's certificate. Plans know what was in its file: none is carried out
-    /// meanwhile.
-    async fn listener(&self) -> Result<Option<&'static str>, PortError> {
-        let _held = self.turn.lock().await;
+    /// Looks at the listener's certificate; answers whether it is as it should be. Plans know what
+    /// was in its file: none is carried out meanwhile, and the next tick looks again after one.
+    async fn listener(&mut self) -> bool {
         let plans = self.commons.as_ref().map(|it| it.plans());
         let plans = plans.unwrap_or_default();
-        look(&self.service, &self.listened, &FreshKeys, &plans)
+        let looked = {
+            let _held = self.turn.lock().await;
+            look(&self.service, &self.listened, &FreshKeys, &plans)
+        };
+        self.is_put_off = matches!(looked, Err(PortError::AtWork));
+        match looked {
+            Ok(_) | Err(PortError::AtWork) => true,
+            Err(error) => {
+                let message = "the listener's certificate stays as it is";
+                self.say(message, error_chain(&error));
+                false
+            }
+        }
     }
 
     /// Takes up what was changed on the disk, if it is the cluster's. Answers whether anything was,

@@ -1,12 +1,7 @@
 //! The loops of a server, each on a thread of its own: one that waits for a disk holds up no other.
 
-use std::time::Duration;
-
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-
-/// For the end of a round that has begun.
-pub(super) const LAST_ROUND: Duration = Duration::from_secs(30);
 
 /// Runs what `begin` makes on a thread of its own. What comes out is done when that is.
 ///

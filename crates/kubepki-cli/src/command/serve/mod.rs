@@ -34,12 +34,12 @@ pub use self::commons::is_own;
 use self::file::with_file;
 use self::hooks::ReloadArgs;
 use self::keep::{Keeper, Steady, monotonic};
-use self::loops::{LAST_ROUND, on_a_thread};
+use self::loops::on_a_thread;
 use self::records::Records;
-use self::start::{Started, announce, start};
+use self::start::{Started, start};
 use self::take_up::TakeUp;
 use self::talk::say;
-use self::told::{published, stopped, tell, tell_systemd};
+use self::told::{announce, published, stopped, tell, tell_systemd};
 use self::wait::{away, wait};
 use crate::args::SiteArgs;
 use crate::datastore::EndpointArgs;
@@ -67,8 +67,8 @@ mod unfollowed;
 mod wait;
 
 const TOKEN_FILE: &str = "\
-    The file with the server token; it is read again while it serves [default: K3s's own, then \
-    what the data directory holds]";
+    A file with the server token, which is read again while it serves; may be given several times \
+    [default: K3s's own, then what the data directory holds]";
 
 /// `serve`.
 #[derive(Clone, Debug, Args)]
@@ -259,6 +259,8 @@ async fn told(mut stopping: watch::Receiver<bool>) {
 
 /// For what a start is about, once it is told to end.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
+/// For the end of a round that has begun.
+const LAST_ROUND: Duration = Duration::from_secs(30);
 /// For the last head.
 const LAST_HEAD: Duration = Duration::from_secs(5);
 
@@ -425,6 +427,7 @@ fn wanted<'a>((sans, term): (&'a [San], Term), now: UnixTime, records: &'a Recor
         keys: &FreshKeys,
         records,
         is_sure: true,
+        // One that is being carried out may wait for this start.
         plans: &[],
     }
 }

@@ -18,7 +18,7 @@ use super::hooks::Hooks;
 use super::impatient::Impatient;
 use super::records::Records;
 use super::renew::{Renewal, finish_own, renewed};
-use super::{Opened, ServeArgs, bind, tell};
+use super::{ServeArgs, bind, tell};
 use crate::args::PlanFormat;
 use crate::command::init::{self, InitArgs};
 use crate::command::log::folder;
@@ -357,27 +357,4 @@ async fn open_log(state: &Path, name: &str, store: &dyn Datastore) -> Result<Log
         );
     }
     Ok(log)
-}
-
-/// Says where it serves.
-pub(super) fn announce(opened: &Opened) {
-    let service = &opened.server.service;
-    if let Some(why) = opened.issued {
-        tell(
-            "the listener's certificate was issued",
-            vec![("because", why.to_owned())],
-        );
-    }
-    let address = opened
-        .listener
-        .local_addr()
-        .map(|it: SocketAddr| it.to_string());
-    tell(
-        "serving",
-        vec![
-            ("address", address.unwrap_or_default()),
-            ("node", service.settings.node_name.clone()),
-            ("rules", format!("{:?}", service.strictness)),
-        ],
-    );
 }

@@ -11,6 +11,7 @@ use kubepki_serve::service::{Line, Service};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::Opened;
 use super::talk::say;
 use crate::error::CliError;
 use crate::output;
@@ -71,3 +72,23 @@ pub(super) fn published(service: &Arc<Service>) -> impl Fn(Result<(), &HeadError
 
 /// So often the head may be late before that is told of.
 const HEAD_TRIES: u32 = 3;
+
+/// Says where it serves.
+pub(super) fn announce(opened: &Opened) {
+    let service = &opened.server.service;
+    if let Some(why) = opened.issued {
+        tell(
+            "the listener's certificate was issued",
+            vec![("because", why.to_owned())],
+        );
+    }
+    let address = opened.listener.local_addr().map(|it| it.to_string());
+    tell(
+        "serving",
+        vec![
+            ("address", address.unwrap_or_default()),
+            ("node", service.settings.node_name.clone()),
+            ("rules", format!("{:?}", service.strictness)),
+        ],
+    );
+}
