@@ -184,6 +184,31 @@ async fn a_plan_that_is_left_half_done_is_noticed_at_once() {
     life.end().await;
 }
 
+/// Neither a plan of somebody's nor one of the server's own finds another file than it knows, and the
+/// first look after it makes up for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_listeners_certificate_waits_for_a_plan_and_no_longer() {
+    let time = Moved::new(SystemClock.now());
+    let mut life = live("k3s-1.36-sqlite", &time, time.steady()).await;
+    let plans = life.keeper.commons.as_ref().unwrap().plans();
+    let tls = plans[0].path().parent().unwrap().join("server/tls");
+    let content = || std::fs::read(tls.join("dynamic-cert.json")).unwrap();
+    let trigger = tls.join("dynamic-cert-regenerate");
+    assert_eq!(plans.len(), 2);
+    for plans in plans {
+        let before = content();
+        file::replace(&trigger, b"", &Attributes::new(0o600)).unwrap();
+        let locked = plans.lock().unwrap();
+        life.keeper.tick(true).await;
+        assert!(content() == before);
+        drop(locked);
+        time.go(30);
+        life.keeper.tick(false).await;
+        assert!(content() != before && !trigger.exists());
+    }
+    life.end().await;
+}
+
 /// A way to a database on which every question takes `pause` milliseconds.
 async fn slow_way(port: u16, pause: Arc<AtomicU64>) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
