@@ -175,13 +175,12 @@ pub fn prepare(tree: &Tree, wanted: &Wanted<'_>) -> Result<Port, PortError> {
 }
 
 fn write(path: &Path, secret: Result<Zeroizing<Vec<u8>>, ListenerError>) -> Result<(), PortError> {
-    let path = || path.to_owned();
     let secret = secret.map_err(|source| PortError::Secret {
-        path: path(),
+        path: path.to_owned(),
         source,
     })?;
-    file::replace(&path(), &secret, &attributes(&path())).map_err(|source| PortError::File {
-        path: path(),
+    file::replace(path, &secret, &attributes(path)).map_err(|source| PortError::File {
+        path: path.to_owned(),
         source,
     })
 }

@@ -264,14 +264,6 @@ impl Service {
                 held = turn.lock() => held,
                 _ = stop.wait_for(|stop| *stop) => return,
             };
-            if plans.iter().any(is_at_work) {
-                drop(held);
-                self.names.ask();
-                tokio::select! {
-                    () = tokio::time::sleep(PAUSE) => continue,
-                    _ = stop.wait_for(|stop| *stop) => return,
-                }
-            }
             let begun = self
                 .names
                 .begun
@@ -284,13 +276,15 @@ impl Service {
             let looked = looked.await;
             drop(held);
             is_open = match looked {
-                // Somebody may be putting CAs in place: nothing is signed meanwhile.
-                Ok(Ok(_)) => !self.names.are_shown(),
-                // It began just now.
                 Ok(Err(PortError::AtWork)) => {
                     self.names.ask();
-                    true
+                    tokio::select! {
+                        () = tokio::time::sleep(PAUSE) => continue,
+                        _ = stop.wait_for(|stop| *stop) => return,
+                    }
                 }
+                // Somebody may be putting CAs in place: nothing is signed meanwhile.
+                Ok(Ok(_)) => !self.names.are_shown(),
                 Ok(Err(error)) => {
                     let reason = error_chain(&error);
                     let message = "the listener's certificate stays as it is";
@@ -307,10 +301,6 @@ impl Service {
             }
         }
     }
-}
-
-fn is_at_work(plans: &StateDir) -> bool {
-    plans.holder().is_ok_and(|holder| holder.is_some())
 }
 
 #[cfg(test)]

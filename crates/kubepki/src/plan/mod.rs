@@ -90,6 +90,13 @@ pub struct Plan {
 #[serde(transparent)]
 pub struct PlanId(pub String);
 
+impl PlanId {
+    /// Purpose and suffix: `rotate-1f0c`; `None` for a name of another form.
+    pub fn without_moment(&self) -> Option<&str> {
+        self.0.split_once("Z-").map(|(_, rest)| rest)
+    }
+}
+
 impl fmt::Display for PlanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

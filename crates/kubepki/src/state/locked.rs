@@ -31,27 +31,25 @@ pub(super) const MOMENT: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Locked {
     state: StateDir,
-    lock: File,
-}
-
-impl Drop for Locked {
-    /// Lets go at once: closing the file would not while a child that was just forked has a copy
-    /// of it.
-    fn drop(&mut self) {
-        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
-    }
+    _lock: Held,
 }
 
 /// A [`StateDir`] whose lock nobody takes, until this value is dropped.
 #[derive(Debug)]
-pub struct Quiet(Option<File>);
+pub struct Quiet {
+    /// `None` where there is no directory.
+    _lock: Option<Held>,
+}
 
-impl Drop for Quiet {
-    /// At once, as with [`Locked`].
+/// The lock's file, while it is locked.
+#[derive(Debug)]
+struct Held(File);
+
+impl Drop for Held {
+    /// Lets go at once: closing the file would not while a child that was just forked has a copy
+    /// of it.
     fn drop(&mut self) {
-        if let Some(lock) = &self.0 {
-            let _ = rustix::fs::flock(lock, FlockOperation::Unlock);
-        }
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
     }
 }
 
@@ -101,7 +99,7 @@ impl StateDir {
             .and_then(|()| lock.write_all(format!("{}\n", std::process::id()).as_bytes()));
         Ok(Locked {
             state: self.clone(),
-            lock,
+            _lock: Held(lock),
         })
     }
 
@@ -116,11 +114,13 @@ impl StateDir {
         let lock = match self.lock_file() {
             Ok(lock) => lock,
             // No plan was ever made here.
-            Err(Errno::NOENT) => return Ok(Some(Quiet(None))),
+            Err(Errno::NOENT) => return Ok(Some(Quiet { _lock: None })),
             Err(error) => return Err(failed(error)),
         };
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(Some(Quiet(Some(lock)))),
+            Ok(()) => Ok(Some(Quiet {
+                _lock: Some(Held(lock)),
+            })),
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(failed(error)),
         }

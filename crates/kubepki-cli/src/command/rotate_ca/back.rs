@@ -11,9 +11,8 @@ use crate::world::{Node, World};
 /// What puts a rotation's former CAs back where `undo` does not, because files were changed since: a
 /// rotation of its own. `None` for other plans, for a server's own, and for one that is half done.
 pub async fn instead_of_undo(world: &World, node: &Node, id: &PlanId) -> Option<String> {
-    let purpose = id.0.split_once("Z-").map(|(_, purpose)| purpose);
-    let is_rotation = purpose.is_some_and(|it| it.starts_with("rotate-ca-"));
-    if !is_rotation || unfinished(&node.state).ok()?.is_some() {
+    let rest = id.without_moment()?;
+    if !rest.starts_with("rotate-ca-") || unfinished(&node.state).ok()?.is_some() {
         return None;
     }
     let data_dir = &node.inventory.site.data_dir;

@@ -443,8 +443,8 @@ pub fn is_own(id: &PlanId) -> bool {
 }
 
 /// Whether a server made it for that purpose.
-pub(super) fn is_of(id: &PlanId, purpose: &str) -> bool {
-    let own = id.0.split_once("Z-").map(|(_, name)| name);
+pub fn is_of(id: &PlanId, purpose: &str) -> bool {
+    let own = id.without_moment();
     own.and_then(|name| name.strip_prefix(OWN))
         .is_some_and(|name| name.starts_with(purpose))
 }

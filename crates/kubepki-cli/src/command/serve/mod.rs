@@ -30,7 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-pub use self::commons::is_own;
+pub use self::commons::{is_of, is_own};
 use self::file::with_file;
 use self::hooks::ReloadArgs;
 use self::keep::{Keeper, Steady, monotonic};

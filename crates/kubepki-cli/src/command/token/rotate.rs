@@ -13,6 +13,7 @@ use super::{RotateArgs, Server, read_flag, server};
 use crate::args::{AskArgs, PlanFormat};
 use crate::command::change::refuse_unfinished;
 use crate::command::prepared::{NoFuture, Prepared, RESTART_TIMEOUT, carry_out};
+use crate::command::serve::is_of;
 use crate::datastore::{find_writable, refuse_living, supervisor};
 use crate::error::{CliError, Exit};
 use crate::k3s::Settings;
@@ -188,7 +189,7 @@ async fn rewrite(
 fn way_back(node: &Node) -> Option<String> {
     let state = StateDir::new(node.state.path().join("serve"));
     let past = kubepki::apply::history(&state).ok()?;
-    let rotations = past.iter().filter(|it| it.id.0.contains("-serve-token-"));
+    let rotations = past.iter().filter(|it| is_of(&it.id, "token-"));
     let last = rotations.max_by_key(|it| (it.last, state.journal_modified(&it.id)))?;
     Some(format!(
         "Take it back with: kubepki undo {} --data-dir {} --state-dir {}",
