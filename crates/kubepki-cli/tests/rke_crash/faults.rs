@@ -72,7 +72,7 @@ impl<'a> Ordeal<'a> {
                 Some(6 | 7) => {}
                 _ => panic!("{at}"),
             }
-            assert!(self.codes.len() < 100, "{at}");
+            assert!(self.codes.len() < 40, "{at}");
             self.before.assert_kept(self.scene, &at);
             self.clear_leftover(&run);
             args = &again;
@@ -145,14 +145,14 @@ impl<'a> Ordeal<'a> {
     /// Does what the run said, if Docker does not get past what it was killed with.
     fn clear_leftover(&self, run: &Run) {
         let text = run.text();
-        let Some((_, rest)) = text.split_once("run `ctr ") else {
+        let Some((_, rest)) = text.split_once("as root on the host run `") else {
             return;
         };
         let (command, _) = rest.split_once('`').unwrap();
-        let words: Vec<&str> = command.split_whitespace().collect();
         let hosts = self.scene.cluster.hosts().iter();
-        let cleared = hosts.filter(|it| it.run("ctr", &words).success()).count();
-        assert_eq!(cleared, 1, "{text}");
+        let cleared = hosts.filter(|it| it.run("sh", &["-c", command]).success());
+        // Some remains go by themselves, a few seconds after they were in the way.
+        assert!(cleared.count() < 2, "{text}");
     }
 
     /// One of the hosts that the step is for, or else the next step that is for hosts.

@@ -128,8 +128,8 @@ impl Engine {
     }
 
     /// The error, and how to clear away what is in the container's way, if it is its own former
-    /// life: a Docker that is killed while it starts a container leaves one that no start gets
-    /// past.
+    /// life: a Docker that is killed while it stops or starts a container may leave one that no
+    /// start gets past.
     async fn with_leftover(&self, name: &str, error: DockerError) -> DockerError {
         match error {
             DockerError::Refused {
@@ -148,10 +148,13 @@ impl Engine {
     }
 }
 
-/// containerd's words, which Docker passes on.
+/// containerd's words, which Docker passes on: for a container's record that is still there, for a
+/// task without one, and for a task's directory alone.
 fn is_leftover(message: &str) -> bool {
     let task = message.contains("task ") && message.ends_with("already exists");
+    let directory = message.contains("failed to start shim: mkdir ");
     task || message.contains("id already in use")
+        || (directory && message.contains(": file exists"))
 }
 
 fn state(found: ContainerInspectResponse) -> Option<ContainerState> {
@@ -175,13 +178,14 @@ mod tests {
         for message in [
             "Cannot restart container etcd: id already in use",
             "Cannot restart container etcd: task 0e8ca495: already exists",
+            "failed to start shim: mkdir /run/containerd/0e8c: file exists: unknown",
         ] {
             assert!(is_leftover(message), "{message}");
         }
         for message in [
             "driver failed programming external connectivity: Bind for 0.0.0.0:80 failed: port is already allocated",
             "listen tcp 0.0.0.0:80: bind: address already in use",
-            "failed to start shim: mkdir /run/containerd/0e8c: file exists: unknown",
+            "failed to start shim: mkdir /run/containerd/0e8c: no space left on device: unknown",
         ] {
             assert!(!is_leftover(message), "{message}");
         }

@@ -64,11 +64,13 @@ pub enum DockerError {
         message: String,
     },
     /// A former life of the container, which Docker lost sight of when it was killed, is in the
-    /// way; Docker does not get past it by itself, not even when it is restarted.
+    /// way. Docker does not get past it by itself, not even when it or containerd is restarted;
+    /// the end of the shim lets containerd clear it away. (The pattern does not match the shell or
+    /// `sudo` that the command is given to.)
     #[error(
-        "cannot {action}: Docker says: {message}; it was killed while it started this container, \
-         and containerd holds the remains: as root on the host run `ctr -n moby tasks delete \
-         --force {id}`, or reboot it"
+        "cannot {action}: Docker says: {message}; it was killed while it stopped or started this \
+         container, and containerd holds the remains: as root on the host run `pkill -KILL -f \
+         '[c]ontainerd-shim.*{id}'`, or reboot it"
     )]
     Leftover {
         /// What was asked.

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use kubepki::machine::{Deployment, Machine as _};
+use kubepki::machine::{Containers as _, Deployment, Machine as _};
 use testkit::rke::{Host, Network, USER};
 
-use crate::world::{SSL, World, deployment, file, keep};
+use crate::containers::container;
+use crate::world::{SSL, World, chain, deployment, file, keep};
 
 const COUNT: usize = 12;
 
@@ -115,4 +116,50 @@ async fn dies(host: Host, after: [u64; 3], kill: fn(&Host)) -> usize {
         word = next;
     }
     failed
+}
+
+/// In place of `runc` (first copied to `/run/runc.real`): when it is to start a container for the
+/// first time, Docker is killed and the container is not started.
+const TRAP: &str = r#"runc=$(command -v runc)
+cp "$runc" /run/runc.real
+cat >/run/runc <<'END'
+#!/bin/sh
+case " $* " in *" start "*)
+    if rm /run/trap 2>/dev/null; then
+        pkill -KILL -x dockerd
+        exit 137
+    fi
+esac
+exec /run/runc.real "$@"
+END
+chmod 755 /run/runc
+mount --bind /run/runc "$runc"
+: >/run/trap"#;
+
+/// What containerd keeps of a container whose Docker was killed while it started it: no start gets
+/// past it, and the command in the error clears it away.
+#[tokio::test]
+async fn what_is_left_of_a_container_is_cleared_as_the_error_says() {
+    let network = Network::start();
+    let host = Host::start(&network, "h1", 11);
+    let script = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+    host.docker().run(&container("kubelet", script));
+    host.must("sh", &["-ec", TRAP]);
+    let asked = "/containers/kubelet/restart?t=1";
+    let broken = host.docker().call("POST", asked, "text/plain", b"");
+    assert!(broken.is_err(), "{broken:?}");
+    host.kill_dockerd();
+    host.start_dockerd();
+
+    let world = World::over_ssh(&host, USER);
+    let patience = Duration::from_secs(1);
+    let error = world.machine.restart("kubelet", patience).await;
+    let said = chain(&error.unwrap_err());
+    assert!(said.contains("id already in use"), "{said}");
+    let (_, command) = said.split_once("as root on the host run `").unwrap();
+    let (command, _) = command.split_once('`').unwrap();
+    host.must("sh", &["-c", command]);
+    world.machine.restart("kubelet", patience).await.unwrap();
+    let after = world.machine.container("kubelet").await.unwrap().unwrap();
+    assert!(after.running);
 }
