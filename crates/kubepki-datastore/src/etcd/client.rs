@@ -12,7 +12,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::error::{Kind, RpcError, problem};
+use super::error::{Kind, RpcError, not_connected, problem};
 use super::message::{AuthenticateRequest, AuthenticateResponse, StatusRequest, StatusResponse};
 use super::url::{Login, MemberUrl};
 use crate::endpoint::Tls;
@@ -142,7 +142,10 @@ impl Client {
                 .tls_config(config)
                 .map_err(|error| failed(&error))?;
         }
-        let channel = endpoint.connect().await.map_err(|error| failed(&error))?;
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|error| ConnectError::Member(not_connected(&error, member.https)))?;
         let mut link = Link {
             channel,
             member: member.to_string(),

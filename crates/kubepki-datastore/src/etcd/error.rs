@@ -157,10 +157,7 @@ pub(super) fn problem(error: &(dyn Error + 'static)) -> Option<String> {
             return Some("no answer within 10 s".to_owned());
         }
         if text == "tls handshake eof" {
-            return Some(
-                "it ended the connection in the TLS handshake: perhaps it speaks http:// there"
-                    .to_owned(),
-            );
+            return Some(format!("it ended the connection {NO_TLS}"));
         }
         if !causes.contains(&text) && text != "transport error" {
             causes.push(text);
@@ -170,6 +167,18 @@ pub(super) fn problem(error: &(dyn Error + 'static)) -> Option<String> {
     // The innermost cause says most; the others are layers of the library.
     causes.pop()
 }
+
+/// Why no connection was made. What speaks no TLS answers its first message in words and hangs up,
+/// and the words may be lost with the connection.
+pub(super) fn not_connected(error: &(dyn Error + 'static), https: bool) -> String {
+    let text = problem(error).unwrap_or_else(|| error.to_string());
+    match https && text.contains("reset by peer") {
+        true => format!("{text} {NO_TLS}"),
+        false => text,
+    }
+}
+
+const NO_TLS: &str = "in the TLS handshake: perhaps it speaks http:// there";
 
 /// What rustls found, if `cause` is or holds its error.
 fn tls_problem(cause: &(dyn Error + 'static)) -> Option<String> {

@@ -215,6 +215,22 @@ async fn strangers_are_kept_out_in_words() {
     assert!(text.contains("perhaps it speaks http://"), "{text}");
 }
 
+/// A server without TLS whose answer was lost: it hangs up with our first message unread.
+#[tokio::test]
+async fn a_reset_in_the_handshake_is_told() {
+    let lab = Lab::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            stream.readable().await.unwrap();
+        }
+    });
+    let text = refused(&[url], &Tls::embedded(&lab.server_dir())).await;
+    assert!(text.contains("Connection reset by peer"), "{text}");
+    assert!(text.contains("perhaps it speaks http://"), "{text}");
+}
+
 /// Files that cannot be right, and what the error must name.
 fn wrong_files(lab: &Lab) -> Vec<(Tls, &'static str)> {
     let encrypted = openssl_ok(
