@@ -149,7 +149,8 @@ impl<'a> Change<'a> {
     fn undone_at_some(&self) {
         const MOMENTS: usize = 5;
         for number in 1..=MOMENTS {
-            self.undone_after(number * (self.lines - 1) / MOMENTS, number == MOMENTS);
+            // Not right before the end: it would come before the kill.
+            self.undone_after(number * (self.lines - 3) / MOMENTS, number == MOMENTS);
         }
     }
 
@@ -278,12 +279,12 @@ fn left_clean(scene: &Scene) {
     assert_eq!(strays(scene), Vec::<PathBuf>::new());
 }
 
-/// Killed while hosts are locked, and nothing is begun: `resume` lets go of them.
+/// Killed when all hosts are locked, and nothing is begun: `resume` lets go of them.
 fn never_begun(scene: &Scene) {
     let before = Before::now(scene);
     let locked = || {
         let mut hosts = scene.cluster.hosts().iter();
-        hosts.any(|it| {
+        hosts.all(|it| {
             let names = it.docker().names().unwrap_or_default();
             names.iter().any(|it| it == "kubepki")
         })

@@ -62,7 +62,7 @@ fn bereaved(scene: &Scene, nth: usize, comes_back: bool) -> Output {
         nth: lines_before(&plan, *step),
         seen: "the line before".to_owned(),
     };
-    let timeout = if comes_back { "120" } else { "3" };
+    let timeout = if comes_back { "120" } else { "20" };
     let args = ["apply", &plan.id.0, "--yes", "--restart-timeout", timeout];
     let journal = format!("journal/{}.jsonl", plan.id);
     let program =

@@ -131,10 +131,11 @@ impl Engine {
     /// life: a Docker that is killed while it stops or starts a container may leave one that no
     /// start gets past.
     async fn with_leftover(&self, name: &str, error: DockerError) -> DockerError {
+        let is_leftover = error.is_leftover();
         match error {
             DockerError::Refused {
                 action, message, ..
-            } if is_leftover(&message) => {
+            } if is_leftover => {
                 let found = self.inspect(name).await.ok().flatten();
                 let id = found.and_then(|it| it.id);
                 DockerError::Leftover {
@@ -148,15 +149,6 @@ impl Engine {
     }
 }
 
-/// containerd's words, which Docker passes on: for a container's record that is still there, for a
-/// task without one, and for a task's directory alone.
-fn is_leftover(message: &str) -> bool {
-    let task = message.contains("task ") && message.ends_with("already exists");
-    let directory = message.contains("failed to start shim: mkdir ");
-    task || message.contains("id already in use")
-        || (directory && message.contains(": file exists"))
-}
-
 fn state(found: ContainerInspectResponse) -> Option<ContainerState> {
     let state = found.state?;
     let config = found.config.unwrap_or_default();
@@ -167,27 +159,4 @@ fn state(found: ContainerInspectResponse) -> Option<ContainerState> {
         image: config.image.or(found.image).unwrap_or_default(),
         arguments: arguments.collect(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_leftover_is_told_from_what_is_in_use_otherwise() {
-        for message in [
-            "Cannot restart container etcd: id already in use",
-            "Cannot restart container etcd: task 0e8ca495: already exists",
-            "failed to start shim: mkdir /run/containerd/0e8c: file exists: unknown",
-        ] {
-            assert!(is_leftover(message), "{message}");
-        }
-        for message in [
-            "driver failed programming external connectivity: Bind for 0.0.0.0:80 failed: port is already allocated",
-            "listen tcp 0.0.0.0:80: bind: address already in use",
-            "failed to start shim: mkdir /run/containerd/0e8c: no space left on device: unknown",
-        ] {
-            assert!(!is_leftover(message), "{message}");
-        }
-    }
 }

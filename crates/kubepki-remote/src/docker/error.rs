@@ -157,6 +157,18 @@ impl DockerError {
         matches!(self, Self::Refused { status: 404, .. })
     }
 
+    /// Whether a former life of the container is in the way, by containerd's words, which Docker
+    /// passes on: its record is still there, a task without one, or a task's directory alone.
+    pub(crate) fn is_leftover(&self) -> bool {
+        let Self::Refused { message, .. } = self else {
+            return false;
+        };
+        let task = message.contains("task ") && message.ends_with("already exists");
+        let directory = message.contains("failed to start shim: mkdir ");
+        task || message.contains("id already in use")
+            || (directory && message.contains(": file exists"))
+    }
+
     /// Whether the same request may succeed once Docker has started.
     pub fn is_passing(&self) -> bool {
         matches!(
@@ -208,4 +220,35 @@ pub(crate) fn one_line(text: &str) -> String {
         line.push('…');
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(message: &str) -> DockerError {
+        DockerError::Refused {
+            action: "start it".to_owned(),
+            status: 500,
+            message: message.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_leftover_is_told_from_what_is_in_use_otherwise() {
+        for message in [
+            "Cannot restart container etcd: id already in use",
+            "Cannot restart container etcd: task 0e8ca495: already exists",
+            "failed to start shim: mkdir /run/containerd/0e8c: file exists: unknown",
+        ] {
+            assert!(refused(message).is_leftover(), "{message}");
+        }
+        for message in [
+            "driver failed programming external connectivity: Bind for 0.0.0.0:80 failed: port is already allocated",
+            "listen tcp 0.0.0.0:80: bind: address already in use",
+            "failed to start shim: mkdir /run/containerd/0e8c: no space left on device: unknown",
+        ] {
+            assert!(!refused(message).is_leftover(), "{message}");
+        }
+    }
 }

@@ -69,8 +69,10 @@ impl Engine {
             match self.lock_owner().await? {
                 Some(found) if found.owner.as_deref() == Some(owner) => {
                     // What a killed program started there must not go on beside us.
-                    self.stop(&helper).await?;
-                    return Ok(helper);
+                    match self.stop(&helper).await {
+                        Err(error) if error.is_leftover() => self.remove(&helper).await?,
+                        stopped => return stopped.map(|()| helper),
+                    }
                 }
                 Some(found) => return Err(DockerError::Hindered(found.refusal())),
                 // Docker gives the name away before the container can be looked at.

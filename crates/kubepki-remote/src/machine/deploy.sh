@@ -15,11 +15,18 @@ flush() {
     sync -f "$1" 2>/dev/null || sync
 }
 
-touch "$stage" "$stage/manifest" || fail "$stage is not there"
+arrived() {
+    [ -f "$stage/manifest" ] || fail "$stage has no manifest: the files did not arrive whole"
+}
+
+arrived
+touch "$stage" "$stage/manifest" || fail "$stage cannot be written"
 # What a killed program of ours started may still be at it: it ends first.
 if command -v flock >/dev/null; then
     exec 9>>"$sets/lock"
     flock 9 || fail "cannot lock $sets/lock"
+    # Who took over from us while we waited has cleared it away.
+    arrived
 fi
 
 [ -d "$directory" ] || (umask 022 && mkdir -p "$directory") || fail "cannot make $directory"

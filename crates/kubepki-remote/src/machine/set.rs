@@ -227,3 +227,68 @@ fn is_plain(path: &Path) -> bool {
             .components()
             .any(|it| it == std::path::Component::ParentDir)
 }
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and prepare files of their own"
+)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn entry(text: &str) -> Entry {
+        Entry {
+            kind: EntryKind::File(Zeroizing::new(text.as_bytes().to_vec())),
+            attributes: Attributes::new(0o600),
+        }
+    }
+
+    /// A connection that breaks between two files of the archive is no reason for `tar` to fail:
+    /// nothing may be put in place, and above all nothing be kept for what was there.
+    #[test]
+    fn files_that_did_not_all_arrive_change_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let ssl = folder.path().join("etc/kubernetes/ssl");
+        fs::create_dir_all(&ssl).unwrap();
+        for name in ["a.pem", "b.pem"] {
+            fs::write(ssl.join(name), "old").unwrap();
+        }
+        let kept = PathBuf::from("/etc/kubernetes/.kubepki/p1-01/old");
+        let deployment = Deployment {
+            directory: PathBuf::from("/etc/kubernetes/ssl"),
+            keep: kept.clone(),
+            files: ["a.pem", "b.pem"]
+                .map(|name| (name.to_owned(), Some(entry("new"))))
+                .into(),
+        };
+        let set = Set::new(&deployment).unwrap();
+        let archive = set.archive().unwrap();
+        let deploy = |archive: &[u8]| {
+            let command = set.command_with_files(folder.path());
+            let words: Vec<&str> = command.iter().map(String::as_str).collect();
+            let (program, arguments) = words.split_first().unwrap();
+            testkit::run(program, arguments, archive)
+        };
+        let texts = |folder: &Path| {
+            ["a.pem", "b.pem"].map(|name| fs::read_to_string(folder.join(name)).unwrap())
+        };
+        // The archive ends with the manifest: its head, its text, two blocks of zeros, and more.
+        let manifest = "date a.pem\ndate b.pem\n".as_bytes();
+        let at = archive
+            .windows(manifest.len())
+            .position(|it| it == manifest);
+        let blocks = at.unwrap() / 512;
+        for block in 0..=blocks {
+            let run = deploy(archive.get(..block * 512).unwrap());
+            assert!(!run.success(), "{block} of {blocks}: {}", run.text());
+            assert_eq!(texts(&ssl), ["old", "old"], "{block} of {blocks}");
+            assert!(!under(folder.path(), &kept).exists(), "{block} of {blocks}");
+        }
+        let run = deploy(&archive);
+        assert!(run.success(), "{}", run.text());
+        assert_eq!(texts(&ssl), ["new", "new"]);
+        assert_eq!(texts(&under(folder.path(), &kept)), ["old", "old"]);
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kubepki::host::HostError;
+use kubepki::host::{Host, HostError};
 use kubepki::plan::PlanId;
 
 use super::Notice;
@@ -10,12 +10,8 @@ use super::files::{BASE, Desk, Files, SCRIPT_PATIENCE};
 use super::set::{SETS, under};
 use crate::docker::{DockerError, Helper, one_line};
 
-/// Waits for the lock of the script that puts sets in place; `$1` is where sets lie.
-const WAIT: &str = r#"cd "$1" 2>/dev/null || exit 0
-command -v flock >/dev/null || exit 0
-exec 9>>lock && flock 9"#;
-
-/// The same, then removes what was staged and is in nobody's hands.
+/// Waits for the lock of the script that puts sets in place, then removes what was staged and is in
+/// nobody's hands: a script that comes later finds nothing to put in place. `$1` is where sets lie.
 const SWEEP: &str = r#"cd "$1" 2>/dev/null || exit 0
 if command -v flock >/dev/null; then exec 9>>lock && flock 9; fi
 rm -rf ./*/*.new-* ./*/*.part"#;
@@ -48,19 +44,29 @@ impl Desk<'_> {
     pub(super) async fn lock(&self, owner: &str) -> Result<Helper, HostError> {
         let bind = self.bind();
         let engine = self.engine;
-        if matches!(self.files, Files::Direct(_)) {
+        if let Files::Direct(host) = self.files {
             let image = self.any_image().await?;
             let taken = engine.lock(owner, &image, &bind).await;
             let taken = taken.map_err(|error| self.failed(error))?;
-            self.wait_for_script().await?;
+            // A script that a killed program has started may still be at it. Those in the helper
+            // container end when the lock is taken over.
+            self.sweep_directly(host.as_ref()).await?;
             return Ok(taken);
         }
         let images = self.images().await?;
         let mut without = Vec::new();
         for image in &images {
-            let helper = engine.lock(owner, image, &bind).await;
-            let helper = helper.map_err(|error| self.failed(error))?;
-            match engine.start(&helper).await {
+            let take = || engine.lock(owner, image, &bind);
+            let helper = take().await.map_err(|error| self.failed(error))?;
+            let mut started = engine.start(&helper).await;
+            if started.as_ref().is_err_and(DockerError::is_leftover) {
+                // Nothing is in the way of a container that is new.
+                let removed = engine.remove(&helper).await;
+                removed.map_err(|error| self.failed(error))?;
+                take().await.map_err(|error| self.failed(error))?;
+                started = engine.start(&helper).await;
+            }
+            match started {
                 Ok(()) => {
                     (self.notify)(&self.spec.name, &Notice::FilesByDocker { image });
                     return Ok(helper);
@@ -97,10 +103,7 @@ impl Desk<'_> {
     /// Removes what killed programs have staged, which nobody comes back to.
     async fn sweep(&self) -> Result<(), HostError> {
         match self.files {
-            Files::Direct(host) => {
-                let sets = under(self.prefix, Path::new(BASE)).join(SETS);
-                host.run(&shell(SWEEP, &sets), SCRIPT_PATIENCE).await?;
-            }
+            Files::Direct(host) => self.sweep_directly(host.as_ref()).await?,
             Files::Docker => {
                 let helper = Helper::lock();
                 let failed = |error| self.failed(error);
@@ -109,6 +112,12 @@ impl Desk<'_> {
                 self.engine.run(&helper, argv).await.map_err(failed)?;
             }
         }
+        Ok(())
+    }
+
+    async fn sweep_directly(&self, host: &dyn Host) -> Result<(), HostError> {
+        let sets = under(self.prefix, Path::new(BASE)).join(SETS);
+        host.run(&shell(SWEEP, &sets), SCRIPT_PATIENCE).await?;
         Ok(())
     }
 
@@ -140,16 +149,6 @@ impl Desk<'_> {
             "cannot remove what is kept of plan {plan}: {}",
             one_line(&said)
         )))
-    }
-
-    /// Waits until a script has ended that a killed program has started on the host. Those in the
-    /// helper container end with the lock's being taken over.
-    async fn wait_for_script(&self) -> Result<(), HostError> {
-        if let Files::Direct(host) = self.files {
-            let sets = under(self.prefix, Path::new(BASE)).join(SETS);
-            host.run(&shell(WAIT, &sets), SCRIPT_PATIENCE).await?;
-        }
-        Ok(())
     }
 
     /// Images to try, best first: the configured ones, RKE's tools, those of its components.

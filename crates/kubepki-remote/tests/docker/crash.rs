@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kubepki::machine::{Containers as _, Deployment, Machine as _};
+use kubepki_remote::docker::LOCK_NAME;
 use testkit::rke::{Host, Network, USER};
 
 use crate::containers::container;
@@ -162,4 +163,30 @@ async fn what_is_left_of_a_container_is_cleared_as_the_error_says() {
     world.machine.restart("kubelet", patience).await.unwrap();
     let after = world.machine.container("kubelet").await.unwrap().unwrap();
     assert!(after.running);
+}
+
+/// The same of our own container, which is the lock: a new one is made.
+#[tokio::test]
+async fn a_lock_that_docker_lost_sight_of_is_taken() {
+    let network = Network::start();
+    let host = Host::start(&network, "h1", 11);
+    let world = World::over_ssh(&host, USER);
+    host.must("sh", &["-ec", TRAP]);
+    world.machine.lock("p1").await.unwrap_err();
+    host.kill_dockerd();
+    host.start_dockerd();
+    let before = host.docker().inspect(LOCK_NAME).unwrap();
+    let path = format!("/containers/{LOCK_NAME}/start");
+    let answer = host.docker().call("POST", &path, "text/plain", b"");
+    let said = String::from_utf8(answer.unwrap().1).unwrap();
+    assert!(said.contains("id already in use"), "{said}");
+
+    let world = World::over_ssh(&host, USER);
+    world.machine.lock("p1").await.unwrap();
+    let after = host.docker().inspect(LOCK_NAME).unwrap();
+    assert_ne!(before["Id"], after["Id"]);
+    world.machine.deploy(&set("p1-01", "new")).await.unwrap();
+    is_whole(&world, SSL, &["new"]).await;
+    world.machine.unlock("p1").await.unwrap();
+    assert_eq!(host.docker().names().unwrap(), Vec::<String>::new());
 }

@@ -3,8 +3,6 @@
 //! RKE logs to standard output: coloured and padded with the seconds since its start on a
 //! terminal, as fields elsewhere.
 
-use pki::UnixTime;
-
 pub use crate::dropin::{Level, Line, LineStyle};
 
 /// The release whose words and ways the drop-in commands have.
@@ -38,57 +36,33 @@ pub fn style(is_terminal: bool, offset: i32) -> LineStyle {
     }
 }
 
-/// Renders lines of one program.
-#[derive(Clone, Copy, Debug)]
-pub struct Formatter {
-    /// The form.
-    pub style: LineStyle,
-    /// When the program started.
-    pub started: UnixTime,
-}
-
-impl Formatter {
-    /// The line with its LF, written at `now`. A clock that was set back counts as no time.
-    pub fn render(&self, line: &Line, now: UnixTime) -> String {
-        let seconds = now.as_secs().saturating_sub(self.started.as_secs());
-        line.render_after(now, u64::try_from(seconds).unwrap_or(0), self.style)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use pki::UnixTime;
 
-    const START: UnixTime = UnixTime::from_secs(1_795_332_595);
+    use super::*;
 
     #[test]
     fn both_forms() {
-        let line = info("Initiating Kubernetes cluster");
-        let terminal = Formatter {
-            style: style(true, 0),
-            started: START,
-        };
+        let start = UnixTime::from_secs(1_795_332_595);
+        let terminal = style(true, 0);
         assert_eq!(
-            terminal.render(&line, START.plus(3)),
+            info("Initiating Kubernetes cluster").render_after(start, 3, terminal),
             "\x1b[36mINFO\x1b[0m[0003] Initiating Kubernetes cluster                \n"
         );
-        assert!(terminal.render(&line, START.plus(-9)).contains("[0000]"));
-        let pipe = Formatter {
-            style: style(false, 3600),
-            started: START,
-        };
+        assert!(
+            warning("x")
+                .render(start, terminal)
+                .starts_with("\x1b[33mWARN")
+        );
+        let pipe = style(false, 3600);
         assert_eq!(
-            pipe.render(&version_line(), START.plus(12_345)),
+            version_line().render_after(start.plus(12_345), 12_345, pipe),
             "time=\"2026-11-22T11:55:40+01:00\" level=info msg=\"Running RKE version: v1.6.3\"\n"
         );
         assert_eq!(
-            pipe.render(&fatal("x"), START),
+            fatal("x").render(start, pipe),
             "time=\"2026-11-22T08:29:55+01:00\" level=fatal msg=x\n"
-        );
-        assert!(
-            terminal
-                .render(&warning("x"), START)
-                .starts_with("\x1b[33mWARN")
         );
     }
 }

@@ -317,7 +317,13 @@ impl Host {
 
     /// Everything on the machine ends this instant; files stay.
     pub fn power_off(&self) {
+        let init = self.init();
         drop(lock(&self.power).take());
+        // The kernel ends the first process last.
+        wait_for(&format!("the end of {}", self.name), || {
+            let runs = processes().iter().any(|it| it.pid == init);
+            (!runs).then_some(())
+        });
     }
 
     /// Starts the machine: OpenSSH server, Docker engine, and the containers that run always.

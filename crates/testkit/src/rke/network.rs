@@ -4,6 +4,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::guard::{self, Guarded, must, wait_for};
 
@@ -34,7 +35,10 @@ struct Switch {
 impl Network {
     /// One that nobody else uses.
     pub fn start() -> Self {
-        let nets = (0..u16::MAX).map(|step| {
+        // No number twice in one process: what had it may be looked for.
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let nets = (0..u16::MAX).map(|_| {
+            let step = NEXT.fetch_add(1, Ordering::Relaxed);
             let number = (std::process::id() as u16)
                 .wrapping_mul(251)
                 .wrapping_add(step);

@@ -1,9 +1,10 @@
 //! Where RKE's commands write: everything to standard output.
 
 use std::io::{self, IsTerminal, Write};
+use std::time::Instant;
 
 use jiff::tz::TimeZone;
-use kubepki::rke::log::{Formatter, Level, Line, LineStyle, style};
+use kubepki::rke::log::{Level, Line, LineStyle, style};
 use pki::UnixTime;
 
 use super::args::GlobalArgs;
@@ -11,7 +12,8 @@ use super::args::GlobalArgs;
 /// The log of one command.
 #[derive(Debug)]
 pub struct Log {
-    started: UnixTime,
+    /// Seconds count from here, whatever happens to the clock.
+    began: Instant,
     terminal: bool,
     quiet: bool,
     debug: bool,
@@ -20,9 +22,9 @@ pub struct Log {
 
 impl Log {
     /// As the flags have it. logrus looks at standard output, and at no variable.
-    pub fn open(args: GlobalArgs, started: UnixTime) -> Self {
+    pub fn open(args: GlobalArgs) -> Self {
         Self {
-            started,
+            began: Instant::now(),
             terminal: io::stdout().is_terminal(),
             quiet: args.quiet,
             debug: args.debug || args.trace,
@@ -36,12 +38,9 @@ impl Log {
         if self.quiet || (line.level == Level::Debug && !self.debug) {
             return;
         }
-        let formatter = Formatter {
-            style: self.style(now),
-            started: self.started,
-        };
+        let text = line.render_after(now, self.began.elapsed().as_secs(), self.style(now));
         let mut stdout = io::stdout().lock();
-        let written = stdout.write_all(formatter.render(line, now).as_bytes());
+        let written = stdout.write_all(text.as_bytes());
         let _ = written.and_then(|()| stdout.flush());
     }
 

@@ -25,7 +25,7 @@ use crate::world::{World, resolved};
 /// Runs one of RKE's commands. What goes wrong is its last log line, and ends with 1.
 pub async fn run(args: &RkeArgs) -> Exit {
     let world = World::real();
-    let log = Arc::new(Log::open(args.global, world.now()));
+    let log = Arc::new(Log::open(args.global));
     let say = |line: &Line| log.line(line, world.now());
     if args.global.debug {
         say(&Line::new(Level::Debug, "Loglevel set to [debug]"));
