@@ -15,8 +15,10 @@ const SERVE: &str = r#"#!/bin/sh
 set -eu
 tls=$1 work=$2 listener=$3 apiserver=$4
 if [ -e "$work/pids" ]; then
-    for pid in $(cat "$work/pids"); do kill "$pid" 2>/dev/null || true; done
-    sleep 0.3
+    for pid in $(cat "$work/pids"); do
+        kill "$pid" 2>/dev/null || true
+        while grep -qs '^State:[[:space:]]*[^ZX]' "/proc/$pid/status"; do sleep 0.05; done
+    done
 fi
 field() { sed -n 's/.*"'"$1"'":"\([^"]*\)".*/\1/p' "$tls/dynamic-cert.json" | base64 -d; }
 umask 077

@@ -280,7 +280,7 @@ fn a_killed_etcd_is_behind_its_log() {
     let mut server = Etcd::restore(&snapshot);
     let mut behind = kubepki_datastore::etcd::Unapplied::default();
     // Whether etcd has written its database before it is killed is chance.
-    for _ in 0..20 {
+    for _ in 0..60 {
         let endpoint = Endpoint::parse(&server.url(0)).unwrap();
         behind = block_on(async {
             let (tls, nowhere) = (Tls::default(), Path::new("/nowhere"));

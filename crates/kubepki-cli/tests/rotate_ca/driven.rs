@@ -23,9 +23,10 @@ state=kept
 if [ -e "$tls/dynamic-cert-regenerate" ]; then state=regenerated; fi
 echo "$1 $state $(sha256sum <"$tls/server-ca.crt" | cut -c1-16)" >>"$work/log"
 if [ -e "$work/pid" ]; then
-    kill "$(cat "$work/pid")" 2>/dev/null || true
+    pid=$(cat "$work/pid")
+    kill "$pid" 2>/dev/null || true
     rm "$work/pid"
-    sleep 0.2
+    while grep -qs '^State:[[:space:]]*[^ZX]' "/proc/$pid/status"; do sleep 0.05; done
 fi
 if [ "$1" = stop ]; then
     if [ -e "$work/spoil" ]; then
@@ -73,11 +74,12 @@ impl Running {
             config: config.display().to_string(),
             https,
         };
-        running.supervise(0);
+        running.supervise(testkit::free_port());
         let start = running.command("start");
         let run = testkit::run("sh", &["-c", &start], b"");
         assert!(run.success(), "{}", run.text());
         running.forget_log();
+        running.served();
         running
     }
 
@@ -135,7 +137,7 @@ impl Running {
             stop,
             "--restart-timeout",
             // What does not come is waited for.
-            if code == 0 { "60" } else { "3" },
+            if code == 0 { "60" } else { "5" },
         ];
         self.server.rotate(&self.set, &more, code)
     }
@@ -179,7 +181,7 @@ impl Running {
     /// The first certificate that the unit serves.
     fn served(&self) -> String {
         let address = format!("127.0.0.1:{}", self.https);
-        for _ in 0..50 {
+        for _ in 0..300 {
             let run = testkit::openssl(&["s_client", "-connect", &address], b"");
             let text = String::from_utf8(run.stdout).unwrap();
             if let Some(begin) = text.find("-----BEGIN CERTIFICATE-----") {
@@ -304,7 +306,7 @@ fn a_command_that_only_restarts_leaves_the_files_to_k3s() {
         "--restart-command",
         "true",
         "--restart-timeout",
-        "1",
+        "5",
     ];
     // What does nothing is found out: the old certificate is still served.
     let run = running.server.rotate(&running.set, &more, 6);

@@ -135,8 +135,17 @@ fn has_died(server: &mut Serving, killer: Killer, authority: &Path) -> bool {
     }
     // Nobody is killed afterwards; a kill that is on its way has its moment.
     drop(killer);
-    std::thread::sleep(Duration::from_millis(300));
-    server.is_dead()
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(300));
+        if server.is_dead() {
+            return true;
+        }
+        let own = server.server(CA);
+        if server.try_ask(&own, "/ping", &[]).is_ok() {
+            return false;
+        }
+    }
+    false
 }
 
 /// Both have the same CAs in force, whole.

@@ -65,7 +65,7 @@ async fn what_only_the_log_holds_is_counted() {
     let mut revision = store.create(KEY, b"0").await.unwrap();
     // Each round ends in a crash; in most, the last writes are in the log alone.
     let mut seen = 0;
-    for round in 0..12 {
+    for round in 0..60 {
         if round >= 4 && seen > 0 {
             break;
         }

