@@ -231,7 +231,7 @@ fn is_plain(path: &Path) -> bool {
 #[cfg(test)]
 #[expect(
     clippy::disallowed_methods,
-    reason = "tests fail by panicking, and prepare files of their own"
+    reason = "tests prepare files of their own"
 )]
 mod tests {
     use std::fs;
